@@ -1,0 +1,40 @@
+# `make` lists the targets. Everything lives in .venv; nothing is installed outside this folder.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# The first python3 that is 3.11 to 3.13 and has venv.
+FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
+	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test ci lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
+
+install: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@py="$$($(FIND_PYTHON))"; \
+	if [ -z "$$py" ]; then echo "No Python 3.11, 3.12 or 3.13 with venv found. Install one first, for example: apt-get install python3 python3-venv"; exit 1; fi; \
+	echo "Making $(VENV) with $$($$py --version): about 600 MB to download (several GB where only the CUDA build of torch is offered), 2 to 5 minutes."; \
+	[ -x $(PY) ] || $$py -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## write a day of request logs, run the night on them, show answers
+	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)")
+
+test: $(STAMP) lint ## every test that needs no GPU
+	@$(PY) -m pytest
+
+lint: $(STAMP) ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+ci: test ## what continuous integration runs
+
+clean: ## remove the environment and the demo's files
+	rm -rf $(VENV) .demo

@@ -1,0 +1,1 @@
+"""What a person triggers: the nightly flow, its parameters and the command line."""

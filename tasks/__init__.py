@@ -1,0 +1,1 @@
+"""One step of a night each: a thin Prefect task over a plain function."""
