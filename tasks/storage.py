@@ -1,0 +1,254 @@
+"""Where bytes live: one small interface over a folder and over S3.
+
+The only primitive that anything relies on for correctness is `Store.put_if_absent`; everything else may
+be repeated, overwritten with the same content, or lost and done again. Keys are relative to the store's
+URI, '/'-separated, and never leave it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+# One fixed key: a store that refuses to create it a second time has shown what the run log needs, and
+# probing every night leaves nothing behind.
+PROBE_KEY = ".nightblend-probe"
+
+
+class ObjectNotFoundError(Exception):
+    """No object has this key."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"no such object: {uri}")
+        self.uri = uri
+
+
+class StoreUnavailableError(Exception):
+    """The store failed for longer than it was retried. The operation may or may not have been applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store tells of an object without reading it.
+
+    Attributes
+    ----------
+    key
+        Relative to the store's URI.
+    size
+        Bytes.
+    etag
+        Changes when the content changes; nothing else may be read into it.
+    last_modified
+        UTC, by the store's clock.
+    """
+
+    key: str
+    size: int
+    etag: str
+    last_modified: datetime
+
+
+class Store(Protocol):
+    """A flat set of objects under one URI.
+
+    Every method raises `ConfigurationError` where only a change of settings can help (missing bucket,
+    wrong endpoint, no access) and `StoreUnavailableError` where trying again later may.
+    """
+
+    uri: str
+
+    def get(self, key: str) -> bytes:
+        """Return the whole object; raise `ObjectNotFoundError` if there is none."""
+
+    def get_with_info(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """Return the object and what the store says of it, from one read."""
+
+    def open_stream(self, key: str) -> BinaryIO:
+        """Open a large object for reading in order; use it as a context manager."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the object, replacing what is there; readers see the old or the new bytes, never a mix."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """`put` of a local file of any size."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Copy the object to a local file, which appears only when complete."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create the object unless there is one.
+
+        Returns
+        -------
+        bool
+            True: created by this call. False: refused, because an object is there. A PUT that was
+            applied and repeated after a lost answer is refused too, so False does not tell whose bytes
+            they are: read them. The same holds after `StoreUnavailableError`.
+        """
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects whose key begins with `prefix`, sorted by key."""
+
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object."""
+
+    def age_seconds(self, key: str) -> float | None:
+        """Return the seconds since the last write by the store's own clock; None without an object.
+
+        On S3 both ends have whole seconds, so the true age may be up to a second more or less.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+
+    def object_uri(self, key: str) -> str:
+        """Return the absolute URI of a key, the same one however the store was opened."""
+
+    def probe(self) -> None:
+        """Raise `ConfigurationError` unless a second conditional PUT of one key is refused."""
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it stays inside the store, else raise `ValueError`."""
+    parts = key.split("/")
+    if not key or "" in parts or "." in parts or ".." in parts or "\\" in key or "\0" in key:
+        raise ValueError(f"not a relative '/'-separated key: {key!r}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if it is empty or the beginning of a valid key, else raise `ValueError`."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+def open_store(uri: str, field: str = "--store") -> Store:
+    """Open `s3://bucket/prefix`, `file:///dir` or a plain path.
+
+    Nothing is contacted or created yet; call `Store.probe` before relying on it.
+
+    Parameters
+    ----------
+    uri
+        S3 takes endpoint, region and credentials from the standard AWS chain (`AWS_ENDPOINT_URL_S3`,
+        `AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...).
+    field
+        The option that the URI came from, named in every error.
+
+    Raises
+    ------
+    ConfigurationError
+        If the URI is of no known kind.
+    """
+    if _is_s3(uri):
+        from tasks.s3 import S3Store
+
+        bucket, prefix = _split_s3(uri, field)
+        return S3Store(bucket, prefix.rstrip("/"), field=field)
+    from tasks.folder import FolderStore
+
+    path = _local_path(uri, field)
+    if path.exists() and not path.is_dir():
+        raise ConfigurationError(field, f"{path} is not a folder", "name a folder or s3://bucket/prefix")
+    return FolderStore(path, field=field)
+
+
+def split_source(uri: str, field: str = "--source") -> tuple[Store, str]:
+    """Split the URI of a source into a store and a prefix for `list_source`.
+
+    Parameters
+    ----------
+    uri
+        One object (`s3://b/day.jsonl`, `day.jsonl`) or all below a prefix (`s3://b/logs/`, `logs/`).
+
+    Raises
+    ------
+    ConfigurationError
+        If the URI is of no known kind or names a path that does not exist.
+    """
+    if _is_s3(uri):
+        from tasks.s3 import S3Store
+
+        bucket, prefix = _split_s3(uri, field)
+        return S3Store(bucket, "", field=field), prefix
+    from tasks.folder import FolderStore
+
+    path = _local_path(uri, field)
+    if path.is_dir():
+        return FolderStore(path, field=field), ""
+    if not path.exists():
+        raise ConfigurationError(
+            field, f"{path} does not exist", "name a file, a folder or s3://bucket/prefix"
+        )
+    return FolderStore(path.parent, field=field), path.name
+
+
+def list_source(store: Store, prefix: str) -> Iterator[ObjectInfo]:
+    """Yield the objects of a source: the one that is named exactly so, else all below it as a folder.
+
+    `a/b` never means `a/bc`, unlike `Store.list`.
+    """
+    if prefix and not prefix.endswith("/"):
+        exact = next((info for info in store.list(prefix) if info.key == prefix), None)
+        if exact is not None:
+            yield exact
+            return
+        prefix += "/"
+    yield from (info for info in store.list(prefix) if info.key != PROBE_KEY)
+
+
+def probe_store(store: Store, field: str) -> None:
+    """Carry out `Store.probe` through the public methods of `store`."""
+    data = b"nightblend probes here that a second conditional PUT is refused\n"
+    store.put_if_absent(PROBE_KEY, data)
+    refused = not store.put_if_absent(PROBE_KEY, data)
+    if not refused or not store.exists(PROBE_KEY):
+        raise ConfigurationError(
+            field,
+            f"{store.uri} does not honour PUT with If-None-Match: two runs could overwrite each other",
+            "use a store with conditional writes (AWS S3, Ceph, MinIO, R2 or a local folder)",
+        )
+
+
+def _is_s3(uri: str) -> bool:
+    return uri.lower().startswith(("s3:", "s3a:"))
+
+
+def _split_s3(uri: str, field: str) -> tuple[str, str]:
+    rest = uri.partition(":")[2]
+    bucket, _, prefix = rest.removeprefix("//").partition("/")
+    if not rest.startswith("//") or not bucket:
+        raise ConfigurationError(field, f"{uri!r} names no bucket", "write s3://bucket/prefix")
+    try:
+        check_prefix(prefix)
+    except ValueError:
+        raise ConfigurationError(
+            field, f"{uri!r} has an empty, '.' or '..' step in its path", "write s3://bucket/prefix"
+        ) from None
+    return bucket, prefix
+
+
+def _local_path(uri: str, field: str) -> Path:
+    scheme, separator, _ = uri.partition("://")
+    if not uri:
+        raise ConfigurationError(field, "is empty", "name a folder or s3://bucket/prefix")
+    if not separator:
+        return Path(uri).expanduser()
+    parts = urlsplit(uri)
+    if scheme.lower() != "file" or parts.netloc not in {"", "localhost"} or not parts.path:
+        raise ConfigurationError(
+            field,
+            f"{uri!r} is not a kind of store known here",
+            "write s3://bucket/prefix, file:///folder or a path",
+        )
+    return Path(unquote(parts.path))
