@@ -2,17 +2,17 @@
 
 Three kinds of trouble are kept apart:
 
-- *Configuration*: a setting is wrong. Raised before any work, as one line that names the field and the remedy
-  (`ConfigurationError`).
-- *A line that is no request*: it cannot be understood, or it cannot be told apart from another request. It has no
-  identity, so it cannot be answered or named in a result file; it is kept in quarantine with its position, a
-  `QuarantineCode` and a bounded piece of its text.
-- *A request that cannot be answered*: it was understood and has an identity (a `request_id`), but asks for something
-  unsupported, out of range, too long or malformed inside its body. It gets one error row with an `ErrorCode` and one
-  line in `errors.jsonl`, so whoever sent it finds every one of its requests in the results.
+- *Configuration*: a setting is wrong. Raised before any work, as one line that names the field and the
+  remedy (`ConfigurationError`).
+- *A line that is no request*: it cannot be understood, or it cannot be told apart from another request. It
+  has no identity, so it cannot be answered or named in a result file; it is kept in quarantine with its
+  position, a `QuarantineCode` and a bounded piece of its text.
+- *A request that cannot be answered*: it was understood and has an identity (a `request_id`), but asks for
+  something unsupported, out of range, too long or malformed inside its body. It gets one error row with an
+  `ErrorCode` and one line in `errors.jsonl`, so whoever sent it finds each of its requests in the results.
 
-The border is therefore the envelope of a line: its `custom_id`, `url` and `body` decide whether there is a request;
-everything inside `body` decides only whether that request can be answered.
+The border is therefore the envelope of a line: its `custom_id`, `method`, `url` and the presence of a `body`
+decide whether there is a request; what is inside `body` decides only whether that request can be answered.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class QuarantineCode(StrEnum):
     LINE_TOO_LONG = "line_too_long"
     """The line is longer than the limit; it was skipped without being held in memory."""
     INVALID_JSON = "invalid_json"
-    """The line is not JSON (RFC 8259; NaN, Infinity, lone surrogates and absurd nesting count as invalid)."""
+    """The line is not JSON; NaN, infinite numbers, lone surrogates and nesting over 100 levels count."""
     NOT_AN_OBJECT = "not_an_object"
     """The line is JSON but not an object."""
     MISSING_FIELD = "missing_field"
     """The envelope lacks a field it must have (`url`, `body`); `field` names it."""
     INVALID_FIELD = "invalid_field"
-    """A field of the envelope has the wrong type or is too long (`custom_id`, `method`, `body`); `field` names it."""
+    """A field of the envelope has the wrong type (`custom_id`, `url`, `body`); `field` names it."""
     UNSUPPORTED_URL = "unsupported_url"
     """`url` is neither `/v1/chat/completions` nor `/v1/completions`."""
     UNSUPPORTED_METHOD = "unsupported_method"
@@ -141,7 +141,7 @@ class QuarantineError(Exception):
 
 
 def bounded(text: str, limit: int = 200) -> str:
-    """Shorten `text` to at most `limit` characters, marking the cut, so that no record grows without bound."""
+    """Shorten `text` to at most `limit` characters, marking the cut, so that records stay small."""
     return text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
 
 

@@ -1,0 +1,255 @@
+"""Who is who: digests that name requests, answers, models and runs by their content.
+
+Every digest is SHA-256 over canonical JSON of a tagged list, so parts cannot run into each other and two
+kinds of key never collide. Nothing here depends on the position of a line, on an ETag or on a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from engine import ANSWER_VERSION
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import date
+    from pathlib import Path
+
+RUN_KEY_LENGTH: Final = 16
+_DIGEST_LENGTH: Final = 64
+_MODEL_FILES: Final = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "additional_chat_templates/*",
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+def canonical_json(value: object) -> str:
+    """Write a JSON value in one way only: sorted keys, no spaces, real characters.
+
+    Raises
+    ------
+    ValueError
+        For numbers JSON does not have (NaN, infinities).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(kind: str, *parts: object) -> str:
+    """SHA-256 of `kind` and JSON-like `parts`, 64 hexadecimal digits.
+
+    Raises
+    ------
+    ValueError
+        For numbers JSON does not have, or text that UTF-8 does not have (lone surrogates).
+    """
+    return hashlib.sha256(canonical_json([kind, *parts]).encode()).hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes: the cheap way to bring a long prompt into a key."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:
+    """Name an answer: two requests with equal keys ask for the same thing of the run's model.
+
+    Parameters
+    ----------
+    endpoint : str
+        `chat` or `completions`.
+    content : str
+        `text_digest` of the normalised prompt in its canonical form.
+    sampling : mapping
+        The effective settings, `seed` only if the request gave one. For a greedy request `seed`, `top_k` and
+        `top_p` do not enter (they have no effect), nor does the order of stop strings for any.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    greedy = sampling["temperature"] == 0
+    settings = {
+        name: sorted(value) if isinstance(value, list) else value
+        for name, value in sampling.items()
+        if not (greedy and name in {"seed", "top_k", "top_p"})
+    }
+    return digest("answer", endpoint, content, settings)
+
+
+def request_id(
+    job: str, run_date: date, source_uri: str, custom_id: str | None, answer: str, ordinal: int
+) -> str:
+    """Name a request by its content, never by its position.
+
+    Parameters
+    ----------
+    job, run_date, source_uri
+        Where it belongs and the object it came from.
+    custom_id : str or None
+        Its name in that object; without one, its answer key stands in.
+    answer : str
+        Its answer key.
+    ordinal : int
+        How many earlier requests of the object have the same `custom_id` (identical repeats), or without one
+        the same answer key. 0 for the first.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    if custom_id is None:
+        own: list[Any] = ["answer_key", answer, ordinal]
+    else:
+        own = ["custom_id", custom_id] if ordinal == 0 else ["custom_id", custom_id, ordinal]
+    return digest("request", job, run_date.isoformat(), source_uri, own)
+
+
+def input_digest(pairs: Iterable[tuple[str, str]]) -> str:
+    """Name a run's input: over the sorted (request_id, answer_key) pairs, in whatever order they come.
+
+    Parameters
+    ----------
+    pairs : iterable of (str, str)
+        64 hexadecimal digits each. Held as 128 bytes a pair.
+
+    Raises
+    ------
+    ValueError
+        If a key has another length.
+    """
+    packed = np.fromiter((_pair(*pair) for pair in pairs), dtype=f"S{2 * _DIGEST_LENGTH}")
+    packed.sort()
+    return hashlib.sha256(b"input" + packed.tobytes()).hexdigest()
+
+
+def model_digest(folder: Path) -> str:
+    """Name a model by the contents of its weights, configuration, tokenizer and chat template.
+
+    The folder's own name and files that do not change answers (README, licences) do not enter.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder has no `config.json` or no weights.
+    """
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise ConfigurationError(
+            "--model",
+            f"{folder} holds no model (config.json and *.safetensors)",
+            "Name a Hugging Face model folder or a hub id",
+        )
+    with ThreadPoolExecutor(4) as pool:
+        contents = list(pool.map(_file_digest, files))
+    return digest("model", list(zip(names, contents, strict=True)))
+
+
+def run_key(
+    *,
+    job: str,
+    run_date: date,
+    inputs: str,
+    model: str,
+    defaults: Mapping[str, Any],
+    run_seed: int,
+    dtype: str,
+    answer_version: int = ANSWER_VERSION,
+) -> str:
+    """Name a run by all that determines its answers.
+
+    Parameters
+    ----------
+    job, run_date
+        The job and the date it runs for.
+    inputs : str
+        `input_digest` of all its requests, those refused while parsing included.
+    model : str
+        `model_digest`.
+    defaults : mapping
+        `SamplingDefaults.as_dict()`.
+    run_seed : int
+        Seed of the requests that have none.
+    dtype : str
+        The precision the model computes in, such as `float32`.
+    answer_version : int
+        The engine's, bumped only when answers change.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version)
+    return digest("run", inputs, shared)[:RUN_KEY_LENGTH]
+
+
+def reuse_key(
+    *,
+    job: str,
+    run_date: date,
+    model: str,
+    defaults: Mapping[str, Any],
+    run_seed: int,
+    dtype: str,
+    answer_version: int = ANSWER_VERSION,
+) -> str:
+    """Name the runs among which answers may be reused: everything in `run_key` but the input.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version)
+    return digest("reuse", shared)[:RUN_KEY_LENGTH]
+
+
+def default_seed(request: str, run_seed: int) -> int:
+    """Seed of a request that has none: a hash of its `request_id` and the run's seed, as a uint64."""
+    return int(digest("seed", request, run_seed)[:16], 16)
+
+
+def _answers(
+    job: str,
+    run_date: date,
+    model: str,
+    defaults: Mapping[str, Any],
+    run_seed: int,
+    dtype: str,
+    answer_version: int,
+) -> list[Any]:
+    return [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]
+
+
+def _pair(request: str, answer: str) -> bytes:
+    if len(request) != _DIGEST_LENGTH or len(answer) != _DIGEST_LENGTH:
+        raise ValueError(f"request_id and answer_key must have {_DIGEST_LENGTH} digits")
+    return (request + answer).encode("ascii")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,303 @@
+"""From the body of an OpenAI request to the sampling settings the engine runs with.
+
+Where a request leaves a setting unset (absent or null), the *run's* default applies, never the default of the
+OpenAI service: a run answers greedily (temperature 0) with 256 tokens unless told otherwise, and both values
+are part of the run's identity. A setting that is given is either honoured or refused by its name:
+
+- `HONOURED` fields are checked for type and range (`invalid_parameter`);
+- `WITHOUT_EFFECT` fields do not change the answer and pass through to the results;
+- `NEUTRAL` fields are accepted at the values that mean "off" and refused otherwise (`unsupported_parameter`);
+- every other field is refused (`unsupported_parameter`) unless it is null, which asks for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tasks.errors import ConfigurationError, ErrorCode, RequestError
+from tasks.identity import default_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Endpoint = Literal["chat", "completions"]
+
+CONTENT_FIELD: Final[dict[Endpoint, str]] = {"chat": "messages", "completions": "prompt"}
+"""The field of the body that holds the prompt."""
+
+HONOURED: Final = frozenset(
+    {
+        "ignore_eos",
+        "max_completion_tokens",
+        "max_tokens",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "temperature",
+        "top_k",
+        "top_p",
+    }
+)
+"""Sampling fields the engine honours."""
+
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "user",
+    }
+)
+"""Fields that do not change the answer; they pass through to the results."""
+
+NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "add_generation_prompt": (True,),
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "use_beam_search": (False,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Fields that would change the answer, with the values (null aside) at which they do not."""
+
+MAX_STOP_STRINGS: Final = 16
+MAX_STOP_CHARACTERS: Final = 1000
+_INT32_MAX: Final = 2**31 - 1
+_UINT64: Final = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What applies where a request leaves a setting unset.
+
+    Parameters
+    ----------
+    max_tokens : int
+        Most output tokens of a request, at least 1.
+    temperature : float
+        0 (greedy) to 2.
+    top_k : int
+        0 is off.
+    top_p : float
+        Above 0, at most 1.
+
+    Raises
+    ------
+    ConfigurationError
+        If a default is out of range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            try:
+                _CHECKS[name](name, value)
+            except RequestError as error:
+                option = "--" + name.replace("_", "-")
+                raise ConfigurationError(
+                    option, error.message, f"Give {option} a value in that range"
+                ) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the defaults as a plain dict, in the form that enters identities."""
+        return asdict(self)
+
+
+def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
+    """Refuse a body that asks for something the engine does not do.
+
+    Raises
+    ------
+    RequestError
+        `unsupported_parameter`, naming the first such field in alphabetical order.
+    """
+    known = HONOURED | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
+    for name in sorted(body):
+        value = body[name]
+        if value is None or name in known or any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
+            continue
+        if name in NEUTRAL:
+            message = "this setting would change the answer and is not supported"
+        else:
+            message = "this field is not known, so it cannot be shown to leave the answer unchanged"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, message)
+
+
+def explicit_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the settings that a body gives itself, checked and in one form.
+
+    Returns
+    -------
+    dict
+        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos`; a setting that
+        the body leaves unset is absent. `max_completion_tokens` becomes `max_tokens`, a `stop` string becomes
+        a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's complement.
+
+    Raises
+    ------
+    RequestError
+        `invalid_parameter`, naming the field.
+    """
+    settings: dict[str, Any] = {}
+    for name in sorted(HONOURED):
+        value = body.get(name)
+        if value is None:
+            continue
+        checked = _CHECKS[name](name, value)
+        key = "max_tokens" if name == "max_completion_tokens" else name
+        if settings.get(key, checked) != checked:
+            raise _invalid(name, "max_tokens and max_completion_tokens are both given and differ")
+        if checked != []:
+            settings[key] = checked
+    return settings
+
+
+def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> dict[str, Any]:
+    """Fill the unset settings from the run's defaults.
+
+    Returns
+    -------
+    dict
+        All settings of the engine except `seed`, which is present only if it was given.
+    """
+    unset = {"stop": [], "stop_token_ids": [], "ignore_eos": False}
+    return {**defaults.as_dict(), **unset, **explicit}
+
+
+def engine_sampling(row: Mapping[str, Any], defaults: SamplingDefaults, run_seed: int) -> dict[str, Any]:
+    """Return the settings the engine runs one row of the requests table with.
+
+    Parameters
+    ----------
+    row : mapping
+        With the columns `request_id`, `max_tokens` and `sampling` of the requests table.
+    defaults : SamplingDefaults
+        The run's defaults.
+    run_seed : int
+        The run's seed; a request without an own seed gets a hash of its id and this.
+
+    Returns
+    -------
+    dict
+        `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos`, all present.
+    """
+    settings = effective_sampling(stored_sampling(row), defaults)
+    settings.setdefault("seed", default_seed(row["request_id"], run_seed))
+    return settings
+
+
+def stored_sampling(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the explicit settings of a row of the requests table, as `explicit_sampling` gave them."""
+    given = {**(row["sampling"] or {}), "max_tokens": row["max_tokens"]}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def shares_answer(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> bool:
+    """Tell whether equal requests may share one computed answer: greedy, or with a seed of their own.
+
+    A request that samples without a seed was sent twice to get two answers.
+    """
+    return bool(effective_sampling(explicit, defaults)["temperature"] == 0 or "seed" in explicit)
+
+
+def _invalid(field: str, message: str) -> RequestError:
+    return RequestError(ErrorCode.INVALID_PARAMETER, field, message)
+
+
+def _same(value: object, neutral: object) -> bool:
+    # JSON's true is not 1, though Python's is.
+    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
+
+
+def _number(name: str, value: object, least: float, most: float, *, above: bool = False) -> float:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not least <= value <= most
+        or (above and value == least)
+    ):
+        bounds = f"above {least:g} and at most {most:g}" if above else f"from {least:g} to {most:g}"
+        raise _invalid(name, f"must be a number {bounds}")
+    # -0.0 would be another temperature to a digest, and the same one to the engine.
+    return float(value) + 0.0
+
+
+def _integer(name: str, value: object, least: int, most: int) -> int:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not least <= value <= most
+        or value != int(value)
+    ):
+        raise _invalid(name, f"must be an integer from {least} to {most}")
+    return int(value)
+
+
+def _top_k(name: str, value: object) -> int:
+    return max(_integer(name, value, -1, _INT32_MAX), 0)
+
+
+def _stop(name: str, value: object) -> list[str]:
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(item, str) and item for item in strings):
+        raise _invalid(name, "must be a string or a list of strings, none of them empty")
+    if len(strings) > MAX_STOP_STRINGS or any(len(item) > MAX_STOP_CHARACTERS for item in strings):
+        raise _invalid(name, f"at most {MAX_STOP_STRINGS} strings of {MAX_STOP_CHARACTERS} characters")
+    return list(dict.fromkeys(strings))
+
+
+def _stop_token_ids(name: str, value: object) -> list[int]:
+    if not isinstance(value, list):
+        raise _invalid(name, "must be a list of token ids")
+    return list(dict.fromkeys(_integer(name, item, 0, _INT32_MAX) for item in value))
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(name, "must be true or false")
+    return value
+
+
+_CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
+    "ignore_eos": _flag,
+    "max_completion_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
+    "max_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
+    "seed": lambda name, value: _integer(name, value, -(2**63), _UINT64 - 1) % _UINT64,
+    "stop": _stop,
+    "stop_token_ids": _stop_token_ids,
+    "temperature": lambda name, value: _number(name, value, 0, 2),
+    "top_k": _top_k,
+    "top_p": lambda name, value: _number(name, value, 0, 1, above=True),
+}

@@ -1,0 +1,207 @@
+"""The versioned Arrow schema of every table, with type, nullability, unit and meaning of each column.
+
+`SCHEMAS` maps a table's name to its schema; unit and meaning are in the metadata of the fields, the table's
+version in the metadata of the schema. A change of columns, types, nullability or units needs a higher number
+in `VERSIONS` (a golden file in the tests holds each version still): stored files are read by later nights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.errors import RequestError
+
+VERSIONS: Final[dict[str, int]] = {
+    "requests": 1,
+    "profiles": 1,
+    "outputs": 1,
+    "errors": 1,
+    "quarantine": 1,
+    "steps": 1,
+}
+"""Version of each table's schema."""
+
+UTC: Final = pa.timestamp("us", tz="UTC")
+STRINGS: Final = pa.list_(pa.field("item", pa.string(), nullable=False))
+TOKENS: Final = pa.list_(pa.field("item", pa.int32(), nullable=False))
+HASHES: Final = pa.list_(pa.field("item", pa.uint64(), nullable=False))
+SAMPLING: Final = pa.struct(
+    [
+        pa.field("temperature", pa.float64()),
+        pa.field("top_p", pa.float64()),
+        pa.field("top_k", pa.int32()),
+        pa.field("seed", pa.uint64()),
+        pa.field("stop", STRINGS),
+        pa.field("stop_token_ids", TOKENS),
+        pa.field("ignore_eos", pa.bool_()),
+    ]
+)
+USAGE: Final = pa.struct(
+    [
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("cached_tokens", pa.int32(), nullable=False),
+    ]
+)
+
+
+def _col(name: str, kind: pa.DataType, unit: str, meaning: str, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"unit": unit, "meaning": meaning})
+
+
+_REQUEST_ID = _col("request_id", pa.string(), "sha256", "Name of the request, by its content")
+_JOB = _col("job", pa.string(), "", "One team's nightly; partition column")
+_RUN_DATE = _col("run_date", pa.date32(), "day", "Date the run is for; partition column")
+_WORKLOAD = _col("workload", pa.string(), "", "Kind of request, from metadata.workload, else 'default'")
+_SOURCE_URI = _col("source_uri", pa.string(), "uri", "Object the request came from")
+_SOURCE_LINE = _col("source_line", pa.int64(), "line, from 1", "Its line in that object")
+_INPUT_TOKENS = _col("input_tokens", pa.int32(), "tokens", "Prompt tokens; null until tokenised", null=True)
+
+_IDENTIFYING: Final = [
+    _REQUEST_ID,
+    _JOB,
+    _RUN_DATE,
+    _WORKLOAD,
+    _col("tenant", pa.string(), "", "Who asked, from metadata.tenant", null=True),
+    _col("custom_id", pa.string(), "", "The sender's own name of the request, unique per object", null=True),
+    _SOURCE_URI,
+    _SOURCE_LINE,
+    _col("event_time", UTC, "UTC", "When it was asked, where the source knows", null=True),
+    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions) or completions (/v1/completions)"),
+    _col("requested_model", pa.string(), "", "Model the request names; the run's model answers", null=True),
+    _col("answer_key", pa.string(), "sha256", "Digest of normalised prompt and effective sampling"),
+    _col(
+        "duplicate_of", pa.string(), "sha256", "request_id of the first line with this custom_id", null=True
+    ),
+    _col(
+        "passthrough_json", pa.string(), "json", "Fields without effect: {envelope: {}, body: {}}", null=True
+    ),
+]
+_CONTENT: Final = [
+    _col("messages_json", pa.string(), "json", "Chat messages, canonical, text parts joined", null=True),
+    _col("prompt", pa.string(), "", "Prompt as text", null=True),
+    _col("token_ids", TOKENS, "token ids", "Prompt as token ids", null=True),
+    _col("prefix_block_hashes", HASHES, "hashes", "Prompt as hashes of its leading blocks", null=True),
+    _col("block_size", pa.int32(), "tokens", "Tokens of a hashed block; set with the hashes", null=True),
+    _INPUT_TOKENS,
+    _col("observed_output_tokens", pa.int32(), "tokens", "Length of a logged answer, if known", null=True),
+    _col("observed_latency_s", pa.float64(), "s", "Time a logged answer took, if known", null=True),
+    _col("max_tokens", pa.int32(), "tokens", "Most output tokens; null: the run's default", null=True),
+    _col("sampling", SAMPLING, "", "Settings the request gave itself; null: none", null=True),
+    _col("priority", pa.int32(), "", "Higher is sooner; null: no preference", null=True),
+    _col("deadline", UTC, "UTC", "When the answer is needed, if ever", null=True),
+]
+
+_TABLES: Final[dict[str, list[pa.Field]]] = {
+    # Exactly one of messages_json, prompt, token_ids, prefix_block_hashes is set.
+    "requests": [*_IDENTIFYING, *_CONTENT],
+    "profiles": [
+        _REQUEST_ID,
+        _WORKLOAD,
+        _col("input_tokens", pa.int32(), "tokens", "Prompt tokens"),
+        _col("cached_tokens", pa.int32(), "tokens", "Prompt tokens shared with others, estimated"),
+        _col("estimated_output_tokens", pa.float64(), "tokens", "Expected length of the answer"),
+        _col(
+            "output_length_source", pa.string(), "", "Where that came from: observed, workload, global, ..."
+        ),
+        _col("compute_seconds", pa.float64(), "s", "Modelled time on the arithmetic units"),
+        _col("memory_seconds", pa.float64(), "s", "Modelled time on the memory bus reading KV"),
+        _col("density", pa.float64(), "1", "compute_seconds / memory_seconds; above 1 is compute-bound"),
+    ],
+    "outputs": [
+        *_IDENTIFYING,
+        _col("text", pa.string(), "", "The answer"),
+        _col("token_ids", TOKENS, "token ids", "The answer as token ids, where kept", null=True),
+        _col("finish_reason", pa.string(), "", "stop or length"),
+        _col("usage", USAGE, "tokens", "Prompt, answer, and prompt tokens taken from the prefix cache"),
+        _col("run_key", pa.string(), "sha256[:16]", "Run that computed the answer"),
+        _col("attempt_id", pa.string(), "", "Attempt of that run"),
+        _col("started_at", UTC, "UTC", "When the engine admitted the request first"),
+        _col("finished_at", UTC, "UTC", "When its last token was made"),
+    ],
+    # A request refused while it was parsed may have none of the content columns.
+    "errors": [
+        *_IDENTIFYING,
+        *_CONTENT,
+        _col("code", pa.string(), "", "ErrorCode"),
+        _col("field", pa.string(), "", "Field of the body that is to blame", null=True),
+        _col("message", pa.string(), "", "One sentence for the sender; repeats no prompt text"),
+        _col("retryable", pa.bool_(), "", "Whether the same request may succeed when sent again"),
+    ],
+    "quarantine": [
+        _JOB,
+        _RUN_DATE,
+        _SOURCE_URI,
+        _SOURCE_LINE,
+        _col("byte_offset", pa.int64(), "bytes", "Start of the line in the (uncompressed) object"),
+        _col("byte_length", pa.int64(), "bytes", "Length of the line without its end"),
+        _col("code", pa.string(), "", "QuarantineCode"),
+        _col("field", pa.string(), "", "Field of the envelope that is to blame", null=True),
+        _col("message", pa.string(), "", "One sentence about it"),
+        _col("raw_text", pa.string(), "", "The start of the line, undecodable bytes replaced"),
+    ],
+    "steps": [
+        _col("step", pa.int64(), "steps, from 0", "Number of the engine step within the attempt"),
+        _col("started_at", UTC, "UTC", "When it was launched"),
+        _col("seconds", pa.float64(), "s", "Wall time until the next one"),
+        _col("prefill_tokens", pa.int32(), "tokens", "Prompt tokens computed"),
+        _col("decode_tokens", pa.int32(), "tokens", "Sequences that decoded, one token each"),
+        _col("sequences", pa.int32(), "requests", "Running requests"),
+        _col("kv_tokens_read", pa.int64(), "tokens", "KV entries read by attention, per layer"),
+        _col("free_pages", pa.int32(), "pages", "KV pages neither held nor cached"),
+        _col("modelled_compute_seconds", pa.float64(), "s", "Compute time of the step by the cost model"),
+        _col("modelled_memory_seconds", pa.float64(), "s", "Memory time of the step by the cost model"),
+        _col("hit_tokens", pa.int64(), "tokens", "Prompt tokens taken from the cache at admission"),
+        _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
+        _col("retractions", pa.int32(), "requests", "Requests put back for lack of memory"),
+        _col("evicted_pages", pa.int32(), "pages", "Cached pages given up"),
+    ],
+}
+
+SCHEMAS: Final[dict[str, pa.Schema]] = {
+    name: pa.schema(columns, metadata={"nightblend.table": name, "nightblend.version": str(VERSIONS[name])})
+    for name, columns in _TABLES.items()
+}
+"""The schema of each table."""
+
+IDENTIFYING_COLUMNS: Final = tuple(column.name for column in _IDENTIFYING)
+"""Columns that outputs and errors take over from their request unchanged."""
+
+CONTENT_ALTERNATIVES: Final = ("messages_json", "prompt", "token_ids", "prefix_block_hashes")
+"""Exactly one of these is set in a row of the requests table."""
+
+
+def error_row(request: Mapping[str, Any], error: RequestError) -> dict[str, Any]:
+    """Turn a row of the requests table into its row of the errors table."""
+    return {
+        **request,
+        "code": error.code.value,
+        "field": error.field,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+
+
+def describe() -> dict[str, Any]:
+    """Return all schemas as JSON: per table its version and its columns."""
+    return {
+        name: {
+            "version": VERSIONS[name],
+            "columns": [
+                {
+                    "name": column.name,
+                    "type": str(column.type),
+                    "nullable": column.nullable,
+                    "unit": column.metadata[b"unit"].decode(),
+                    "meaning": column.metadata[b"meaning"].decode(),
+                }
+                for column in schema
+            ],
+        }
+        for name, schema in SCHEMAS.items()
+    }
