@@ -1,0 +1,115 @@
+"""The prompt of an OpenAI body in one normal form, whatever form it was sent in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from tasks.errors import ErrorCode, RequestError, bounded
+from tasks.identity import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
+_INT32_MAX: Final = 2**31 - 1
+
+
+def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"messages_json": ...}` of a chat body: canonical JSON, each message's content one text.
+
+    Raises
+    ------
+    RequestError
+        Naming the message and its field.
+    """
+    messages = body.get("messages")
+    if messages is None:
+        raise RequestError(ErrorCode.MISSING_PARAMETER, "messages", "the body has no messages")
+    if not isinstance(messages, list):
+        raise RequestError(ErrorCode.INVALID_PARAMETER, "messages", "must be a list")
+    if not messages:
+        raise RequestError(ErrorCode.EMPTY_PROMPT, "messages", "the list of messages is empty")
+    normal = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return {"messages_json": canonical_json(normal)}
+
+
+def _message(message: object, where: str) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be an object")
+    for name in sorted(message.keys() - {"role", "content", "name"}):
+        # Logged answers come back as history with all their fields, mostly unset.
+        if message[name] is not None and message[name] != []:
+            _refuse_field(f"{where}.{bounded(name, 64)}")
+    role = message.get("role")
+    if role in {"tool", "function"}:
+        _refuse_field(f"{where}.role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.role", f"must be one of {sorted(ROLES)}")
+    normal = {"role": role, "content": _text(message.get("content"), f"{where}.content")}
+    name = message.get("name")
+    if name is not None:
+        if not isinstance(name, str):
+            raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.name", "must be a string")
+        normal["name"] = name
+    return normal
+
+
+def _text(content: object, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be a string or a list of text parts")
+    texts = []
+    for index, part in enumerate(content):
+        place = f"{where}[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise RequestError(ErrorCode.INVALID_PARAMETER, place, "must be an object with a type")
+        if part["type"] != "text":
+            _refuse_field(f"{place}.type")
+        for name in sorted(part.keys() - {"type", "text"}):
+            if part[name] is not None and part[name] != []:
+                _refuse_field(f"{place}.{bounded(name, 64)}")
+        if not isinstance(part.get("text"), str):
+            raise RequestError(ErrorCode.INVALID_PARAMETER, f"{place}.text", "must be a string")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def completion_content(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"prompt": text}` or `{"token_ids": ids}` of a completions body.
+
+    Raises
+    ------
+    RequestError
+        Naming `prompt`.
+    """
+    prompt = body.get("prompt")
+    if prompt is None:
+        raise RequestError(ErrorCode.MISSING_PARAMETER, "prompt", "the body has no prompt")
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        if len(prompt) > 1:
+            raise RequestError(
+                ErrorCode.UNSUPPORTED_PARAMETER, "prompt", "several prompts in one request are not supported"
+            )
+        prompt = prompt[0]
+    if prompt in ("", []):
+        raise RequestError(ErrorCode.EMPTY_PROMPT, "prompt", "the prompt is empty")
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    if not isinstance(prompt, list) or not all(_is_token(item) for item in prompt):
+        raise RequestError(ErrorCode.INVALID_PARAMETER, "prompt", "must be a text or a list of token ids")
+    return {"token_ids": prompt}
+
+
+def _is_token(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= _INT32_MAX
+
+
+def content_text(content: Mapping[str, Any]) -> str:
+    """Return what names a prompt, told apart by its kind."""
+    ((kind, value),) = content.items()
+    return canonical_json([kind, value])
+
+
+def _refuse_field(name: str) -> NoReturn:
+    raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, "only text messages are supported")
