@@ -248,8 +248,9 @@ class S3Store:
                 result = operation()
             except _RAISED as raised:
                 error = _cause(raised)
-                self._answered |= isinstance(error, ClientError)
-                if isinstance(error, OSError) and not is_transient(error):
+                # An error with nothing but a status may come from anything that speaks HTTP.
+                self._answered |= isinstance(error, ClientError) and error_code(error) != "500"
+                if isinstance(error, OSError) and not isinstance(error, BotoCoreError | ConnectionError):
                     raise  # of the local file
                 if not listing and error_code(error) in NOT_FOUND:
                     raise ObjectNotFoundError(self.object_uri(key)) from None

@@ -84,7 +84,10 @@ def is_transient(error: BaseException) -> bool:
 
 def unreachable(error: BaseException, field: str, endpoint: str) -> ConfigurationError:
     """Return the error for an endpoint that has never answered."""
-    kind = "does not answer" if "imeout" in type(error).__name__ else "cannot be reached"
+    if isinstance(error, boto.ClientError):
+        kind = "does not speak S3"
+    else:
+        kind = "does not answer" if "imeout" in type(error).__name__ else "cannot be reached"
     return ConfigurationError(
         field,
         f"the S3 endpoint {endpoint} {kind}",

@@ -251,7 +251,7 @@ def test_stream_goes_on_after_a_lost_connection(s3_bucket: str) -> None:
     class Breaking:
         def __init__(self, body: Any) -> None:
             self.body = body
-            self.left = 2
+            self.left = 300
 
         def read(self, size: int) -> bytes:
             self.left -= 1

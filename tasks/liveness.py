@@ -1,0 +1,108 @@
+"""Is the holder of a run still there? Process identity, and the heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tasks.runrecords import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_PROC = Path("/proc")
+
+
+def this_process() -> Owner:
+    """Return the identity of the calling process."""
+    pid = os.getpid()
+    return Owner(socket.gethostname(), pid, _start_time(pid), _boot_id(), _pid_namespace())
+
+
+def is_gone(owner: Owner) -> bool:
+    """Tell whether `owner` was a process of this machine and has certainly ended.
+
+    False when in doubt: another machine, another container, or a system that does not tell.
+    """
+    here = this_process()
+    if owner.host != here.host:
+        return False
+    if here.start_time is None:
+        # No /proc (macOS): a pid that nobody has is gone, one in use may be someone else's by now.
+        return not owner.boot_id and not _pid_in_use(owner.pid)
+    if (owner.boot_id, owner.pid_namespace) != (here.boot_id, here.pid_namespace) or not owner.boot_id:
+        return False
+    return _start_time(owner.pid) != owner.start_time
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        # The name of the program, in parentheses, may hold spaces and parentheses itself.
+        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        values = stat.rpartition(")")[2].split()
+    except OSError:
+        return None
+    # Fields 3 and 22 of proc(5). A zombie has ended; only its parent has not taken note.
+    return None if values[0] in {"Z", "X"} else int(values[19])
+
+
+def _boot_id() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _pid_in_use(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Heartbeat:
+    """Calls `beat` in a thread, at once and every `interval_s` seconds, until stopped or it returns False.
+
+    A beat that raises is a beat missed: the next one may succeed, and whether the run was lost meanwhile is
+    decided by the log, not here.
+    """
+
+    def __init__(self, beat: Callable[[], bool], interval_s: float) -> None:
+        self._beat = beat
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._beat():
+                    return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next beat must be tried
+                log.warning("heartbeat failed: %s", error)
+            if self._stop.wait(self._interval_s):
+                return

@@ -1,0 +1,206 @@
+"""What a run log says: the pure fold of its records.
+
+`fold` is a left fold: `fold(a + b) == fold(b, fold(a))`. Nothing but the records goes into it, so whoever
+reads the same log knows the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tasks.runrecords import (
+    Attempt,
+    AttemptEnded,
+    Claim,
+    LogRecord,
+    Part,
+    Published,
+    Released,
+    Step,
+    StopRequested,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """State of a run or of a date.
+
+    Attributes
+    ----------
+    next_seq
+        The slot after the last record.
+    epoch
+        Of the last claim; 0 before the first.
+    holder
+        The record of the last claim until it is released, then None.
+    holder_seq
+        The slot of the last claim.
+    stop_requested
+        The first request since the last claim.
+    attempts
+        All of them, oldest first; the last one is the current one.
+    endings
+        By attempt id.
+    steps
+        By name: finished since the last fresh attempt, the last of each name.
+    parts
+        By name: written since the last fresh attempt, in order.
+    publications
+        All of them; the last one is the current one. A fresh attempt does not take them back.
+    """
+
+    next_seq: int = 0
+    epoch: int = 0
+    holder: LogRecord | None = None
+    holder_seq: int = 0
+    stop_requested: StopRequested | None = None
+    attempts: tuple[Attempt, ...] = ()
+    endings: Mapping[str, AttemptEnded] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    publications: tuple[Published, ...] = ()
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The last attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def ended(self) -> AttemptEnded | None:
+        """How the last attempt ended, or None if it has not."""
+        return self.endings.get(self.attempts[-1].id) if self.attempts else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last attempt accounted for every request."""
+        return self.ended is not None and self.ended.status in {"completed", "completed_with_errors"}
+
+    @property
+    def unended_attempts(self) -> tuple[Attempt, ...]:
+        """Attempts without an ending: the running one, and those that were killed."""
+        return tuple(attempt for attempt in self.attempts if attempt.id not in self.endings)
+
+    def parts_of(self, kind: str) -> list[Part]:
+        """Return the parts of a kind in the order they were written."""
+        return [part for part in self.parts.values() if part.kind == kind]
+
+
+EMPTY = RunState()
+
+
+def fold(records: Iterable[LogRecord], state: RunState = EMPTY) -> RunState:
+    """Return `state` after `records`, which follow it in the log."""
+    draft = _Draft(state)
+    for record in records:
+        draft.apply(record)
+    return draft.freeze()
+
+
+def current_publication(state: RunState) -> Published | None:
+    """Return the publication that a date's log points to."""
+    return state.publications[-1] if state.publications else None
+
+
+def describe(state: RunState) -> dict[str, Any]:
+    """Return the state as a plain dict for people (`manifest.json`)."""
+    kinds = {part.kind for part in state.parts.values()}
+    claim = state.holder.body if state.holder else None
+    publication = current_publication(state)
+    return {
+        "note": "A view for people. The truth is in log/; no program reads this file.",
+        "records": state.next_seq,
+        "epoch": state.epoch,
+        "held_by": f"{claim.owner.host} pid {claim.owner.pid}" if isinstance(claim, Claim) else None,
+        "held_since": state.holder.at if state.holder else None,
+        "stop_requested": state.stop_requested is not None,
+        "attempts": [
+            {
+                "id": attempt.id,
+                "fresh": attempt.fresh,
+                "policy": attempt.policy,
+                "device": attempt.device,
+                "status": state.endings[attempt.id].status if attempt.id in state.endings else "unended",
+            }
+            for attempt in state.attempts
+        ],
+        "steps": {name: step.results for name, step in state.steps.items()},
+        "parts": {
+            kind: {
+                "files": len(state.parts_of(kind)),
+                "count": sum(part.count for part in state.parts_of(kind)),
+                "bytes": sum(part.size for part in state.parts_of(kind)),
+                "names": [part.name for part in state.parts_of(kind)],
+            }
+            for kind in sorted(kinds)
+        },
+        "published": publication.publication_id if publication else None,
+    }
+
+
+class _Draft:
+    """A state under construction: folding n records copies the maps once, not n times."""
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+        self.endings = dict(state.endings)
+        self.steps = dict(state.steps)
+        self.parts = dict(state.parts)
+        self.records = 0
+
+    def freeze(self) -> RunState:
+        return replace(
+            self.state,
+            next_seq=self.state.next_seq + self.records,
+            endings=self.endings,
+            steps=self.steps,
+            parts=self.parts,
+        )
+
+    def apply(self, record: LogRecord) -> None:
+        self.records += 1
+        body = record.body
+        if isinstance(body, Claim):
+            if record.epoch > self.state.epoch:
+                self.state = replace(
+                    self.state,
+                    epoch=record.epoch,
+                    holder=record,
+                    holder_seq=self.state.next_seq + self.records - 1,
+                    stop_requested=None,
+                )
+        elif record.epoch == self.state.epoch:
+            # A writer of another epoch was refused its slot, unless something is broken: it never counts.
+            self._apply_current(body)
+
+    def _apply_current(self, body: object) -> None:
+        match body:
+            case Attempt():
+                self._open(body)
+            case Step():
+                self.steps[body.name] = body
+            case Part():
+                self.parts.setdefault(body.name, body)
+            case StopRequested():
+                if self.state.stop_requested is None:
+                    self.state = replace(self.state, stop_requested=body)
+            case AttemptEnded():
+                self.endings.setdefault(body.attempt_id, body)
+            case Released():
+                self.state = replace(self.state, holder=None)
+            case Published():
+                if current_publication(self.state) != body:
+                    self.state = replace(self.state, publications=(*self.state.publications, body))
+            case _:
+                pass
+
+    def _open(self, attempt: Attempt) -> None:
+        if any(attempt.id == known.id for known in self.state.attempts):
+            return
+        self.state = replace(self.state, attempts=(*self.state.attempts, attempt))
+        if attempt.fresh:
+            self.steps.clear()
+            self.parts.clear()
