@@ -2,3 +2,6 @@
 
 Importable with numpy, numba, torch, triton, transformers, tokenizers and safetensors alone.
 """
+
+ANSWER_VERSION = 1
+"""Part of every run's key. Raise it only when the same request would get a different answer."""

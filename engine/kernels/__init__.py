@@ -1,0 +1,25 @@
+"""The operations of the model, one per file, each with its formula and its torch reference.
+
+The runner calls operations only through this package. On the CPU the reference runs; it is also the
+oracle that any other implementation is tested against.
+"""
+
+from engine.kernels.attention import AttentionGroup, paged_attention
+from engine.kernels.kv import copy_kv_prefix, store_kv
+from engine.kernels.rms_norm import add_rms_norm, rms_norm
+from engine.kernels.rope import apply_rope, rope_table
+from engine.kernels.sampling import sample
+from engine.kernels.silu import silu_and_mul
+
+__all__ = [
+    "AttentionGroup",
+    "add_rms_norm",
+    "apply_rope",
+    "copy_kv_prefix",
+    "paged_attention",
+    "rms_norm",
+    "rope_table",
+    "sample",
+    "silu_and_mul",
+    "store_kv",
+]

@@ -1,0 +1,1 @@
+"""Supported architectures: configuration, weights, and the decoder that runs them."""

@@ -1,0 +1,1 @@
+"""Where the order comes from: prefix tree, output-length estimates, order policies, dual scan."""

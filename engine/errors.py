@@ -1,0 +1,17 @@
+"""Errors of the engine: each names the setting or field at fault and what to do about it."""
+
+
+class EngineError(Exception):
+    """A fatal condition: the engine process ends and the run can be resumed."""
+
+
+class UnsupportedModelError(EngineError):
+    """The model folder asks for something this engine does not compute."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        self.field = field
+        super().__init__(f"--model: config.json: {field} = {value!r} is not supported; {remedy}")
+
+
+class CapacityError(EngineError):
+    """A memory or length setting cannot hold a single request."""

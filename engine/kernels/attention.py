@@ -1,0 +1,68 @@
+"""Causal attention of new tokens over the paged KV cache, for prefill and decode alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Sequences of similar lengths, padded to one rectangle: B sequences, Q queries, P pages.
+
+    Attributes
+    ----------
+    rows
+        int64 [B, Q]: the token rows of the queries; padding repeats the last one of its sequence.
+    keys, values
+        int64 [B * kv heads * P]: rows of the cache seen as [pages * 2 * kv heads, page size * head dim].
+    mask
+        float [B, 1, group * Q, P * page size], 0 where a query may look and -inf elsewhere. A query head
+        shares its KV head with ``group - 1`` others, which are packed beside it as further queries.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+def paged_attention(q: Tensor, cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
+    """Return ``softmax(q k^T / sqrt(d) + mask) v`` for every query.
+
+    Parameters
+    ----------
+    q
+        [tokens, heads, head dim].
+    cache
+        One layer's cache [pages, 2, kv heads, page size, head dim]; it must already hold the keys and
+        values of this step's tokens, and only finite numbers.
+    groups
+        Every token row appears in exactly one group.
+
+    Returns
+    -------
+    Tensor
+        [tokens, heads, head dim], dtype of `q`.
+    """
+    _, heads, dim = q.shape
+    kv_heads = cache.shape[2]
+    share = heads // kv_heads
+    flat = cache.view(-1, cache.shape[3] * dim)
+    out = torch.empty_like(q)
+    for group in groups:
+        b, n = group.rows.shape
+        queries = q[group.rows].view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+        k = flat.index_select(0, group.keys).view(b, kv_heads, -1, dim)
+        v = flat.index_select(0, group.values).view(b, kv_heads, -1, dim)
+        result = torch.nn.functional.scaled_dot_product_attention(
+            queries.reshape(b, kv_heads, share * n, dim), k, v, attn_mask=group.mask
+        )
+        result = result.view(b, kv_heads, share, n, dim).permute(0, 3, 1, 2, 4)
+        out[group.rows] = result.reshape(b, n, heads, dim)
+    return out

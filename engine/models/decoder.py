@@ -1,0 +1,90 @@
+"""The decoder: one forward pass over the tokens of a step, whatever mix of prefill and decode they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.nn.functional import embedding, linear
+
+from engine import kernels
+from engine.kernels.rope import inverse_frequencies
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.models.config import ModelConfig
+    from engine.models.weights import LayerWeights, ModelWeights
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The tokens of one step, on the device.
+
+    Attributes
+    ----------
+    tokens, positions, pages, slots
+        int64 [T]: token id, position in its sequence, and the place of its KV.
+    groups
+        How attention is batched (`engine.kernels.AttentionGroup`).
+    sample_rows
+        int64 [R]: rows whose next token is wanted.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    pages: Tensor
+    slots: Tensor
+    groups: list[kernels.AttentionGroup]
+    sample_rows: Tensor
+
+
+class Decoder:
+    """A pre-norm transformer decoder: Llama, and Qwen3 with per-head QK normalisation."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
+        self.config = config
+        self.weights = weights
+        self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(weights.embed.device)
+
+    def forward(self, inputs: StepInputs, cache: Tensor) -> Tensor:
+        """Compute one step and return the logits of its sampled rows, [R, vocab].
+
+        `cache` is [layers, pages, 2, kv heads, page size, head dim]; the KV of the step's tokens is stored
+        in it. In each layer the store precedes attention, so a token may attend to any token of the step.
+        """
+        config, eps = self.config, self.config.rms_eps
+        rope = kernels.rope_table(inputs.positions, self._frequencies, self.weights.embed.dtype)
+        residual = embedding(inputs.tokens, self.weights.embed)
+        hidden = kernels.rms_norm(residual, self.weights.layers[0].input_norm, eps)
+        for i, layer in enumerate(self.weights.layers):
+            mixed = self._attention(layer, hidden, rope, cache[i], inputs)
+            if i == config.layers - 1:
+                # Only sampled rows matter after the last layer's KV is stored and attention is done.
+                mixed, residual = mixed[inputs.sample_rows], residual[inputs.sample_rows]
+            attended = linear(mixed, layer.out, layer.out_bias)
+            hidden, residual = kernels.add_rms_norm(attended, residual, layer.post_norm, eps)
+            hidden = linear(kernels.silu_and_mul(linear(hidden, layer.gate_up)), layer.down)
+            following = self.weights.layers[i + 1].input_norm if i + 1 < config.layers else self.weights.norm
+            hidden, residual = kernels.add_rms_norm(hidden, residual, following, eps)
+        return linear(hidden, self.weights.head)
+
+    def _attention(
+        self,
+        layer: LayerWeights,
+        hidden: Tensor,
+        rope: tuple[Tensor, Tensor],
+        cache: Tensor,
+        inputs: StepInputs,
+    ) -> Tensor:
+        """Attention of one layer before the output projection: [T, hidden] -> [T, heads * head dim]."""
+        config = self.config
+        heads, kv_heads = config.heads, config.kv_heads
+        qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(-1, heads + 2 * kv_heads, config.head_dim)
+        q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q = kernels.rms_norm(q, layer.q_norm, config.rms_eps)
+            k = kernels.rms_norm(k, layer.k_norm, config.rms_eps)
+        q, k = kernels.apply_rope(q, *rope), kernels.apply_rope(k, *rope)
+        kernels.store_kv(cache, k, v, inputs.pages, inputs.slots)
+        return kernels.paged_attention(q, cache, inputs.groups).flatten(1)

@@ -1,0 +1,281 @@
+"""The engine loop: relieve memory, admit, compute a step, sample, hand out finished answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engine.errors import CapacityError
+from engine.kernels import copy_kv_prefix
+from engine.runtime import admission, scheduler, state
+from engine.runtime.batch import step_inputs
+from engine.runtime.pages import N_EVICTED, available, check, make_pool
+from engine.runtime.sampling import Sampler, Sampling, StopChecker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from engine.models.decoder import Decoder
+    from engine.plan.policies import Plan
+    from engine.runtime.state import Int32, Int64
+
+REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Sizes of the engine.
+
+    Attributes
+    ----------
+    kv_tokens
+        KV memory in tokens, rounded down to whole pages.
+    page_size
+        Tokens per page.
+    token_budget
+        Most tokens computed in one step; at least `max_sequences`.
+    max_sequences
+        Most requests running at a time.
+    gather_tokens
+        Most KV tokens that one attention call gathers on the CPU.
+    verify
+        Check the invariants of the page pool after every step (slow; for tests).
+    """
+
+    kv_tokens: int
+    page_size: int = 16
+    token_budget: int = 1024
+    max_sequences: int = 256
+    gather_tokens: int = 8192
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token_budget < self.max_sequences:
+            raise CapacityError(
+                f"token_budget: {self.token_budget} is below max_sequences = {self.max_sequences}; "
+                "every running request needs one token per step"
+            )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer: token ids (stop token included), text, and how it ended."""
+
+    request: int
+    token_ids: Int32
+    text: str
+    finish_reason: str
+    cached_tokens: int
+    finished_at: float
+
+
+@dataclass(frozen=True)
+class StepSample:
+    """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time."""
+
+    step: int
+    started_at: float
+    seconds: float
+    tokens: int
+    prefill_tokens: int
+    decode_tokens: int
+    samples: int
+    sequences: int
+    running: int
+    kv_tokens_read: int
+    attended_tokens: int
+    available_pages: int
+    evicted_pages: int
+    retractions: int
+
+
+class Engine:
+    """Answers N requests with one model, in the order that the plan and the memory give."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: PreTrainedTokenizerBase | None,
+        settings: EngineSettings,
+        tokens: Int32,
+        start: Int64,
+        sampling: Sequence[Sampling],
+        plan: Plan,
+    ) -> None:
+        """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``.
+
+        Raises
+        ------
+        CapacityError
+            If the KV memory or the context length cannot hold some request by itself.
+        """
+        self.settings = settings
+        self._decoder = decoder
+        self._stops = np.array(decoder.config.stop_token_ids, np.int64)
+        self._sampler = Sampler(sampling)
+        self._checker = StopChecker(sampling, tokenizer)
+        prompt = np.diff(start)
+        max_new = np.minimum([s.max_tokens for s in sampling], decoder.config.max_positions - prompt)
+        self._check_capacity(prompt, max_new)
+        self.requests = state.make_requests(
+            tokens,
+            start,
+            max_new.astype(np.int32),
+            np.clip(plan.estimate, 1.0, max_new),
+            np.array([s.ignore_eos for s in sampling], np.int8),
+        )
+        size = settings.page_size
+        longest = int((prompt + max_new).max(initial=1))
+        self.pool = make_pool(settings.kv_tokens // size, size)
+        self.slots = state.make_slots(
+            settings.max_sequences, -(-longest // size) + 1, int(max_new.max(initial=1))
+        )
+        self.scan = plan.scan()
+        self._work = state.make_work(settings.token_budget, settings.max_sequences)
+        self._reasons = np.zeros(settings.max_sequences, np.int8)
+        self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
+        self._parked: dict[int, Int32] = {}
+        config, embed = decoder.config, decoder.weights.embed
+        # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN.
+        self._cache = torch.zeros(
+            (config.layers, settings.kv_tokens // size, 2, config.kv_heads, size, config.head_dim),
+            dtype=embed.dtype,
+            device=embed.device,
+        )
+
+    def _check_capacity(self, prompt: Int64, max_new: Int64) -> None:
+        if len(prompt) == 0:
+            return
+        if int(max_new.min()) < 1:
+            longest, limit = int(prompt.max()), self._decoder.config.max_positions
+            raise CapacityError(f"prompt of {longest} tokens does not fit the model's context of {limit}")
+        # One page more than the longest request: the source of a partial prefix hit is held meanwhile.
+        size = self.settings.page_size
+        needed = (-(-int((prompt + max_new).max()) // size) + 1) * size
+        if self.settings.kv_tokens < needed:
+            raise CapacityError(
+                f"--kv-tokens: {self.settings.kv_tokens} is too small for the longest request, which may "
+                f"need {needed}; raise it, or lower max_tokens"
+            )
+
+    @property
+    def unfinished(self) -> int:
+        """Requests without a complete answer."""
+        return len(self.requests.max_new) - int(self.slots.counts[state.FINISHED])
+
+    def counters(self) -> dict[str, int]:
+        """Return the counts of the run so far."""
+        counts = self.slots.counts
+        return {
+            "steps": int(counts[state.STEP]),
+            "finished": int(counts[state.FINISHED]),
+            "prefill_tokens": int(counts[state.PREFILL_TOKENS]),
+            "decode_tokens": int(counts[state.DECODE_TOKENS]),
+            "hit_tokens": int(counts[state.HIT_TOKENS]),
+            "recomputed_tokens": int(counts[state.RECOMPUTED_TOKENS]),
+            "retractions": int(counts[state.RETRACTIONS]),
+            "evicted_pages": int(self.pool.counts[N_EVICTED]),
+            "peak_running": int(counts[state.PEAK_RUNNING]),
+        }
+
+    def run(self) -> Iterator[tuple[list[Completion], StepSample]]:
+        """Run step after step until every request is answered, yielding what each step produced."""
+        while self.unfinished:
+            yield self.step()
+
+    def step(self) -> tuple[list[Completion], StepSample]:
+        """Compute one step."""
+        started_at, begin = time.time(), time.perf_counter()
+        before = self.slots.counts.copy()
+        evicted = int(self.pool.counts[N_EVICTED])
+        self._schedule()
+        work = self._work
+        inputs = step_inputs(
+            work,
+            self.slots,
+            self._decoder.config,
+            self.settings.page_size,
+            self.settings.gather_tokens,
+        )
+        for source, target, tokens in work.copies[: work.size[state.W_COPIES]].tolist():
+            copy_kv_prefix(self._cache, source, target, tokens)
+        running = int(self.slots.counts[state.RUNNING])
+        with torch.inference_mode():
+            logits = self._decoder.forward(inputs, self._cache)
+            finished = self._sample(logits)
+        counts = self.slots.counts
+        sample = StepSample(
+            step=int(counts[state.STEP]),
+            started_at=started_at,
+            seconds=time.perf_counter() - begin,
+            tokens=int(work.size[state.W_TOKENS]),
+            prefill_tokens=int(counts[state.PREFILL_TOKENS] - before[state.PREFILL_TOKENS]),
+            decode_tokens=int(counts[state.DECODE_TOKENS] - before[state.DECODE_TOKENS]),
+            samples=int(work.size[state.W_SAMPLES]),
+            sequences=int(work.size[state.W_SEQUENCES]),
+            running=running,
+            kv_tokens_read=int(work.size[state.W_KV_READ]),
+            attended_tokens=int(inputs.positions.sum()) + int(work.size[state.W_TOKENS]),
+            available_pages=available(self.pool),
+            evicted_pages=int(self.pool.counts[N_EVICTED]) - evicted,
+            retractions=int(counts[state.RETRACTIONS] - before[state.RETRACTIONS]),
+        )
+        if self.settings.verify:
+            check(self.pool)
+        return finished, sample
+
+    def _schedule(self) -> None:
+        """Fill the step's work: retract if memory is short, then admit, then build."""
+        pool, requests, slots = self.pool, self.requests, self.slots
+        for i in range(admission.relieve(pool, requests, slots, self.scan, self._retracted)):
+            request, slot = self._retracted[i].tolist()
+            self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
+        admitted = admission.admit(pool, requests, slots, self.scan, self.settings.token_budget)
+        running = slots.counts[state.RUNNING]
+        if self._parked:
+            for slot in slots.running[running - admitted : running].tolist():
+                answer = self._parked.pop(int(slots.request[slot]), None)
+                if answer is not None:
+                    slots.output[slot, : len(answer)] = answer
+        if not scheduler.build(pool, requests, slots, self._work, self.settings.token_budget):
+            raise CapacityError(f"no request can go on although {self.unfinished} are unfinished")
+
+    def _sample(self, logits: torch.Tensor) -> list[Completion]:
+        """Draw the next tokens, append them, and take out the answers that are complete."""
+        count = int(self._work.size[state.W_SAMPLES])
+        if count == 0:
+            return []
+        slots, requests = self.slots, self.requests
+        sampled_slots = self._work.sample_slots[:count]
+        indices = slots.request[sampled_slots].astype(np.int64)
+        positions = self._work.positions[self._work.sample_rows[:count]] + 1
+        sampled = self._sampler(logits, torch.from_numpy(indices), torch.from_numpy(positions))
+        scheduler.commit(requests, slots, self._work, sampled.numpy(), self._stops, self._reasons)
+        reasons = self._reasons[:count]
+        for i in np.flatnonzero(self._checker.watched[indices]).tolist():
+            request, slot = int(indices[i]), int(sampled_slots[i])
+            output = slots.output[slot, : requests.generated[request]]
+            if reasons[i] != state.STOPPED and self._checker.stopped(request, output):
+                reasons[i] = state.STOPPED
+        done = np.flatnonzero(reasons != state.UNFINISHED)
+        finished = [self._completion(int(sampled_slots[i]), int(reasons[i])) for i in done.tolist()]
+        scheduler.retire(self.pool, slots, self.scan, np.ascontiguousarray(sampled_slots[done]))
+        return finished
+
+    def _completion(self, slot: int, reason: int) -> Completion:
+        request = int(self.slots.request[slot])
+        output = self.slots.output[slot, : self.requests.generated[request]].copy()
+        return Completion(
+            request=request,
+            token_ids=output,
+            text=self._checker.text(request, output),
+            finish_reason=REASONS[reason],
+            cached_tokens=int(self.requests.hits[request]),
+            finished_at=time.time(),
+        )

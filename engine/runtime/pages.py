@@ -1,0 +1,332 @@
+"""KV pages and the radix cache over them, in flat arrays.
+
+A page holds the KV of up to `page_size` consecutive tokens. The radix cache is a tree in which **every node
+is one page** (node id = page id), so nothing is ever split: two prompts that part inside a page have two
+sibling nodes, and a hit that ends inside a page is copied on write. Reuse is therefore exact to the token.
+
+States of a page
+    free        on the free stack
+    private     held by one sequence, not in the tree (generated tokens)
+    cached      in the tree; `ref` running sequences hold it. At ref 0 it is in the LRU list: evictable.
+
+Invariants (checked by `check`)
+    - whoever holds a node holds all its ancestors, so an unheld node has only unheld descendants;
+    - sequences release their pages from the leaf up, so in the LRU list children come before their parent
+      and the oldest entry is always a leaf: eviction is O(1);
+    - an unheld node is complete: `ready == length`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.jit import njit
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+NONE = -1
+FREE, PRIVATE, CACHED = 0, 1, 2
+# Indices into `PagePool.counts`.
+N_FREE, N_LRU, N_EVICTED, N_CACHED = 0, 1, 2, 3
+
+
+class PagePool(NamedTuple):
+    """All state of the pages; row `n` (one past the last page) is the root of the tree.
+
+    Attributes
+    ----------
+    counts
+        int64 [4]: free pages, evictable pages, evictions so far, pages in the tree.
+    free
+        int32 [n]: the free stack; the first ``counts[N_FREE]`` entries are valid.
+    state, ref, length, ready, owner, parent, children
+        int32 [n + 1] per page: its state; sequences that hold it; tokens it stands for; tokens whose KV is
+        stored; the slot that computes it (or NONE); parent page; number of children in the tree.
+    ready_step
+        int64 [n + 1]: the step in which `ready` last grew.
+    tokens
+        int32 [n + 1, page_size]: the tokens of a node.
+    bucket
+        int32 [buckets]: first node of each hash chain, keyed by (parent, first token).
+    chain_next, chain_prev
+        int32 [n + 1]: the chain; the previous of a first node is ``-2 - bucket``.
+    lru_next, lru_prev
+        int32 [n + 1]: the LRU list, oldest first, closed through row `n`.
+    """
+
+    counts: Int64
+    free: Int32
+    state: Int32
+    ref: Int32
+    length: Int32
+    ready: Int32
+    owner: Int32
+    parent: Int32
+    children: Int32
+    ready_step: Int64
+    tokens: Int32
+    bucket: Int32
+    chain_next: Int32
+    chain_prev: Int32
+    lru_next: Int32
+    lru_prev: Int32
+
+
+def make_pool(pages: int, page_size: int) -> PagePool:
+    """Return a pool of `pages` free pages of `page_size` tokens each."""
+    rows = pages + 1
+    counts = np.zeros(4, np.int64)
+    counts[N_FREE] = pages
+    buckets = 1 << max(4, int(np.ceil(np.log2(2 * rows))))
+    lru_next, lru_prev = np.full(rows, NONE, np.int32), np.full(rows, NONE, np.int32)
+    lru_next[pages] = lru_prev[pages] = pages
+    return PagePool(
+        counts=counts,
+        free=np.arange(pages - 1, -1, -1, dtype=np.int32),
+        state=np.zeros(rows, np.int32),
+        ref=np.zeros(rows, np.int32),
+        length=np.zeros(rows, np.int32),
+        ready=np.zeros(rows, np.int32),
+        owner=np.full(rows, NONE, np.int32),
+        parent=np.full(rows, NONE, np.int32),
+        children=np.zeros(rows, np.int32),
+        ready_step=np.full(rows, NONE, np.int64),
+        tokens=np.zeros((rows, page_size), np.int32),
+        bucket=np.full(buckets, NONE, np.int32),
+        chain_next=np.full(rows, NONE, np.int32),
+        chain_prev=np.full(rows, NONE, np.int32),
+        lru_next=lru_next,
+        lru_prev=lru_prev,
+    )
+
+
+@njit
+def available(pool: PagePool) -> int:
+    """Return how many pages can be taken now: the free ones and the evictable ones."""
+    return int(pool.counts[N_FREE] + pool.counts[N_LRU])
+
+
+@njit
+def _bucket(pool: PagePool, parent: int, token: int) -> int:
+    h = np.uint64(parent + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token + 1) * np.uint64(
+        0xC2B2AE3D27D4EB4F
+    )
+    h ^= h >> np.uint64(29)
+    h *= np.uint64(0xBF58476D1CE4E5B9)
+    h ^= h >> np.uint64(32)
+    return int(h & np.uint64(pool.bucket.shape[0] - 1))
+
+
+@njit
+def _lru_remove(pool: PagePool, page: int) -> None:
+    before, after = pool.lru_prev[page], pool.lru_next[page]
+    pool.lru_next[before] = after
+    pool.lru_prev[after] = before
+    pool.lru_next[page] = NONE
+    pool.lru_prev[page] = NONE
+    pool.counts[N_LRU] -= 1
+
+
+@njit
+def _lru_append(pool: PagePool, page: int) -> None:
+    end = pool.free.shape[0]
+    last = pool.lru_prev[end]
+    pool.lru_next[last] = page
+    pool.lru_prev[page] = last
+    pool.lru_next[page] = end
+    pool.lru_prev[end] = page
+    pool.counts[N_LRU] += 1
+
+
+@njit
+def _tree_remove(pool: PagePool, page: int) -> None:
+    before, after = pool.chain_prev[page], pool.chain_next[page]
+    if before <= -2:
+        pool.bucket[-2 - before] = after
+    else:
+        pool.chain_next[before] = after
+    if after != NONE:
+        pool.chain_prev[after] = before
+    pool.children[pool.parent[page]] -= 1
+    pool.counts[N_CACHED] -= 1
+
+
+@njit
+def _make_free(pool: PagePool, page: int) -> None:
+    pool.state[page] = FREE
+    pool.owner[page] = NONE
+    pool.length[page] = 0
+    pool.ready[page] = 0
+    pool.free[pool.counts[N_FREE]] = page
+    pool.counts[N_FREE] += 1
+
+
+@njit
+def take_page(pool: PagePool) -> int:
+    """Take a page as private with ref 1, evicting the least recently used node if none is free.
+
+    Returns NONE if every page is held.
+    """
+    if pool.counts[N_FREE] == 0:
+        oldest = int(pool.lru_next[pool.free.shape[0]])
+        if oldest == pool.free.shape[0]:
+            return NONE
+        _lru_remove(pool, oldest)
+        _tree_remove(pool, oldest)
+        _make_free(pool, oldest)
+        pool.counts[N_EVICTED] += 1
+    pool.counts[N_FREE] -= 1
+    page = pool.free[pool.counts[N_FREE]]
+    pool.state[page] = PRIVATE
+    pool.ref[page] = 1
+    pool.owner[page] = NONE
+    pool.length[page] = 0
+    pool.ready[page] = 0
+    pool.ready_step[page] = NONE
+    return int(page)
+
+
+@njit
+def insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
+    """Put a private page into the tree below `parent` (NONE: the root), standing for `tokens`."""
+    if parent == NONE:
+        parent = pool.free.shape[0]
+    slot = _bucket(pool, parent, tokens[0])
+    first = pool.bucket[slot]
+    pool.chain_next[page] = first
+    pool.chain_prev[page] = -2 - slot
+    if first != NONE:
+        pool.chain_prev[first] = page
+    pool.bucket[slot] = page
+    pool.parent[page] = parent
+    pool.children[parent] += 1
+    pool.children[page] = 0
+    pool.state[page] = CACHED
+    pool.length[page] = tokens.shape[0]
+    pool.tokens[page, : tokens.shape[0]] = tokens
+    pool.counts[N_CACHED] += 1
+
+
+@njit
+def match(pool: PagePool, tokens: Int32, path: Int32) -> tuple[int, int, int]:
+    """Walk the tree along `tokens`.
+
+    Parameters
+    ----------
+    tokens
+        int32 [n], the prompt.
+    path
+        int32, at least n // page_size long; receives the fully matched pages in order.
+
+    Returns
+    -------
+    (full, boundary, common)
+        Number of pages written to `path`; the child of the last one that shares most of what follows
+        (NONE if nothing does), and how many tokens it shares.
+    """
+    size = pool.tokens.shape[1]
+    parent = pool.free.shape[0]
+    full = 0
+    while True:
+        start = full * size
+        rest = tokens.shape[0] - start
+        if rest <= 0:
+            return full, NONE, 0
+        best, common = NONE, 0
+        node = pool.bucket[_bucket(pool, parent, tokens[start])]
+        while node != NONE:
+            if pool.parent[node] == parent:
+                limit = min(rest, pool.length[node])
+                same = 0
+                while same < limit and pool.tokens[node, same] == tokens[start + same]:
+                    same += 1
+                if same > common:
+                    best, common = node, same
+                    if common == size:
+                        break
+            node = pool.chain_next[node]
+        if common < size:
+            return full, int(best), common
+        path[full] = best
+        parent = best
+        full += 1
+
+
+@njit
+def hold(pool: PagePool, page: int) -> None:
+    """Add a reference to a cached page."""
+    if pool.ref[page] == 0:
+        _lru_remove(pool, page)
+    pool.ref[page] += 1
+
+
+@njit
+def release(pool: PagePool, page: int) -> None:
+    """Drop a reference. Callers release a sequence's pages from the last to the first.
+
+    At ref 0 a complete node becomes evictable; a private page or a node that was never completed is freed.
+    """
+    pool.ref[page] -= 1
+    if pool.ref[page] > 0:
+        return
+    if pool.state[page] == CACHED and pool.ready[page] == pool.length[page]:
+        pool.owner[page] = NONE
+        _lru_append(pool, page)
+        return
+    if pool.state[page] == CACHED:
+        _tree_remove(pool, page)
+    _make_free(pool, page)
+
+
+def check(pool: PagePool) -> None:
+    """Verify every invariant of the pool; for tests and debugging (cost O(pages)).
+
+    Raises
+    ------
+    AssertionError
+        Naming the broken invariant.
+    """
+    n = pool.free.shape[0]
+    free = set(pool.free[: pool.counts[N_FREE]].tolist())
+    _require(len(free) == pool.counts[N_FREE], "a page is twice on the free stack")
+    _require({p for p in range(n) if pool.state[p] == FREE} == free, "free stack and states disagree")
+    listed, node = [], int(pool.lru_next[n])
+    while node != n:
+        listed.append(node)
+        _require(len(listed) <= n, "the LRU list has a cycle")
+        node = int(pool.lru_next[node])
+    _require(len(listed) == pool.counts[N_LRU], "LRU count is wrong")
+    idle = {p for p in range(n) if pool.state[p] == CACHED and pool.ref[p] == 0}
+    _require(set(listed) == idle, "the LRU list is not the set of unheld nodes")
+    order = {p: i for i, p in enumerate(listed)}
+    children = np.zeros(n + 1, np.int64)
+    for page in range(n):
+        _require(pool.ref[page] >= 0, "negative reference count")
+        if pool.state[page] == FREE:
+            _require(pool.ref[page] == 0, "a free page is held")
+        if pool.state[page] == PRIVATE:
+            _require(pool.ref[page] == 1, "a private page is not held exactly once")
+        if pool.state[page] != CACHED:
+            continue
+        parent = int(pool.parent[page])
+        children[parent] += 1
+        _require(parent == n or pool.state[parent] == CACHED, "parent is not in the tree")
+        _require(pool.length[page] > 0, "an empty node")
+        _require(0 <= pool.ready[page] <= pool.length[page], "ready tokens out of range")
+        if parent != n:
+            _require(pool.ref[parent] >= pool.ref[page], "a node is held without its parent")
+            _require(pool.length[parent] == pool.tokens.shape[1], "a partial page has children")
+        if pool.ref[page] == 0:
+            _require(bool(pool.ready[page] == pool.length[page]), "an unheld node is incomplete")
+            _require(parent not in order or order[parent] > order[page], "a parent precedes its child in LRU")
+    _require(bool((children == pool.children).all()), "child counts are wrong")
+    _require(int(children.sum()) == pool.counts[N_CACHED], "count of nodes is wrong")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,209 @@
+"""The scheduler without phases: the computed tokens of each sequence catch up with its known ones.
+
+Chunked prefill, prefix hits, decode and mixtures of them are one rule (`build`). A page of the prompt that
+another running sequence is computing is waited for, not computed again; if that sequence is gone, the
+follower takes the page over.
+"""
+
+from __future__ import annotations
+
+from engine.jit import njit
+from engine.plan.scan import Scan
+from engine.plan.scan import finish as scan_finish
+from engine.runtime.admission import free_slot, known_tokens
+from engine.runtime.pages import CACHED, NONE, PagePool, release
+from engine.runtime.state import (
+    DECODE_TOKENS,
+    FINISHED,
+    HIT_TOKENS,
+    LENGTH,
+    PREFILL_TOKENS,
+    RUNNING,
+    STEP,
+    STOPPED,
+    UNFINISHED,
+    W_COPIES,
+    W_KV_READ,
+    W_SAMPLES,
+    W_SEQUENCES,
+    W_TOKENS,
+    Int8,
+    Int32,
+    Int64,
+    Requests,
+    Slots,
+    Work,
+)
+
+
+@njit
+def build(pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int) -> int:
+    """Fill `work` with the next step, at most `token_budget` tokens, decoding sequences first.
+
+    Returns the number of tokens; 0 only if nothing is running.
+    """
+    slots.counts[STEP] += 1
+    for i in range(5):
+        work.size[i] = 0
+    for decoding in (True, False):
+        for i in range(slots.counts[RUNNING]):
+            slot = slots.running[i]
+            request = slots.request[slot]
+            prompt = requests.start[request + 1] - requests.start[request]
+            ready = slots.computed[slot] >= prompt
+            if ready != decoding:
+                continue
+            room = token_budget - work.size[W_TOKENS]
+            if room <= 0:
+                break
+            if not decoding and not _catch_up(pool, requests, slots, work, slot):
+                continue
+            count = _claim(pool, requests, slots, slot, min(room, known_tokens(requests, request)))
+            if count > 0:
+                _emit(pool, requests, slots, work, slot, count)
+    return int(work.size[W_TOKENS])
+
+
+@njit
+def _catch_up(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int) -> bool:
+    """Advance over shared pages that are ready and copy a partial hit; False if the sequence must wait."""
+    size = pool.tokens.shape[1]
+    shared = slots.shared[slot]
+    while slots.computed[slot] < shared * size:
+        page_index = slots.computed[slot] // size
+        page = slots.pages[slot, page_index]
+        slots.computed[slot] = max(slots.computed[slot], page_index * size + pool.ready[page])
+        if pool.ready[page] < size:
+            return bool(pool.owner[page] == NONE or pool.owner[page] == slot)
+    source = slots.source[slot]
+    if source == NONE:
+        return True
+    tokens = slots.source_tokens[slot]
+    if pool.ready[source] >= tokens and pool.ready_step[source] < slots.counts[STEP]:
+        target = slots.pages[slot, shared]
+        row = work.copies[work.size[W_COPIES]]
+        row[0], row[1], row[2] = source, target, tokens
+        work.size[W_COPIES] += 1
+        slots.computed[slot] += tokens
+        _mark_ready(pool, target, tokens, slots.counts[STEP])
+    elif pool.ready[source] < tokens and pool.owner[source] == NONE:
+        _lose_hits(requests, slots, slot, tokens)
+    else:
+        return False
+    slots.source[slot] = NONE
+    release(pool, source)
+    return True
+
+
+@njit
+def _lose_hits(requests: Requests, slots: Slots, slot: int, tokens: int) -> None:
+    """Take back hits that were counted at admission and must now be computed after all."""
+    request = slots.request[slot]
+    lost = min(tokens, requests.hits[request])
+    requests.hits[request] -= lost
+    slots.counts[HIT_TOKENS] -= lost
+
+
+@njit
+def _mark_ready(pool: PagePool, page: int, tokens: int, step: int) -> None:
+    if pool.state[page] == CACHED:
+        pool.ready[page] = min(pool.length[page], max(pool.ready[page], tokens))
+        pool.ready_step[page] = step
+
+
+@njit
+def _claim(pool: PagePool, requests: Requests, slots: Slots, slot: int, limit: int) -> int:
+    """Return how many tokens the sequence may compute now, taking over shared pages left by others."""
+    size = pool.tokens.shape[1]
+    start = slots.computed[slot]
+    end = min(start + limit, known_tokens(requests, slots.request[slot]))
+    place = start
+    while place < min(end, slots.shared[slot] * size):
+        page = slots.pages[slot, place // size]
+        if pool.owner[page] == NONE and pool.ready[page] < size:
+            pool.owner[page] = slot
+            _lose_hits(requests, slots, slot, size - pool.ready[page])
+        if pool.owner[page] != slot:
+            end = place
+            break
+        place = (place // size + 1) * size
+    return int(end - start)
+
+
+@njit
+def _emit(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int, count: int) -> None:
+    size = pool.tokens.shape[1]
+    request = slots.request[slot]
+    first_token = requests.start[request]
+    prompt = requests.start[request + 1] - first_token
+    start = slots.computed[slot]
+    row = work.size[W_TOKENS]
+    for i in range(count):
+        place = start + i
+        page = slots.pages[slot, place // size]
+        if place < prompt:
+            work.tokens[row + i] = requests.tokens[first_token + place]
+        else:
+            work.tokens[row + i] = slots.output[slot, place - prompt]
+        work.positions[row + i] = place
+        work.pages[row + i] = page
+        work.slots[row + i] = place % size
+        _mark_ready(pool, page, place % size + 1, slots.counts[STEP])
+    sequence = work.size[W_SEQUENCES]
+    work.first[sequence] = row
+    work.length[sequence] = count
+    work.context[sequence] = start + count
+    work.slot[sequence] = slot
+    work.size[W_SEQUENCES] += 1
+    work.size[W_TOKENS] += count
+    work.size[W_KV_READ] += start + count
+    slots.computed[slot] = start + count
+    if start >= prompt:
+        slots.counts[DECODE_TOKENS] += count
+    else:
+        slots.counts[PREFILL_TOKENS] += count
+    if start + count == known_tokens(requests, request):
+        sample = work.size[W_SAMPLES]
+        work.sample_rows[sample] = row + count - 1
+        work.sample_slots[sample] = slot
+        work.size[W_SAMPLES] += 1
+
+
+@njit
+def commit(requests: Requests, slots: Slots, work: Work, sampled: Int64, stops: Int64, reasons: Int8) -> None:
+    """Append the sampled tokens and say which answers are complete.
+
+    Parameters
+    ----------
+    sampled
+        int64 [samples], in the order of ``work.sample_rows``.
+    stops
+        int64: the model's stop tokens.
+    reasons
+        int8, at least [samples]; receives UNFINISHED, STOPPED or LENGTH for each sample.
+    """
+    for i in range(work.size[W_SAMPLES]):
+        slot = work.sample_slots[i]
+        request = slots.request[slot]
+        done = requests.generated[request]
+        slots.output[slot, done] = sampled[i]
+        requests.generated[request] = done + 1
+        reasons[i] = UNFINISHED
+        if requests.ignore_stop[request] == 0:
+            for stop in stops:
+                if stop == sampled[i]:
+                    reasons[i] = STOPPED
+        if reasons[i] == UNFINISHED and done + 1 >= requests.max_new[request]:
+            reasons[i] = LENGTH
+
+
+@njit
+def retire(pool: PagePool, slots: Slots, scan: Scan, finished: Int32) -> None:
+    """Release the slots in `finished` (int32, slot numbers) and take their work out of the scan."""
+    for k in range(finished.shape[0]):
+        for place in range(slots.counts[RUNNING]):
+            if slots.running[place] == finished[k]:
+                scan_finish(scan, slots.request[finished[k]])
+                free_slot(pool, slots, place)
+                slots.counts[FINISHED] += 1
+                break

@@ -1,0 +1,76 @@
+"""Tiny random models and the transformers oracle, shared by the engine's tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+from engine.models.config import parse_config
+from engine.models.decoder import Decoder
+from engine.models.weights import assemble
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "eos_token_id": 3,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES, head_dim=12),
+    "llama-tied-bias": LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True),
+    "llama3-rope": LlamaConfig(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+}
+
+
+def reference_model(name: str, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(torch.float32).eval()
+    # Biases start at zero in transformers: a test must see them.
+    for key, parameter in model.named_parameters():
+        if key.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def decoder_of(model: torch.nn.Module) -> Decoder:
+    raw = model.config.to_dict()
+    raw["architectures"] = [type(model).__name__]
+    config = parse_config(raw)
+    tensors = dict(model.state_dict())
+    return Decoder(config, assemble(config, tensors.__getitem__))
+
+
+def greedy(model: torch.nn.Module, prompt: list[int], max_new: int, *, stop: bool = True) -> list[int]:
+    with torch.inference_mode():
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=max_new,
+            do_sample=False,
+            eos_token_id=3 if stop else -1,
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+def flatten(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    start = np.cumsum([0] + [len(p) for p in prompts])
+    return np.array([t for p in prompts for t in p], np.int32), start.astype(np.int64)

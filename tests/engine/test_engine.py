@@ -1,0 +1,165 @@
+"""The engine against transformers: same tokens, whatever the order, the memory and the step size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import CONFIGS, decoder_of, flatten, greedy, reference_model
+
+from engine.cost import NOMINAL, ModelShape
+from engine.errors import CapacityError
+from engine.plan.policies import POLICIES, make_plan
+from engine.runtime import state
+from engine.runtime.core import Completion, Engine, EngineSettings
+from engine.runtime.pages import CACHED
+from engine.runtime.sampling import Sampling
+
+
+def some_prompts(seed: int = 1, count: int = 14) -> list[list[int]]:
+    """Prompts with nested shared prefixes, twins, one inside another, and lengths around the page size."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(4, 97, 60).tolist()
+    prompts = [base[:n] for n in (1, 7, 8, 9, 16, 33)] + [base[:33], base[:16]]
+    while len(prompts) < count:
+        shared = base[: int(rng.integers(0, 40))]
+        prompts.append(shared + rng.integers(4, 97, int(rng.integers(1, 30))).tolist())
+    return [prompts[i] for i in rng.permutation(len(prompts))]
+
+
+def run_engine(decoder, prompts, sampling, policy="dfs", estimate=None, **settings):
+    tokens, start = flatten(prompts)
+    shape = ModelShape.of(decoder.config)
+    estimate = np.full(len(prompts), 10.0) if estimate is None else estimate
+    plan = make_plan(policy, tokens, start, estimate, shape, NOMINAL["cpu"], seed=5)
+    defaults = {"kv_tokens": 4096, "page_size": 8, "token_budget": 64, "max_sequences": 8, "verify": True}
+    engine = Engine(decoder, None, EngineSettings(**{**defaults, **settings}), tokens, start, sampling, plan)
+    done: dict[int, Completion] = {}
+    for finished, _ in engine.run():
+        for completion in finished:
+            assert completion.request not in done
+            done[completion.request] = completion
+    assert sorted(done) == list(range(len(prompts)))
+    return engine, done
+
+
+def assert_idle(engine: Engine) -> None:
+    pool = engine.pool
+    assert engine.slots.counts[state.RUNNING] == 0
+    assert (pool.ref == 0).all()
+    assert set(np.flatnonzero(pool.state[:-1])) == set(np.flatnonzero(pool.state[:-1] == CACHED))
+    assert (pool.owner == -1).all()
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def model(request):
+    return reference_model(request.param)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_greedy_equals_transformers(model, policy):
+    prompts = some_prompts()
+    sampling = [Sampling(max_tokens=12, ignore_eos=i % 3 == 0) for i in range(len(prompts))]
+    _, done = run_engine(decoder_of(model), prompts, sampling, policy)
+    for i, prompt in enumerate(prompts):
+        expected = greedy(model, prompt, 12, stop=i % 3 != 0)
+        assert done[i].token_ids.tolist() == expected
+        assert done[i].finish_reason == ("stop" if i % 3 and expected[-1] == 3 else "length")
+
+
+@pytest.mark.parametrize(
+    ("kv_tokens", "budget", "sequences"), [(96, 4, 4), (104, 16, 16), (160, 5, 3), (400, 64, 16)]
+)
+def test_little_memory_and_small_steps_change_nothing(kv_tokens, budget, sequences):
+    model = reference_model("llama")
+    prompts = some_prompts(3, 24)
+    sampling = [Sampling(max_tokens=20) for _ in prompts]
+    engine, done = run_engine(
+        decoder_of(model),
+        prompts,
+        sampling,
+        "blend",
+        kv_tokens=kv_tokens,
+        token_budget=budget,
+        max_sequences=sequences,
+    )
+    assert [done[i].token_ids.tolist() for i in range(len(prompts))] == [
+        greedy(model, p, 20) for p in prompts
+    ]
+    assert_idle(engine)
+
+
+def test_underestimated_lengths_force_retractions_and_answers_stay():
+    model = reference_model("llama")
+    prompts = some_prompts(4, 24)
+    sampling = [Sampling(max_tokens=40, ignore_eos=True) for _ in prompts]
+    engine, done = run_engine(
+        decoder_of(model),
+        prompts,
+        sampling,
+        "blend",
+        estimate=np.full(24, 10.0),
+        kv_tokens=160,
+        max_sequences=12,
+    )
+    counters = engine.counters()
+    assert counters["retractions"] > 0
+    assert counters["recomputed_tokens"] > 0
+    assert [done[i].token_ids.tolist() for i in range(24)] == [
+        greedy(model, p, 40, stop=False) for p in prompts
+    ]
+    assert_idle(engine)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+def test_hit_rate_reaches_the_optimum_exactly(page_size):
+    prompts = some_prompts(7, 30)
+    sampling = [Sampling(max_tokens=2, ignore_eos=True) for _ in prompts]
+    engine, done = run_engine(
+        decoder_of(reference_model("llama")),
+        prompts,
+        sampling,
+        page_size=page_size,
+        max_sequences=30,
+        token_budget=30,
+    )
+    tokens, start = flatten(prompts)
+    shape = ModelShape.of(decoder_of(reference_model("llama")).config)
+    plan = make_plan("dfs", tokens, start, np.ones(30), shape, NOMINAL["cpu"])
+    assert sum(c.cached_tokens for c in done.values()) == pytest.approx(plan.hit_rate_optimum * len(tokens))
+    assert engine.counters()["prefill_tokens"] == len(tokens) - engine.counters()["hit_tokens"]
+
+
+def test_sampling_does_not_depend_on_the_batch():
+    decoder = decoder_of(reference_model("llama"))
+    prompts = some_prompts(5, 12)
+    sampling = [Sampling(max_tokens=8, temperature=1.0, top_k=20, top_p=0.9, seed=2**63 + i) for i in range(12)]
+    _, together = run_engine(decoder, prompts, sampling, "random")
+    for i in range(12):
+        _, alone = run_engine(decoder, [prompts[i]], [sampling[i]])
+        assert alone[0].token_ids.tolist() == together[i].token_ids.tolist()
+
+
+def test_stop_token_ids_end_an_answer():
+    decoder = decoder_of(reference_model("llama"))
+    prompt = some_prompts()[3]
+    _, free = run_engine(decoder, [prompt], [Sampling(max_tokens=10, ignore_eos=True)])
+    third = int(free[0].token_ids[2])
+    _, stopped = run_engine(
+        decoder, [prompt], [Sampling(max_tokens=10, ignore_eos=True, stop_token_ids=(third,))]
+    )
+    expected = free[0].token_ids.tolist()
+    assert stopped[0].token_ids.tolist() == expected[: expected.index(third) + 1]
+    assert stopped[0].finish_reason == "stop"
+
+
+def test_memory_too_small_for_one_request_names_the_setting():
+    decoder = decoder_of(reference_model("llama"))
+    with pytest.raises(CapacityError, match="--kv-tokens: 24 is too small"):
+        run_engine(decoder, [[5] * 30], [Sampling(max_tokens=4)], kv_tokens=24)
+
+
+def test_answers_end_at_the_context_length():
+    decoder = decoder_of(reference_model("llama"))
+    _, done = run_engine(decoder, [[5] * 500], [Sampling(max_tokens=100, ignore_eos=True)])
+    assert len(done[0].token_ids) == 12
+    assert done[0].finish_reason == "length"
