@@ -113,11 +113,13 @@ class LineReader:
             yield self._cut(0)
 
     def _keep(self, piece: bytes) -> None:
-        if self._length <= self._limit and piece:
-            self._kept.append(piece)
         self._length += len(piece)
-        if self._length > self._limit and self._kept:
-            self._kept = [b"".join(self._kept)[:KEPT_BYTES]]
+        if self._length <= self._limit:
+            if piece:
+                self._kept.append(piece)
+        else:
+            # The same beginning is kept however the stream was cut.
+            self._kept = [b"".join([*self._kept, piece[:KEPT_BYTES]])[:KEPT_BYTES]]
 
     def _cut(self, end_bytes: int) -> RawLine:
         self._number += 1
