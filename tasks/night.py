@@ -1,0 +1,114 @@
+"""What the steps of one run share: its identity, its store and log, and the settings of the attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.sampling import SamplingDefaults
+from tasks.schema import SCHEMAS
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from tasks.runlog import RunLog
+    from tasks.runrecords import Attempt, Part
+    from tasks.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class NightSettings:
+    """How an attempt runs. What changes answers (defaults, seed, dtype) is part of the run's key.
+
+    Attributes
+    ----------
+    policy
+        Order policy, a key of `engine.plan.policies.POLICIES`.
+    kv_tokens
+        KV memory in tokens; None takes what the longest request and `max_sequences` suggest.
+    page_size, token_budget, max_sequences
+        Tokens per KV page; most tokens per step; most requests running at a time.
+    defaults, run_seed, dtype
+        Sampling where a request says nothing; seed of requests without one; compute precision.
+    device
+        `cpu`.
+    part_seconds, part_answers
+        An outputs part is closed after this many seconds or answers.
+    engine_restarts
+        How often a dead engine is started again within one attempt.
+    max_bad_fraction, abort_quarantined_fraction
+        Limits of the accounting, see `tasks.accounting`.
+    lease_s, heartbeat_s
+        Liveness of the run log.
+    publish
+        False keeps the results in the run directory only.
+    """
+
+    policy: str = "blend"
+    kv_tokens: int | None = None
+    page_size: int = 16
+    token_budget: int = 1024
+    max_sequences: int = 128
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    run_seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    part_seconds: float = 60.0
+    part_answers: int = 2000
+    engine_restarts: int = 3
+    max_bad_fraction: float = 0.01
+    abort_quarantined_fraction: float = 0.2
+    lease_s: float = 90.0
+    heartbeat_s: float = 20.0
+    publish: bool = True
+
+
+@dataclass(slots=True)
+class Night:
+    """One live attempt of a run; `log` is held by this process.
+
+    Attributes
+    ----------
+    job, run_date, run_key
+        Identity : job, date, and the digest of all that determines the answers.
+    store, log, attempt
+        The store, the held run log, and the attempt that this process opened in it.
+    model_dir
+        Local folder of the model.
+    scratch
+        Local folder for intermediate files; nothing in it is needed after a crash.
+    """
+
+    job: str
+    run_date: date
+    run_key: str
+    store: Store
+    log: RunLog
+    attempt: Attempt
+    model_dir: Path
+    scratch: Path
+    settings: NightSettings
+
+    def parts(self, kind: str, label: str = "") -> list[Part]:
+        """Return the recorded parts of a kind whose file name begins with ``label-``, in log order."""
+        found = self.log.state.parts_of(kind)
+        return [p for p in found if not label or p.name.rpartition("/")[2].startswith(f"{label}-")]
+
+    def fetch(self, part: Part) -> Path:
+        """Bring a part to `scratch`, verified, and return its path; it is fetched only once."""
+        path = self.scratch / part.name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.log.fetch_part(part, path)
+        return path
+
+    def read_table(self, kind: str, columns: list[str] | None = None) -> pa.Table:
+        """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
+        paths = [self.fetch(part) for part in self.parts(kind) if part.name.endswith(".parquet")]
+        schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
+        tables = [pq.read_table(path, columns=columns).cast(schema) for path in paths]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
