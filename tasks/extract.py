@@ -248,7 +248,9 @@ class _ObjectWork:
         if lines.failure is not None:
             message = "%s: %s at byte %d"
             log.warning(message, self._uri, lines.failure.message, lines.failure.byte_offset)
-        unchanged = lines.failure is not None or lines.bytes_read == self._info.size
+        # Damage ends the reading early; otherwise what was listed is what was read.
+        left = self._info.size - lines.bytes_read
+        unchanged = left == 0 or (left > 0 and lines.failure is not None)
         if not unchanged:
             log.warning("%s was written to while it was read; its rows are not kept", self._uri)
         if store is not None and unchanged:

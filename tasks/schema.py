@@ -27,9 +27,10 @@ VERSIONS: Final[dict[str, int]] = {
 """Version of each table's schema."""
 
 UTC: Final = pa.timestamp("us", tz="UTC")
-STRINGS: Final = pa.list_(pa.field("item", pa.string(), nullable=False))
-TOKENS: Final = pa.list_(pa.field("item", pa.int32(), nullable=False))
-HASHES: Final = pa.list_(pa.field("item", pa.uint64(), nullable=False))
+# "element" is what Parquet calls the items of a list; any other name would not come back.
+STRINGS: Final = pa.list_(pa.field("element", pa.string(), nullable=False))
+TOKENS: Final = pa.list_(pa.field("element", pa.int32(), nullable=False))
+HASHES: Final = pa.list_(pa.field("element", pa.uint64(), nullable=False))
 SAMPLING: Final = pa.struct(
     [
         pa.field("temperature", pa.float64()),

@@ -68,35 +68,15 @@ def test_versions_are_in_the_metadata() -> None:
 
 
 def test_contract_columns_of_requests() -> None:
-    contract = [
-        "request_id",
-        "job",
-        "run_date",
-        "workload",
-        "tenant",
-        "custom_id",
-        "source_uri",
-        "source_line",
-        "event_time",
-        "requested_model",
-        "messages_json",
-        "prompt",
-        "token_ids",
-        "prefix_block_hashes",
-        "block_size",
-        "input_tokens",
-        "observed_output_tokens",
-        "observed_latency_s",
-        "max_tokens",
-        "sampling",
-        "priority",
-        "deadline",
-        "answer_key",
-        "duplicate_of",
-        "passthrough_json",
-    ]
+    contract = {
+        *("request_id", "job", "run_date", "workload", "tenant", "custom_id", "source_uri", "source_line"),
+        *("event_time", "requested_model", *CONTENT_ALTERNATIVES, "block_size", "input_tokens"),
+        *("observed_output_tokens", "observed_latency_s", "max_tokens", "sampling", "priority", "deadline"),
+        *("answer_key", "duplicate_of", "passthrough_json"),
+    }
+    assert set(CONTENT_ALTERNATIVES) == {"messages_json", "prompt", "token_ids", "prefix_block_hashes"}
+    assert contract | {"endpoint"} == set(SCHEMAS["requests"].names)
     requests = SCHEMAS["requests"]
-    assert set(contract) <= set(requests.names)
     assert requests.field("run_date").type == pa.date32()
     assert requests.field("event_time").type == pa.timestamp("us", tz="UTC")
     assert requests.field("max_tokens").type == pa.int32()
@@ -106,7 +86,8 @@ def test_contract_columns_of_requests() -> None:
 def test_outputs_and_errors_take_over_identifying_columns_unchanged() -> None:
     for table in ("outputs", "errors"):
         for name in IDENTIFYING_COLUMNS:
-            assert SCHEMAS[table].field(name).equals(SCHEMAS["requests"].field(name), check_metadata=True)
+            original = SCHEMAS["requests"].field(name)
+            assert SCHEMAS[table].field(name).equals(original, check_metadata=True)
 
 
 def test_error_row_keeps_the_request() -> None:

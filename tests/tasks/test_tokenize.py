@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from datetime import date
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tasks.errors import ConfigurationError
+from tasks.schema import SCHEMAS
+from tasks.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system must be first') }}{% endif %}"
+    "{% if m.role != 'developer' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<s>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|developer|>"]
+CHATS = [
+    [{"role": "user", "content": "Hello, wörld! 你好 🙂\n\n  spaces"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "the quick brown fox " * 20}],
+    [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b<|end|>"},
+        {"role": "user", "content": ""},
+    ],
+]
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE that adds a start token by itself, saved with truncation on."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator(["the quick brown fox jumps over the lazy dog. Hello world."] * 5, trainer)
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    inner.enable_truncation(8)
+    folder = tmp_path_factory.mktemp("model")
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<|end|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_dir: Path) -> PromptTokenizer:
+    return load_tokenizer(str(model_dir))
+
+
+def request(number: int, **content: Any) -> dict[str, Any]:
+    return {
+        "request_id": f"{number:064d}",
+        "answer_key": f"{number:064d}",
+        "job": "j",
+        "run_date": date(2026, 3, 1),
+        "workload": "default",
+        "source_uri": "s",
+        "source_line": number,
+        "endpoint": "chat" if "messages_json" in content else "completions",
+    } | content
+
+
+def tokenize(
+    contents: list[dict[str, Any]], tokenizer: PromptTokenizer, out: Path, **settings: Any
+) -> tuple[TokenizeResult, list[list[int]]]:
+    out.mkdir()
+    table = pa.Table.from_pylist(
+        [request(i, **content) for i, content in enumerate(contents)], schema=SCHEMAS["requests"]
+    )
+    half = len(contents) // 2
+    files = [out / "in0.parquet", out / "in1.parquet"]
+    pq.write_table(table.slice(0, half), files[0])
+    pq.write_table(table.slice(half), files[1])
+    result = tokenize_requests(files, tokenizer, **{"context_length": 4096, "out": out / "out"} | settings)
+    tokens, offsets = np.load(result.tokens_file), np.load(result.offsets_file)
+    assert (tokens.dtype, offsets.dtype) == (np.int32, np.int64)
+    assert (len(tokens), len(offsets)) == (result.tokens, result.requests + 1)
+    assert offsets[0] == 0
+    assert offsets[-1] == len(tokens)
+    rows = pq.read_table(result.requests_file)
+    assert rows.schema.equals(SCHEMAS["requests"], check_metadata=True)
+    assert rows["input_tokens"].to_pylist() == np.diff(offsets).tolist()
+    assert result.requests + result.errors == len(contents)
+    return result, [tokens[a:b].tolist() for a, b in pairwise(offsets)]
+
+
+def errors(result: TokenizeResult) -> list[tuple[int, str, str | None]]:
+    rows = pq.read_table(result.errors_file)
+    assert rows.schema.equals(SCHEMAS["errors"], check_metadata=True)
+    return [(row["source_line"], row["code"], row["field"]) for row in rows.to_pylist()]
+
+
+def test_tokens_equal_transformers_one_by_one(
+    model_dir: Path, tokenizer: PromptTokenizer, tmp_path: Path
+) -> None:
+    oracle = AutoTokenizer.from_pretrained(model_dir)
+    texts = ["plain text that is long enough to be cut by a saved limit", " ", "<s>again", "ünïcode"]
+    contents = [{"messages_json": json.dumps(chat)} for chat in CHATS] * 3 + [{"prompt": t} for t in texts]
+    contents.append({"token_ids": [5, 6, 7]})
+    result, ids = tokenize(contents, tokenizer, tmp_path / "a", batch_rows=4)
+    expected = [
+        list(oracle.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
+        for chat in CHATS
+    ] * 3
+    expected += [list(oracle(text)["input_ids"]) for text in texts] + [[5, 6, 7]]
+    assert ids == expected
+    assert errors(result) == []
+    assert ids[0][0] == 0
+    assert ids[0].count(0) == 1, "the template's start token is not doubled"
+    assert ids[9][0] == 0, "a plain prompt gets the tokenizer's start token"
+    assert max(map(len, ids)) > 8, "a saved truncation does not apply"
+
+
+def test_what_cannot_be_run_gets_an_error_row(tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    late = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
+    developer = [{"role": "developer", "content": "a"}, {"role": "user", "content": "b"}]
+    contents = [
+        {"token_ids": list(range(9))},
+        {"token_ids": list(range(10))},
+        {"messages_json": json.dumps(late)},
+        {"messages_json": json.dumps(developer)},
+        {"token_ids": [tokenizer.vocab_size]},
+        {"prefix_block_hashes": [1, 2], "block_size": 512},
+        {"messages_json": json.dumps(CHATS[1])},
+        {"token_ids": []},
+    ]
+    result, ids = tokenize(contents, tokenizer, tmp_path / "a", context_length=10)
+    assert ids == [list(range(9))]
+    assert errors(result) == [
+        (1, "context_length_exceeded", "prompt"),
+        (2, "template_error", "messages"),
+        (3, "template_error", "messages[0].role"),
+        (4, "invalid_token", "prompt"),
+        (5, "not_replayable", None),
+        (6, "context_length_exceeded", "messages"),
+        (7, "empty_prompt", "prompt"),
+    ]
+
+
+def test_roles_the_template_shows(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.roles == {"system"}
+
+
+def test_no_chat_template_refuses_chat_only(model_dir: Path, tmp_path: Path) -> None:
+    bare = AutoTokenizer.from_pretrained(model_dir)
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path / "bare")
+    contents = [{"messages_json": json.dumps(CHATS[0])}, {"prompt": "text"}]
+    result, ids = tokenize(contents, load_tokenizer(str(tmp_path / "bare")), tmp_path / "a")
+    assert len(ids) == 1
+    assert errors(result) == [(0, "template_error", "messages")]
+
+
+def test_no_rows(tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    result = tokenize_requests([], tokenizer, context_length=10, out=tmp_path / "out")
+    assert (result.requests, result.errors, result.tokens) == (0, 0, 0)
+    assert np.load(result.offsets_file).tolist() == [0]
+    assert np.load(result.tokens_file).shape == (0,)
+
+
+def test_a_folder_without_tokenizer_names_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigurationError, match="--model"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("broken")
+    with pytest.raises(ConfigurationError, match="--model"):
+        load_tokenizer(str(tmp_path))
