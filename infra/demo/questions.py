@@ -18,7 +18,7 @@ LETTERS = "ABCD"
 SHOTS = 5
 LARGEST_NUMBER = 399
 LONGEST_COUNT = 200
-# Words of the text between the two instructions; 900 words make about 1,050 tokens.
+# Words of the text between the two instructions; 860 words make a prompt of about 900 tokens.
 SHORTEST_TEXT = 8
 LONGEST_TEXT = 860
 
@@ -45,13 +45,14 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 }
 SUBJECTS = tuple(CATEGORIES)
 WORDS = tuple(word for words in CATEGORIES.values() for word in words)
-FILLERS = tuple(
+_FILLERS = (
     "the a of and to in was on with for near under over from by that this one then when "
     "old new small large quiet bright slow long early late warm cold round heavy empty "
     "saw found took left kept made sold held moved opened closed carried wanted watched painted followed "
     "man woman child friend neighbor river road hill market morning evening winter garden window door letter "
-    "story book room table corner street village town field mountain island music light".split()
+    "story book room table corner street village town field mountain island music light"
 )
+FILLERS = tuple(_FILLERS.split())
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def find(rng: random.Random, words: int | None = None) -> Question:
     answer = rng.choice(WORDS)
     drawn[rng.randrange(words)] = f">> {answer} <<"
     text = " ".join(drawn)
-    return Question("find", f"Read the text. One word is marked.\n\n{text}\n\nWhich word is marked?\nAnswer:", answer)
+    prompt = f"Read the text. One word is marked.\n\n{text}\n\nWhich word is marked?\nAnswer:"
+    return Question("find", prompt, answer)
 
 
 def is_held_out_count(first: int, last: int) -> bool:
@@ -155,7 +157,7 @@ def count(rng: random.Random, span: int | None = None, *, held_out: bool | None 
 
 
 def held_out_questions(task: str, count_of: int, seed: int = 0) -> list[Question]:
-    """Draw questions that training has not seen: another random stream, and other pairs of bounds to count."""
+    """Draw questions outside of training: another random stream, and bounds to count kept out of it."""
     rng = random.Random(f"held out {task} {seed}")
     draw = {"pick": pick, "find": find, "count": count}[task]
     return [draw(rng) for _ in range(count_of)]

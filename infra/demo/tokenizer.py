@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import random
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from questions import CATEGORIES, FILLERS, LARGEST_NUMBER, WORDS, count, find, pick
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAD, BOS, END = "<|pad|>", "<|bos|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -17,13 +21,14 @@ SPECIAL = (PAD, BOS, END, *ROLES)
 VOCABULARY = 2560
 SPLIT = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def docstrings(limit: int = 1_500_000) -> Iterator[str]:
-    """Yield docstrings of the Python standard library, in the order of file names, up to `limit` characters."""
+    """Yield docstrings of the Python standard library, by file name, up to `limit` characters."""
     total = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         try:
@@ -31,7 +36,8 @@ def docstrings(limit: int = 1_500_000) -> Iterator[str]:
         except (SyntaxError, UnicodeDecodeError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
                 yield text
                 total += len(text)
         if total > limit:
@@ -40,11 +46,10 @@ def docstrings(limit: int = 1_500_000) -> Iterator[str]:
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
     """Train on docstrings and on the tasks' words; numbers up to `LARGEST_NUMBER` become single tokens."""
-    import random
-
     rng = random.Random("tokenizer")
-    # Repetition makes merges of every task word and number more frequent than the last merge of plain English.
-    task_text = " ".join(["", *WORDS, *FILLERS, *CATEGORIES, *(str(number) for number in range(LARGEST_NUMBER + 1))])
+    # Repeated until the merges of task words and numbers are more frequent than the last ones of English.
+    numbers = [str(number) for number in range(LARGEST_NUMBER + 1)]
+    task_text = " ".join(["", *WORDS, *FILLERS, *CATEGORIES, *numbers])
     prompts = [draw(rng).prompt for draw in (pick, find, count) for _ in range(60)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
