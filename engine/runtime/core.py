@@ -65,13 +65,14 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer: token ids (stop token included), text, and how it ended."""
+    """A finished answer: token ids (stop token included), text, how it ended, Unix times of both ends."""
 
     request: int
     token_ids: Int32
     text: str
     finish_reason: str
     cached_tokens: int
+    started_at: float
     finished_at: float
 
 
@@ -91,6 +92,8 @@ class StepSample:
     kv_tokens_read: int
     attended_tokens: int
     available_pages: int
+    hit_tokens: int
+    recomputed_tokens: int
     evicted_pages: int
     retractions: int
 
@@ -141,6 +144,7 @@ class Engine:
         self._reasons = np.zeros(settings.max_sequences, np.int8)
         self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
         self._parked: dict[int, Int32] = {}
+        self._started_at = np.zeros(len(max_new))
         config, embed = decoder.config, decoder.weights.embed
         # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN.
         self._cache = torch.zeros(
@@ -223,6 +227,8 @@ class Engine:
             kv_tokens_read=int(work.size[state.W_KV_READ]),
             attended_tokens=int(inputs.positions.sum()) + int(work.size[state.W_TOKENS]),
             available_pages=available(self.pool),
+            hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
+            recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),
             evicted_pages=int(self.pool.counts[N_EVICTED]) - evicted,
             retractions=int(counts[state.RETRACTIONS] - before[state.RETRACTIONS]),
         )
@@ -237,9 +243,12 @@ class Engine:
             request, slot = self._retracted[i].tolist()
             self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
         admitted = admission.admit(pool, requests, slots, self.scan, self.settings.token_budget)
-        running = slots.counts[state.RUNNING]
+        newcomers = slots.running[slots.counts[state.RUNNING] - admitted : slots.counts[state.RUNNING]]
+        first_time = slots.request[newcomers]
+        first_time = first_time[self._started_at[first_time] == 0]
+        self._started_at[first_time] = time.time()
         if self._parked:
-            for slot in slots.running[running - admitted : running].tolist():
+            for slot in newcomers.tolist():
                 answer = self._parked.pop(int(slots.request[slot]), None)
                 if answer is not None:
                     slots.output[slot, : len(answer)] = answer
@@ -277,5 +286,6 @@ class Engine:
             text=self._checker.text(request, output),
             finish_reason=REASONS[reason],
             cached_tokens=int(self.requests.hits[request]),
+            started_at=float(self._started_at[request]),
             finished_at=time.time(),
         )

@@ -1,0 +1,153 @@
+"""The process boundary: a folder that goes into the engine process, and messages that come out.
+
+Folder (format version 1)
+    job.json        what to run: model folder, dtype, device, engine settings, device profile figures
+    tokens.npy      int32 [total]: the prompts, flat
+    offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
+    requests.jsonl  one object per request: `request_id` and its sampling settings
+    plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
+
+Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
+    ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`)
+    answers     `items`: finished answers of one step
+    step        measurements of one step (`engine.runtime.core.StepSample`, and modelled times)
+    done        every request is answered (`counters`)
+    stopped     the engine was asked to stop and sent all it had (`counters`)
+    fatal       it cannot go on (`message`); the process ends
+
+The reader must treat an end of the stream without `done` or `stopped` as a dead engine.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.errors import EngineError
+from engine.plan.policies import Plan
+from engine.runtime.sampling import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+FORMAT_VERSION = 1
+_LENGTH = struct.Struct(">I")
+_ARRAYS = ("order", "estimate", "compute", "memory")
+_SCALARS = ("prompt_tokens", "distinct_tokens", "hit_rate_optimum")
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What `job.json` says.
+
+    Attributes
+    ----------
+    model
+        Path of the model folder.
+    dtype, device
+        Compute precision (`float32`) and device (`cpu`).
+    kv_tokens
+        KV memory in tokens; None lets the engine choose.
+    page_size, token_budget, max_sequences
+        See `engine.runtime.core.EngineSettings`.
+    """
+
+    model: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    kv_tokens: int | None = None
+    page_size: int = 16
+    token_budget: int = 1024
+    max_sequences: int = 128
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folder, read: everything one engine process needs."""
+
+    settings: JobSettings
+    tokens: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    request_ids: list[str]
+    sampling: list[Sampling]
+    plan: Plan
+
+
+def write_job(
+    folder: Path,
+    settings: JobSettings,
+    tokens: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    requests: Sequence[tuple[str, Sampling]],
+    plan: Plan,
+) -> None:
+    """Write the folder of an engine process; `requests` are (request_id, sampling) in prompt order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "tokens.npy", np.ascontiguousarray(tokens, np.int32))
+    np.save(folder / "offsets.npy", np.ascontiguousarray(offsets, np.int64))
+    with (folder / "requests.jsonl").open("w") as file:
+        for request_id, sampling in requests:
+            file.write(json.dumps({"request_id": request_id, **asdict(sampling)}) + "\n")
+    arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
+    np.savez(folder / "plan.npz", policy=np.array(plan.policy), **arrays)
+    # Last, so that a folder with job.json is complete.
+    (folder / "job.json").write_text(json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}))
+
+
+def read_job(folder: Path) -> Job:
+    """Read a folder written by `write_job`.
+
+    Raises
+    ------
+    EngineError
+        If it has another format version or its parts do not belong together.
+    """
+    raw = json.loads((folder / "job.json").read_text())
+    version = raw.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise EngineError(f"{folder}: format version {version}, this engine reads {FORMAT_VERSION}")
+    tokens, offsets = np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
+    request_ids, sampling = [], []
+    with (folder / "requests.jsonl").open() as file:
+        for line in file:
+            entry = json.loads(line)
+            request_ids.append(entry.pop("request_id"))
+            entry["stop"], entry["stop_token_ids"] = tuple(entry["stop"]), tuple(entry["stop_token_ids"])
+            sampling.append(Sampling(**entry))
+    with np.load(folder / "plan.npz") as stored:
+        plan = Plan(
+            policy=str(stored["policy"]),
+            **{name: stored[name] for name in _ARRAYS},
+            **{name: stored[name].item() for name in _SCALARS},
+        )
+    counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
+    if len(counts) != 1 or offsets[-1] != len(tokens):
+        raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
+    return Job(JobSettings(**raw), np.asarray(tokens), offsets, request_ids, sampling, plan)
+
+
+def write_message(stream: IO[bytes], message: dict[str, Any]) -> None:
+    """Write one message and flush it."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    stream.write(_LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_messages(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield messages until the stream ends; one cut off by the death of the writer is left out."""
+    while True:
+        head = stream.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return
+        (length,) = _LENGTH.unpack(head)
+        body = stream.read(length)
+        if len(body) < length:
+            return
+        yield json.loads(body)

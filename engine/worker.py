@@ -1,0 +1,180 @@
+"""The engine process: reads a job folder, answers its requests, writes messages to a pipe.
+
+It has no storage credentials and knows no store. It ends when its parent does (its standard input closes),
+and on SIGTERM after the step in hand, with every finished answer sent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from engine.cost import NOMINAL, DeviceProfile, ModelShape, measure_cpu
+from engine.errors import EngineError
+from engine.handoff import Job, read_job, write_message
+from engine.models.config import ModelConfig, load_config
+from engine.models.decoder import Decoder
+from engine.models.weights import load_weights
+from engine.runtime.core import Completion, Engine, EngineSettings, StepSample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32}
+DEFAULT_KV_BYTES = 2 << 30
+"""KV memory on the CPU where the job names none; less if the requests cannot fill it."""
+
+
+def run(folder: Path, pipe: IO[bytes]) -> int:
+    """Run the job in `folder`; return the exit code (0 done, 4 stopped, 1 failed)."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        job = read_job(folder)
+        with _device_lock(job.settings.device):
+            return _answer(job, pipe, stop)
+    except EngineError as error:
+        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
+        # The text of an unknown error could quote a prompt; its type and place cannot.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+        message = f"{type(error).__name__} at {where}"
+        write_message(pipe, {"type": "fatal", "message": message, "retryable": True})
+    return 1
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, which the parent keeps open as long as it lives."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+class _device_lock:  # noqa: N801 - used like a function
+    """Keeps two engines off one accelerator; the CPU is shared by all."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        if self._device == "cpu":
+            return
+        path = Path(tempfile.gettempdir()) / f"nightblend-{self._device.replace(':', '-')}.lock"
+        self._file = path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(f"device {self._device} is used by another engine ({path})") from None
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
+    begin = time.perf_counter()
+    settings = job.settings
+    if settings.dtype not in DTYPES:
+        raise EngineError(f"dtype: {settings.dtype!r} is not supported; use {', '.join(DTYPES)}")
+    if settings.device != "cpu":
+        raise EngineError(f"device: {settings.device!r} is not supported; use cpu")
+    config = load_config(Path(settings.model))
+    dtype = DTYPES[settings.dtype]
+    shape = ModelShape.of(config, dtype.itemsize)
+    device = measure_cpu() if settings.device == "cpu" else NOMINAL[settings.device]
+    decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, settings.device))
+    kv_tokens = settings.kv_tokens or default_kv_tokens(job, config, shape)
+    engine = Engine(
+        decoder,
+        _tokenizer(Path(settings.model)),
+        EngineSettings(
+            kv_tokens=kv_tokens,
+            page_size=settings.page_size,
+            token_budget=max(settings.token_budget, settings.max_sequences),
+            max_sequences=settings.max_sequences,
+        ),
+        job.tokens,
+        job.offsets,
+        job.sampling,
+        job.plan,
+    )
+    ready = {"kv_tokens": kv_tokens, "device": asdict(device), "load_seconds": time.perf_counter() - begin}
+    write_message(pipe, {"type": "ready", **ready})
+    while engine.unfinished and not stop.is_set():
+        finished, sample = engine.step()
+        write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
+        if finished:
+            items = [_item(job, completion) for completion in finished]
+            write_message(pipe, {"type": "answers", "items": items})
+    complete = not engine.unfinished
+    write_message(pipe, {"type": "done" if complete else "stopped", "counters": engine.counters()})
+    return 0 if complete else 4
+
+
+def default_kv_tokens(job: Job, config: ModelConfig, shape: ModelShape) -> int:
+    """Return the KV memory to use: `DEFAULT_KV_BYTES`, but not below the longest or above all requests."""
+    prompts = job.offsets[1:] - job.offsets[:-1]
+    sizes = [
+        min(int(p) + s.max_tokens, config.max_positions) for p, s in zip(prompts, job.sampling, strict=True)
+    ]
+    page = job.settings.page_size
+    pages = [-(-size // page) for size in sizes]
+    least, most = (max(pages, default=0) + 1) * page, (sum(pages) + 1) * page
+    return max(least, min(most, DEFAULT_KV_BYTES // shape.kv_bytes_per_token))
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+def _item(job: Job, completion: Completion) -> dict[str, Any]:
+    return {
+        "request": completion.request,
+        "request_id": job.request_ids[completion.request],
+        "token_ids": completion.token_ids.tolist(),
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "cached_tokens": completion.cached_tokens,
+        "started_at": completion.started_at,
+        "finished_at": completion.finished_at,
+    }
+
+
+def _measured(sample: StepSample, shape: ModelShape, device: DeviceProfile) -> dict[str, Any]:
+    """Return a step sample with what the cost model says of it: FLOPs, bytes and seconds."""
+    flops = shape.step_flops(sample.tokens, sample.samples, float(sample.attended_tokens))
+    moved = shape.step_bytes(sample.tokens, float(sample.kv_tokens_read))
+    return {
+        **asdict(sample),
+        "model_flops": flops,
+        "model_bytes": moved,
+        "modelled_compute_seconds": flops / device.flops,
+        "modelled_memory_seconds": moved / device.read_bytes,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``python -m engine FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent."""
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        sys.stderr.write("usage: python -m engine FOLDER FD\n")
+        return 2
+    with os.fdopen(int(arguments[1]), "wb") as pipe:
+        return run(Path(arguments[0]), pipe)

@@ -1,0 +1,233 @@
+"""Infer: run the engine over what remains and make its answers durable, part by part.
+
+The engine is a process of its own without storage credentials. If it dies, what it had not sent is planned
+again and a new one is started, at most `engine_restarts` times. Whatever ends this step, the answers in hand
+are written first, as long as the run is still ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.cost import DeviceProfile
+from engine.errors import EngineError
+from tasks.engine_process import engine_process
+from tasks.outputs import OutputSink, answer_of
+from tasks.plan import FIRST_FOLDER, write_plan
+from tasks.reuse import reuse_answers
+from tasks.work import load_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tasks.night import Night
+    from tasks.work import NightWork
+
+log = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """The step ended early; running it again resumes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferProgress:
+    """How far the step is: requests answered of all, output tokens and seconds of this attempt."""
+
+    answered: int
+    requests: int
+    output_tokens: int
+    seconds: float
+
+
+class _Session:
+    """Takes in what the engines of this attempt send."""
+
+    def __init__(self, night: Night, work: NightWork, sink: OutputSink) -> None:
+        self._night, self._work, self._sink = night, work, sink
+        self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
+        self._begin = time.monotonic()
+        self.engine_starts = 0
+        self.output_tokens = 0
+        self.peak_running = 0
+        self.device: dict[str, Any] = {}
+        self.kv_tokens = 0
+        self.failure: str | None = None
+
+    def progress(self) -> InferProgress:
+        """Return how far the attempt is."""
+        return InferProgress(
+            len(self._work.answered), len(self._work.rows), self.output_tokens, self.seconds()
+        )
+
+    def seconds(self) -> float:
+        """Return the seconds since the attempt's start."""
+        return time.monotonic() - self._begin
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take one message in; `failure` says afterwards why the engine would count as dead now."""
+        match message["type"]:
+            case "ready":
+                self.device, self.kv_tokens = message["device"], message["kv_tokens"]
+            case "answers":
+                for item in message["items"]:
+                    self._take_answer(item)
+            case "step":
+                self._sink.add_step(message)
+                self.peak_running = max(self.peak_running, message["running"])
+            case "done":
+                self.failure = None
+            case "stopped":
+                self.failure = "it was stopped"
+            case "fatal":
+                if not message["retryable"]:
+                    raise EngineError(message["message"])
+                self.failure = message["message"]
+            case other:
+                raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
+
+    def _take_answer(self, item: dict[str, Any]) -> None:
+        i = self._row_of[item["request_id"]]
+        answer = answer_of(item, self._work.rows[i]["input_tokens"], self._night)
+        self._sink.add_answer(self._work.key_of[i], answer)
+        self.output_tokens += len(item["token_ids"])
+
+
+def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
+    """Answer every request of the run that has no durable answer.
+
+    Returns
+    -------
+    dict
+        The results of step `infer`, over all attempts whose parts count.
+
+    Raises
+    ------
+    StoppedError
+        If the run was asked to stop, or the engine died more often than it may be restarted.
+    EngineError
+        If the engine refuses the job (no restart would help).
+    """
+    work = load_work(night)
+    sink = OutputSink(night, work)
+    session = _Session(night, work, sink)
+    try:
+        reused = reuse_answers(night, work, sink)
+        folder = night.scratch / FIRST_FOLDER
+        while work.open_keys():
+            if session.engine_starts > 0 or reused or not (folder / "job.json").exists():
+                folder = night.scratch / f"engine-{session.engine_starts + 1}"
+                write_plan(night, work, folder)
+            failure = _run_engine(night, sink, folder, session, on_progress)
+            if failure is None:
+                break
+            if session.engine_starts > night.settings.engine_restarts:
+                raise StoppedError(f"the engine died {session.engine_starts} times, last: {failure}")
+            log.warning("the engine died (%s); starting it again", failure)
+    finally:
+        # Not after losing the run: a stale writer's parts would be refused anyway.
+        if night.log.is_holder:
+            sink.flush()
+    results = {**_totals(night, work, session), "reused_answers": reused}
+    night.log.finish_step("infer", results)
+    return results
+
+
+def _run_engine(
+    night: Night,
+    sink: OutputSink,
+    folder: Path,
+    session: _Session,
+    on_progress: Callable[[InferProgress], None] | None,
+) -> str | None:
+    """Run one engine process to its end; return None if it answered everything, else why it died."""
+    session.engine_starts += 1
+    session.failure = "it ended without a word"
+    asked = False
+    with engine_process(folder) as engine:
+        for message in engine.messages:
+            session.take(message)
+            sink.flush_if_due()
+            if on_progress is not None:
+                on_progress(session.progress())
+            if night.log.lost:
+                night.log.refresh()
+            if night.log.state.stop_requested is not None and not asked:
+                asked = True
+                engine.ask_to_stop()
+        code = engine.close()
+    if asked and session.failure is not None:
+        raise StoppedError("the run was asked to stop; run it again to go on")
+    if session.failure is not None and code < 0:
+        session.failure = f"killed by signal {-code}"
+    return session.failure
+
+
+def _totals(night: Night, work: NightWork, session: _Session) -> dict[str, Any]:
+    """Add up the durable step samples and answers of the run."""
+    steps = night.read_table("steps")
+    totals = {
+        name: sum(steps.column(name).to_pylist())
+        for name in (
+            "prefill_tokens",
+            "decode_tokens",
+            "recomputed_tokens",
+            "retractions",
+            "evicted_pages",
+            "modelled_compute_seconds",
+            "modelled_memory_seconds",
+        )
+    }
+    engine_seconds = sum(steps.column("seconds").to_pylist())
+    usage, reasons, computed = (
+        {"input": 0, "output": 0, "cached": 0, "prompt": 0},
+        {"stop": 0, "length": 0},
+        0,
+    )
+    first = {work.rows[rows[0]]["request_id"] for rows in work.members.values()}
+    table = night.read_table("outputs", ["request_id", "usage", "finish_reason", "run_key"])
+    for row in table.to_pylist():
+        usage["input"] += row["usage"]["prompt_tokens"]
+        usage["output"] += row["usage"]["completion_tokens"]
+        reasons[row["finish_reason"]] += 1
+        if row["request_id"] in first and row["run_key"] == night.run_key:
+            computed += 1
+            usage["cached"] += row["usage"]["cached_tokens"]
+            usage["prompt"] += row["usage"]["prompt_tokens"]
+    plan = night.log.state.steps["plan"].results
+    return {
+        **totals,
+        "seconds": session.seconds(),
+        "engine_seconds": engine_seconds,
+        "steps": steps.num_rows,
+        "computed_answers": computed,
+        "prompt_tokens": usage["prompt"],
+        "hit_tokens": usage["cached"],
+        "hit_rate": usage["cached"] / usage["prompt"] if usage["prompt"] else 0.0,
+        "hit_rate_optimum": plan["hit_rate_optimum"],
+        "input_tokens": usage["input"],
+        "output_tokens": usage["output"],
+        "finish_reasons": reasons,
+        "peak_running": session.peak_running,
+        "kv_tokens": session.kv_tokens,
+        "device": session.device,
+        "engine_starts": session.engine_starts,
+        **_utilisation(totals, engine_seconds, session.device),
+    }
+
+
+def _utilisation(totals: dict[str, Any], seconds: float, device: dict[str, Any]) -> dict[str, float | None]:
+    """Return MFU and MBU by the cost model: work done over what the device's peaks would have done."""
+    if not device or not seconds:
+        return {"mfu": None, "mbu": None}
+    profile = DeviceProfile(**device)
+    compute = totals["modelled_compute_seconds"] * profile.flops
+    moved = totals["modelled_memory_seconds"] * profile.read_bytes
+    return {
+        "mfu": compute / (seconds * profile.peak_flops) if profile.peak_flops else None,
+        "mbu": moved / (seconds * profile.peak_bytes) if profile.peak_bytes else None,
+    }

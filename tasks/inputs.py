@@ -1,0 +1,252 @@
+"""Opens a night: from a request for a run to its identity, its held log, and its recorded inputs."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from engine.errors import EngineError
+from engine.models.config import load_config
+from tasks.errors import ConfigurationError, bounded
+from tasks.extract import ExtractResult, ExtractSettings, extract
+from tasks.identity import model_digest, reuse_key, run_key
+from tasks.night import Night
+from tasks.run_date import resolve_run_date
+from tasks.runlog import RunLog, digest_ids, run_prefix
+from tasks.storage import open_store
+from tasks.tokenize import load_tokenizer, tokenize_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from tasks.night import NightSettings
+    from tasks.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NightRequest:
+    """What a person or a schedule asks for.
+
+    Attributes
+    ----------
+    job, source, store_uri, model
+        The team's nightly; where its logs are; where everything is written; a model folder or hub id.
+    run_date
+        The date; None derives it from the source (`tasks.run_date`).
+    rerun
+        Open a fresh attempt: earlier parts of the run do not count.
+    take_over
+        Claim the run although its holder may be alive.
+    model_filter
+        Patterns of requested models; other requests count as filtered.
+    """
+
+    job: str
+    source: str
+    store_uri: str
+    model: str
+    run_date: date | None
+    settings: NightSettings
+    rerun: bool = False
+    take_over: bool = False
+    model_filter: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInputs:
+    """The identity of a run, and its parsed but not yet recorded input."""
+
+    run_date: date
+    run_key: str
+    reuse_key: str
+    store: Store
+    model_dir: Path
+    extracted: ExtractResult
+
+
+def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -> PreparedInputs:
+    """Resolve the date, probe the store, find the model, and read the date's complete object list.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the setting, before any work on the engine.
+    """
+    resolved = resolve_run_date(
+        request.run_date, source=request.source, has_event_time=False, now=now or datetime.now(UTC)
+    )
+    log.info("run date %s (%s)", resolved.run_date, resolved.reason)
+    store = open_store(request.store_uri)
+    store.probe()
+    model_dir = find_model(request.model)
+    load_tokenizer(str(model_dir))
+    settings = request.settings
+    extracted = extract(
+        request.source,
+        job=request.job,
+        run_date=resolved.run_date,
+        scratch=scratch / "extract",
+        store=store,
+        settings=ExtractSettings(defaults=settings.defaults, model_filter=request.model_filter),
+    )
+    identity: dict[str, Any] = {
+        "job": request.job,
+        "run_date": resolved.run_date,
+        "model": model_digest(model_dir),
+        "defaults": settings.defaults.as_dict(),
+        "run_seed": settings.run_seed,
+        "dtype": settings.dtype,
+    }
+    return PreparedInputs(
+        run_date=resolved.run_date,
+        run_key=run_key(inputs=extracted.input_digest, **identity),
+        reuse_key=reuse_key(**identity),
+        store=store,
+        model_dir=model_dir,
+        extracted=extracted,
+    )
+
+
+def find_model(model: str) -> Path:
+    """Return the local folder of a model: `model` itself, or the download of a hub id.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--model`, if there is none or the engine does not support it.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+        except Exception as error:
+            reason = bounded(f"{type(error).__name__}: {error}".partition("\n")[0])
+            raise ConfigurationError(
+                "--model",
+                f"{model} is no folder and cannot be had from the hub ({reason})",
+                "Name a Hugging Face model folder or a hub id that can be reached",
+            ) from error
+    try:
+        load_config(folder)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            "--model", f"{folder} holds no config.json", "Name a Hugging Face model folder or a hub id"
+        ) from None
+    except EngineError as error:
+        message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
+        raise ConfigurationError("--model", message, remedy) from None
+    return folder.resolve()
+
+
+@contextmanager
+def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -> Iterator[Night]:
+    """Hold the run for the length of the block, with a new attempt open.
+
+    If the run is finished already and no rerun is asked for, nothing is claimed or opened:
+    ``night.log.state.finished`` says so.
+
+    Raises
+    ------
+    RunIsLiveError
+        If another live process holds the run.
+    """
+    settings = request.settings
+    run_log = RunLog(
+        prepared.store,
+        run_prefix(request.job, prepared.run_date.isoformat(), prepared.run_key),
+        lease_s=settings.lease_s,
+        heartbeat_s=settings.heartbeat_s,
+    )
+    state = run_log.refresh()
+
+    def night() -> Night:
+        attempt = run_log.state.attempt
+        if attempt is None:
+            raise RuntimeError("the run has no attempt")
+        return Night(
+            job=request.job,
+            run_date=prepared.run_date,
+            run_key=prepared.run_key,
+            store=prepared.store,
+            log=run_log,
+            attempt=attempt,
+            model_dir=prepared.model_dir,
+            scratch=scratch,
+            settings=settings,
+        )
+
+    if state.finished and not request.rerun:
+        yield night()
+        return
+    with run_log.hold(wait=True, take_over=request.take_over):
+        for killed in run_log.state.unended_attempts:
+            run_log.end_attempt("failed", 4, {"reason": "killed"}, attempt_id=killed.id)
+        run_log.open_attempt(
+            fresh=request.rerun,
+            policy=settings.policy,
+            device=settings.device,
+            params={"reuse_key": prepared.reuse_key, "model": str(prepared.model_dir)},
+        )
+        yield night()
+
+
+def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:
+    """Tokenise the requests and record them, the refused rows and the quarantine as parts of the run.
+
+    Returns
+    -------
+    dict
+        The results of step `extract`; those of before, if the log has the step already.
+    """
+    known = night.log.state.steps.get("extract")
+    if known is not None:
+        return known.results
+    extracted = prepared.extracted
+    tokenizer = load_tokenizer(str(prepared.model_dir), vocab_size=load_config(prepared.model_dir).vocab_size)
+    result = tokenize_requests(
+        extracted.files("requests"),
+        tokenizer,
+        context_length=load_config(prepared.model_dir).max_positions,
+        out=night.scratch / "tokenized",
+    )
+    ids = pq.read_table(result.requests_file, columns=["request_id"]).column("request_id").to_pylist()
+    requests = night.log.write_part(
+        "requests", result.requests_file, ext="parquet", count=result.requests, ids_digest=digest_ids(ids)
+    )
+    tokens = night.log.write_part(
+        "requests", result.tokens_file, ext="npy", count=result.requests, label="tokens"
+    )
+    offsets = night.log.write_part(
+        "requests", result.offsets_file, ext="npy", count=result.requests, label="offsets"
+    )
+    refused = [(result.errors_file, result.errors)] if result.errors else []
+    refused += [(path, pq.read_metadata(path).num_rows) for path in extracted.files("errors")]
+    for path, count in refused:
+        night.log.write_part("errors", path, ext="parquet", count=count)
+    for path in extracted.files("quarantine"):
+        count = pq.read_metadata(path).num_rows
+        night.log.write_part("quarantine", path, ext="parquet", count=count)
+    results = {
+        "account": extracted.account.counts(),
+        "objects": len(extracted.objects),
+        "objects_parsed_before": sum(found.reused for found in extracted.objects),
+        "object_errors": [asdict(error) for error in extracted.object_errors],
+        "ignored": extracted.ignored,
+        "requests": result.requests,
+        "refused": sum(count for _, count in refused),
+        "tokens": result.tokens,
+        "parts": [requests.name, tokens.name, offsets.name],
+    }
+    night.log.finish_step("extract", results)
+    return results

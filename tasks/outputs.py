@@ -1,0 +1,107 @@
+"""Finished answers on their way to durable parts: every request of a run exactly once."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.runlog import digest_ids
+from tasks.schema import IDENTIFYING_COLUMNS, SCHEMAS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tasks.night import Night
+    from tasks.work import NightWork
+
+ANSWER_COLUMNS = ("text", "token_ids", "finish_reason", "usage", "run_key", "attempt_id")
+STEP_FIELDS = tuple(SCHEMAS["steps"].names)
+
+
+class OutputSink:
+    """Collects answers and step samples and writes them as parts, by age or by number of answers."""
+
+    def __init__(self, night: Night, work: NightWork) -> None:
+        self._night = night
+        self._work = work
+        self._rows: list[dict[str, Any]] = []
+        self._steps: list[dict[str, Any]] = []
+        self._opened = time.monotonic()
+
+    def add_answer(self, key: str, answer: dict[str, Any]) -> int:
+        """Take an answer for every request that shares `key` and has none; return how many that are.
+
+        `answer` has the columns of the outputs table that do not identify the request.
+        """
+        added = 0
+        for i in self._work.members[key]:
+            row = self._work.rows[i]
+            if row["request_id"] in self._work.answered:
+                continue
+            self._work.answered.add(row["request_id"])
+            self._rows.append({**{name: row[name] for name in IDENTIFYING_COLUMNS}, **answer})
+            added += 1
+        return added
+
+    def add_step(self, message: dict[str, Any]) -> None:
+        """Take the measurements of one engine step."""
+        self._steps.append(
+            {
+                **{name: message[name] for name in STEP_FIELDS if name in message},
+                "started_at": _utc(message["started_at"]),
+                "free_pages": message["available_pages"],
+            }
+        )
+
+    def flush_if_due(self) -> bool:
+        """Close the part in hand if it is old or large enough."""
+        settings = self._night.settings
+        due = time.monotonic() - self._opened >= settings.part_seconds
+        if (due and self._rows) or len(self._rows) >= settings.part_answers:
+            self.flush()
+            return True
+        return False
+
+    def flush(self) -> None:
+        """Write what is in hand as durable parts."""
+        for kind, rows in (("outputs", self._rows), ("steps", self._steps)):
+            if rows:
+                ids = [row["request_id"] for row in rows] if kind == "outputs" else []
+                self._write(kind, rows, ids)
+                rows.clear()
+        self._opened = time.monotonic()
+
+    def _write(self, kind: str, rows: Sequence[dict[str, Any]], ids: list[str]) -> None:
+        path: Path = self._night.scratch / f"{kind}.parquet"
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMAS[kind]), path, compression="zstd")
+        self._night.log.write_part(
+            kind, path, ext="parquet", count=len(rows), ids_digest=digest_ids(ids) if ids else ""
+        )
+        path.unlink()
+
+
+def answer_of(item: dict[str, Any], prompt_tokens: int, night: Night) -> dict[str, Any]:
+    """Turn an engine's answer item into the columns of the outputs table."""
+    return {
+        "text": item["text"],
+        "token_ids": item["token_ids"],
+        "finish_reason": item["finish_reason"],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": len(item["token_ids"]),
+            "cached_tokens": item["cached_tokens"],
+        },
+        "run_key": night.run_key,
+        "attempt_id": night.attempt.id,
+        "started_at": _utc(item["started_at"]),
+        "finished_at": _utc(item["finished_at"]),
+    }
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

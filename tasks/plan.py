@@ -1,0 +1,120 @@
+"""Plan: the order of what is still to be computed, and the folder that the engine process reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.cost import NOMINAL, ModelShape
+from engine.handoff import JobSettings, write_job
+from engine.models.config import load_config
+from engine.plan.lengths import estimate_lengths
+from engine.plan.policies import POLICIES, make_plan
+from engine.runtime.sampling import Sampling
+from tasks.errors import ConfigurationError
+from tasks.work import load_work, sampling_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.night import Night
+    from tasks.work import NightWork
+
+FIRST_FOLDER = "engine-0"
+
+
+def plan(night: Night) -> dict[str, Any]:
+    """Order the requests without a durable answer and record the plan.
+
+    Returns
+    -------
+    dict
+        The results of step `plan`; it is made anew in every attempt, over what remains.
+
+    Raises
+    ------
+    ConfigurationError
+        If the policy is unknown, or `kv_tokens` cannot hold the longest request.
+    """
+    work = load_work(night)
+    results = write_plan(night, work, night.scratch / FIRST_FOLDER)
+    night.log.write_part(
+        "plan", night.scratch / FIRST_FOLDER / "plan.npz", ext="npz", count=results["remaining"]
+    )
+    night.log.finish_step("plan", results)
+    return results
+
+
+def write_plan(night: Night, work: NightWork, folder: Path) -> dict[str, Any]:
+    """Write the engine's folder for everything that remains; return figures about the plan."""
+    settings = night.settings
+    if settings.policy not in POLICIES:
+        raise ConfigurationError(
+            "--policy", f"{settings.policy!r} is unknown", f"Choose one of {', '.join(POLICIES)}"
+        )
+    config = load_config(night.model_dir)
+    chosen = [work.members[key][0] for key in work.open_keys()]
+    rows = [work.rows[i] for i in chosen]
+    sampling = [_sampling(night, row) for row in rows]
+    tokens, offsets = work.prompts(chosen)
+    prompt = np.diff(offsets)
+    max_new = np.minimum([s.max_tokens for s in sampling], config.max_positions - prompt).astype(np.int64)
+    _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
+    unknown = float("nan")
+    observed = [row["observed_output_tokens"] for row in rows]
+    groups = {name: i for i, name in enumerate(sorted({row["workload"] for row in rows}))}
+    estimate, _ = estimate_lengths(
+        np.array([unknown if d is None else d for d in observed], np.float64),
+        max_new,
+        np.array([groups[row["workload"]] for row in rows], np.int64),
+    )
+    made = make_plan(
+        settings.policy,
+        tokens,
+        offsets,
+        estimate,
+        ModelShape.of(config),
+        NOMINAL[settings.device],
+        seed=settings.run_seed,
+    )
+    job = JobSettings(
+        model=str(night.model_dir),
+        dtype=settings.dtype,
+        device=settings.device,
+        kv_tokens=settings.kv_tokens,
+        page_size=settings.page_size,
+        token_budget=settings.token_budget,
+        max_sequences=settings.max_sequences,
+    )
+    named = [(row["request_id"], s) for row, s in zip(rows, sampling, strict=True)]
+    write_job(folder, job, tokens, offsets, named, made)
+    return {
+        "policy": settings.policy,
+        "remaining": len(rows),
+        "answered_before": len(work.answered),
+        "sharing_an_answer": len(work.rows) - len(work.members),
+        "prompt_tokens": made.prompt_tokens,
+        "distinct_tokens": made.distinct_tokens,
+        "hit_rate_optimum": made.hit_rate_optimum,
+        "estimated_output_tokens": float(estimate.sum()),
+        "compute_seconds": float(made.compute.sum()),
+        "memory_seconds": float(made.memory.sum()),
+    }
+
+
+def _sampling(night: Night, row: dict[str, Any]) -> Sampling:
+    settings = sampling_of(night, row)
+    settings["stop"], settings["stop_token_ids"] = tuple(settings["stop"]), tuple(settings["stop_token_ids"])
+    return Sampling(**settings)
+
+
+def _check_memory(kv_tokens: int | None, page_size: int, longest: np.ndarray[Any, Any]) -> None:
+    # One page more than the request: the source of a partial prefix hit is held meanwhile.
+    needed = (-(-int(longest.max(initial=0)) // page_size) + 1) * page_size
+    if kv_tokens is not None and kv_tokens < needed:
+        raise ConfigurationError(
+            "--kv-tokens",
+            f"{kv_tokens} is too small for the longest request, which may need {needed}",
+            "Raise it, or lower max_tokens of the requests",
+        )

@@ -1,0 +1,86 @@
+"""Answers that need not be computed: of equal requests in this run, and of other runs of the same date.
+
+Answers of another run count only where everything that determines them but the input is equal (the reuse
+key): by answer key if the request is greedy or explicitly seeded, else by the request's own id.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from tasks.runlog import RunLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tasks.night import Night
+    from tasks.outputs import OutputSink
+    from tasks.work import NightWork
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = (
+    "request_id",
+    "answer_key",
+    "text",
+    "token_ids",
+    "finish_reason",
+    "usage",
+    "run_key",
+    "attempt_id",
+    "started_at",
+    "finished_at",
+)
+
+
+def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
+    """Give every open request whose answer exists that answer; return how many got one."""
+    wanted = set(work.open_keys())
+    found = 0
+    sources = [night.log]
+    if not night.attempt.fresh:
+        sources += list(_other_runs(night))
+    for run_log in sources:
+        if not wanted:
+            break
+        for row in _outputs(night, run_log):
+            # A request that shares its answer is found by answer_key, any other by its request_id; an id
+            # can stand for another body than in the earlier run.
+            for key in (row["answer_key"], row["request_id"]):
+                if key in wanted and work.rows[work.members[key][0]]["answer_key"] == row["answer_key"]:
+                    answer = {name: row[name] for name in _COLUMNS[2:]}
+                    found += sink.add_answer(key, answer)
+                    wanted.discard(key)
+    if found:
+        log.info("%d answers reused", found)
+    return found
+
+
+def _other_runs(night: Night) -> Iterator[RunLog]:
+    """Yield the logs of the date's other runs that would give the same answers."""
+    folder = night.log.prefix.rpartition("/")[0]
+    # The first record of a log exists as soon as the run does.
+    first = [info.key for info in night.store.list(f"{folder}/") if info.key.endswith("/log/00000000.json")]
+    mine = night.attempt.params.get("reuse_key")
+    for key in first:
+        prefix = key.removesuffix("/log/00000000.json")
+        if prefix == night.log.prefix:
+            continue
+        run_log = RunLog(night.store, prefix)
+        state = run_log.refresh()
+        if mine and state.attempt is not None and state.attempt.params.get("reuse_key") == mine:
+            yield run_log
+
+
+def _outputs(night: Night, run_log: RunLog) -> Iterator[dict[str, Any]]:
+    for part in run_log.state.parts_of("outputs"):
+        path = night.scratch / "reuse" / part.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            run_log.fetch_part(part, path)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=2048, columns=list(_COLUMNS)):
+                yield from batch.to_pylist()

@@ -1,0 +1,88 @@
+"""What a run has to compute: its requests, who shares an answer with whom, and what is answered already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.sampling import engine_sampling, shares_answer, stored_sampling
+from tasks.schema import IDENTIFYING_COLUMNS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tasks.night import Night
+
+COLUMNS = [*IDENTIFYING_COLUMNS, "input_tokens", "observed_output_tokens", "max_tokens", "sampling"]
+
+
+@dataclass(slots=True)
+class NightWork:
+    """The requests of a run that can be answered, in the order of their tokens.
+
+    Attributes
+    ----------
+    rows
+        The requests table without prompts.
+    tokens, offsets
+        int32 [total], int64 [N + 1].
+    key_of
+        For each row the key of its computed answer: equal requests share one if they are greedy or
+        explicitly seeded, every other request has its own.
+    members
+        Key -> the rows that get this answer; the first one is computed for all.
+    answered
+        request_ids that have a durable output or error.
+    """
+
+    rows: list[dict[str, Any]]
+    tokens: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    key_of: list[str]
+    members: dict[str, list[int]]
+    answered: set[str]
+
+    def open_keys(self) -> list[str]:
+        """Return the keys with a member that has no durable answer, in input order."""
+        return [
+            key
+            for key, rows in self.members.items()
+            if any(self.rows[i]["request_id"] not in self.answered for i in rows)
+        ]
+
+    def prompts(self, rows: list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the prompts of `rows`, flat, with their offsets."""
+        lengths = self.offsets[1:][rows] - self.offsets[:-1][rows] if rows else np.zeros(0, np.int64)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        tokens = np.empty(int(offsets[-1]), np.int32)
+        for place, i in enumerate(rows):
+            tokens[offsets[place] : offsets[place + 1]] = self.tokens[self.offsets[i] : self.offsets[i + 1]]
+        return tokens, offsets
+
+
+def load_work(night: Night) -> NightWork:
+    """Read the recorded requests of a run and what the log says is answered."""
+    parts: list[str] = night.log.state.steps["extract"].results["parts"]
+    by_name = night.log.state.parts
+    table, tokens, offsets = (night.fetch(by_name[name]) for name in parts)
+    rows = pq.read_table(table, columns=COLUMNS).to_pylist()
+    defaults = night.settings.defaults
+    key_of: list[str] = []
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        shared = shares_answer(stored_sampling(row), defaults)
+        key = row["answer_key"] if shared else row["request_id"]
+        key_of.append(key)
+        members.setdefault(key, []).append(i)
+    answered: set[str] = set()
+    for kind in ("outputs", "errors"):
+        answered.update(night.read_table(kind, ["request_id"]).column("request_id").to_pylist())
+    return NightWork(rows, np.load(tokens, mmap_mode="r"), np.load(offsets), key_of, members, answered)
+
+
+def sampling_of(night: Night, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the effective sampling settings of a row, every field set."""
+    return engine_sampling(row, night.settings.defaults, night.settings.run_seed)
