@@ -1,0 +1,183 @@
+"""Profile: what each request will cost, and how that is distributed over the workloads of a night.
+
+Figures per request come from the resource model after sharing (`engine.cost`, `engine.plan.tree`), for the
+datasheet or nominal device, so that the same requests give the same profile on every machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from engine.cost import NOMINAL, ModelShape
+from engine.models.config import load_config
+from engine.plan.lengths import estimate_lengths
+from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
+from tasks.errors import ConfigurationError
+from tasks.runlog import digest_ids
+from tasks.schema import SCHEMAS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from engine.plan.tree import PrefixTree
+    from tasks.night import Night
+    from tasks.runrecords import Part
+
+log = logging.getLogger(__name__)
+
+ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_COLUMNS: Final = ["request_id", "workload", "input_tokens", "max_tokens", "observed_output_tokens"]
+
+
+def profile(night: Night) -> dict[str, Any]:
+    """Write the table `profiles` of a run and record step `profile`.
+
+    Returns
+    -------
+    dict
+        Results of the step: `requests`, `device`, `hit_rate_optimum`, `length_sources` (requests by source of
+        their expected length) and `workloads`, by name `{count, input_tokens, output_tokens, density}` with
+        means and quantiles. Those of before, if the log has the step already.
+    """
+    known = night.log.state.steps.get("profile")
+    if known is not None:
+        return known.results
+    table, tokens, offsets = _read_requests(night)
+    config = load_config(night.model_dir)
+    if night.settings.device not in NOMINAL or night.settings.dtype not in ELEMENT_BYTES:
+        field, value = "--device", night.settings.device
+        choices = ", ".join(NOMINAL)
+        if value in NOMINAL:
+            field, value, choices = "--dtype", night.settings.dtype, ", ".join(ELEMENT_BYTES)
+        raise ConfigurationError(field, f"{value!r} is unknown", f"Choose one of {choices}")
+    device = NOMINAL[night.settings.device]
+    shape = ModelShape.of(config, ELEMENT_BYTES[night.settings.dtype])
+
+    limit = table["max_tokens"].fill_null(night.settings.defaults.max_tokens).to_numpy().astype(np.int64)
+    room = np.maximum(config.max_positions - np.diff(offsets), 1)
+    length, source = estimate_lengths(
+        table["observed_output_tokens"].cast(pl.Float64).fill_null(float("nan")).to_numpy(),
+        np.minimum(limit, room),
+        table["workload"].rank("dense").to_numpy().astype(np.int64),
+    )
+    if table.height:
+        tree = build_tree(tokens, offsets)
+        _, compute, memory = node_costs(tree, length, shape, device.flops, device.read_bytes)
+        cached, optimum = cached_tokens(tree), hit_rate_optimum(tree)
+    else:
+        compute = memory = np.zeros(0)
+        cached, optimum = np.zeros(0, np.int64), 0.0
+    rows = table.select("request_id", "workload").with_columns(
+        pl.Series("input_tokens", np.diff(offsets), pl.Int32),
+        pl.Series("cached_tokens", cached, pl.Int32),
+        pl.Series("estimated_output_tokens", length, pl.Float64),
+        pl.Series("output_length_source", source.tolist(), pl.String),
+        pl.Series("compute_seconds", compute, pl.Float64),
+        pl.Series("memory_seconds", memory, pl.Float64),
+        pl.Series("density", compute / memory, pl.Float64),
+    )
+    _write(night, rows)
+    workloads = distribution(rows)
+    results = {
+        "requests": rows.height,
+        "device": {"name": device.name, "source": device.source},
+        "hit_rate_optimum": optimum,
+        "length_sources": dict(rows.group_by("output_length_source").len().sort("len").iter_rows()),
+        "workloads": workloads,
+    }
+    night.log.finish_step("profile", results)
+    log.info("profiled %d requests of %d workloads", rows.height, len(workloads))
+    return results
+
+
+def distribution(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return means and quantiles per workload of a `profiles` frame, by name of the workload."""
+    found = (
+        rows.group_by("workload")
+        .agg(
+            pl.len().alias("count"),
+            pl.struct(
+                mean=pl.col("input_tokens").mean(),
+                p50=pl.col("input_tokens").quantile(0.5, "linear"),
+                p90=pl.col("input_tokens").quantile(0.9, "linear"),
+            ).alias("input_tokens"),
+            pl.struct(
+                mean=pl.col("estimated_output_tokens").mean(),
+                p50=pl.col("estimated_output_tokens").quantile(0.5, "linear"),
+                p90=pl.col("estimated_output_tokens").quantile(0.9, "linear"),
+            ).alias("output_tokens"),
+            pl.struct(
+                p10=pl.col("density").quantile(0.1, "linear"),
+                p50=pl.col("density").quantile(0.5, "linear"),
+                p90=pl.col("density").quantile(0.9, "linear"),
+            ).alias("density"),
+        )
+        .sort("workload")
+    )
+    return {row.pop("workload"): row for row in found.to_dicts()}
+
+
+def cached_tokens(tree: PrefixTree) -> npt.NDArray[np.int64]:
+    """Return for each request the prompt tokens that a lexicographic pass finds computed already.
+
+    The last token of a prompt is always computed, so the sum over all prompts is `hit_rate_optimum` times the
+    prompt tokens.
+
+    Returns
+    -------
+    int64 [N], tokens, by request index.
+    """
+    n = tree.sorted.shape[0]
+    parent, depth = tree.parent.tolist(), tree.depth.tolist()
+    seen = bytearray(len(parent))
+    shared = np.zeros(n, np.int64)
+    for leaf in range(n):
+        # Leaves come in sorted order, so the first ancestor met before ends the longest shared prefix.
+        node = parent[leaf]
+        while node >= 0 and not seen[node]:
+            seen[node] = 1
+            node = parent[node]
+        shared[leaf] = 0 if node < 0 else min(depth[node], depth[leaf] - 1)
+    by_request = np.zeros(n, np.int64)
+    by_request[tree.sorted] = np.maximum(shared, 0)
+    return by_request
+
+
+def request_parts(night: Night) -> list[Part]:
+    """Return the parts that step `extract` names as the run's requests: table, tokens, offsets.
+
+    A killed attempt may have left others of their kind in the log.
+
+    Raises
+    ------
+    RuntimeError
+        If step `extract` is not in the log.
+    """
+    step = night.log.state.steps.get("extract")
+    if step is None:
+        raise RuntimeError("step extract is not in the run log")
+    return [night.log.state.parts[name] for name in step.results["parts"]]
+
+
+def _read_requests(
+    night: Night,
+) -> tuple[pl.DataFrame, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    table, tokens, offsets = (night.fetch(part) for part in request_parts(night))
+    rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=_COLUMNS)))
+    return rows, np.load(tokens, mmap_mode="r"), np.load(offsets)
+
+
+def _write(night: Night, rows: pl.DataFrame) -> None:
+    path: Path = night.scratch / "profile" / "profiles.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = SCHEMAS["profiles"]
+    pq.write_table(rows.select(schema.names).to_arrow().cast(schema), path, compression="zstd")
+    ids = rows["request_id"].to_list()
+    night.log.write_part("profiles", path, ext="parquet", count=rows.height, ids_digest=digest_ids(ids))

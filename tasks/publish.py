@@ -1,0 +1,269 @@
+"""Publish: checks that nothing got lost, writes a date's result files, and makes them the current ones.
+
+The files of a publication lie under a name that is a digest of all that is in them, so writing them twice
+does no harm, and nobody sees them before the `published` record of the date's log points to them. That record
+is the commit; the date's log is held for it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.accounting import Account, AccountingError, check_run
+from tasks.profile import request_parts
+from tasks.results import (
+    ERROR_COLUMNS,
+    OUTPUT_COLUMNS,
+    dump_line,
+    error_line,
+    model_name,
+    output_line,
+)
+from tasks.runlog import RunIsLiveError, RunLog, date_prefix
+from tasks.runstate import current_publication
+from tasks.schema import SCHEMAS
+from tasks.storage import check_key
+from tasks.summary import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import date
+    from pathlib import Path
+
+    from tasks.night import Night
+
+log = logging.getLogger(__name__)
+
+TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps")
+ID_LENGTH: Final = 16
+BATCH_ROWS: Final = 4096
+
+_RETURNED: Final = (
+    "requests",
+    "outputs",
+    "errors",
+    "quarantined",
+    "filtered",
+    "input_tokens",
+    "output_tokens",
+    "seconds",
+    "tokens_per_second",
+    "hit_rate",
+    "hit_rate_optimum",
+    "recomputed_tokens",
+    "run_key",
+    "status",
+    "exit_code",
+)
+
+
+def publication_prefix(job: str, run_date: date | str, publication_id: str) -> str:
+    """Return the prefix of the files of a publication."""
+    return check_key(f"{job}/published/run_date={run_date}/{publication_id}")
+
+
+def publish(night: Night) -> dict[str, Any]:
+    """Publish a run, or with `settings.publish` off write the same files into its directory.
+
+    Returns
+    -------
+    dict
+        Results of step `publish`: `publication_id`, `published`, `folder`, `output_file`, `error_file`,
+        `summary_file`, `run_dir` (URIs), and the summary's `requests, outputs, errors, quarantined, filtered,
+        input_tokens, output_tokens, seconds, tokens_per_second, hit_rate, hit_rate_optimum,
+        recomputed_tokens, run_key, status, exit_code`.
+
+    Raises
+    ------
+    AccountingError
+        If a line or request was lost or answered twice, or too much is in quarantine. Nothing is published.
+    StaleWriterError
+        If another process has taken the run over.
+    RunIsLiveError
+        If another process holds the date's log for longer than two leases.
+    """
+    known = night.log.state.steps.get("publish")
+    if known is not None and _stands(night, known.results):
+        return known.results
+    files = {kind: _files(night, kind) for kind in TABLES}
+    account = check_rows(night, files)
+    summary = summarise(night, account, files)
+    publication_id = _publication_id(night, summary)
+    prefix = (
+        publication_prefix(night.job, night.run_date, publication_id)
+        if night.settings.publish
+        else night.log.key("results")
+    )
+    local = night.scratch / "published"
+    local.mkdir(parents=True, exist_ok=True)
+    summary = {"publication_id": publication_id, **summary}
+    for path in _write_files(local, files, summary, model_name(night.model_dir)):
+        night.store.put_file(f"{prefix}/{path.name}", path)
+    uri = night.store.object_uri
+    results: dict[str, Any] = {
+        "publication_id": publication_id,
+        "published": night.settings.publish,
+        "folder": uri(prefix),
+        "output_file": uri(f"{prefix}/output.jsonl"),
+        "error_file": uri(f"{prefix}/errors.jsonl"),
+        "summary_file": uri(f"{prefix}/summary.json"),
+        "run_dir": uri(night.log.prefix),
+        **{name: summary[name] for name in _RETURNED},
+    }
+    if night.settings.publish:
+        _commit(night, publication_id, results)
+    night.log.finish_step("publish", results)
+    return results
+
+
+def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:
+    """Check the equations of a run against the rows of its recorded parts.
+
+    Parameters
+    ----------
+    files
+        Local Parquet files of the tables outputs, errors and quarantine.
+
+    Returns
+    -------
+    Account
+        Sum over the objects, as step `extract` recorded it.
+
+    Raises
+    ------
+    AccountingError
+        If a part has not the rows it was recorded with, the lines of the objects or the rows in quarantine do
+        not add up, or a request has no row or more than one in outputs and errors together.
+    """
+    asked_file = night.fetch(request_parts(night)[0])
+    account = Account(**night.log.state.steps["extract"].results["account"])
+    account.check("run")
+    for kind in ("outputs", "errors", "quarantine"):
+        parts = [part for part in night.parts(kind) if part.name.endswith(".parquet")]
+        for part in parts:
+            rows = pq.read_metadata(night.fetch(part)).num_rows
+            if rows != part.count:
+                raise AccountingError(f"{part.name} has {rows} rows, recorded were {part.count}")
+    quarantined = sum(pq.read_metadata(path).num_rows for path in files["quarantine"])
+    if quarantined != account.quarantined:
+        raise AccountingError(f"{account.quarantined} lines were quarantined, {quarantined} are recorded")
+    asked, outputs, errors = _ids([asked_file]), _ids(files["outputs"]), _ids(files["errors"])
+    answered = pl.concat([outputs, errors])
+    _expect_none(answered.filter(answered.is_duplicated()).unique(), "answered more than once")
+    _expect_none(asked.filter(asked.is_duplicated()).unique(), "recorded more than once")
+    _expect_none(asked.filter(~asked.is_in(answered.implode())), "without an answer")
+    _expect_none(outputs.filter(~outputs.is_in(asked.implode())), "answered that nobody asked")
+    check_run(account.requests, len(outputs), len(errors))
+    return account
+
+
+def _expect_none(ids: pl.Series, what: str) -> None:
+    if len(ids):
+        raise AccountingError(f"{len(ids)} requests {what}, one of them {ids.sort()[0]}")
+
+
+def _ids(files: list[Path]) -> pl.Series:
+    if not files:
+        return pl.Series("request_id", [], pl.String)
+    return pl.read_parquet(files, columns=["request_id"]).to_series()
+
+
+def _files(night: Night, kind: str) -> list[Path]:
+    return [night.fetch(part) for part in night.parts(kind) if part.name.endswith(".parquet")]
+
+
+def _publication_id(night: Night, summary: dict[str, Any]) -> str:
+    """Return the digest of all that a publication holds: its run, its parts by content, its summary.
+
+    The attempts are in it through the parts they wrote. The present one is not: what a killed publisher left
+    is finished by its successor under the same name.
+    """
+    parts = sorted([kind, part.name, part.sha256] for kind in TABLES for part in night.parts(kind))
+    content = json.dumps([night.run_key, parts, summary], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:ID_LENGTH]
+
+
+def _write_files(
+    folder: Path, files: dict[str, list[Path]], summary: dict[str, Any], model: str
+) -> list[Path]:
+    """Write all files of a publication to a local folder, part by part, and return them, the summary last."""
+    written = []
+    lines: dict[str, tuple[str, tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]]] = {
+        "outputs": ("output.jsonl", OUTPUT_COLUMNS, lambda row: output_line(row, model)),
+        "errors": ("errors.jsonl", ERROR_COLUMNS, error_line),
+    }
+    for kind, parts in files.items():
+        table = folder / f"{kind}.parquet"
+        with ExitStack() as stack:
+            writer = stack.enter_context(pq.ParquetWriter(table, SCHEMAS[kind], compression="zstd"))
+            name, columns, line = lines.get(kind, ("", (), dict))
+            text = stack.enter_context((folder / name).open("wb")) if name else None
+            for part in parts:
+                for rows in _batches(part, SCHEMAS[kind]):
+                    writer.write_table(rows)
+                    if text is not None:
+                        text.writelines(dump_line(line(row)) for row in rows.select(columns).to_pylist())
+        written += [table, folder / name] if name else [table]
+    path = folder / "summary.json"
+    path.write_text(json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    return [*written, path]
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _date_log(night: Night) -> RunLog:
+    return RunLog(
+        night.store,
+        date_prefix(night.job, night.run_date.isoformat()),
+        lease_s=night.settings.lease_s,
+        heartbeat_s=night.settings.heartbeat_s,
+    )
+
+
+def _stands(night: Night, results: dict[str, Any]) -> bool:
+    """Tell whether an earlier publish of this run is still what is asked for."""
+    if results["published"] != night.settings.publish:
+        return False
+    if not night.settings.publish:
+        return True
+    current = current_publication(_date_log(night).refresh())
+    return current is not None and current.publication_id == results["publication_id"]
+
+
+def _commit(night: Night, publication_id: str, results: dict[str, Any]) -> None:
+    """Point the date's log to the publication, unless it does so already."""
+    date_log = _date_log(night)
+    # Another publisher holds the log for one append, so waiting for it is short or it is dead.
+    deadline = time.monotonic() + 2 * night.settings.lease_s
+    while True:
+        try:
+            with date_log.hold(wait=True, params={"run_key": night.run_key}):
+                # Whoever has taken over the run may have published more complete parts meanwhile.
+                night.log.refresh()
+                current = current_publication(date_log.refresh())
+                if current is not None and current.publication_id == publication_id:
+                    log.info("publication %s is the current one already", publication_id)
+                    return
+                date_log.publish(
+                    publication_id, run_key=night.run_key, attempt_id=night.attempt.id, details=results
+                )
+        except RunIsLiveError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            log.info("published %s for %s", publication_id, night.run_date)
+            return

@@ -1,0 +1,125 @@
+"""Rows of the tables outputs and errors as lines of an OpenAI Batch output file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OUTPUT_COLUMNS: Final = (
+    "request_id",
+    "custom_id",
+    "source_uri",
+    "source_line",
+    "endpoint",
+    "passthrough_json",
+    "text",
+    "finish_reason",
+    "usage",
+    "finished_at",
+)
+"""What `output_line` needs of a row."""
+
+ERROR_COLUMNS: Final = (
+    "request_id",
+    "custom_id",
+    "source_uri",
+    "source_line",
+    "passthrough_json",
+    "code",
+    "field",
+    "message",
+    "retryable",
+)
+"""What `error_line` needs of a row."""
+
+# Line ends to some readers although JSON allows them in text.
+_LINE_ENDS: Final = {ord(end): f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"}
+
+
+def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the line of an answered request.
+
+    `metadata` comes back in the body as OpenAI does it; all other fields of the sender without effect, and
+    where the request came from, are under `nightblend`, which OpenAI's own clients ignore.
+
+    Parameters
+    ----------
+    row
+        A row of the table outputs, at least `OUTPUT_COLUMNS`.
+    model
+        Name of the model that answered.
+    """
+    chat = row["endpoint"] == "chat"
+    kept = _kept(row)
+    message = {"role": "assistant", "content": row["text"], "refusal": None}
+    choice = {
+        "index": 0,
+        **({"message": message} if chat else {"text": row["text"]}),
+        "logprobs": None,
+        "finish_reason": row["finish_reason"],
+    }
+    usage = row["usage"]
+    body: dict[str, Any] = {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{row['request_id'][:24]}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(row["finished_at"].timestamp()),
+        "model": model,
+        "choices": [choice],
+        "usage": {
+            "prompt_tokens": usage["prompt_tokens"],
+            "completion_tokens": usage["completion_tokens"],
+            "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
+            "prompt_tokens_details": {"cached_tokens": usage["cached_tokens"]},
+        },
+    }
+    if "metadata" in kept.get("body", {}):
+        body["metadata"] = kept["body"].pop("metadata")
+    response = {"status_code": 200, "request_id": row["request_id"], "body": body}
+    return {**_head(row), "response": response, "error": None, "nightblend": _origin(row, kept)}
+
+
+def error_line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the line of a request without an answer, from a row of the table errors (`ERROR_COLUMNS`)."""
+    error = {
+        "code": row["code"],
+        "message": row["message"],
+        "param": row["field"],
+        "retryable": row["retryable"],
+    }
+    return {**_head(row), "response": None, "error": error, "nightblend": _origin(row, _kept(row))}
+
+
+def dump_line(line: Mapping[str, Any]) -> bytes:
+    """Write a line as JSON in UTF-8, with its line end and no other."""
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode() + b"\n"
+
+
+def model_name(folder: Path) -> str:
+    """Return the name of the model in a folder; for a folder of the hub's cache that is its hub id."""
+    folder = Path(folder)
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def _head(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": f"batch_req_{row['request_id'][:32]}", "custom_id": row["custom_id"]}
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(row["passthrough_json"]) if row["passthrough_json"] else {}
+
+
+def _origin(row: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    origin = {
+        "request_id": row["request_id"],
+        "source_uri": row["source_uri"],
+        "source_line": row["source_line"],
+    }
+    return origin | {name: fields for name, fields in kept.items() if fields}

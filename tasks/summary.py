@@ -1,0 +1,185 @@
+"""The figures of a run, for its publication: counts and lengths from its parts, the rest from its log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+
+from tasks.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
+from tasks.results import model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tasks.night import Night
+
+SUMMARY_FORMAT: Final = 1
+
+_FROM_INFER: Final = (
+    "engine_seconds",
+    "modelled_compute_seconds",
+    "modelled_memory_seconds",
+    "mfu",
+    "mbu",
+    "recomputed_tokens",
+    "retractions",
+    "evicted_pages",
+    "peak_running",
+    "engine_starts",
+    "reused_answers",
+    "device",
+)
+
+
+def results_of(night: Night, step: str) -> Mapping[str, Any]:
+    """Return the results of a step, empty if the log does not have it."""
+    found = night.log.state.steps.get(step)
+    return found.results if found else {}
+
+
+def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -> dict[str, Any]:
+    """Return the summary of a run whose rows are checked (`tasks.publish.check_rows`).
+
+    Nothing but the run's log and parts goes into it, so it is the same whenever it is made.
+
+    Parameters
+    ----------
+    account
+        Sum over the objects, from step `extract`.
+    files
+        Local Parquet files of the tables outputs and errors.
+
+    Returns
+    -------
+    dict
+        Tokens are of the published outputs. `tokens_per_second` is (prompt + answer tokens) / seconds of step
+        `infer`, over what that step reports itself. Figures that nobody measured are None.
+
+    Raises
+    ------
+    AccountingError
+        If requests are not outputs + errors, or too much is quarantined to publish at all.
+    """
+    infer, plan = results_of(night, "infer"), results_of(night, "plan")
+    answered, failed = _outputs(files["outputs"]), _errors(files["errors"])
+    outputs, errors = int(answered["requests"].sum()), int(failed["errors"].sum())
+    check_run(account.requests, outputs, errors)
+    status, exit_code = decide(
+        account,
+        outputs,
+        errors,
+        max_bad_fraction=night.settings.max_bad_fraction,
+        abort_quarantined_fraction=night.settings.abort_quarantined_fraction,
+    )
+    if exit_code is ExitCode.FAILED:
+        reason = "too many lines are in quarantine" if status is RunStatus.ABORTED else "the run failed"
+        raise AccountingError(f"{reason}: {account.quarantined} of {account.lines} lines; nothing to publish")
+    input_tokens, output_tokens = int(answered["input_tokens"].sum()), int(answered["output_tokens"].sum())
+    seconds = float(infer.get("seconds") or 0.0)
+    worked = infer.get("input_tokens", input_tokens) + infer.get("output_tokens", output_tokens)
+    extract = results_of(night, "extract")
+    return {
+        "format": SUMMARY_FORMAT,
+        "job": night.job,
+        "run_date": night.run_date.isoformat(),
+        "run_key": night.run_key,
+        "model": model_name(night.model_dir),
+        "policy": infer.get("policy") or plan.get("policy") or night.settings.policy,
+        "status": status.value,
+        "exit_code": int(exit_code),
+        "max_bad_fraction": night.settings.max_bad_fraction,
+        "account": account.counts(),
+        "objects": extract.get("objects"),
+        "object_errors": extract.get("object_errors", []),
+        "requests": account.requests,
+        "outputs": outputs,
+        "errors": errors,
+        "quarantined": account.quarantined,
+        "filtered": account.filtered,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "cached_tokens": int(answered["cached_tokens"].sum()),
+        "seconds": seconds,
+        "tokens_per_second": worked / seconds if seconds > 0 else None,
+        "hit_rate": infer.get("hit_rate"),
+        "hit_rate_optimum": infer.get("hit_rate_optimum", plan.get("hit_rate_optimum")),
+        **{name: infer.get(name) for name in _FROM_INFER},
+        "finish_reasons": _total(answered, "finish_reason", "requests"),
+        "error_codes": _total(failed, "code", "errors"),
+        "workloads": _workloads(answered, failed, files["outputs"]),
+        "profile": dict(results_of(night, "profile")) or None,
+    }
+
+
+def _outputs(files: list[Path]) -> pl.DataFrame:
+    """Return requests and token sums per workload and finish reason."""
+    usage = pl.col("usage").struct
+    sums = {
+        name: usage.field(field).cast(pl.Int64).sum()
+        for name, field in (
+            ("input_tokens", "prompt_tokens"),
+            ("output_tokens", "completion_tokens"),
+            ("cached_tokens", "cached_tokens"),
+        )
+    }
+    keys = ["workload", "finish_reason"]
+    if not files:
+        empty: dict[str, Any] = dict.fromkeys(keys, pl.String)
+        return pl.DataFrame(schema=empty | dict.fromkeys(["requests", *sums], pl.Int64))
+    scan = pl.scan_parquet(files).select("workload", "finish_reason", "usage")
+    counted = scan.group_by(keys).agg(pl.len().cast(pl.Int64).alias("requests"), **sums)
+    return counted.sort(keys).collect(engine="streaming")
+
+
+def _errors(files: list[Path]) -> pl.DataFrame:
+    keys = ["workload", "code"]
+    if not files:
+        return pl.DataFrame(schema={"workload": pl.String, "code": pl.String, "errors": pl.Int64})
+    scan = pl.scan_parquet(files).select(keys)
+    counted = scan.group_by(keys).agg(pl.len().cast(pl.Int64).alias("errors"))
+    return counted.sort(keys).collect(engine="streaming")
+
+
+def _total(rows: pl.DataFrame, key: str, value: str) -> dict[str, int]:
+    return dict(rows.group_by(key).agg(pl.col(value).sum()).sort(key).iter_rows())
+
+
+def _workloads(answered: pl.DataFrame, failed: pl.DataFrame, files: list[Path]) -> dict[str, dict[str, Any]]:
+    names = sorted({*answered["workload"].to_list(), *failed["workload"].to_list()})
+    lengths = _lengths(files)
+    found = {}
+    for name in names:
+        mine = answered.filter(pl.col("workload") == name)
+        errors = int(failed.filter(pl.col("workload") == name)["errors"].sum())
+        outputs = int(mine["requests"].sum())
+        found[name] = {
+            "requests": outputs + errors,
+            "outputs": outputs,
+            "errors": errors,
+            **{key: int(mine[key].sum()) for key in ("input_tokens", "output_tokens", "cached_tokens")},
+            "finish_reasons": _total(mine, "finish_reason", "requests"),
+            "output_lengths": lengths.get(name),
+        }
+    return found
+
+
+def _lengths(files: list[Path]) -> dict[str, dict[str, float]]:
+    """Return mean, median, 90th percentile and coefficient of variation of answer lengths per workload."""
+    if not files:
+        return {}
+    length = pl.col("usage").struct.field("completion_tokens").cast(pl.Int64).alias("length")
+    # Two integer columns of the night are held, for quantiles that do not depend on the order of parts.
+    rows = pl.scan_parquet(files).select("workload", length).sort("workload", "length").collect()
+    found = {}
+    for (name,), group in rows.group_by("workload", maintain_order=True):
+        values = group["length"].to_numpy()
+        mean = float(values.mean())
+        found[str(name)] = {
+            "mean": mean,
+            "p50": float(group["length"].quantile(0.5, "linear") or 0.0),
+            "p90": float(group["length"].quantile(0.9, "linear") or 0.0),
+            "variation": float(values.std()) / mean if mean else 0.0,
+        }
+    return found

@@ -1,0 +1,352 @@
+"""A publication holds every request exactly once, and the date's log points to the last one."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from nights import (
+    AT,
+    DAY,
+    INFER,
+    error,
+    open_test_night,
+    output,
+    quarantined,
+    read_published,
+    request,
+    rid,
+    write,
+    write_inputs,
+)
+
+from tasks.accounting import Account, AccountingError
+from tasks.folder import FolderStore
+from tasks.profile import profile
+from tasks.publish import publication_prefix, publish
+from tasks.results import dump_line, model_name, output_line
+from tasks.runlog import RunLog, StaleWriterError, date_prefix
+from tasks.runstate import current_publication
+
+if TYPE_CHECKING:
+    from tasks.night import Night
+    from tasks.storage import Store
+
+ACCOUNT = Account(lines=8, blank=1, filtered=1, quarantined=1, requests=5, errors=1)
+PASSED = '{"body":{"metadata":{"workload":"pick"},"user":"u"},"envelope":{"note":1}}'
+STEP = {
+    "step": 0,
+    "started_at": AT,
+    "seconds": 0.5,
+    **dict.fromkeys(("prefill_tokens", "decode_tokens", "sequences", "kv_tokens_read", "free_pages"), 1),
+    **dict.fromkeys(("modelled_compute_seconds", "modelled_memory_seconds"), 0.1),
+    **dict.fromkeys(("hit_tokens", "recomputed_tokens", "retractions", "evicted_pages"), 0),
+}
+
+
+def fill(night: Night) -> None:
+    """Five requests: three answered in two parts, one refused while parsed, one failed in the engine."""
+    write_inputs(night, [request(name) for name in "abcd"], ACCOUNT)
+    write(night, "errors", [error("refused")])
+    write(night, "quarantine", [quarantined(3)])
+    profile(night)
+    night.log.finish_step("plan", {"policy": "blend", "hit_rate_optimum": 0.5})
+    write(
+        night, "outputs", [output("a", workload="pick", passthrough_json=PASSED), output("b", "line\u2028")]
+    )
+    write(night, "outputs", [output("c", endpoint="completions", finish_reason="length")])
+    write(night, "errors", [error("d", code="internal_error", field=None, retryable=True)])
+    write(night, "steps", [STEP])
+    night.log.finish_step("infer", INFER)
+
+
+def date_state(store: Store) -> Any:
+    return RunLog(store, date_prefix("job", DAY.isoformat())).refresh()
+
+
+def test_a_whole_publication(store: Store, tmp_path: Path) -> None:
+    with open_test_night(store, tmp_path / "scratch") as night:
+        fill(night)
+        results = publish(night)
+    prefix = publication_prefix("job", DAY, results["publication_id"])
+    found = read_published(store, prefix, tmp_path / "read")
+    assert results["folder"] == store.object_uri(prefix)
+    assert results["output_file"] == store.object_uri(f"{prefix}/output.jsonl")
+    assert results["error_file"] == store.object_uri(f"{prefix}/errors.jsonl")
+    expected = {"requests": 5, "outputs": 3, "errors": 2, "quarantined": 1, "filtered": 1, "exit_code": 0}
+    assert {name: results[name] for name in expected} == expected
+    assert (results["input_tokens"], results["output_tokens"]) == (9, 6)
+    assert (results["seconds"], results["tokens_per_second"]) == (2.0, 7.5)
+    assert (results["hit_rate"], results["hit_rate_optimum"], results["recomputed_tokens"]) == (0.4, 0.5, 7)
+    assert results["run_key"] == "0123456789abcdef"
+    summary = found["summary"]
+    assert summary["finish_reasons"] == {"length": 1, "stop": 2}
+    assert summary["error_codes"] == {"internal_error": 1, "unsupported_parameter": 1}
+    assert summary["workloads"]["pick"]["outputs"] == 1
+    assert summary["workloads"]["default"]["errors"] == 2
+    assert summary["profile"]["requests"] == 4
+    assert found["profiles_table"].num_rows == 4
+    assert found["steps_table"].num_rows == 1
+    (published,) = date_state(store).publications
+    assert published.publication_id == results["publication_id"]
+    assert published.details["output_file"] == results["output_file"]
+
+
+def test_lines_have_the_form_of_openai(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch") as night:
+        fill(night)
+        results = publish(night)
+    folder = tmp_path / "store" / publication_prefix("job", DAY, results["publication_id"])
+    text = (folder / "output.jsonl").read_text()
+    assert len(text.splitlines()) == 3
+    a, b, c = map(json.loads, text.splitlines())
+    assert a == {
+        "id": f"batch_req_{rid('a')[:32]}",
+        "custom_id": "a",
+        "response": {
+            "status_code": 200,
+            "request_id": rid("a"),
+            "body": {
+                "id": f"chatcmpl-{rid('a')[:24]}",
+                "object": "chat.completion",
+                "created": int(AT.timestamp()),
+                "model": "tiny",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "yes", "refusal": None},
+                        "logprobs": None,
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": 3,
+                    "completion_tokens": 2,
+                    "total_tokens": 5,
+                    "prompt_tokens_details": {"cached_tokens": 1},
+                },
+                "metadata": {"workload": "pick"},
+            },
+        },
+        "error": None,
+        "nightblend": {
+            "request_id": rid("a"),
+            "source_uri": "file:///logs/day.jsonl",
+            "source_line": 1,
+            "body": {"user": "u"},
+            "envelope": {"note": 1},
+        },
+    }
+    assert b["response"]["body"]["choices"][0]["message"]["content"] == "line\u2028"
+    assert c["response"]["body"]["object"] == "text_completion"
+    assert c["response"]["body"]["choices"][0]["text"] == "yes"
+    refused, failed = map(json.loads, (folder / "errors.jsonl").read_text().splitlines())
+    assert (refused["custom_id"], refused["response"]) == ("refused", None)
+    assert refused["error"] == {
+        "code": "unsupported_parameter",
+        "message": "No tools.",
+        "param": "tools",
+        "retryable": False,
+    }
+    assert failed["error"]["param"] is None
+
+
+def test_no_reader_sees_another_line_end() -> None:
+    text = "x\u0085\u2028\u2029\n\r\x1c"
+    line = dump_line(output_line(output("a", text, passthrough_json=None), "m"))
+    assert line.endswith(b"\n")
+    assert len(line.decode().splitlines()) == 1
+    assert (
+        json.loads(line)["response"]["body"]["choices"][0]["message"]["content"]
+        == "x\u0085\u2028\u2029\n\r\x1c"
+    )
+
+
+def test_a_model_of_the_hub_keeps_its_id() -> None:
+    assert model_name(Path("/hub/models--org--name-1b/snapshots/0123abc")) == "org/name-1b"
+    assert model_name(Path("/models/mine")) == "mine"
+
+
+@pytest.mark.parametrize("wrong", ["twice", "both", "lost", "strange", "count", "quarantine", "lines"])
+def test_what_does_not_add_up_is_not_published(wrong: str, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    messages = {
+        "twice": "1 requests answered more than once",
+        "both": "1 requests answered more than once",
+        "lost": "1 requests without an answer",
+        "strange": "1 requests answered that nobody asked",
+        "count": "has 1 rows, recorded were 2",
+        "quarantine": "2 lines were quarantined, 1 are recorded",
+        "lines": "lines are not",
+    }
+    account = Account(lines=3, requests=2, quarantined=1)
+    if wrong == "quarantine":
+        account = Account(lines=4, requests=2, quarantined=2)
+    if wrong == "lines":
+        account = Account(lines=9, requests=2, quarantined=1)
+    with open_test_night(store, tmp_path / "scratch") as night:
+        write_inputs(night, [request("a"), request("b")], account)
+        write(night, "quarantine", [quarantined(1)])
+        write(night, "outputs", [output("a")])
+        if wrong != "lost":
+            write(night, "outputs", [output("b")], count=2 if wrong == "count" else None)
+        if wrong == "twice":
+            write(night, "outputs", [output("a", "another text")])
+        if wrong == "both":
+            write(night, "errors", [error("a")])
+        if wrong == "strange":
+            write(night, "outputs", [output("z")])
+        night.log.finish_step("infer", INFER)
+        with pytest.raises(AccountingError, match=messages[wrong]):
+            publish(night)
+        assert "publish" not in night.log.refresh().steps
+    assert list(store.list("job/published/")) == []
+    assert date_state(store).publications == ()
+
+
+def test_a_refused_row_that_is_missing_is_noticed(tmp_path: Path) -> None:
+    with open_test_night(FolderStore(tmp_path / "store"), tmp_path / "scratch") as night:
+        write_inputs(night, [request("a")], Account(lines=2, requests=2, errors=1))
+        write(night, "outputs", [output("a")])
+        with pytest.raises(AccountingError, match="2 requests are not 1 outputs"):
+            publish(night)
+
+
+def test_parts_that_no_record_names_do_not_count(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch") as night:
+        fill(night)
+        stray = store.get(night.log.key(night.parts("outputs")[0].name))
+        store.put(night.log.key("outputs/stray.parquet"), stray)
+        assert publish(night)["outputs"] == 3
+
+
+def test_publishing_twice_is_publishing_once(store: Store, tmp_path: Path) -> None:
+    with open_test_night(store, tmp_path / "one") as night:
+        fill(night)
+        first = publish(night)
+        assert publish(night) == first
+    with open_test_night(store, tmp_path / "two") as night:
+        assert publish(night) == first
+    assert len(date_state(store).publications) == 1
+
+
+def test_a_publisher_killed_after_the_commit_is_finished_by_its_successor(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "one") as night:
+        fill(night)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunLog, "finish_step", _killed)
+            with pytest.raises(KeyboardInterrupt):
+                publish(night)
+    before = {info.key: store.get(info.key) for info in store.list("job/published/")}
+    with open_test_night(store, tmp_path / "two") as night:
+        results = publish(night)
+        assert "publish" in night.log.state.steps
+    assert {info.key: store.get(info.key) for info in store.list("job/published/")} == before
+    (published,) = date_state(store).publications
+    assert published.publication_id == results["publication_id"]
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_last_of_two_runs_is_current_and_a_date_rolls_back(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    ids = []
+    for key in ("a" * 16, "b" * 16):
+        with open_test_night(store, tmp_path / key, key) as night:
+            fill(night)
+            ids.append(publish(night)["publication_id"])
+    assert ids[0] != ids[1]
+    assert current_publication(date_state(store)).publication_id == ids[1]
+    with open_test_night(store, tmp_path / "again", "a" * 16) as night:
+        assert publish(night)["publication_id"] == ids[0]
+    state = date_state(store)
+    assert current_publication(state).publication_id == ids[0]
+    assert [found.publication_id for found in state.publications] == [ids[0], ids[1], ids[0]]
+
+
+def test_two_runs_race_for_a_date(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+
+    def run(key: str) -> str:
+        with open_test_night(store, tmp_path / key, key) as night:
+            fill(night)
+            return publish(night)["publication_id"]
+
+    keys = [letter * 16 for letter in "abc"]
+    with ThreadPoolExecutor(3) as pool:
+        ids = list(pool.map(run, keys))
+    state = date_state(store)
+    assert sorted(found.publication_id for found in state.publications) == sorted(ids)
+    assert state.holder is None
+    last = current_publication(state)
+    found = read_published(store, publication_prefix("job", DAY, last.publication_id), tmp_path / "read")
+    assert found["summary"]["run_key"] == last.run_key
+
+
+def test_a_run_that_was_taken_over_publishes_nothing(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch") as night:
+        fill(night)
+        RunLog(store, night.log.prefix).claim(take_over=True)
+        with pytest.raises(StaleWriterError):
+            publish(night)
+    assert date_state(store).publications == ()
+    assert date_state(store).holder is None
+
+
+def test_empty_date(store: Store, tmp_path: Path) -> None:
+    with open_test_night(store, tmp_path / "scratch") as night:
+        write_inputs(night, [], Account(lines=2, blank=2))
+        profile(night)
+        results = publish(night)
+    prefix = publication_prefix("job", DAY, results["publication_id"])
+    found = read_published(store, prefix, tmp_path / "read")
+    assert (results["requests"], results["exit_code"], results["status"]) == (0, 0, "Completed")
+    assert results["tokens_per_second"] is None
+    assert found["output"] == []
+    assert found["outputs_table"].schema.names[0] == "request_id"
+
+
+def test_without_publication_the_results_stay_in_the_run(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch", publish=False) as night:
+        fill(night)
+        results = publish(night)
+        assert publish(night) == results
+        prefix = night.log.key("results")
+    assert results["published"] is False
+    assert results["folder"] == store.object_uri(prefix)
+    read_published(store, prefix, tmp_path / "read")
+    assert list(store.list("job/dates/")) == []
+    with open_test_night(store, tmp_path / "later") as night:
+        later = publish(night)
+    assert later["publication_id"] == results["publication_id"]
+    assert [found.publication_id for found in date_state(store).publications] == [later["publication_id"]]
+
+
+def test_too_many_bad_rows_are_published_and_said(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch", max_bad_fraction=0.01) as night:
+        fill(night)
+        results = publish(night)
+    assert (results["status"], results["exit_code"]) == ("CompletedWithErrors", 3)
+    read_published(store, publication_prefix("job", DAY, results["publication_id"]), tmp_path / "read")
+
+
+def test_the_reader_itself_notices_a_lost_line(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with open_test_night(store, tmp_path / "scratch") as night:
+        fill(night)
+        prefix = publication_prefix("job", DAY, publish(night)["publication_id"])
+    lines = store.get(f"{prefix}/output.jsonl").splitlines(keepends=True)
+    store.put(f"{prefix}/output.jsonl", b"".join(lines[1:]))
+    with pytest.raises(AssertionError):
+        read_published(store, prefix, tmp_path / "read")
