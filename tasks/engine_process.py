@@ -39,11 +39,13 @@ class EngineProcess:
             )
         os.close(writing)
         self._pipe: IO[bytes] = os.fdopen(reading, "rb")
+        self._ended = False
 
     @property
     def messages(self) -> Iterator[dict[str, Any]]:
         """Messages in the order they were sent."""
-        return read_messages(self._pipe)
+        yield from read_messages(self._pipe)
+        self._ended = True
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM: the engine finishes its step, sends what it has, and ends."""
@@ -52,15 +54,18 @@ class EngineProcess:
 
     def close(self) -> int:
         """End the process if it still runs, and return its exit code (negative: the signal)."""
-        self.ask_to_stop()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        if not self._ended:
+            self.ask_to_stop()
         self._pipe.close()
         try:
             return self.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+        finally:
+            # Last: its end tells the engine that we are gone.
+            if self.process.stdin is not None:
+                self.process.stdin.close()
 
 
 @contextmanager
