@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from nights import answer, batch_line, night_request, opened, outputs_of, write_lines
+from demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
 from tasks import engine_process, infer
 from tasks.errors import ConfigurationError
