@@ -1,1 +1,14 @@
 """What a person triggers: the nightly flow, its parameters and the command line."""
+
+from __future__ import annotations
+
+import os
+
+# Prefect reads its settings when it is first imported, which always comes after this line. The time is for
+# the API it starts inside the process where no server is configured: 8 to 12 s on an idle machine.
+for _name, _value in {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+}.items():
+    os.environ.setdefault(_name, _value)

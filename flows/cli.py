@@ -1,0 +1,153 @@
+"""The command line: `nightblend run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flows.parameters import NightlyParameters, option
+from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = None) -> int:
+    """Run the command line and return its exit code (`tasks.accounting.ExitCode`).
+
+    Parameters
+    ----------
+    arguments
+        Without the program's name; None takes the process's own.
+    with_flow
+        Whether a night runs as Prefect flow. None: only where `PREFECT_API_URL` names a server, because
+        starting Prefect's own API inside the process takes about ten seconds.
+    """
+    options = vars(_parser().parse_args(arguments))
+    options.pop("command")
+    as_json = options.pop("json")
+    if with_flow is None:
+        with_flow = bool(os.environ.get("PREFECT_API_URL"))
+    # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _run(options, with_flow=with_flow)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
+        return _explain(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if as_json:
+        from flows.night import RESULT_KEYS
+
+        print(json.dumps({key: result[key] for key in RESULT_KEYS}, ensure_ascii=False))
+    else:
+        from flows.console import print_table
+
+        print_table(result)
+    return int(result["exit_code"])
+
+
+def _run(options: dict[str, Any], *, with_flow: bool) -> dict[str, Any]:
+    parameters = NightlyParameters.parse(options)
+    request = parameters.to_request()
+    if with_flow:
+        from flows.nightly import nightly
+
+        return nightly(parameters)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    from flows.console import ConsoleReporter
+    from flows.night import run_night
+
+    reporter = ConsoleReporter()
+    try:
+        return run_night(request, reporter=reporter)
+    finally:
+        reporter.close()
+
+
+def _explain(error: BaseException) -> int:
+    """Say in one line on stderr why a night did not end well; return the exit code."""
+    from engine.errors import EngineError
+    from flows.night import AbortedError, exit_code_of
+    from tasks.accounting import AccountingError
+    from tasks.infer import StoppedError
+    from tasks.runlog import RunIsLiveError, StaleWriterError
+    from tasks.runrecords import LogFormatError
+    from tasks.storage import StoreUnavailableError
+
+    told = (
+        ConfigurationError,
+        EngineError,
+        AbortedError,
+        AccountingError,
+        StoppedError,
+        RunIsLiveError,
+        StaleWriterError,
+        LogFormatError,
+        StoreUnavailableError,
+    )
+    code = exit_code_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        text = "stopped"
+    elif isinstance(error, told):
+        text = " ".join(str(error).split())
+    else:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+        # Its own words could quote a prompt; its type and place cannot.
+        text = f"failed with {type(error).__name__}{where}; run with NIGHTBLEND_DEBUG=1 for the whole trace"
+        if os.environ.get("NIGHTBLEND_DEBUG"):
+            logging.getLogger(__name__).error("failed", exc_info=error)
+    hint = " Run the same command again to go on." if code is ExitCode.STOPPED else ""
+    print(f"nightblend: {text}{hint}", file=sys.stderr)
+    return int(code)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="nightblend", description="Scheduled offline batch LLM inference.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    run = commands.add_parser(
+        "run",
+        help="run one night",
+        description="Run one night: extract, profile, plan, infer, publish. A stopped run goes on, a "
+        "finished one answers at once.",
+        epilog="Exit codes: 0 done, 1 failed or aborted, 2 wrong usage, 3 done with more bad rows than "
+        "allowed, 4 stopped and resumable, 5 another live run owns the date.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in NightlyParameters.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        if isinstance(field.default, bool):
+            run.add_argument(option(name), action=argparse.BooleanOptionalAction, help=text)
+        elif name == "model_filter":
+            run.add_argument(option(name), action="append", metavar="PATTERN", help=text)
+        else:
+            if field.default is not None and not field.is_required():
+                text += f" Default: {field.default}."
+            run.add_argument(option(name), metavar=name.upper(), help=text)
+    run.add_argument("--json", action="store_true", default=False, help="print one JSON object on stdout")
+    return parser
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

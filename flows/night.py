@@ -1,0 +1,223 @@
+"""One night as a plain sequence of steps; the flow runs the same sequence with its tasks in their place."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from engine.errors import EngineError
+from tasks.accounting import Account, AccountingError, ExitCode, must_abort
+from tasks.errors import ConfigurationError
+from tasks.infer import StoppedError, infer
+from tasks.inputs import open_night, prepare, record_inputs
+from tasks.plan import plan
+from tasks.profile import profile
+from tasks.publish import publish
+from tasks.runlog import RunIsLiveError, StaleWriterError
+from tasks.storage import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.infer import InferProgress
+    from tasks.inputs import NightRequest, PreparedInputs
+    from tasks.night import Night
+
+RESULT_KEYS = (
+    "requests",
+    "outputs",
+    "errors",
+    "quarantined",
+    "filtered",
+    "input_tokens",
+    "output_tokens",
+    "seconds",
+    "tokens_per_second",
+    "hit_rate",
+    "hit_rate_optimum",
+    "recomputed_tokens",
+    "reused",
+    "run_key",
+    "run_dir",
+    "output_file",
+    "error_file",
+)
+"""What `nightblend run --json` prints."""
+PLACES = ("run_dir", "folder", "output_file", "error_file", "summary_file")
+
+
+class AbortedError(Exception):
+    """So much was quarantined that nothing was computed."""
+
+
+class Reporter(Protocol):
+    """Is told how a night goes on."""
+
+    def begin(self, step: str) -> None:
+        """Hear that a step begins."""
+
+    def end(self, step: str, results: object) -> None:
+        """Hear that a step is done, and what it returned."""
+
+    def answered(self, progress: InferProgress) -> None:
+        """Hear how far step `infer` is."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, step: str) -> None:
+        """Do nothing."""
+
+    def end(self, step: str, results: object) -> None:
+        """Do nothing."""
+
+    def answered(self, progress: InferProgress) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a night, in order; the flow puts a task in the place of each function."""
+
+    extract: Callable[[NightRequest, Path], PreparedInputs] = prepare
+    tokenize: Callable[[Night, PreparedInputs], dict[str, Any]] = record_inputs
+    profile: Callable[[Night], dict[str, Any]] = profile
+    plan: Callable[[Night], dict[str, Any]] = plan
+    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer
+    publish: Callable[[Night], dict[str, Any]] = publish
+
+    def reported_to(self, reporter: Reporter) -> Steps:
+        """Return these steps, with `reporter` told of each one's begin and end."""
+        return Steps(**{f.name: _reported(f.name, getattr(self, f.name), reporter) for f in fields(self)})
+
+
+def run_night(
+    request: NightRequest, *, steps: Steps | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Run a night to its end, going on where an earlier attempt stopped.
+
+    Parameters
+    ----------
+    request
+        What is asked for; see `NightlyParameters.to_request`.
+    steps
+        None is the plain functions.
+
+    Returns
+    -------
+    dict
+        `RESULT_KEYS`, and `job, run_date, publication_id, published, status, exit_code, folder,
+        summary_file`. Places are paths on a folder store and URIs on S3. A run that was finished before
+        answers at once, with `reused` true.
+
+    Raises
+    ------
+    ConfigurationError, EngineError
+        If a setting is wrong.
+    AbortedError
+        If too much is in quarantine; nothing was computed.
+    AccountingError
+        If a line or request was lost or answered twice; nothing was published.
+    RunIsLiveError, StaleWriterError
+        If another process holds the run, or took it over.
+    StoppedError, StoreUnavailableError
+        If it stopped early; running it again goes on from there.
+    """
+    reporter = reporter or Silent()
+    steps = (steps or Steps()).reported_to(reporter)
+    with TemporaryDirectory(prefix="nightblend-") as folder:
+        scratch = Path(folder)
+        prepared = steps.extract(request, scratch)
+        with open_night(prepared, request, scratch) as night:
+            if night.log.state.finished and not night.log.is_holder:
+                with night.log.hold(wait=True, take_over=request.take_over):
+                    return _result(night, steps.publish(night), reused=True)
+            with _attempt(night):
+                steps.tokenize(night, prepared)
+                _abort_if_mostly_quarantined(night)
+                steps.profile(night)
+                # Step infer is recorded when every request is answered: only publishing was missing.
+                if "infer" not in night.log.state.steps:
+                    steps.plan(night)
+                    steps.infer(night, reporter.answered)
+                published = steps.publish(night)
+                _end_attempt(night, published)
+                return _result(night, published, reused=False)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of a command that ended with `error`."""
+    if isinstance(error, ConfigurationError | EngineError):
+        return ExitCode.USAGE
+    if isinstance(error, RunIsLiveError | StaleWriterError):
+        return ExitCode.OTHER_OWNER
+    if isinstance(error, StoppedError | StoreUnavailableError | KeyboardInterrupt | SystemExit):
+        return ExitCode.STOPPED
+    return ExitCode.FAILED
+
+
+def _reported(name: str, step: Callable[..., Any], reporter: Reporter) -> Callable[..., Any]:
+    def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
+        reporter.begin(name)
+        results = step(*arguments)
+        reporter.end(name, results)
+        return results
+
+    return run
+
+
+@contextmanager
+def _attempt(night: Night) -> Iterator[None]:
+    """Record how the attempt ended if an error ends the block, unless the run was lost to another."""
+    try:
+        yield
+    except BaseException as error:
+        code = exit_code_of(error)
+        if night.log.is_holder and code is not ExitCode.OTHER_OWNER:
+            status = "stopped" if code is ExitCode.STOPPED else "failed"
+            # Types only: an error's text could quote a prompt.
+            summary = {"reason": type(error).__name__, "aborted": isinstance(error, AbortedError)}
+            try:
+                night.log.end_attempt(status, int(code), summary)
+                night.log.write_manifest()
+            except (StaleWriterError, StoreUnavailableError):
+                # The next attempt records that this one was killed; what ended it matters more now.
+                pass
+        raise
+
+
+def _abort_if_mostly_quarantined(night: Night) -> None:
+    account = Account(**night.log.state.steps["extract"].results["account"])
+    limit = night.settings.abort_quarantined_fraction
+    if must_abort(account, limit):
+        total = account.requests + account.quarantined
+        raise AbortedError(
+            f"{account.quarantined} of {total} lines are no requests, more than {limit:.0%}; nothing was "
+            f"computed. Look into {_place(night.store.object_uri(night.log.key('quarantine')))} and correct "
+            "the source, or raise --abort-quarantined-fraction."
+        )
+
+
+def _end_attempt(night: Night, published: dict[str, Any]) -> None:
+    code = ExitCode(published["exit_code"])
+    if code not in {ExitCode.OK, ExitCode.COMPLETED_WITH_ERRORS}:
+        raise AccountingError(f"the run ended as {published['status']}")
+    status = "completed" if code is ExitCode.OK else "completed_with_errors"
+    night.log.end_attempt(status, int(code), published)
+    night.log.write_manifest()
+
+
+def _result(night: Night, published: dict[str, Any], *, reused: bool) -> dict[str, Any]:
+    places = {name: _place(published[name]) for name in PLACES}
+    named = {"job": night.job, "run_date": night.run_date.isoformat(), "reused": reused}
+    return {**published, **places, **named}
+
+
+def _place(uri: str) -> str:
+    """Return a URI as a path if it is one: what a person can open."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri

@@ -1,0 +1,259 @@
+"""The parameters of a night: one flat, ordered model behind the flow's form and the command's options."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from engine.plan.policies import POLICIES
+from tasks.errors import ConfigurationError, bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
+
+    from tasks.inputs import NightRequest
+
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+
+
+class NightlyParameters(BaseModel):
+    """What a night is asked to do; every field is an option of `nightblend run` of the same name."""
+
+    model_config = ConfigDict(extra="forbid", title="Nightly", validate_default=True, protected_namespaces=())
+
+    job: str = Field(
+        title="Job",
+        description="Name of the nightly; two jobs never touch each other's data.",
+        pattern=SLUG,
+        max_length=63,
+        examples=["support-triage"],
+    )
+    source: str = Field(
+        title="Source",
+        description="OpenAI Batch request logs: a file, a folder or an s3:// prefix; may hold the date.",
+        min_length=1,
+        examples=["s3://logs/{run_date:%Y/%m/%d}/", "logs/"],
+    )
+    store: str = Field(
+        title="Store",
+        description="Where runs and results are kept: a folder or s3://bucket/prefix.",
+        min_length=1,
+        examples=["s3://results/nightblend", "store/"],
+    )
+    model: str = Field(
+        title="Model",
+        description="Hugging Face model folder or hub id (Llama or Qwen3 architecture).",
+        min_length=1,
+        examples=["models/Qwen3-0.6B", "Qwen/Qwen3-0.6B"],
+    )
+    run_date: date | None = Field(
+        default=None,
+        title="Run date",
+        description="Day to run for; empty takes the day `lag_days` ago, if the source holds the date.",
+        examples=["2026-11-22"],
+    )
+    timezone: str = Field(
+        default="UTC", title="Timezone", description="Whose days are meant.", examples=["Europe/Berlin"]
+    )
+    lag_days: int = Field(
+        default=1,
+        title="Lag",
+        description="Calendar days before today, where no date is given.",
+        ge=0,
+        le=366,
+    )
+    model_filter: list[str] = Field(
+        default_factory=list,
+        title="Model filter",
+        description="Only requests for models that match one of these patterns; others count as filtered.",
+        examples=["small-*"],
+    )
+    policy: str = Field(
+        default="blend",
+        title="Order policy",
+        description="; ".join(f"{name}: {what}" for name, what in POLICIES.items()) + ".",
+        json_schema_extra={"enum": list(POLICIES)},
+        examples=["blend"],
+    )
+    max_tokens: int = Field(
+        default=256,
+        title="Most output tokens",
+        description="Where a request sets none.",
+        ge=1,
+        examples=[256],
+    )
+    temperature: float = Field(
+        default=0.0, title="Temperature", description="Where a request sets none; 0 is greedy.", ge=0, le=2
+    )
+    top_k: int = Field(default=0, title="Top k", description="Where a request sets none; 0 is off.", ge=0)
+    top_p: float = Field(
+        default=1.0, title="Top p", description="Where a request sets none; 1 is off.", gt=0, le=1
+    )
+    run_seed: int = Field(
+        default=0, title="Seed", description="Of sampled requests that bring none.", ge=0, lt=2**63
+    )
+    kv_tokens: int | None = Field(
+        default=None,
+        title="KV memory (tokens)",
+        description="Tokens of prompts and answers held at a time; empty lets the engine choose.",
+        ge=1,
+        examples=[65536],
+    )
+    token_budget: int = Field(
+        default=1024, title="Step budget (tokens)", description="Most tokens computed in one step.", ge=1
+    )
+    max_sequences: int = Field(
+        default=128, title="Most running requests", description="Requests computed at a time.", ge=1
+    )
+    page_size: int = Field(default=16, title="Page size (tokens)", description="Of KV memory.", ge=1, le=256)
+    part_seconds: float = Field(
+        default=60.0, title="Part interval (s)", description="Answers are made durable this often.", gt=0
+    )
+    part_answers: int = Field(
+        default=2000, title="Part size (answers)", description="Or after this many of them.", ge=1
+    )
+    engine_restarts: int = Field(
+        default=3, title="Engine restarts", description="How often a dead engine is started again.", ge=0
+    )
+    max_bad_fraction: float = Field(
+        default=0.01,
+        title="Bad rows allowed",
+        description="Share of errors and quarantined lines above which a night completes with errors.",
+        ge=0,
+        le=1,
+    )
+    abort_quarantined_fraction: float = Field(
+        default=0.2,
+        title="Quarantine limit",
+        description="Share of quarantined lines above which nothing is computed.",
+        ge=0,
+        le=1,
+    )
+    lease_s: float = Field(
+        default=90.0, title="Lease (s)", description="A silent run is taken over after this long.", gt=0
+    )
+    heartbeat_s: float = Field(
+        default=20.0, title="Heartbeat (s)", description="Time between signs of life.", gt=0
+    )
+    publish: bool = Field(
+        default=True, title="Publish", description="Off keeps the results in the run directory only."
+    )
+    rerun: bool = Field(
+        default=False, title="Run again", description="Compute everything again, also where it is finished."
+    )
+    take_over: bool = Field(
+        default=False, title="Take over", description="Take the date from another run that seems alive."
+    )
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise ValueError(f"must be one of {', '.join(POLICIES)}")
+        return value
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _below_lease(cls, value: float, info: Any) -> float:  # noqa: ANN401 - pydantic's own type
+        if value >= info.data.get("lease_s", float("inf")):
+            raise ValueError(f"must be below lease_s ({info.data['lease_s']:g})")
+        return value
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Make parameters of options as they were typed.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the first option that is missing or wrong, in the order of the fields.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _explain(error.errors()[0]) from None
+
+    def to_request(self, now: datetime | None = None) -> NightRequest:
+        """Return the night that is asked for, its date resolved.
+
+        Parameters
+        ----------
+        now
+            Aware; a scheduled run passes its scheduled time, which a retry does not change. None is the
+            present.
+
+        Raises
+        ------
+        ConfigurationError
+            If a date must be given and is not, or a setting is out of range.
+        """
+        from tasks.inputs import NightRequest
+        from tasks.night import NightSettings
+        from tasks.run_date import resolve_run_date
+        from tasks.sampling import SamplingDefaults
+
+        resolved = resolve_run_date(
+            self.run_date,
+            source=self.source,
+            has_event_time=False,
+            now=now or datetime.now(UTC),
+            timezone=self.timezone,
+            lag_days=self.lag_days,
+        )
+        settings = NightSettings(
+            policy=self.policy,
+            kv_tokens=self.kv_tokens,
+            page_size=self.page_size,
+            token_budget=self.token_budget,
+            max_sequences=self.max_sequences,
+            defaults=SamplingDefaults(self.max_tokens, self.temperature, self.top_k, self.top_p),
+            run_seed=self.run_seed,
+            part_seconds=self.part_seconds,
+            part_answers=self.part_answers,
+            engine_restarts=self.engine_restarts,
+            max_bad_fraction=self.max_bad_fraction,
+            abort_quarantined_fraction=self.abort_quarantined_fraction,
+            lease_s=self.lease_s,
+            heartbeat_s=self.heartbeat_s,
+            publish=self.publish,
+        )
+        return NightRequest(
+            job=self.job,
+            source=self.source,
+            store_uri=self.store,
+            model=self.model,
+            run_date=resolved.run_date,
+            settings=settings,
+            rerun=self.rerun,
+            take_over=self.take_over,
+            model_filter=tuple(self.model_filter),
+        )
+
+
+def option(field: str) -> str:
+    """Return the command-line option of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _explain(error: ErrorDetails) -> ConfigurationError:
+    name = str(error["loc"][0]) if error["loc"] else "parameters"
+    field = NightlyParameters.model_fields.get(name)
+    if field is None:
+        return ConfigurationError(option(name), "is not known", "See `nightblend run --help`")
+    missing = error["type"] == "missing"
+    message = "is missing" if missing else f"{bounded(str(error['input']))!r} {_reason(error)}"
+    remedy = f"Give {(field.title or name).lower()}: {(field.description or '').rstrip('.')}"
+    if field.examples:
+        remedy += f" (for example {field.examples[0]})"
+    return ConfigurationError(option(name), message, remedy)
+
+
+def _reason(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        text = "should have only lower-case letters and digits, with single dashes between them"
+    return text.replace("Input should", "should", 1).replace("String should", "should", 1)
