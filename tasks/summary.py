@@ -54,8 +54,9 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
     Returns
     -------
     dict
-        Tokens are of the published outputs. `tokens_per_second` is (prompt + answer tokens) / seconds of step
-        `infer`, over what that step reports itself. Figures that nobody measured are None.
+        Tokens are of the published outputs. `seconds` is the wall time of step `infer`, or the engine's time
+        over all attempts where that is more (a resumed run). `tokens_per_second` is (prompt + answer tokens
+        delivered) / `seconds`. Figures that nobody measured are None.
 
     Raises
     ------
@@ -77,7 +78,8 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         reason = "too many lines are in quarantine" if status is RunStatus.ABORTED else "the run failed"
         raise AccountingError(f"{reason}: {account.quarantined} of {account.lines} lines; nothing to publish")
     input_tokens, output_tokens = int(answered["input_tokens"].sum()), int(answered["output_tokens"].sum())
-    seconds = float(infer.get("seconds") or 0.0)
+    # Step infer knows the wall time of its last attempt; the engine's own time is over all that count.
+    seconds = max(float(infer.get(name) or 0.0) for name in ("seconds", "engine_seconds"))
     worked = infer.get("input_tokens", input_tokens) + infer.get("output_tokens", output_tokens)
     extract = results_of(night, "extract")
     return {

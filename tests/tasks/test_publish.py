@@ -160,10 +160,7 @@ def test_no_reader_sees_another_line_end() -> None:
     line = dump_line(output_line(output("a", text, passthrough_json=None), "m"))
     assert line.endswith(b"\n")
     assert len(line.decode().splitlines()) == 1
-    assert (
-        json.loads(line)["response"]["body"]["choices"][0]["message"]["content"]
-        == "x\u0085\u2028\u2029\n\r\x1c"
-    )
+    assert json.loads(line)["response"]["body"]["choices"][0]["message"]["content"] == text
 
 
 def test_a_model_of_the_hub_keeps_its_id() -> None:
@@ -350,3 +347,11 @@ def test_the_reader_itself_notices_a_lost_line(tmp_path: Path) -> None:
     store.put(f"{prefix}/output.jsonl", b"".join(lines[1:]))
     with pytest.raises(AssertionError):
         read_published(store, prefix, tmp_path / "read")
+
+
+def test_a_resumed_run_counts_the_time_of_all_its_attempts(tmp_path: Path) -> None:
+    with open_test_night(FolderStore(tmp_path / "store"), tmp_path / "scratch") as night:
+        fill(night)
+        night.log.finish_step("infer", INFER | {"seconds": 0.5, "engine_seconds": 3.0})
+        results = publish(night)
+    assert (results["seconds"], results["tokens_per_second"]) == (3.0, 5.0)
