@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## write a day of request logs, run the night on them, show answers
-	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)")
+	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(RERUN),--rerun)
 
 test: $(STAMP) lint ## every test that needs no GPU
 	@$(PY) -m pytest

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
     try:
         result = _run(options, with_flow=with_flow)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
-        return _explain(error)
+        return explain(error)
     finally:
         signal.signal(signal.SIGTERM, before)
     if as_json:
@@ -78,7 +78,7 @@ def _run(options: dict[str, Any], *, with_flow: bool) -> dict[str, Any]:
         reporter.close()
 
 
-def _explain(error: BaseException) -> int:
+def explain(error: BaseException) -> int:
     """Say in one line on stderr why a night did not end well; return the exit code."""
     from engine.errors import EngineError
     from flows.night import AbortedError, exit_code_of

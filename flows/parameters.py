@@ -153,7 +153,7 @@ class NightlyParameters(BaseModel):
     @classmethod
     def _known_policy(cls, value: str) -> str:
         if value not in POLICIES:
-            raise ValueError(f"must be one of {', '.join(POLICIES)}")
+            raise ValueError(f"is unknown; it must be one of {', '.join(POLICIES)}")
         return value
 
     @field_validator("heartbeat_s")
@@ -244,12 +244,11 @@ def _explain(error: ErrorDetails) -> ConfigurationError:
     field = NightlyParameters.model_fields.get(name)
     if field is None:
         return ConfigurationError(option(name), "is not known", "See `nightblend run --help`")
-    missing = error["type"] == "missing"
-    message = "is missing" if missing else f"{bounded(str(error['input']))!r} {_reason(error)}"
-    remedy = f"Give {(field.title or name).lower()}: {(field.description or '').rstrip('.')}"
-    if field.examples:
-        remedy += f" (for example {field.examples[0]})"
-    return ConfigurationError(option(name), message, remedy)
+    example = field.examples[0] if field.examples else field.default
+    if error["type"] == "missing":
+        return ConfigurationError(option(name), "is missing", f"Give one, for example {example}")
+    message = f"{bounded(str(error['input']))!r} {_reason(error)}"
+    return ConfigurationError(option(name), message, f"Give such a value, for example {example}")
 
 
 def _reason(error: ErrorDetails) -> str:
