@@ -72,7 +72,8 @@ def side_loads(requests: Requests, slots: Slots) -> tuple[float, float]:
 def predicted_peak(remaining: Float64, own: Float64, extra_remaining: float, extra_own: float) -> float:
     """Return the largest growth of KV memory, in tokens, between now and the end of all running requests.
 
-    Every sequence grows by one token per step until it finishes and then frees the tokens it alone holds.
+    Every sequence grows by one token per step until it finishes and then frees the tokens it alone holds:
+    those it holds now (`own`, which lowers the growth) and those it has grown by (which no longer count).
     The peak is reached just before one of them finishes, so only those moments are looked at.
 
     Parameters
@@ -89,11 +90,11 @@ def predicted_peak(remaining: Float64, own: Float64, extra_remaining: float, ext
     for i in range(n):
         if not placed and extra_remaining <= remaining[i]:
             peak = max(peak, extra_own + alive * extra_remaining - freed)
-            freed += extra_own + extra_remaining
+            freed += extra_own
             alive -= 1
             placed = True
         peak = max(peak, extra_own + alive * remaining[i] - freed)
-        freed += own[i] + remaining[i]
+        freed += own[i]
         alive -= 1
     if not placed:
         peak = max(peak, extra_own + alive * extra_remaining - freed)
@@ -105,12 +106,14 @@ def _forecast_inputs(pool: PagePool, requests: Requests, slots: Slots) -> tuple[
     """Return `remaining` and `own` of the running requests, sorted for `predicted_peak`."""
     n = slots.counts[RUNNING]
     size = pool.tokens.shape[1]
-    remaining, own = np.empty(n, np.float64), np.empty(n, np.float64)
+    remaining, own = np.empty(n, np.float64), np.zeros(n, np.float64)
     for i in range(n):
         slot = slots.running[i]
         request = slots.request[slot]
         remaining[i] = max(0.0, expected_output(requests, request) - requests.generated[request])
-        own[i] = (slots.n_pages[slot] - slots.shared[slot]) * size
+        for page in range(slots.shared[slot], slots.n_pages[slot]):
+            # A prompt page that followers hold as well stays when this sequence ends.
+            own[i] += size if pool.ref[slots.pages[slot, page]] == 1 else 0
     order = np.argsort(remaining)
     return remaining[order], own[order]
 
