@@ -75,6 +75,9 @@ def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: 
     else:
         raise EngineError(f"--model: no model.safetensors in {folder}; export the model as safetensors")
     shards = set(shard_of.values())
+    for name in sorted(shards):
+        if not (folder / name).exists():
+            raise EngineError(f"--model: {name} is named by the index but missing in {folder}; copy it there")
     handles = {name: safe_open(folder / name, framework="pt", device=device) for name in shards}
 
     def read(name: str) -> Tensor:

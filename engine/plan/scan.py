@@ -99,7 +99,7 @@ def preferred_side(scan: Scan, load_left: float, load_right: float) -> int:
         it. It is the average KV that a request reads per step, so a long answer that has only just begun
         already counts in full.
     """
-    if scan.cursor[TWO_SIDED] == 0 or scan.cursor[AT_LEFT] == scan.cursor[AT_RIGHT]:
+    if scan.cursor[TWO_SIDED] == 0 or scan.cursor[AT_LEFT] >= scan.cursor[AT_RIGHT]:
         return LEFT
     target = scan.remaining[0] / max(scan.remaining[1], 1e-12)
     share = left_share(

@@ -106,8 +106,10 @@ def _lose_hits(requests: Requests, slots: Slots, slot: int, tokens: int) -> None
 
 @njit
 def _mark_ready(pool: PagePool, page: int, tokens: int, step: int) -> None:
-    if pool.state[page] == CACHED:
-        pool.ready[page] = min(pool.length[page], max(pool.ready[page], tokens))
+    # Generated tokens that follow the prompt in its last page do not make the node any more ready.
+    ready = min(pool.length[page], tokens)
+    if pool.state[page] == CACHED and ready > pool.ready[page]:
+        pool.ready[page] = ready
         pool.ready_step[page] = step
 
 

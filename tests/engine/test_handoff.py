@@ -1,0 +1,99 @@
+"""The folder that goes into an engine process, and the messages that come out."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import flatten
+
+from engine.cost import NOMINAL, ModelShape
+from engine.errors import EngineError
+from engine.handoff import JobSettings, read_job, read_messages, write_job, write_message
+from engine.plan.policies import Plan, make_plan
+from engine.runtime.sampling import Sampling
+
+SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
+REQUESTS = [
+    ("a", Sampling(max_tokens=5)),
+    ("b/é", Sampling(7, 0.7, 20, 0.9, 2**64 - 1, ("\n\n", "Stop ü"), (3, 9), ignore_eos=True)),
+    ("c", Sampling(max_tokens=1, seed=2**63)),
+]
+
+
+def written(folder, **settings):
+    tokens, start = flatten([[5, 6, 7], [5, 6], [900000]])
+    plan = make_plan("blend", tokens, start, np.array([2.0, 3.5, 1.0]), SHAPE, NOMINAL["cpu"])
+    write_job(folder, JobSettings(model="/m", **settings), tokens, start, REQUESTS, plan)
+    return tokens, start, plan
+
+
+def test_a_job_survives_the_round_trip(tmp_path) -> None:
+    settings = {"kv_tokens": 4096, "page_size": 8, "token_budget": 99, "max_sequences": 7}
+    tokens, start, plan = written(tmp_path / "new" / "job", **settings)
+    job = read_job(tmp_path / "new" / "job")
+    assert job.settings == JobSettings(model="/m", **settings)
+    assert job.tokens.tolist() == tokens.tolist()
+    assert job.tokens.dtype == np.int32
+    assert job.offsets.tolist() == start.tolist()
+    assert list(zip(job.request_ids, job.sampling, strict=True)) == REQUESTS
+    for field in fields(Plan):
+        stored, original = getattr(job.plan, field.name), getattr(plan, field.name)
+        if isinstance(original, np.ndarray):
+            assert stored.dtype == original.dtype
+            assert stored.tolist() == original.tolist()
+        else:
+            assert stored == original
+            assert type(stored) is type(original)
+    assert job.plan.scan().cursor.tolist() == plan.scan().cursor.tolist()
+
+
+def test_another_format_version_is_refused(tmp_path) -> None:
+    written(tmp_path)
+    raw = json.loads((tmp_path / "job.json").read_text())
+    for version in (raw["format_version"] + 1, None):
+        (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 1"):
+            read_job(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["requests", "offsets", "tokens", "plan"])
+def test_parts_of_different_jobs_are_refused(tmp_path, part: str) -> None:
+    tokens, start, plan = written(tmp_path)
+    if part == "requests":
+        (tmp_path / "requests.jsonl").write_text((tmp_path / "requests.jsonl").read_text().split("\n")[0])
+    elif part == "offsets":
+        np.save(tmp_path / "offsets.npy", start[:-1])
+    elif part == "tokens":
+        np.save(tmp_path / "tokens.npy", tokens[:-1])
+    else:
+        write_job(tmp_path, JobSettings("/m"), tokens, start, REQUESTS, replace(plan, order=plan.order[:2]))
+    with pytest.raises(EngineError, match="different lengths"):
+        read_job(tmp_path)
+
+
+JSON = st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(), st.lists(st.integers())))
+
+
+@given(st.lists(JSON, max_size=5), st.integers(0, 200))
+def test_messages_and_a_stream_that_breaks_off(messages: list[dict], cut: int) -> None:
+    stream, ends = io.BytesIO(), [0]
+    for message in messages:
+        write_message(stream, message)
+        ends.append(stream.tell())
+    whole = stream.getvalue()
+    assert list(read_messages(io.BytesIO(whole))) == messages
+    cut = min(cut, len(whole))
+    complete = sum(end <= cut for end in ends) - 1
+    assert list(read_messages(io.BytesIO(whole[:cut]))) == messages[:complete]
+
+
+def test_length_prefix_is_four_bytes_big_endian() -> None:
+    stream = io.BytesIO()
+    write_message(stream, {"type": "ready"})
+    assert stream.getvalue() == b"\x00\x00\x00\x10" + b'{"type":"ready"}'

@@ -1,0 +1,157 @@
+"""Reading model folders: shards, and one clear line for what is missing or not supported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+from models import reference_model
+from safetensors.torch import load_file, save_file
+
+from engine.errors import EngineError, UnsupportedModelError
+from engine.models.config import load_config, parse_config
+from engine.models.weights import ModelWeights, load_weights
+
+
+@pytest.fixture
+def folder(tmp_path):
+    reference_model("llama").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load(folder) -> ModelWeights:
+    return load_weights(folder, load_config(folder), torch.float32, "cpu")
+
+
+def tensors_of(weights: ModelWeights) -> dict[str, torch.Tensor]:
+    out = {"embed": weights.embed, "norm": weights.norm, "head": weights.head}
+    for i, layer in enumerate(weights.layers):
+        out |= {f"{i}.{f.name}": t for f in fields(layer) if (t := getattr(layer, f.name)) is not None}
+    return out
+
+
+def shard(folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    names = {f"model-{i + 1:05d}-of-00003.safetensors": sorted(tensors)[i::3] for i in range(3)}
+    for file, members in names.items():
+        save_file({name: tensors[name] for name in members}, folder / file, {"format": "pt"})
+    weight_map = {name: file for file, members in names.items() for name in members}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+
+
+def rewrite(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def one_line(error: pytest.ExceptionInfo[EngineError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_shards_load_like_a_single_file(folder) -> None:
+    whole = tensors_of(load(folder))
+    shard(folder)
+    parts = tensors_of(load(folder))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_projections_are_packed_in_order(folder) -> None:
+    source = load_file(folder / "model.safetensors")
+    layer = load(folder).layers[1]
+    attention = [source[f"model.layers.1.self_attn.{n}_proj.weight"] for n in "qkv"]
+    assert torch.equal(layer.qkv, torch.cat(attention))
+    mlp = [source[f"model.layers.1.mlp.{n}_proj.weight"] for n in ("gate", "up")]
+    assert torch.equal(layer.gate_up, torch.cat(mlp))
+
+
+def test_bytes_count_tied_embeddings_once(tmp_path) -> None:
+    model = reference_model("llama-tied-bias")
+    model.save_pretrained(tmp_path)
+    weights = load(tmp_path)
+    assert weights.head is weights.embed
+    assert weights.nbytes() == 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_missing_tensor(folder) -> None:
+    rewrite(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(
+        EngineError, match=r"tensor model\.layers\.1\.mlp\.up_proj\.weight is missing"
+    ) as error:
+        load(folder)
+    assert one_line(error).startswith("--model: ")
+
+
+def test_wrong_shape(folder) -> None:
+    def change(tensors) -> None:
+        tensors["model.norm.weight"] = torch.zeros(47)
+
+    rewrite(folder, change)
+    with pytest.raises(EngineError, match="has shape") as error:
+        load(folder)
+    expected = "--model: tensor model.norm.weight has shape (47,), config.json implies (48,)"
+    assert one_line(error) == expected
+
+
+def test_no_weights_and_a_missing_shard(folder) -> None:
+    shard(folder)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(
+        EngineError, match=r"model-00002-of-00003\.safetensors is named by the index"
+    ) as error:
+        load(folder)
+    one_line(error)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(EngineError, match=r"no model\.safetensors in") as error:
+        load(folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architectures", ["GPT2LMHeadModel"]),
+        ("architectures", []),
+        ("hidden_act", "gelu"),
+        ("mlp_bias", True),
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("pretraining_tp", 2),
+        ("use_sliding_window", True),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+    ],
+)
+def test_unsupported_fields_are_refused_by_name(folder, field: str, value: object) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw.pop("rope_parameters", None)
+    parse_config(raw)
+    named = {"layer_types": "use_sliding_window", "rope_scaling": "rope_parameters.rope_type"}
+    with pytest.raises(UnsupportedModelError) as error:
+        parse_config({**raw, field: value})
+    expected = "rope_parameters.rope_type" if field == "rope_parameters" else named.get(field, field)
+    assert error.value.field == expected
+    assert one_line(error).startswith(f"--model: config.json: {expected} = ")
+
+
+def test_both_ways_to_write_rope_and_stop_tokens(folder) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw.pop("rope_parameters", None)
+    llama3 = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    new = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **llama3}}
+    old = {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **llama3}}
+    assert parse_config({**raw, **new}) == parse_config({**raw, **old})
+    assert parse_config({**raw, **old}).rope.theta == 5e5
+    assert parse_config(raw, {"eos_token_id": [9, 2]}).stop_token_ids == (2, 9)
+    assert parse_config({**raw, "eos_token_id": None}).stop_token_ids == ()
