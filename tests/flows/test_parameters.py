@@ -1,0 +1,76 @@
+"""Parameters: what is typed becomes a night, or one line that names the option."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from engine.plan.policies import POLICIES
+from flows.parameters import NightlyParameters
+from tasks.errors import ConfigurationError
+
+GIVEN = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
+
+
+def test_everything_typed_arrives_in_the_night():
+    request = NightlyParameters.parse(
+        GIVEN
+        | {"run_date": "2026-03-04", "policy": "dfs", "max_tokens": "9", "temperature": "0.5", "top_k": "3"}
+        | {"kv_tokens": "4096", "publish": False, "rerun": True, "model_filter": ["small-*"], "run_seed": "7"}
+    ).to_request()
+    settings = request.settings
+    assert (request.job, request.store_uri, request.run_date) == ("triage", "store", date(2026, 3, 4))
+    assert (settings.policy, settings.kv_tokens, settings.publish) == ("dfs", 4096, False)
+    assert settings.defaults.as_dict() == {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 1.0}
+    assert (request.rerun, request.take_over, request.model_filter) == (True, False, ("small-*",))
+    assert settings.run_seed == 7
+
+
+def test_the_date_is_a_lag_of_local_calendar_days():
+    parameters = NightlyParameters.parse(GIVEN | {"timezone": "Asia/Tokyo", "lag_days": 2})
+    assert parameters.to_request(datetime(2026, 3, 4, 20, tzinfo=UTC)).run_date == date(2026, 3, 3)
+
+
+def test_a_source_without_dates_needs_one():
+    with pytest.raises(ConfigurationError, match=r"^--run-date: "):
+        NightlyParameters.parse(GIVEN | {"source": "logs/"}).to_request()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        (
+            {"policy": "fastest"},
+            "--policy: 'fastest' is unknown; it must be one of fcfs, random, dfs, blend. ",
+        ),
+        ({"job": "Two Words"}, "--job: 'Two Words' should have only lower-case letters and digits"),
+        ({"job": "../x"}, "--job: '../x' should"),
+        ({"temperature": "3"}, "--temperature: '3' should be less than or equal to 2. "),
+        ({"max_tokens": "many"}, "--max-tokens: 'many' should be a valid integer"),
+        ({"kv_tokens": "0"}, "--kv-tokens: '0' should be greater than or equal to 1. "),
+        ({"run_date": "yesterday"}, "--run-date: 'yesterday' should be a valid date"),
+        ({"heartbeat_s": "90"}, "--heartbeat-s: '90' must be below lease_s (90)"),
+        ({"timezone": "Mars/Base"}, "--timezone: 'Mars/Base' is not known. "),
+        ({"colour": "red"}, "--colour: is not known. "),
+    ],
+)
+def test_a_wrong_value_is_one_line_naming_its_option(wrong, line):
+    with pytest.raises(ConfigurationError) as caught:
+        NightlyParameters.parse(GIVEN | wrong).to_request()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_missing_option_is_named():
+    with pytest.raises(ConfigurationError, match=r"^--source: is missing\. "):
+        NightlyParameters.parse({"job": "triage"})
+
+
+def test_the_form_has_text_for_every_field():
+    schema = NightlyParameters.model_json_schema()
+    assert list(schema["properties"]) == list(NightlyParameters.model_fields)
+    assert schema["properties"]["policy"]["enum"] == list(POLICIES)
+    for name, field in schema["properties"].items():
+        assert field["title"], name
+        assert field["description"].endswith("."), name
