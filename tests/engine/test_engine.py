@@ -132,7 +132,9 @@ def test_hit_rate_reaches_the_optimum_exactly(page_size):
 def test_sampling_does_not_depend_on_the_batch():
     decoder = decoder_of(reference_model("llama"))
     prompts = some_prompts(5, 12)
-    sampling = [Sampling(max_tokens=8, temperature=1.0, top_k=20, top_p=0.9, seed=2**63 + i) for i in range(12)]
+    sampling = [
+        Sampling(max_tokens=8, temperature=1.0, top_k=20, top_p=0.9, seed=2**63 + i) for i in range(12)
+    ]
     _, together = run_engine(decoder, prompts, sampling, "random")
     for i in range(12):
         _, alone = run_engine(decoder, [prompts[i]], [sampling[i]])
