@@ -156,7 +156,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
         return ExitCode.USAGE
     if isinstance(error, RunIsLiveError | StaleWriterError):
         return ExitCode.OTHER_OWNER
-    if isinstance(error, StoppedError | StoreUnavailableError | KeyboardInterrupt | SystemExit):
+    # What is no `Exception` came from outside: an interrupt, or Prefect's own signal for a cancelled run.
+    if isinstance(error, StoppedError | StoreUnavailableError) or not isinstance(error, Exception):
         return ExitCode.STOPPED
     return ExitCode.FAILED
 
