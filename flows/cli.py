@@ -101,7 +101,7 @@ def explain(error: BaseException) -> int:
     )
     code = exit_code_of(error)
     if isinstance(error, KeyboardInterrupt):
-        text = "stopped"
+        text = "stopped."
     elif isinstance(error, told):
         text = " ".join(str(error).split())
     else:
