@@ -98,23 +98,6 @@ def test_a_night_answers_everything_once_and_again_at_once(tmp_path, capsys):
     assert (Path(result["run_dir"]) / "manifest.json").exists()
 
 
-def test_a_night_from_s3_to_s3(tmp_path, capsys, s3_bucket):
-    import boto3
-
-    root = day_of_logs(tmp_path)
-    s3 = boto3.session.Session().client("s3")
-    s3.upload_file(str(root / "logs" / "day.jsonl"), s3_bucket, f"logs/{DAY:%Y/%m/%d}/day.jsonl")
-    places = {"source": f"s3://{s3_bucket}/logs/{{run_date:%Y/%m/%d}}/", "store": f"s3://{s3_bucket}/out"}
-    code, result = run_json(capsys, options(root, **places, max_bad_fraction="0.2"))
-    assert code == 0
-    assert (result["outputs"], result["errors"], result["quarantined"]) == (REQUESTS + 1, 1, 1)
-    prefix = f"s3://{s3_bucket}/"
-    assert result["output_file"].startswith(f"{prefix}out/triage/published/")
-    found = s3.get_object(Bucket=s3_bucket, Key=result["output_file"].removeprefix(prefix))
-    assert len(found["Body"].read().splitlines()) == REQUESTS + 1
-    assert run_json(capsys, options(root, **places, max_bad_fraction="0.2"))[1] == result | {"reused": True}
-
-
 @pytest.mark.usefixtures("prefect_api")
 def test_the_flow_does_the_same(tmp_path):
     from prefect.client.orchestration import get_client
