@@ -2,7 +2,7 @@
 
 The planner, the scheduler's ledgers, the run-time metrics and the profile all take their figures from
 here. Notation of the formulas: ``p`` prompt tokens, ``c`` of them taken from the prefix cache, ``d`` output
-tokens, ``P`` parameters, ``L`` layers, ``H`` query heads x head dim (BlendServe, ASPLOS 2026, section 4).
+tokens, ``P`` parameters, ``L`` layers, ``H`` query heads x head dim (BlendServe, ASPLOS 2026).
 """
 
 from __future__ import annotations

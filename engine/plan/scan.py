@@ -3,7 +3,7 @@
 Every policy stands behind the same two calls, `propose` and `accept`. A one-sided policy (fcfs, random,
 dfs) walks its order from the left. `blend` walks it from both ends, compute-heavy requests at the left and
 memory-heavy ones at the right, and keeps the memory of the two sides in the proportion whose mixed density
-is that of the whole remaining work (BlendServe, section 5; DESIGN 2.3).
+is that of the whole remaining work (Zhao et al., BlendServe, ASPLOS 2026).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Admission: which waiting requests join the running ones, and when memory pressure sends one back.
 
-Two ledgers, which must not be confused (DESIGN 2.3). *Side balance* decides which scanner goes next and
+Two ledgers, which must not be confused. *Side balance* decides which scanner goes next and
 counts ``p + d / 2`` tokens per running request. *Capacity* decides whether a request fits and counts
 distinct pages: the predicted future peak, over the finish times of the running requests and the candidate.
 """
