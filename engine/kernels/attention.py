@@ -32,7 +32,19 @@ class AttentionGroup:
     mask: Tensor
 
 
-def paged_attention(q: Tensor, cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
+def gather_scratch(cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
+    """Return scratch memory for `paged_attention` over `groups`, to be used for every layer of a step.
+
+    Fresh memory for each gather would cost more than the copy itself: the system hands out such blocks page
+    by page, on first touch, and takes them back at once.
+    """
+    rows = max((group.keys.shape[0] for group in groups), default=0)
+    return cache.new_empty((2, rows, cache.shape[-2] * cache.shape[-1]))
+
+
+def paged_attention(
+    q: Tensor, cache: Tensor, groups: list[AttentionGroup], scratch: Tensor | None = None
+) -> Tensor:
     """Return ``softmax(q k^T / sqrt(d) + mask) v`` for every query.
 
     Parameters
@@ -44,6 +56,8 @@ def paged_attention(q: Tensor, cache: Tensor, groups: list[AttentionGroup]) -> T
         values of this step's tokens, and only finite numbers.
     groups
         Every token row appears in exactly one group.
+    scratch
+        From `gather_scratch`; made here if None.
 
     Returns
     -------
@@ -55,13 +69,19 @@ def paged_attention(q: Tensor, cache: Tensor, groups: list[AttentionGroup]) -> T
     share = heads // kv_heads
     flat = cache.view(-1, cache.shape[3] * dim)
     out = torch.empty_like(q)
+    if scratch is None:
+        scratch = gather_scratch(cache, groups)
     for group in groups:
         b, n = group.rows.shape
         queries = q[group.rows].view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
-        k = flat.index_select(0, group.keys).view(b, kv_heads, -1, dim)
-        v = flat.index_select(0, group.values).view(b, kv_heads, -1, dim)
+        k, v = scratch[:, : group.keys.shape[0]]
+        torch.index_select(flat, 0, group.keys, out=k)
+        torch.index_select(flat, 0, group.values, out=v)
         result = torch.nn.functional.scaled_dot_product_attention(
-            queries.reshape(b, kv_heads, share * n, dim), k, v, attn_mask=group.mask
+            queries.reshape(b, kv_heads, share * n, dim),
+            k.view(b, kv_heads, -1, dim),
+            v.view(b, kv_heads, -1, dim),
+            attn_mask=group.mask,
         )
         result = result.view(b, kv_heads, share, n, dim).permute(0, 3, 1, 2, 4)
         out[group.rows] = result.reshape(b, n, heads, dim)

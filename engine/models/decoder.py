@@ -57,8 +57,9 @@ class Decoder:
         rope = kernels.rope_table(inputs.positions, self._frequencies, self.weights.embed.dtype)
         residual = embedding(inputs.tokens, self.weights.embed)
         hidden = kernels.rms_norm(residual, self.weights.layers[0].input_norm, eps)
+        scratch = kernels.gather_scratch(cache[0], inputs.groups)
         for i, layer in enumerate(self.weights.layers):
-            mixed = self._attention(layer, hidden, rope, cache[i], inputs)
+            mixed = self._attention(layer, hidden, rope, cache[i], inputs, scratch)
             if i == config.layers - 1:
                 # Only sampled rows matter after the last layer's KV is stored and attention is done.
                 mixed, residual = mixed[inputs.sample_rows], residual[inputs.sample_rows]
@@ -76,6 +77,7 @@ class Decoder:
         rope: tuple[Tensor, Tensor],
         cache: Tensor,
         inputs: StepInputs,
+        scratch: Tensor,
     ) -> Tensor:
         """Attention of one layer before the output projection: [T, hidden] -> [T, heads * head dim]."""
         config = self.config
@@ -87,4 +89,4 @@ class Decoder:
             k = kernels.rms_norm(k, layer.k_norm, config.rms_eps)
         q, k = kernels.apply_rope(q, *rope), kernels.apply_rope(k, *rope)
         kernels.store_kv(cache, k, v, inputs.pages, inputs.slots)
-        return kernels.paged_attention(q, cache, inputs.groups).flatten(1)
+        return kernels.paged_attention(q, cache, inputs.groups, scratch).flatten(1)

@@ -43,7 +43,8 @@ class EngineSettings:
     max_sequences
         Most requests running at a time.
     gather_tokens
-        Most KV tokens that one attention call gathers on the CPU.
+        Most KV tokens that one attention call gathers on the CPU (a longer sequence is a call of its own):
+        few enough to be read again from the processor's cache.
     verify
         Check the invariants of the page pool after every step (slow; for tests).
     """
@@ -52,7 +53,7 @@ class EngineSettings:
     page_size: int = 16
     token_budget: int = 1024
     max_sequences: int = 256
-    gather_tokens: int = 8192
+    gather_tokens: int = 1024
     verify: bool = False
 
     def __post_init__(self) -> None:
