@@ -27,7 +27,7 @@ demo: $(STAMP) ## write a day of request logs, run the night on them, show answe
 	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(RERUN),--rerun)
 
 test: $(STAMP) lint ## every test that needs no GPU
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
