@@ -93,6 +93,12 @@ def test_messages_and_a_stream_that_breaks_off(messages: list[dict], cut: int) -
     assert list(read_messages(io.BytesIO(whole[:cut]))) == messages[:complete]
 
 
+def test_a_message_lacking_its_last_byte_is_left_out() -> None:
+    stream = io.BytesIO()
+    write_message(stream, {"n": 1})
+    assert list(read_messages(io.BytesIO(stream.getvalue()[:-1]))) == []
+
+
 def test_length_prefix_is_four_bytes_big_endian() -> None:
     stream = io.BytesIO()
     write_message(stream, {"type": "ready"})

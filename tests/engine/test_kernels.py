@@ -270,6 +270,12 @@ def test_restrict_against_a_loop(k: int, p: float) -> None:
         assert torch.equal(out[row, kept], logits[row, kept])
 
 
+def test_a_nucleus_that_is_reached_exactly_is_full() -> None:
+    halves = torch.zeros(1, 2)
+    kept = restrict(halves, torch.zeros(1, dtype=torch.int64), torch.tensor([0.5]))
+    assert kept.isfinite().tolist() == [[True, False]]
+
+
 def test_greedy_takes_the_lowest_of_equals() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
     zero = torch.zeros(1, dtype=torch.int64)

@@ -184,8 +184,13 @@ class Drive:
             if slots.source[slot] >= 0:
                 holders[int(slots.source[slot])] += 1
         assert max(fresh.values(), default=0) <= 1
+        nodes = [self.node(page) for page in np.flatnonzero(self.pool.state[:n] == CACHED).tolist()]
+        assert len(set(nodes)) == len(nodes), "two nodes stand for the same tokens"
         assert {p: int(r) for p, r in enumerate(self.pool.ref[:n]) if r} == dict(holders)
         assert len(holders) + available(self.pool) == n
+
+    def node(self, page: int) -> tuple[int, ...]:
+        return int(self.pool.parent[page]), *self.pool.tokens[page, : self.pool.length[page]].tolist()
 
     def compute(self, tokens: int) -> None:
         """Copy and store as the model runner does."""
