@@ -73,7 +73,9 @@ def paged_attention(
         scratch = gather_scratch(cache, groups)
     for group in groups:
         b, n = group.rows.shape
-        queries = q[group.rows].view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+        queries = (
+            q.index_select(0, group.rows.reshape(-1)).view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+        )
         k, v = scratch[:, : group.keys.shape[0]]
         torch.index_select(flat, 0, group.keys, out=k)
         torch.index_select(flat, 0, group.values, out=v)

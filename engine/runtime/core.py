@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -147,12 +148,12 @@ class Engine:
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
         config, embed = decoder.config, decoder.weights.embed
-        # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN.
-        self._cache = torch.zeros(
-            (config.layers, settings.kv_tokens // size, 2, config.kv_heads, size, config.head_dim),
-            dtype=embed.dtype,
-            device=embed.device,
-        )
+        # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN. The system's own zero pages
+        # cost nothing until they are used; filling them here would touch the whole cache twice.
+        pages = settings.kv_tokens // size
+        cache_shape = (config.layers, pages, 2, config.kv_heads, size, config.head_dim)
+        zeros = np.zeros(math.prod(cache_shape) * embed.element_size(), np.uint8)
+        self._cache = torch.from_numpy(zeros).view(embed.dtype).view(cache_shape).to(embed.device)
 
     def _check_capacity(self, prompt: Int64, max_new: Int64) -> None:
         if len(prompt) == 0:
