@@ -46,7 +46,7 @@ class NightlyParameters(BaseModel):
     )
     model: str = Field(
         title="Model",
-        description="Hugging Face model folder or hub id (Llama or Qwen3 architecture).",
+        description="Hugging Face model folder or hub id (Llama, Mistral, Qwen2 or Qwen3 architecture).",
         min_length=1,
         examples=["models/Qwen3-0.6B", "Qwen/Qwen3-0.6B"],
     )

@@ -4,7 +4,7 @@ The runner calls operations only through this package. On the CPU the reference 
 oracle that any other implementation is tested against.
 """
 
-from engine.kernels.attention import AttentionGroup, gather_scratch, paged_attention
+from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
 from engine.kernels.kv import copy_kv_prefix, store_kv
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
@@ -15,6 +15,7 @@ __all__ = [
     "AttentionGroup",
     "add_rms_norm",
     "apply_rope",
+    "causal_mask",
     "copy_kv_prefix",
     "gather_scratch",
     "paged_attention",

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MASK_ELEMENTS = 1 << 22
+"""Most elements of a mask that exists at a time: a chunk over a long prefix goes in blocks of rows."""
+
+
 @dataclass(frozen=True)
 class AttentionGroup:
     """Sequences of similar lengths, padded to one rectangle: B sequences, Q queries, P pages.
@@ -19,17 +23,37 @@ class AttentionGroup:
     ----------
     rows
         int64 [B, Q]: the token rows of the queries; padding repeats the last one of its sequence.
+    position
+        int64 [B, Q]: the place of each query among the keys gathered for its sequence.
     keys, values
         int64 [B * kv heads * P]: rows of the cache seen as [pages * 2 * kv heads, page size * head dim].
+    window
+        A query looks at its own place and the ``window - 1`` before it; None: at all before it.
     mask
-        float [B, 1, group * Q, P * page size], 0 where a query may look and -inf elsewhere. A query head
-        shares its KV head with ``group - 1`` others, which are packed beside it as further queries.
+        What `causal_mask` gives for all queries, made once for all layers; None where that would be large.
     """
 
     rows: Tensor
+    position: Tensor
     keys: Tensor
     values: Tensor
-    mask: Tensor
+    window: int | None = None
+    mask: Tensor | None = None
+
+
+def causal_mask(position: Tensor, keys: int, window: int | None, share: int) -> Tensor:
+    """Return float32 [B, 1, share * Q, keys], 0 where a query may look and -inf elsewhere.
+
+    `position` is int64 [B, Q]. A query head shares its KV head with ``share - 1`` others, which are packed
+    beside it as further queries.
+    """
+    place = torch.arange(keys, device=position.device)
+    hidden = place > position[:, :, None]
+    if window is not None:
+        hidden |= place <= position[:, :, None] - window
+    mask = torch.zeros(hidden.shape, device=position.device).masked_fill_(hidden, -torch.inf)
+    b, n, _ = hidden.shape
+    return mask[:, None].expand(-1, share, -1, -1).reshape(b, 1, share * n, keys)
 
 
 def gather_scratch(cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
@@ -72,19 +96,21 @@ def paged_attention(
     if scratch is None:
         scratch = gather_scratch(cache, groups)
     for group in groups:
-        b, n = group.rows.shape
-        queries = (
-            q.index_select(0, group.rows.reshape(-1)).view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
-        )
         k, v = scratch[:, : group.keys.shape[0]]
         torch.index_select(flat, 0, group.keys, out=k)
         torch.index_select(flat, 0, group.values, out=v)
-        result = torch.nn.functional.scaled_dot_product_attention(
-            queries.reshape(b, kv_heads, share * n, dim),
-            k.view(b, kv_heads, -1, dim),
-            v.view(b, kv_heads, -1, dim),
-            attn_mask=group.mask,
-        )
-        result = result.view(b, kv_heads, share, n, dim).permute(0, 3, 1, 2, 4)
-        out[group.rows] = result.reshape(b, n, heads, dim)
+        b, n = group.rows.shape
+        k, v = k.view(b, kv_heads, -1, dim), v.view(b, kv_heads, -1, dim)
+        step = n if group.mask is not None else max(1, MASK_ELEMENTS // (b * share * k.shape[2]))
+        for first in range(0, n, step):
+            rows, position = group.rows[:, first : first + step], group.position[:, first : first + step]
+            mask = group.mask
+            if mask is None:
+                mask = causal_mask(position, k.shape[2], group.window, share)
+            queries = q.index_select(0, rows.reshape(-1)).view(b, -1, kv_heads, share, dim)
+            result = torch.nn.functional.scaled_dot_product_attention(
+                queries.permute(0, 2, 3, 1, 4).reshape(b, kv_heads, -1, dim), k, v, attn_mask=mask
+            )
+            result = result.view(b, kv_heads, share, -1, dim).permute(0, 3, 1, 2, 4)
+            out[rows] = result.reshape(b, -1, heads, dim)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +12,79 @@ from engine.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}
-"""Architecture name -> whether queries and keys are normalised per head before RoPE."""
+
+@dataclass(frozen=True)
+class Architecture:
+    """How an architecture differs from the common decoder.
+
+    Attributes
+    ----------
+    qk_norm
+        Queries and keys are normalised per head before RoPE.
+    qkv_bias, out_bias
+        Whether the attention projections have biases; None: as `attention_bias` in config.json says.
+    windows
+        Where sliding windows come from: "none", "all" (`sliding_window` holds for every layer), or "layers"
+        (`use_sliding_window` turns it on, `layer_types` or `max_window_layers` say where).
+    """
+
+    qk_norm: bool = False
+    qkv_bias: bool | None = None
+    out_bias: bool | None = None
+    windows: str = "none"
+
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": Architecture(),
+    "MistralForCausalLM": Architecture(qkv_bias=False, out_bias=False, windows="all"),
+    "Qwen2ForCausalLM": Architecture(qkv_bias=True, out_bias=False, windows="layers"),
+    "Qwen3ForCausalLM": Architecture(qk_norm=True, windows="layers"),
+}
+"""The supported architectures by their name in config.json; Qwen2.5 calls itself Qwen2."""
+
+# What transformers takes where config.json is silent.
+_DEFAULT_WINDOW, _DEFAULT_WINDOW_LAYERS = 4096, 28
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: base, and the Llama 3 frequency scaling where `factor` > 1."""
+    """Rotary position embedding: base and frequency scaling (`engine.kernels.rope.inverse_frequencies`).
+
+    Attributes
+    ----------
+    theta
+        The base.
+    kind
+        "default", "linear", "llama3" or "yarn".
+    factor
+        How far the context is stretched.
+    low_freq_factor, high_freq_factor
+        Of llama3; for yarn the numbers of rotations `beta_slow` and `beta_fast`.
+    original_max_positions
+        Context length before stretching.
+    scale
+        Factor of cos and sin; not 1 for yarn only.
+    truncate
+        Whether yarn rounds the bounds of its ramp to whole dimensions.
+    """
 
     theta: float
+    kind: str = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+    scale: float = 1.0
+    truncate: bool = True
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a dense decoder-only model (sizes in elements, lengths in tokens)."""
+    """Shape of a dense decoder-only model (sizes in elements, lengths in tokens).
+
+    `windows` has one entry per layer: the most recent tokens a token of that layer attends to, itself
+    included, or None for all of them.
+    """
 
     architecture: str
     vocab_size: int
@@ -43,7 +99,9 @@ class ModelConfig:
     max_positions: int
     tie_embeddings: bool
     qk_norm: bool
-    attention_bias: bool
+    qkv_bias: bool
+    out_bias: bool
+    windows: tuple[int | None, ...]
     stop_token_ids: tuple[int, ...]
 
 
@@ -73,12 +131,13 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     _refuse(raw, "mlp_bias", {False, None}, "use a checkpoint without MLP biases")
     _refuse(raw, "quantization_config", {None}, "use an unquantised checkpoint")
     _refuse(raw, "pretraining_tp", {1, None}, "use a checkpoint exported with pretraining_tp = 1")
-    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []):
-        raise UnsupportedModelError(
-            "use_sliding_window", raw.get("sliding_window"), "use a model with full attention"
-        )
+    kind = ARCHITECTURES[architecture]
     heads = raw["num_attention_heads"]
     stop = (generation or {}).get("eos_token_id", raw.get("eos_token_id"))
+    bias = bool(raw.get("attention_bias", False))
+    rope = _parse_rope(raw)
+    # Checkpoints that are stretched by yarn keep the unstretched length in max_position_embeddings.
+    stretched = int(rope.factor * rope.original_max_positions) if rope.kind == "yarn" else 0
     stop_ids = [] if stop is None else stop if isinstance(stop, list) else [stop]
     return ModelConfig(
         architecture=architecture,
@@ -90,11 +149,13 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
         rms_eps=raw.get("rms_norm_eps", 1e-6),
-        rope=_parse_rope(raw),
-        max_positions=raw["max_position_embeddings"],
+        rope=rope,
+        max_positions=max(raw["max_position_embeddings"], stretched),
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        qk_norm=ARCHITECTURES[architecture],
-        attention_bias=bool(raw.get("attention_bias", False)),
+        qk_norm=kind.qk_norm,
+        qkv_bias=bias if kind.qkv_bias is None else kind.qkv_bias,
+        out_bias=bias if kind.out_bias is None else kind.out_bias,
+        windows=_parse_windows(raw, kind),
         stop_token_ids=tuple(sorted(int(i) for i in stop_ids)),
     )
 
@@ -105,19 +166,82 @@ def _refuse(raw: dict[str, Any], field: str, allowed: set[object], remedy: str) 
         raise UnsupportedModelError(field, value, remedy)
 
 
+def _parse_windows(raw: dict[str, Any], kind: Architecture) -> tuple[int | None, ...]:
+    layers: int = raw["num_hidden_layers"]
+    window: int | None
+    types = raw.get("layer_types")
+    if kind.windows == "all":
+        window = raw.get("sliding_window", _DEFAULT_WINDOW)
+        expected = "full_attention" if window is None else "sliding_attention"
+        if types is not None and set(types) != {expected}:
+            raise UnsupportedModelError("layer_types", types, "only one kind for all layers is implemented")
+        return (window,) * layers
+    asked = raw.get("use_sliding_window") or "sliding_attention" in (types or [])
+    if kind.windows == "none" and asked:
+        raise UnsupportedModelError(
+            "use_sliding_window", raw.get("sliding_window"), "use a model with full attention"
+        )
+    # As in transformers: without the switch the window is off, whatever the layer types say.
+    window = raw.get("sliding_window", _DEFAULT_WINDOW) if raw.get("use_sliding_window") else None
+    if types is None:
+        first = raw.get("max_window_layers", _DEFAULT_WINDOW_LAYERS)
+        types = ["full_attention" if i < first else "sliding_attention" for i in range(layers)]
+    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        raise UnsupportedModelError(
+            "layer_types", types, "one of full_attention and sliding_attention per layer"
+        )
+    return tuple(window if name == "sliding_attention" else None for name in types)
+
+
 def _parse_rope(raw: dict[str, Any]) -> RopeConfig:
     # transformers 5 writes `rope_parameters`; earlier checkpoints `rope_theta` + `rope_scaling`.
     scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     theta = float(scaling.get("rope_theta", raw.get("rope_theta", 10000.0)))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+    partial = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    if partial != 1.0:
+        raise UnsupportedModelError("partial_rotary_factor", partial, "only 1.0 is implemented")
     if kind == "default":
         return RopeConfig(theta)
-    if kind != "llama3":
-        raise UnsupportedModelError("rope_parameters.rope_type", kind, "supported are default and llama3")
+    if kind == "linear":
+        return RopeConfig(theta, kind, float(scaling["factor"]))
+    if kind == "llama3":
+        return RopeConfig(
+            theta,
+            kind,
+            float(scaling["factor"]),
+            float(scaling["low_freq_factor"]),
+            float(scaling["high_freq_factor"]),
+            int(scaling["original_max_position_embeddings"]),
+        )
+    if kind == "yarn":
+        return _parse_yarn(raw, scaling, theta)
+    raise UnsupportedModelError(
+        "rope_parameters.rope_type", kind, "supported are default, linear, llama3 and yarn"
+    )
+
+
+def _parse_yarn(raw: dict[str, Any], scaling: dict[str, Any], theta: float) -> RopeConfig:
+    original = int(scaling.get("original_max_position_embeddings") or raw["max_position_embeddings"])
+    factor = float(scaling.get("factor") or raw["max_position_embeddings"] / original)
+    scale = scaling.get("attention_factor")
+    if scale is None:
+        one, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        scale = _yarn_scale(factor, 1.0)
+        if one and all_dim:
+            scale = _yarn_scale(factor, one) / _yarn_scale(factor, all_dim)
     return RopeConfig(
         theta,
-        float(scaling["factor"]),
-        float(scaling["low_freq_factor"]),
-        float(scaling["high_freq_factor"]),
-        int(scaling["original_max_position_embeddings"]),
+        "yarn",
+        factor,
+        float(scaling.get("beta_slow") or 1.0),
+        float(scaling.get("beta_fast") or 32.0),
+        original,
+        float(scale),
+        bool(scaling.get("truncate", True)),
     )
+
+
+def _yarn_scale(factor: float, scale: float) -> float:
+    """Return ``0.1 scale ln(factor) + 1`` (Peng et al., "YaRN", 2023)."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

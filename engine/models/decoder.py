@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.models.config import ModelConfig
-    from engine.models.weights import LayerWeights, ModelWeights
+    from engine.models.weights import ModelWeights
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class StepInputs:
     tokens, positions, pages, slots
         int64 [T]: token id, position in its sequence, and the place of its KV.
     groups
-        How attention is batched (`engine.kernels.AttentionGroup`).
+        How attention is batched (`engine.kernels.AttentionGroup`), for each window the layers have.
     sample_rows
         int64 [R]: rows whose next token is wanted.
     """
@@ -35,12 +35,12 @@ class StepInputs:
     positions: Tensor
     pages: Tensor
     slots: Tensor
-    groups: list[kernels.AttentionGroup]
+    groups: dict[int | None, list[kernels.AttentionGroup]]
     sample_rows: Tensor
 
 
 class Decoder:
-    """A pre-norm transformer decoder: Llama, and Qwen3 with per-head QK normalisation."""
+    """A pre-norm transformer decoder; what differs between architectures is in its `ModelConfig`."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights) -> None:
         self.config = config
@@ -54,12 +54,16 @@ class Decoder:
         in it. In each layer the store precedes attention, so a token may attend to any token of the step.
         """
         config, eps = self.config, self.config.rms_eps
-        rope = kernels.rope_table(inputs.positions, self._frequencies, self.weights.embed.dtype)
+        rope = kernels.rope_table(
+            inputs.positions, self._frequencies, self.weights.embed.dtype, config.rope.scale
+        )
         residual = embedding(inputs.tokens, self.weights.embed)
         hidden = kernels.rms_norm(residual, self.weights.layers[0].input_norm, eps)
-        scratch = kernels.gather_scratch(cache[0], inputs.groups)
+        scratch = kernels.gather_scratch(
+            cache[0], [group for groups in inputs.groups.values() for group in groups]
+        )
         for i, layer in enumerate(self.weights.layers):
-            mixed = self._attention(layer, hidden, rope, cache[i], inputs, scratch)
+            mixed = self._attention(i, hidden, rope, cache[i], inputs, scratch)
             if i == config.layers - 1:
                 # Only sampled rows matter after the last layer's KV is stored and attention is done.
                 mixed, residual = mixed[inputs.sample_rows], residual[inputs.sample_rows]
@@ -72,7 +76,7 @@ class Decoder:
 
     def _attention(
         self,
-        layer: LayerWeights,
+        index: int,
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
         cache: Tensor,
@@ -80,7 +84,7 @@ class Decoder:
         scratch: Tensor,
     ) -> Tensor:
         """Attention of one layer before the output projection: [T, hidden] -> [T, heads * head dim]."""
-        config = self.config
+        config, layer = self.config, self.weights.layers[index]
         heads, kv_heads = config.heads, config.kv_heads
         qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(-1, heads + 2 * kv_heads, config.head_dim)
         q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
@@ -89,4 +93,4 @@ class Decoder:
             k = kernels.rms_norm(k, layer.k_norm, config.rms_eps)
         q, k = kernels.apply_rope(q, *rope), kernels.apply_rope(k, *rope)
         kernels.store_kv(cache, k, v, inputs.pages, inputs.slots)
-        return kernels.paged_attention(q, cache, inputs.groups, scratch).flatten(1)
+        return kernels.paged_attention(q, cache, inputs.groups[config.windows[index]], scratch).flatten(1)

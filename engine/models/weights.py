@@ -104,16 +104,15 @@ def assemble(config: ModelConfig, read: Callable[[str], Tensor]) -> ModelWeights
     def layer(i: int) -> LayerWeights:
         attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
         sizes = {"q": q_size, "k": kv_size, "v": kv_size}
-        bias = config.attention_bias
-        qkv_bias = torch.cat([take(f"{attn}.{n}_proj.bias", s) for n, s in sizes.items()]) if bias else None
+        qkv_bias = [take(f"{attn}.{n}_proj.bias", s) for n, s in sizes.items()] if config.qkv_bias else []
         return LayerWeights(
             input_norm=take(f"model.layers.{i}.input_layernorm.weight", hidden),
             qkv=torch.cat([take(f"{attn}.{n}_proj.weight", size, hidden) for n, size in sizes.items()]),
-            qkv_bias=qkv_bias,
+            qkv_bias=torch.cat(qkv_bias) if qkv_bias else None,
             q_norm=take(f"{attn}.q_norm.weight", config.head_dim) if config.qk_norm else None,
             k_norm=take(f"{attn}.k_norm.weight", config.head_dim) if config.qk_norm else None,
             out=take(f"{attn}.o_proj.weight", hidden, q_size),
-            out_bias=take(f"{attn}.o_proj.bias", hidden) if bias else None,
+            out_bias=take(f"{attn}.o_proj.bias", hidden) if config.out_bias else None,
             post_norm=take(f"model.layers.{i}.post_attention_layernorm.weight", hidden),
             gate_up=torch.cat([take(f"{mlp}.{n}_proj.weight", inner, hidden) for n in ("gate", "up")]),
             down=take(f"{mlp}.down_proj.weight", hidden, inner),

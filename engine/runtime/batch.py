@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +10,16 @@ import numpy.typing as npt
 import torch
 
 from engine.jit import njit
-from engine.kernels import AttentionGroup
+from engine.kernels import AttentionGroup, causal_mask
+from engine.kernels.attention import MASK_ELEMENTS
 from engine.models.decoder import StepInputs
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
+
+# Larger than any context.
+_EVERYTHING = 1 << 30
 
 
 @njit
@@ -41,7 +46,12 @@ def _group_sizes(length: Int32, context: Int32, order: Int64, limit: int) -> Int
 
 
 def attention_groups(
-    work: Work, slots: Slots, config: ModelConfig, page_size: int, gather_tokens: int
+    work: Work,
+    slots: Slots,
+    config: ModelConfig,
+    page_size: int,
+    gather_tokens: int,
+    window: int | None = None,
 ) -> list[AttentionGroup]:
     """Group the step's sequences by length; see `AttentionGroup`.
 
@@ -49,40 +59,51 @@ def attention_groups(
     ----------
     gather_tokens
         Most tokens of KV that one group gathers (bounds the scratch memory and keeps it in cache).
+    window
+        Of the layers the groups are for; pages that no query of the step sees are left out.
     """
     n = int(work.size[W_SEQUENCES])
     length, context = work.length[:n], work.context[:n]
-    order = np.lexsort((-context, -length)).astype(np.int64)
-    groups, begin = [], 0
-    for size in _group_sizes(length, context, order, gather_tokens):
+    first_seen = np.maximum(context - length - (window or _EVERYTHING) + 1, 0)
+    first_page = (first_seen // page_size).astype(np.int32)
+    seen = context - first_page * page_size
+    order = np.lexsort((-seen, -length)).astype(np.int64)
+    groups, begin, elements = [], 0, 0
+    share = config.heads // config.kv_heads
+    for size in _group_sizes(length, seen, order, gather_tokens):
         members = order[begin : begin + size]
         begin += size
-        groups.append(_group(work, slots, members, config, page_size))
+        group = _group(work, slots, members, first_page[members], config.kv_heads, page_size)
+        keys = group.keys.shape[0] // (len(members) * config.kv_heads) * page_size
+        elements += group.rows.numel() * share * keys
+        mask = causal_mask(group.position, keys, window, share) if elements <= MASK_ELEMENTS else None
+        groups.append(replace(group, window=window, mask=mask))
     return groups
 
 
 def _group(
-    work: Work, slots: Slots, members: npt.NDArray[np.int64], config: ModelConfig, page_size: int
+    work: Work,
+    slots: Slots,
+    members: npt.NDArray[np.int64],
+    first_page: Int32,
+    kv_heads: int,
+    page_size: int,
 ) -> AttentionGroup:
     length, context = work.length[members], work.context[members]
-    queries, pages = int(length.max()), -(-int(context.max()) // page_size)
+    queries, pages = int(length.max()), int((-(-context // page_size) - first_page).max())
     step = np.minimum(np.arange(queries)[None, :], length[:, None] - 1)
     rows = work.first[members][:, None] + step
-    position = (context - length)[:, None] + step
-    table = slots.pages[work.slot[members], :pages].astype(np.int64)
+    position = (context - length - first_page * page_size)[:, None] + step
+    place = first_page[:, None].astype(np.int64) + np.arange(pages)[None, :]
     # Entries past the end of a sequence are masked, but must be pages that exist.
-    table[np.arange(pages)[None, :] * page_size >= context[:, None]] = 0
-    kv_heads = config.kv_heads
+    past = place * page_size >= context[:, None]
+    table = slots.pages[work.slot[members][:, None], np.where(past, 0, place)].astype(np.int64)
     keys = (table[:, None, :] * 2) * kv_heads + np.arange(kv_heads)[None, :, None]
-    hidden = torch.from_numpy(np.arange(pages * page_size)[None, None, :] > position[:, :, None])
-    mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-    share = config.heads // kv_heads
-    packed = mask[:, None].expand(-1, share, -1, -1).reshape(len(members), 1, share * queries, -1)
     return AttentionGroup(
         rows=torch.from_numpy(rows.astype(np.int64)),
+        position=torch.from_numpy(position.astype(np.int64)),
         keys=torch.from_numpy(keys.reshape(-1)),
         values=torch.from_numpy((keys + kv_heads).reshape(-1)),
-        mask=packed,
     )
 
 
@@ -96,6 +117,9 @@ def step_inputs(
         positions=torch.from_numpy(work.positions[:tokens]),
         pages=torch.from_numpy(work.pages[:tokens]),
         slots=torch.from_numpy(work.slots[:tokens]),
-        groups=attention_groups(work, slots, config, page_size, gather_tokens),
+        groups={
+            window: attention_groups(work, slots, config, page_size, gather_tokens, window)
+            for window in dict.fromkeys(config.windows)
+        },
         sample_rows=torch.from_numpy(work.sample_rows[:samples]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from engine.models.config import parse_config
 from engine.models.decoder import Decoder
@@ -37,7 +37,31 @@ CONFIGS = {
             "original_max_position_embeddings": 64,
         },
     ),
+    "llama-linear-rope": LlamaConfig(
+        **SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+    ),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    # Windows that are no multiple of the page size, and shorter than most prompts.
+    "qwen3-layer-types": Qwen3Config(
+        **SIZES,
+        head_dim=16,
+        use_sliding_window=True,
+        sliding_window=9,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=10),
+    "mistral-window": MistralConfig(**SIZES, sliding_window=13),
+    "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen2-window": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "qwen2-yarn": Qwen2Config(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
 }
 
 

@@ -55,13 +55,17 @@ def model(request):
     return reference_model(request.param)
 
 
+@pytest.fixture(scope="module")
+def expected_answers(model):
+    return [greedy(model, prompt, 12, stop=i % 3 != 0) for i, prompt in enumerate(some_prompts())]
+
+
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_greedy_equals_transformers(model, policy):
+def test_greedy_equals_transformers(model, expected_answers, policy):
     prompts = some_prompts()
     sampling = [Sampling(max_tokens=12, ignore_eos=i % 3 == 0) for i in range(len(prompts))]
     _, done = run_engine(decoder_of(model), prompts, sampling, policy)
-    for i, prompt in enumerate(prompts):
-        expected = greedy(model, prompt, 12, stop=i % 3 != 0)
+    for i, expected in enumerate(expected_answers):
         assert done[i].token_ids.tolist() == expected
         assert done[i].finish_reason == ("stop" if i % 3 and expected[-1] == 3 else "length")
 
@@ -108,6 +112,23 @@ def test_underestimated_lengths_force_retractions_and_answers_stay():
         greedy(model, p, 40, stop=False) for p in prompts
     ]
     assert_idle(engine)
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window", "qwen3-layer-types"])
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_windows_shorter_than_the_context(name, page_size):
+    """Prompts up to 20 windows long in chunks of at most 24 tokens, prefix hits, retractions."""
+    model = reference_model(name, 1)
+    rng = np.random.default_rng(2)
+    base = rng.integers(4, 97, 180).tolist()
+    prompts = [base[: int(n)] + rng.integers(4, 97, 5).tolist() for n in rng.integers(1, 180, 10)]
+    sampling = [Sampling(max_tokens=30, ignore_eos=True) for _ in prompts]
+    engine, done = run_engine(
+        decoder_of(model), prompts, sampling, page_size=page_size, kv_tokens=512, token_budget=24
+    )
+    assert engine.counters()["hit_tokens"] > 100
+    for i, prompt in enumerate(prompts):
+        assert done[i].token_ids.tolist() == greedy(model, prompt, 30, stop=False)
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])

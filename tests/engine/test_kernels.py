@@ -7,13 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine import kernels
+from engine.kernels import attention
 from engine.kernels.rope import inverse_frequencies
 from engine.kernels.sampling import gumbel_noise, restrict
 from engine.models.config import RopeConfig, parse_config
+from engine.runtime import batch
 from engine.runtime.batch import attention_groups
 from engine.runtime.state import W_SEQUENCES, W_TOKENS, make_slots, make_work
 
@@ -68,12 +71,20 @@ def test_rope_rotates_each_pair_by_its_angle(dim: int) -> None:
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0}
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
         {"rope_type": "default", "rope_theta": 10000.0},
         {**LLAMA3, "rope_theta": 500000.0, "original_max_position_embeddings": 8192},
         {**LLAMA3, "factor": 32.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+        {**YARN, "original_max_position_embeddings": 32768},
+        {**YARN, "original_max_position_embeddings": 64, "truncate": False, "beta_fast": 16, "beta_slow": 2},
+        {**YARN, "original_max_position_embeddings": 512, "mscale": 0.7, "mscale_all_dim": 0.4},
+        {**YARN, "original_max_position_embeddings": 512, "attention_factor": 1.3},
     ],
 )
 @pytest.mark.parametrize("dim", [12, 128])
@@ -85,7 +96,8 @@ def test_rope_frequencies_are_those_of_transformers(parameters: dict, dim: int) 
     ours = parse_config({**config.to_dict(), "architectures": ["LlamaForCausalLM"]})
     assert torch.allclose(inverse_frequencies(ours.rope, dim), reference.inv_freq, rtol=1e-6)
     positions = torch.arange(0, 40000, 997)
-    cos, sin = kernels.rope_table(positions, inverse_frequencies(ours.rope, dim), torch.float32)
+    frequencies = inverse_frequencies(ours.rope, dim)
+    cos, sin = kernels.rope_table(positions, frequencies, torch.float32, ours.rope.scale)
     expected = reference(normal(1, 1), positions[None])
     assert torch.allclose(cos[:, 0], expected[0][0], atol=1e-6)
     assert torch.allclose(sin[:, 0], expected[1][0], atol=1e-6)
@@ -134,7 +146,7 @@ class Paged:
         # What lies in unused places must not matter, as long as it is finite.
         self.cache[self.cache == 0] = 77.0
 
-    def expected(self) -> torch.Tensor:
+    def expected(self, window: int | None = None) -> torch.Tensor:
         out = torch.empty_like(self.q)
         heads = self.q.shape[1]
         for i, (k, v) in enumerate(self.kv):
@@ -143,14 +155,15 @@ class Paged:
             )
             for j in range(length):
                 seen = context - length + j + 1
+                first_seen = 0 if window is None else max(0, seen - window)
                 for head in range(heads):
                     kv_head = head // (heads // k.shape[1])
-                    score = k[:seen, kv_head] @ self.q[first + j, head] / math.sqrt(self.dim)
-                    out[first + j, head] = score.softmax(0) @ v[:seen, kv_head]
+                    score = k[first_seen:seen, kv_head] @ self.q[first + j, head] / math.sqrt(self.dim)
+                    out[first + j, head] = score.softmax(0) @ v[first_seen:seen, kv_head]
         return out
 
-    def groups(self, gather_tokens: int) -> list[kernels.AttentionGroup]:
-        return attention_groups(self.work, self.slots, self.config, self.size, gather_tokens)
+    def groups(self, gather_tokens: int, window: int | None = None) -> list[kernels.AttentionGroup]:
+        return attention_groups(self.work, self.slots, self.config, self.size, gather_tokens, window)
 
 
 MIXES = {
@@ -163,15 +176,57 @@ MIXES = {
 @pytest.mark.parametrize("mix", sorted(MIXES))
 @pytest.mark.parametrize("share", [1, 4, 7])
 @pytest.mark.parametrize("gather_tokens", [1, 8192])
-def test_paged_attention_is_causal_attention(mix: str, share: int, gather_tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("window", "mask_elements"), [(None, 1 << 22), (None, 700), (1, 1 << 22), (16, 1), (37, 1 << 22)]
+)
+def test_paged_attention_is_causal_attention(
+    mix: str, share: int, gather_tokens: int, window: int | None, mask_elements: int, monkeypatch
+) -> None:
+    for module in (attention, batch):
+        monkeypatch.setattr(module, "MASK_ELEMENTS", mask_elements)
     paged = Paged(MIXES[mix], share)
-    groups = paged.groups(gather_tokens)
+    groups = paged.groups(gather_tokens, window)
     rows = torch.cat([group.rows.flatten().unique() for group in groups])
     assert rows.sort().values.tolist() == list(range(len(paged.q)))
     out = kernels.paged_attention(paged.q, paged.cache, groups)
-    assert torch.allclose(out, paged.expected(), atol=1e-5)
+    assert torch.allclose(out, paged.expected(window), atol=1e-5)
     if gather_tokens == 1:
         assert len(groups) == len(MIXES[mix])
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("window", [None, 1000])
+@pytest.mark.parametrize("context", [20_000, 80_000])
+def test_a_chunk_over_a_long_prefix_needs_memory_linear_in_the_context(context: int, window: int | None):
+    share, chunk, kv_heads = 4, 512, 2
+    paged = Paged([(1, 1)], share, kv_heads)
+    pages = -(-context // paged.size)
+    paged.slots = make_slots(1, pages, 1)
+    paged.work = make_work(chunk, 1)
+    paged.work.size[W_TOKENS], paged.work.size[W_SEQUENCES] = chunk, 1
+    paged.work.length[0], paged.work.context[0] = chunk, context
+    q = normal(chunk, share * kv_heads, paged.dim)
+    with LargestTensor() as largest:
+        groups = paged.groups(1024, window)
+        # Every page of the table is page 0: memory is counted here, not answers.
+        kernels.paged_attention(q, paged.cache, groups)
+    seen = context if window is None else chunk + window
+    linear = 2 * kv_heads * (seen + 2 * paged.size) * paged.dim
+    assert largest.elements <= max(linear, attention.MASK_ELEMENTS)
+    if window is None:
+        assert share * chunk * context > 5 * attention.MASK_ELEMENTS
 
 
 def test_attention_sees_neither_the_future_nor_other_sequences() -> None:

@@ -124,8 +124,9 @@ def test_no_weights_and_a_missing_shard(folder) -> None:
         ("pretraining_tp", 2),
         ("use_sliding_window", True),
         ("layer_types", ["full_attention", "sliding_attention"]),
-        ("rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "longrope", "factor": 4.0}),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
+        ("partial_rotary_factor", 0.5),
     ],
 )
 def test_unsupported_fields_are_refused_by_name(folder, field: str, value: object) -> None:
@@ -155,3 +156,48 @@ def test_both_ways_to_write_rope_and_stop_tokens(folder) -> None:
     assert parse_config({**raw, **old}).rope.theta == 5e5
     assert parse_config(raw, {"eos_token_id": [9, 2]}).stop_token_ids == (2, 9)
     assert parse_config({**raw, "eos_token_id": None}).stop_token_ids == ()
+
+
+def windows(architecture: str, **fields: object) -> tuple[int | None, ...]:
+    raw = reference_model("llama").config.to_dict() | {
+        "architectures": [architecture],
+        "num_hidden_layers": 4,
+    }
+    raw.pop("layer_types", None)
+    return parse_config(raw | fields).windows
+
+
+def test_windows_are_those_of_transformers() -> None:
+    assert windows("LlamaForCausalLM", sliding_window=8) == (None,) * 4
+    assert windows("MistralForCausalLM") == (4096,) * 4
+    assert windows("MistralForCausalLM", sliding_window=None) == (None,) * 4
+    assert windows("MistralForCausalLM", sliding_window=8) == (8,) * 4
+    assert windows("Qwen2ForCausalLM", sliding_window=8, max_window_layers=1) == (None,) * 4
+    on = {"use_sliding_window": True, "sliding_window": 8}
+    assert windows("Qwen2ForCausalLM", **on, max_window_layers=1) == (None, 8, 8, 8)
+    assert windows("Qwen2ForCausalLM", **on) == (None,) * 4
+    types = ["sliding_attention", "full_attention"] * 2
+    assert windows("Qwen3ForCausalLM", **on, layer_types=types) == (8, None, 8, None)
+    assert windows("Qwen3ForCausalLM", layer_types=types, sliding_window=8) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "types"),
+    [
+        ("LlamaForCausalLM", ["sliding_attention"] * 4),
+        ("MistralForCausalLM", ["sliding_attention", "full_attention"] * 2),
+        ("Qwen2ForCausalLM", ["full_attention"] * 3),
+        ("Qwen3ForCausalLM", ["chunked_attention"] * 4),
+    ],
+)
+def test_layer_types_that_are_not_implemented_are_refused(architecture: str, types: list[str]) -> None:
+    with pytest.raises(UnsupportedModelError):
+        windows(architecture, layer_types=types)
+
+
+def test_yarn_stretches_the_context() -> None:
+    raw = reference_model("llama").config.to_dict() | {"architectures": ["Qwen2ForCausalLM"]}
+    raw.pop("rope_parameters")
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = parse_config(raw | {"max_position_embeddings": 32768, "rope_scaling": yarn})
+    assert config.max_positions == 131072
