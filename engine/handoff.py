@@ -1,15 +1,15 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 1)
+Folder (format version 2)
     job.json        what to run: model folder, dtype, device, engine settings, device profile figures
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
-    requests.jsonl  one object per request: `request_id` and its sampling settings
+    requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`)
-    answers     `items`: finished answers of one step
+    answers     `items`: finished sequences of one step (`engine.worker.answer_item`)
     step        measurements of one step (`engine.runtime.core.StepSample`, and modelled times)
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory")
 _SCALARS = ("prompt_tokens", "distinct_tokens", "hit_rate_optimum")
@@ -76,6 +76,7 @@ class Job:
     tokens: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     request_ids: list[str]
+    choices: list[int]
     sampling: list[Sampling]
     plan: Plan
 
@@ -85,16 +86,20 @@ def write_job(
     settings: JobSettings,
     tokens: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.int64],
-    requests: Sequence[tuple[str, Sampling]],
+    requests: Sequence[tuple[str, int, Sampling]],
     plan: Plan,
 ) -> None:
-    """Write the folder of an engine process; `requests` are (request_id, sampling) in prompt order."""
+    """Write the folder of an engine process.
+
+    `requests` are (request_id, choice, sampling) in prompt order; a request with several choices is there
+    once for each of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tokens.npy", np.ascontiguousarray(tokens, np.int32))
     np.save(folder / "offsets.npy", np.ascontiguousarray(offsets, np.int64))
     with (folder / "requests.jsonl").open("w") as file:
-        for request_id, sampling in requests:
-            file.write(json.dumps({"request_id": request_id, **asdict(sampling)}) + "\n")
+        for request_id, choice, sampling in requests:
+            file.write(json.dumps({"request_id": request_id, "choice": choice, **asdict(sampling)}) + "\n")
     arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
     np.savez(folder / "plan.npz", policy=np.array(plan.policy), **arrays)
     # Last, so that a folder with job.json is complete.
@@ -114,11 +119,12 @@ def read_job(folder: Path) -> Job:
     if version != FORMAT_VERSION:
         raise EngineError(f"{folder}: format version {version}, this engine reads {FORMAT_VERSION}")
     tokens, offsets = np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
-    request_ids, sampling = [], []
+    request_ids, choices, sampling = [], [], []
     with (folder / "requests.jsonl").open() as file:
         for line in file:
             entry = json.loads(line)
             request_ids.append(entry.pop("request_id"))
+            choices.append(entry.pop("choice"))
             entry["stop"], entry["stop_token_ids"] = tuple(entry["stop"]), tuple(entry["stop_token_ids"])
             sampling.append(Sampling(**entry))
     with np.load(folder / "plan.npz") as stored:
@@ -130,7 +136,7 @@ def read_job(folder: Path) -> Job:
     counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
     if len(counts) != 1 or offsets[-1] != len(tokens):
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
-    return Job(JobSettings(**raw), np.asarray(tokens), offsets, request_ids, sampling, plan)
+    return Job(JobSettings(**raw), np.asarray(tokens), offsets, request_ids, choices, sampling, plan)
 
 
 def write_message(stream: IO[bytes], message: dict[str, Any]) -> None:

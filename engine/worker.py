@@ -26,9 +26,14 @@ from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings, StepSample
+from engine.runtime.token_text import TokenText
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from transformers import PreTrainedTokenizerBase
+
+    from engine.runtime.state import Int32
 
 DTYPES = {"float32": torch.float32}
 DEFAULT_KV_BYTES = 2 << 30
@@ -99,9 +104,11 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
     device = measure_cpu() if settings.device == "cpu" else NOMINAL[settings.device]
     decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, settings.device))
     kv_tokens = settings.kv_tokens or default_kv_tokens(job, config, shape)
+    tokenizer = _tokenizer(Path(settings.model))
+    token_text = TokenText(tokenizer)
     engine = Engine(
         decoder,
-        _tokenizer(Path(settings.model)),
+        tokenizer,
         EngineSettings(
             kv_tokens=kv_tokens,
             page_size=settings.page_size,
@@ -119,7 +126,7 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
         finished, sample = engine.step()
         write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
         if finished:
-            items = [_item(job, completion) for completion in finished]
+            items = [answer_item(job, completion, token_text) for completion in finished]
             write_message(pipe, {"type": "answers", "items": items})
     complete = not engine.unfinished
     write_message(pipe, {"type": "done" if complete else "stopped", "counters": engine.counters()})
@@ -145,17 +152,37 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _item(job: Job, completion: Completion) -> dict[str, Any]:
+def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict[str, Any]:
+    """Return a finished sequence as it is sent.
+
+    `logprobs` is None or one ``[token id, bytes, log probability, alternatives]`` per token, the alternatives
+    without a fourth entry; bytes are written as the Latin-1 text that has them.
+    """
     return {
         "request": completion.request,
         "request_id": job.request_ids[completion.request],
+        "choice": job.choices[completion.request],
         "token_ids": completion.token_ids.tolist(),
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "cached_tokens": completion.cached_tokens,
         "started_at": completion.started_at,
         "finished_at": completion.finished_at,
+        "logprobs": None if completion.logprobs is None else _logprobs(completion, token_text),
     }
+
+
+def _logprobs(completion: Completion, token_text: TokenText) -> list[list[Any]]:
+    def entries(ids: Int32, values: npt.NDArray[np.float32]) -> list[list[Any]]:
+        pairs = zip(ids.tolist(), values.tolist(), strict=True)
+        return [[token, token_text(token).decode("latin-1"), value] for token, value in pairs]
+
+    found = completion.logprobs
+    if found is None:
+        return []
+    chosen = entries(completion.token_ids, found.chosen)
+    others = (entries(ids, top) for ids, top in zip(found.top_ids, found.top, strict=True))
+    return [[*token, top] for token, top in zip(chosen, others, strict=True)]
 
 
 def _measured(sample: StepSample, shape: ModelShape, device: DeviceProfile) -> dict[str, Any]:

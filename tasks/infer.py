@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from engine.cost import DeviceProfile
 from engine.errors import EngineError
 from engine.plan.tree import build_tree, hit_rate_optimum
+from tasks.choices import Choices, sequences
 from tasks.engine_process import engine_process
 from tasks.outputs import OutputSink, answer_of
 from tasks.plan import FIRST_FOLDER, write_plan
 from tasks.reuse import reuse_answers
-from tasks.work import load_work
+from tasks.work import load_work, sampling_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,7 @@ class _Session:
     def __init__(self, night: Night, work: NightWork, sink: OutputSink) -> None:
         self._night, self._work, self._sink = night, work, sink
         self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
+        self.choices = Choices()
         self._begin = time.monotonic()
         self.engine_starts = 0
         self.output_tokens = 0
@@ -93,9 +95,12 @@ class _Session:
 
     def _take_answer(self, item: dict[str, Any]) -> None:
         i = self._row_of[item["request_id"]]
-        answer = answer_of(item, self._work.rows[i]["input_tokens"], self._night)
-        self._sink.add_answer(self._work.key_of[i], answer)
+        row, key = self._work.rows[i], self._work.key_of[i]
+        settings = sampling_of(self._night, row)
         self.output_tokens += len(item["token_ids"])
+        items = self.choices.add(key, item, sequences(settings))
+        if items is not None:
+            self._sink.add_answer(key, answer_of(items, row["input_tokens"], settings, self._night))
 
 
 def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
         while work.open_keys():
             if session.engine_starts > 0 or reused or not (folder / "job.json").exists():
                 folder = night.scratch / f"engine-{session.engine_starts + 1}"
-                write_plan(night, work, folder)
+                write_plan(night, work, folder, session.choices)
             failure = _run_engine(night, sink, folder, session, on_progress)
             if failure is None:
                 break

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.sampling import SamplingDefaults
-from tasks.schema import SCHEMAS
+from tasks.schema import SCHEMAS, conform
 
 if TYPE_CHECKING:
     from datetime import date
@@ -110,5 +110,9 @@ class Night:
         """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
         paths = [self.fetch(part) for part in self.parts(kind) if part.name.endswith(".parquet")]
         schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
-        tables = [pq.read_table(path, columns=columns).cast(schema) for path in paths]
+        tables = []
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                found = [name for name in schema.names if name in file.schema_arrow.names]
+                tables.append(conform(file.read(columns=found), schema))
         return pa.concat_tables(tables) if tables else schema.empty_table()

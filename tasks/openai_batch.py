@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tasks.lines import RawLine
 
-PARSER_VERSION: Final = 1
+PARSER_VERSION: Final = 2
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 
 ENDPOINTS: Final[dict[str, Endpoint]] = {
@@ -316,7 +316,7 @@ def _read_answerable(parsed: ParsedLine, body: Mapping[str, Any], defaults: Samp
         raise RequestError(ErrorCode.INVALID_PARAMETER, "model", "must be a string")
     parsed.requested_model = model
     check_supported(body, parsed.endpoint)
-    explicit = explicit_sampling(body)
+    explicit = explicit_sampling(body, parsed.endpoint)
     parsed.max_tokens = explicit.get("max_tokens")
     parsed.sampling = {name: explicit[name] for name in explicit if name != "max_tokens"} or None
     parsed.content = chat_content(body) if parsed.endpoint == "chat" else completion_content(body)

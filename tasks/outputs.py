@@ -13,13 +13,13 @@ from tasks.runlog import digest_ids
 from tasks.schema import IDENTIFYING_COLUMNS, SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tasks.night import Night
     from tasks.work import NightWork
 
-ANSWER_COLUMNS = ("text", "token_ids", "finish_reason", "usage", "run_key", "attempt_id")
+ANSWER_COLUMNS = ("text", "token_ids", "finish_reason", "choices", "usage", "run_key", "attempt_id")
 STEP_FIELDS = tuple(SCHEMAS["steps"].names)
 
 
@@ -85,22 +85,51 @@ class OutputSink:
         path.unlink()
 
 
-def answer_of(item: dict[str, Any], prompt_tokens: int, night: Night) -> dict[str, Any]:
-    """Turn an engine's answer item into the columns of the outputs table."""
+def answer_of(
+    items: Sequence[dict[str, Any]], prompt_tokens: int, settings: Mapping[str, Any], night: Night
+) -> dict[str, Any]:
+    """Turn the engine's answer items of a request into the columns of the outputs table.
+
+    Parameters
+    ----------
+    items
+        The choices that were computed, in order; a greedy one stands for all `n` of `settings`.
+    settings
+        As the engine ran it (`tasks.sampling.engine_sampling`).
+    """
+    repeats = settings["n"] // len(items)
+    choices = [
+        {
+            "text": item["text"],
+            "token_ids": item["token_ids"],
+            "finish_reason": item["finish_reason"],
+            "logprobs": None if item["logprobs"] is None else [_token(*token) for token in item["logprobs"]],
+        }
+        for item in items
+    ] * repeats
+    first = choices[0]
+    plain = len(choices) == 1 and first["logprobs"] is None
     return {
-        "text": item["text"],
-        "token_ids": item["token_ids"],
-        "finish_reason": item["finish_reason"],
+        **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
+        "choices": None if plain else choices,
         "usage": {
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": len(item["token_ids"]),
-            "cached_tokens": item["cached_tokens"],
+            "completion_tokens": sum(len(choice["token_ids"]) for choice in choices),
+            # The prompt counts once, so what one choice left in the cache for the next is no hit.
+            "cached_tokens": min(item["cached_tokens"] for item in items),
         },
         "run_key": night.run_key,
         "attempt_id": night.attempt.id,
-        "started_at": _utc(item["started_at"]),
-        "finished_at": _utc(item["finished_at"]),
+        "started_at": _utc(min(item["started_at"] for item in items)),
+        "finished_at": _utc(max(item["finished_at"] for item in items)),
     }
+
+
+def _token(
+    token_id: int, data: str, logprob: float, top: Sequence[tuple[int, str, float]] = ()
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"token_id": token_id, "bytes": data.encode("latin-1"), "logprob": logprob}
+    return {**entry, "top": [{k: v for k, v in _token(*other).items() if k != "top"} for other in top]}
 
 
 def _utc(seconds: float) -> datetime:

@@ -12,6 +12,7 @@ from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.policies import POLICIES, make_plan
 from engine.runtime.sampling import Sampling
+from tasks.choices import Choices, choice_seed, sequences
 from tasks.errors import ConfigurationError
 from tasks.work import load_work, sampling_of
 
@@ -46,17 +47,21 @@ def plan(night: Night) -> dict[str, Any]:
     return results
 
 
-def write_plan(night: Night, work: NightWork, folder: Path) -> dict[str, Any]:
-    """Write the engine's folder for everything that remains; return figures about the plan."""
+def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | None = None) -> dict[str, Any]:
+    """Write the engine's folder for everything that remains; return figures about the plan.
+
+    What `choices` holds already of unfinished answers is not computed again.
+    """
     settings = night.settings
     if settings.policy not in POLICIES:
         raise ConfigurationError(
             "--policy", f"{settings.policy!r} is unknown", f"Choose one of {', '.join(POLICIES)}"
         )
     config = load_config(night.model_dir)
-    chosen = [work.members[key][0] for key in work.open_keys()]
+    asked = _sequences(night, work, choices or Choices())
+    chosen = [i for i, _, _ in asked]
     rows = [work.rows[i] for i in chosen]
-    sampling = [_sampling(night, row) for row in rows]
+    sampling = [settings for _, _, settings in asked]
     tokens, offsets = work.prompts(chosen)
     prompt = np.diff(offsets)
     max_new = np.minimum([s.max_tokens for s in sampling], config.max_positions - prompt).astype(np.int64)
@@ -87,11 +92,12 @@ def write_plan(night: Night, work: NightWork, folder: Path) -> dict[str, Any]:
         token_budget=settings.token_budget,
         max_sequences=settings.max_sequences,
     )
-    named = [(row["request_id"], s) for row, s in zip(rows, sampling, strict=True)]
+    named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
     write_job(folder, job, tokens, offsets, named, made)
     return {
         "policy": settings.policy,
-        "remaining": len(rows),
+        "remaining": len(set(chosen)),
+        "sequences": len(rows),
         "answered_before": len(work.answered),
         "sharing_an_answer": len(work.rows) - len(work.members),
         "prompt_tokens": made.prompt_tokens,
@@ -103,10 +109,19 @@ def write_plan(night: Night, work: NightWork, folder: Path) -> dict[str, Any]:
     }
 
 
-def _sampling(night: Night, row: dict[str, Any]) -> Sampling:
-    settings = sampling_of(night, row)
-    settings["stop"], settings["stop_token_ids"] = tuple(settings["stop"]), tuple(settings["stop_token_ids"])
-    return Sampling(**settings)
+def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[int, int, Sampling]]:
+    """Return (row, choice, settings) of every sequence to compute, in input order."""
+    asked = []
+    for key in work.open_keys():
+        row = work.members[key][0]
+        settings = sampling_of(night, work.rows[row])
+        missing = choices.missing(key, sequences(settings))
+        seed = settings["seed"]
+        del settings["n"]
+        for name in ("stop", "stop_token_ids"):
+            settings[name] = tuple(settings[name])
+        asked += [(row, i, Sampling(**{**settings, "seed": choice_seed(seed, i)})) for i in missing]
+    return asked
 
 
 def _check_memory(kv_tokens: int | None, page_size: int, longest: np.ndarray[Any, Any]) -> None:

@@ -30,7 +30,7 @@ from tasks.results import (
 )
 from tasks.runlog import RunIsLiveError, RunLog, date_prefix
 from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS
+from tasks.schema import SCHEMAS, conform
 from tasks.storage import check_key
 from tasks.summary import summarise
 
@@ -221,7 +221,7 @@ def _write_files(
 def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            yield conform(pa.Table.from_batches([batch]), schema)
 
 
 def _date_log(night: Night) -> RunLog:

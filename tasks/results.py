@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.logprobs import chat_logprobs, text_logprobs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,6 +20,7 @@ OUTPUT_COLUMNS: Final = (
     "passthrough_json",
     "text",
     "finish_reason",
+    "choices",
     "usage",
     "finished_at",
 )
@@ -55,20 +58,14 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     """
     chat = row["endpoint"] == "chat"
     kept = _kept(row)
-    message = {"role": "assistant", "content": row["text"], "refusal": None}
-    choice = {
-        "index": 0,
-        **({"message": message} if chat else {"text": row["text"]}),
-        "logprobs": None,
-        "finish_reason": row["finish_reason"],
-    }
+    choices = row.get("choices") or [{**row, "logprobs": None}]
     usage = row["usage"]
     body: dict[str, Any] = {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{row['request_id'][:24]}",
         "object": "chat.completion" if chat else "text_completion",
         "created": int(row["finished_at"].timestamp()),
         "model": model,
-        "choices": [choice],
+        "choices": [_choice(index, choice, chat=chat) for index, choice in enumerate(choices)],
         "usage": {
             "prompt_tokens": usage["prompt_tokens"],
             "completion_tokens": usage["completion_tokens"],
@@ -80,6 +77,17 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
         body["metadata"] = kept["body"].pop("metadata")
     response = {"status_code": 200, "request_id": row["request_id"], "body": body}
     return {**_head(row), "response": response, "error": None, "nightblend": _origin(row, kept)}
+
+
+def _choice(index: int, choice: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    message = {"role": "assistant", "content": choice["text"], "refusal": None}
+    logprobs, form = choice["logprobs"], chat_logprobs if chat else text_logprobs
+    return {
+        "index": index,
+        **({"message": message} if chat else {"text": choice["text"]}),
+        "logprobs": None if logprobs is None else form(logprobs),
+        "finish_reason": choice["finish_reason"],
+    }
 
 
 def error_line(row: Mapping[str, Any]) -> dict[str, Any]:

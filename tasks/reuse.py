@@ -27,6 +27,7 @@ _COLUMNS = (
     "answer_key",
     "text",
     "token_ids",
+    "choices",
     "finish_reason",
     "usage",
     "run_key",
@@ -51,7 +52,8 @@ def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
             # can stand for another body than in the earlier run.
             for key in (row["answer_key"], row["request_id"]):
                 if key in wanted and work.rows[work.members[key][0]]["answer_key"] == row["answer_key"]:
-                    answer = {name: row[name] for name in _COLUMNS[2:]}
+                    # Parts of an older version have no column of choices.
+                    answer = {name: row.get(name) for name in _COLUMNS[2:]}
                     found += sink.add_answer(key, answer)
                     wanted.discard(key)
     if found:

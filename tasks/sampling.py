@@ -29,13 +29,16 @@ CONTENT_FIELD: Final[dict[Endpoint, str]] = {"chat": "messages", "completions": 
 HONOURED: Final = frozenset(
     {
         "ignore_eos",
+        "logprobs",
         "max_completion_tokens",
         "max_tokens",
+        "n",
         "seed",
         "stop",
         "stop_token_ids",
         "temperature",
         "top_k",
+        "top_logprobs",
         "top_p",
     }
 )
@@ -68,11 +71,9 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "functions": ([],),
     "length_penalty": (1,),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "min_p": (0,),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "n": (1,),
     "presence_penalty": (0,),
     "reasoning_effort": (),
     "repetition_penalty": (1,),
@@ -81,15 +82,19 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
 }
-"""Fields that would change the answer, with the values (null aside) at which they do not."""
+"""Fields that would change the answer, with the values (null aside) at which they do not.
+
+`best_of` is also neutral where it equals `n`: the best n of n are all of them.
+"""
 
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARACTERS: Final = 1000
+MAX_CHOICES: Final = 128
+MAX_TOP_LOGPROBS: Final = 20
 _INT32_MAX: Final = 2**31 - 1
 _UINT64: Final = 2**64
 
@@ -146,7 +151,8 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
     known = HONOURED | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
     for name in sorted(body):
         value = body[name]
-        if value is None or name in known or any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
+        neutral = (body.get("n") or 1,) if name == "best_of" else NEUTRAL.get(name, ())
+        if value is None or name in known or any(_same(value, off) for off in neutral):
             continue
         if name in NEUTRAL:
             message = "this setting would change the answer and is not supported"
@@ -155,15 +161,23 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
         raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, message)
 
 
-def explicit_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
+def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> dict[str, Any]:
     """Read the settings that a body gives itself, checked and in one form.
+
+    Parameters
+    ----------
+    body : mapping
+        The request's body.
+    endpoint : Endpoint
+        `logprobs` is a flag beside `top_logprobs` in chat and a number in completions.
 
     Returns
     -------
     dict
-        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos`; a setting that
-        the body leaves unset is absent. `max_completion_tokens` becomes `max_tokens`, a `stop` string becomes
-        a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's complement.
+        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs`; a
+        setting that the body leaves unset is absent. `max_completion_tokens` becomes `max_tokens`, a `stop`
+        string becomes a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's complement. `n` is
+        present if above 1, `logprobs` if asked for: the number of alternatives wanted per token, from 0.
 
     Raises
     ------
@@ -171,7 +185,7 @@ def explicit_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         `invalid_parameter`, naming the field.
     """
     settings: dict[str, Any] = {}
-    for name in sorted(HONOURED):
+    for name in sorted(HONOURED - {"logprobs", "top_logprobs"}):
         value = body.get(name)
         if value is None:
             continue
@@ -179,9 +193,10 @@ def explicit_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         key = "max_tokens" if name == "max_completion_tokens" else name
         if settings.get(key, checked) != checked:
             raise _invalid(name, "max_tokens and max_completion_tokens are both given and differ")
-        if checked != []:
+        if checked != [] and (name, checked) != ("n", 1):
             settings[key] = checked
-    return settings
+    alternatives = _logprobs(body, endpoint)
+    return settings if alternatives is None else {**settings, "logprobs": alternatives}
 
 
 def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> dict[str, Any]:
@@ -190,7 +205,8 @@ def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) 
     Returns
     -------
     dict
-        All settings of the engine except `seed`, which is present only if it was given.
+        All settings of the engine except `seed`, `n` and `logprobs`, which are present only if they were
+        given. (So the keys of answers that ask for neither are those of before there were such settings.)
     """
     unset = {"stop": [], "stop_token_ids": [], "ignore_eos": False}
     return {**defaults.as_dict(), **unset, **explicit}
@@ -211,11 +227,12 @@ def engine_sampling(row: Mapping[str, Any], defaults: SamplingDefaults, run_seed
     Returns
     -------
     dict
-        `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos`, all present.
+        `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs`, all
+        present; `logprobs` is None if not asked for.
     """
     settings = effective_sampling(stored_sampling(row), defaults)
     settings.setdefault("seed", default_seed(row["request_id"], run_seed))
-    return settings
+    return {"n": 1, "logprobs": None, **settings}
 
 
 def stored_sampling(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,6 +282,22 @@ def _integer(name: str, value: object, least: int, most: int) -> int:
     return int(value)
 
 
+def _logprobs(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
+    """Return how many alternatives per token are wanted; None if no log probabilities are."""
+    wanted, top = body.get("logprobs"), body.get("top_logprobs")
+    if endpoint == "completions":
+        if top is not None and not _same(top, 0):
+            raise _invalid("top_logprobs", "completions take the number of alternatives in logprobs")
+        off = wanted is None or wanted is False
+        return None if off else _integer("logprobs", wanted, 0, MAX_TOP_LOGPROBS)
+    if wanted is not None and not isinstance(wanted, bool):
+        raise _invalid("logprobs", "must be true or false")
+    alternatives = 0 if top is None else _integer("top_logprobs", top, 0, MAX_TOP_LOGPROBS)
+    if alternatives and not wanted:
+        raise _invalid("top_logprobs", "needs logprobs to be true")
+    return alternatives if wanted else None
+
+
 def _top_k(name: str, value: object) -> int:
     return max(_integer(name, value, -1, _INT32_MAX), 0)
 
@@ -294,6 +327,7 @@ _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
     "ignore_eos": _flag,
     "max_completion_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
     "max_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
+    "n": lambda name, value: _integer(name, value, 1, MAX_CHOICES),
     "seed": lambda name, value: _integer(name, value, -(2**63), _UINT64 - 1) % _UINT64,
     "stop": _stop,
     "stop_token_ids": _stop_token_ids,

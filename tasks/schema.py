@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tasks.errors import RequestError
 
 VERSIONS: Final[dict[str, int]] = {
-    "requests": 1,
+    "requests": 2,
     "profiles": 1,
-    "outputs": 1,
-    "errors": 1,
+    "outputs": 2,
+    "errors": 2,
     "quarantine": 1,
     "steps": 1,
 }
@@ -40,7 +40,44 @@ SAMPLING: Final = pa.struct(
         pa.field("stop", STRINGS),
         pa.field("stop_token_ids", TOKENS),
         pa.field("ignore_eos", pa.bool_()),
+        pa.field("n", pa.int32()),
+        pa.field("logprobs", pa.int32()),
     ]
+)
+_TOKEN_LOGPROB: Final = [
+    pa.field("token_id", pa.int32(), nullable=False),
+    pa.field("bytes", pa.binary(), nullable=False),
+    pa.field("logprob", pa.float32(), nullable=False),
+]
+LOGPROBS: Final = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                *_TOKEN_LOGPROB,
+                pa.field(
+                    "top",
+                    pa.list_(pa.field("element", pa.struct(_TOKEN_LOGPROB), nullable=False)),
+                    nullable=False,
+                ),
+            ]
+        ),
+        nullable=False,
+    )
+)
+CHOICES: Final = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                pa.field("text", pa.string(), nullable=False),
+                pa.field("token_ids", TOKENS),
+                pa.field("finish_reason", pa.string(), nullable=False),
+                pa.field("logprobs", LOGPROBS),
+            ]
+        ),
+        nullable=False,
+    )
 )
 USAGE: Final = pa.struct(
     [
@@ -116,10 +153,23 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
     ],
     "outputs": [
         *_IDENTIFYING,
-        _col("text", pa.string(), "", "The answer"),
+        _col("text", pa.string(), "", "The answer, of several choices the first"),
         _col("token_ids", TOKENS, "token ids", "The answer as token ids, where kept", null=True),
         _col("finish_reason", pa.string(), "", "stop or length"),
-        _col("usage", USAGE, "tokens", "Prompt, answer, and prompt tokens taken from the prefix cache"),
+        _col(
+            "choices",
+            CHOICES,
+            "",
+            "All choices in order where n > 1 or logprobs were asked for; log probabilities are natural "
+            "logarithms by the model itself, before temperature, top_k and top_p, per token of the answer",
+            null=True,
+        ),
+        _col(
+            "usage",
+            USAGE,
+            "tokens",
+            "Prompt, answer (all choices), and prompt tokens taken from the prefix cache",
+        ),
         _col("run_key", pa.string(), "sha256[:16]", "Run that computed the answer"),
         _col("attempt_id", pa.string(), "", "Attempt of that run"),
         _col("started_at", UTC, "UTC", "When the engine admitted the request first"),
@@ -186,6 +236,25 @@ def error_row(request: Mapping[str, Any], error: RequestError) -> dict[str, Any]
         "message": error.message,
         "retryable": error.retryable,
     }
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with the columns of `schema`; those an older version did not have are null.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        If a column cannot be cast, or is missing and may not be null.
+    """
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table.column(field.name).cast(field.type))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+        if columns[-1].null_count and not field.nullable:
+            raise pa.ArrowInvalid(f"column {field.name} has nulls or is missing")
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def describe() -> dict[str, Any]:

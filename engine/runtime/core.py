@@ -14,6 +14,7 @@ from engine.errors import CapacityError
 from engine.kernels import copy_kv_prefix
 from engine.runtime import admission, scheduler, state
 from engine.runtime.batch import step_inputs
+from engine.runtime.logprobs import LogprobStore, measure
 from engine.runtime.pages import N_EVICTED, available, check, make_pool
 from engine.runtime.sampling import Sampler, Sampling, StopChecker
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.models.decoder import Decoder
     from engine.plan.policies import Plan
+    from engine.runtime.logprobs import TokenLogprobs
     from engine.runtime.state import Int32, Int64
 
 REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
@@ -67,7 +69,10 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished answer: token ids (stop token included), text, how it ended, Unix times of both ends."""
+    """A finished answer: token ids (stop token included), text, how it ended, Unix times of both ends.
+
+    `logprobs` has one entry per token id, where the request asked for them.
+    """
 
     request: int
     token_ids: Int32
@@ -76,6 +81,7 @@ class Completion:
     cached_tokens: int
     started_at: float
     finished_at: float
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Engine:
         self._stops = np.array(decoder.config.stop_token_ids, np.int64)
         self._sampler = Sampler(sampling)
         self._checker = StopChecker(sampling, tokenizer)
+        self._logprobs = LogprobStore(sampling)
         prompt = np.diff(start)
         max_new = np.minimum([s.max_tokens for s in sampling], decoder.config.max_positions - prompt)
         self._check_capacity(prompt, max_new)
@@ -267,6 +274,11 @@ class Engine:
         indices = slots.request[sampled_slots].astype(np.int64)
         positions = self._work.positions[self._work.sample_rows[:count]] + 1
         sampled = self._sampler(logits, torch.from_numpy(indices), torch.from_numpy(positions))
+        wanted = self._logprobs.rows(indices)
+        if len(wanted):
+            rows, asking = torch.from_numpy(wanted), indices[wanted]
+            measured = measure(logits[rows], sampled[rows], self._logprobs.most(asking))
+            self._logprobs.append(asking, measured)
         scheduler.commit(requests, slots, self._work, sampled.numpy(), self._stops, self._reasons)
         reasons = self._reasons[:count]
         for i in np.flatnonzero(self._checker.watched[indices]).tolist():
@@ -290,4 +302,5 @@ class Engine:
             cached_tokens=int(self.requests.hits[request]),
             started_at=float(self._started_at[request]),
             finished_at=time.time(),
+            logprobs=self._logprobs.take(request),
         )

@@ -39,6 +39,8 @@ class Sampling:
         Token ids that end the answer, besides the model's own.
     ignore_eos
         Whether the model's own stop tokens are ignored.
+    logprobs
+        How many alternatives per token are wanted beside its own log probability; None: neither.
     """
 
     max_tokens: int
@@ -49,6 +51,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class Sampler:

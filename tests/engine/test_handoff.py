@@ -20,9 +20,9 @@ from engine.runtime.sampling import Sampling
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
 REQUESTS = [
-    ("a", Sampling(max_tokens=5)),
-    ("b/é", Sampling(7, 0.7, 20, 0.9, 2**64 - 1, ("\n\n", "Stop ü"), (3, 9), ignore_eos=True)),
-    ("c", Sampling(max_tokens=1, seed=2**63)),
+    ("a", 0, Sampling(max_tokens=5)),
+    ("b/é", 0, Sampling(7, 0.7, 20, 0.9, 2**64 - 1, ("\n\n", "Stop ü"), (3, 9), ignore_eos=True)),
+    ("b/é", 1, Sampling(max_tokens=1, seed=2**63, logprobs=5)),
 ]
 
 
@@ -41,7 +41,7 @@ def test_a_job_survives_the_round_trip(tmp_path) -> None:
     assert job.tokens.tolist() == tokens.tolist()
     assert job.tokens.dtype == np.int32
     assert job.offsets.tolist() == start.tolist()
-    assert list(zip(job.request_ids, job.sampling, strict=True)) == REQUESTS
+    assert list(zip(job.request_ids, job.choices, job.sampling, strict=True)) == REQUESTS
     for field in fields(Plan):
         stored, original = getattr(job.plan, field.name), getattr(plan, field.name)
         if isinstance(original, np.ndarray):
@@ -58,7 +58,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 1"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 2"):
             read_job(tmp_path)
 
 

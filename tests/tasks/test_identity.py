@@ -104,6 +104,11 @@ def test_answer_key_knows_prompt_and_settings() -> None:
         answer_key("chat", "c", sampling(max_tokens=8)),
         answer_key("chat", "c", sampling(stop=["a"])),
         answer_key("chat", "c", sampling(temperature=0.0)),
+        answer_key("chat", "c", sampling(temperature=0.0, n=2)),
+        answer_key("chat", "c", sampling(n=2)),
+        answer_key("chat", "c", sampling(n=3)),
+        answer_key("chat", "c", sampling(logprobs=0)),
+        answer_key("chat", "c", sampling(logprobs=1)),
     ]
     assert len(set(keys)) == len(keys)
     assert answer_key("chat", "c", sampling(stop=["a", "b"])) == keys[0]

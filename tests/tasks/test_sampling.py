@@ -83,12 +83,53 @@ def test_given_settings_are_normalised() -> None:
         ("stop_token_ids", 5),
         ("stop_token_ids", [-1]),
         ("ignore_eos", 1),
+        ("n", 0),
+        ("n", 129),
+        ("n", True),
+        ("n", "2"),
+        ("logprobs", 2),
+        ("logprobs", "true"),
+        ("top_logprobs", 2),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(RequestError) as caught:
         explicit_sampling({field: value})
     assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_PARAMETER, field)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "field"),
+    [
+        ("chat", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ("chat", {"logprobs": True, "top_logprobs": True}, "top_logprobs"),
+        ("chat", {"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
+        ("completions", {"logprobs": True}, "logprobs"),
+        ("completions", {"logprobs": 21}, "logprobs"),
+        ("completions", {"logprobs": -1}, "logprobs"),
+        ("completions", {"logprobs": 2, "top_logprobs": 2}, "top_logprobs"),
+    ],
+)
+def test_logprobs_of_the_wrong_form_are_refused_by_name(endpoint, body: dict, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        explicit_sampling(body, endpoint)
+    assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_PARAMETER, field)
+
+
+def test_choices_and_logprobs_in_one_form() -> None:
+    for off in ({}, {"logprobs": False}, {"logprobs": None, "top_logprobs": 0, "n": 1}):
+        assert explicit_sampling(off) == explicit_sampling(off, "completions") == {}
+    assert explicit_sampling({"n": 3.0, "logprobs": True}) == {"n": 3, "logprobs": 0}
+    assert explicit_sampling({"logprobs": True, "top_logprobs": 20}) == {"logprobs": 20}
+    assert explicit_sampling({"logprobs": 0}, "completions") == {"logprobs": 0}
+    assert explicit_sampling({"logprobs": 5, "n": 128}, "completions") == {"logprobs": 5, "n": 128}
+
+
+def test_best_of_is_neutral_where_it_equals_n() -> None:
+    check_supported({"n": 3, "best_of": 3}, "completions")
+    for body in ({"n": 3, "best_of": 1}, {"n": 3, "best_of": 4}, {"best_of": 3}):
+        with pytest.raises(RequestError, match="not supported"):
+            check_supported(body, "completions")
 
 
 def test_two_names_of_one_setting_must_agree() -> None:
@@ -105,11 +146,6 @@ def test_two_names_of_one_setting_must_agree() -> None:
         ("functions", [{}]),
         ("response_format", {"type": "json_object"}),
         ("logit_bias", {"5": 1}),
-        ("logprobs", True),
-        ("logprobs", 0),
-        ("top_logprobs", 2),
-        ("n", 2),
-        ("n", True),
         ("presence_penalty", 0.1),
         ("frequency_penalty", -1),
         ("best_of", 2),
@@ -155,6 +191,8 @@ def test_engine_settings_are_complete_and_seeded() -> None:
         "stop": [],
         "stop_token_ids": [],
         "ignore_eos": False,
+        "n": 1,
+        "logprobs": None,
     }
     assert engine_sampling({"request_id": "r", "max_tokens": None, "sampling": None}, DEFAULTS, 3)[
         "max_tokens"

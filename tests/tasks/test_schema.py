@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from tasks.schema import (
     IDENTIFYING_COLUMNS,
     SCHEMAS,
     VERSIONS,
+    conform,
     describe,
     error_row,
 )
@@ -101,3 +103,22 @@ def test_error_row_keeps_the_request() -> None:
         "message": "it broke",
         "retryable": True,
     }
+
+
+def test_parts_of_an_older_version_are_read_with_nulls() -> None:
+    new = SCHEMAS["requests"]
+    fields = [f for f in new.field("sampling").type if f.name not in {"n", "logprobs"}]
+    place = new.get_field_index("sampling")
+    old = new.set(place, new.field("sampling").with_type(pa.struct(fields)))
+    row = {"request_id": "r", "job": "j", "run_date": date(2026, 1, 1), "workload": "w", "source_uri": "u"}
+    row |= {"source_line": 1, "endpoint": "chat", "answer_key": "k", "sampling": {"seed": 3}}
+    table = pa.Table.from_pylist([row], schema=old)
+    made = conform(table, new)
+    assert made.schema.equals(new, check_metadata=True)
+    sampling = made.column("sampling").to_pylist()[0]
+    assert (sampling["seed"], sampling["n"], sampling["logprobs"]) == (3, None, None)
+    outputs = SCHEMAS["outputs"]
+    without = outputs.remove(outputs.get_field_index("choices")).empty_table()
+    assert conform(without, outputs).schema.equals(outputs, check_metadata=True)
+    with pytest.raises(pa.ArrowInvalid):
+        conform(table.drop_columns(["answer_key"]), new)
