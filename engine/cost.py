@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from engine.jit import njit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -151,3 +153,96 @@ def measure_cpu(seconds: float = 0.3) -> DeviceProfile:
         flops = max(flops, 2.0 * 256 * 1024 * 1024 / (middle - begin))
         bandwidth = max(bandwidth, block.numel() * 4 / (done - middle))
     return DeviceProfile("cpu", "measured", flops, bandwidth, flops, bandwidth, overlaps=False)
+
+
+class StepCost(NamedTuple):
+    """What the time of a step depends on, as plain numbers that compiled functions take.
+
+    Attributes
+    ----------
+    flops_per_token, flops_per_sample, flops_per_attended
+        FLOPs of a token in the GEMMs of the body, of a sampled row in the LM head, of one key seen by one query.
+    kv_bytes_per_token, weight_bytes
+        Bytes of the KV of one token; bytes of the weights, read once per step.
+    flops, read_bytes
+        F and W of the device: FLOP/s and bytes/s.
+    interference
+        g of ``pair = max + g * min``: 0 is perfect overlap of compute and memory work, 1 is none.
+    """
+
+    flops_per_token: float
+    flops_per_sample: float
+    flops_per_attended: float
+    kv_bytes_per_token: float
+    weight_bytes: float
+    flops: float
+    read_bytes: float
+    interference: float
+
+
+def step_cost(
+    shape: ModelShape,
+    device: DeviceProfile,
+    *,
+    overlap: bool | None = None,
+    interference: float | None = None,
+) -> StepCost:
+    """Return the cost of steps of a model on a device.
+
+    Parameters
+    ----------
+    overlap
+        Whether compute and memory work run side by side; None is what the device profile says.
+    interference
+        g of `StepCost`, in [0, 1]; None is 0 with overlap and 1 without.
+
+    Raises
+    ------
+    ValueError
+        If `interference` is outside [0, 1].
+    """
+    if interference is None:
+        interference = 0.0 if (device.overlaps if overlap is None else overlap) else 1.0
+    if not 0.0 <= interference <= 1.0:
+        raise ValueError(f"interference: {interference} is outside 0 to 1")
+    return StepCost(
+        flops_per_token=2.0 * shape.body_parameters,
+        flops_per_sample=2.0 * shape.head_parameters,
+        flops_per_attended=4.0 * shape.query_size * shape.layers,
+        kv_bytes_per_token=float(shape.kv_bytes_per_token),
+        weight_bytes=float(shape.weight_bytes),
+        flops=device.flops,
+        read_bytes=device.read_bytes,
+        interference=interference,
+    )
+
+
+@njit
+def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended: float) -> float:
+    """Return the compute time of a step; `attended` is the sum over prefill tokens of the keys each sees."""
+    flops = tokens * cost.flops_per_token + samples * cost.flops_per_sample
+    return (flops + attended * cost.flops_per_attended) / cost.flops
+
+
+@njit
+def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) -> float:
+    """Return the memory time of a step: KV read by decoding requests, KV written, one pass over the weights."""
+    return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + cost.weight_bytes) / cost.read_bytes
+
+
+@njit
+def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
+    """Return the time of compute and memory work given together."""
+    return max(compute, memory) + cost.interference * min(compute, memory)
+
+
+@njit
+def step_seconds(
+    cost: StepCost, tokens: float, samples: float, attended: float, kv_tokens_read: float
+) -> float:
+    """Return the modelled time of a step."""
+    return pair_seconds(
+        cost,
+        step_compute_seconds(cost, tokens, samples, attended),
+        step_memory_seconds(cost, tokens, kv_tokens_read),
+    )
