@@ -134,19 +134,10 @@ def cached_tokens(tree: PrefixTree) -> npt.NDArray[np.int64]:
     -------
     int64 [N], tokens, by request index.
     """
-    n = tree.sorted.shape[0]
-    parent, depth = tree.parent.tolist(), tree.depth.tolist()
-    seen = bytearray(len(parent))
-    shared = np.zeros(n, np.int64)
-    for leaf in range(n):
-        # Leaves come in sorted order, so the first ancestor met before ends the longest shared prefix.
-        node = parent[leaf]
-        while node >= 0 and not seen[node]:
-            seen[node] = 1
-            node = parent[node]
-        shared[leaf] = 0 if node < 0 else min(depth[node], depth[leaf] - 1)
-    by_request = np.zeros(n, np.int64)
-    by_request[tree.sorted] = np.maximum(shared, 0)
+    # In sorted order the longest shared prefix is the one with the prompt before.
+    lengths = tree.depth[: tree.sorted.shape[0]]
+    by_request = np.zeros(lengths.shape[0], np.int64)
+    by_request[tree.sorted] = np.maximum(np.minimum(tree.common, lengths - 1), 0)
     return by_request
 
 

@@ -1,29 +1,37 @@
 """The resource-aware prefix tree: shared prefixes with the compute and memory of the requests below them.
 
 Built from the sorted prompts and the longest common prefixes of neighbours: every inner node is an interval
-of the sorted order (as in a suffix tree made from an LCP array). All state is flat arrays.
+of the sorted order (as in a suffix tree made from an LCP array). All state is flat arrays, and everything
+here takes time and memory in proportion to the prompts, but for the sorting of siblings.
 """
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.jit import njit
+from engine.plan.sort import sort_pairs, sort_prompts
 
 if TYPE_CHECKING:
     from engine.cost import ModelShape
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
+
+
+SLICE: Final = 1 << 20
+"""Nodes or requests handed to the cost model at a time."""
 
 
 class PrefixTree(NamedTuple):
     """A radix tree over N prompts; nodes ``0 .. N - 1`` are the leaves, node i for the i-th sorted prompt.
+
+    Inner nodes are numbered as a depth-first walk leaves them, so every node comes before its parent.
 
     Attributes
     ----------
@@ -33,75 +41,118 @@ class PrefixTree(NamedTuple):
         int32 [nodes]: the last node is the root, whose parent is -1.
     depth
         int64 [nodes]: tokens from the root to the node's end.
+    common
+        int32 [N]: tokens that each leaf shares with the one before it; 0 for the first.
     """
 
     sorted: Int32
     parent: Int32
     depth: Int64
-
-
-def sort_prompts(tokens: Int32, start: Int64) -> Int32:
-    """Return the request indices in lexicographic order of their tokens, equal prompts in input order."""
-    # Big-endian bytes of non-negative numbers compare like the numbers.
-    keys = [tokens[a:b].astype(">i4").tobytes() for a, b in itertools.pairwise(start)]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int32)
+    common: Int32
 
 
 @njit
-def _common_prefixes(tokens: Int32, start: Int64, order: Int32) -> Int64:
-    """Return int64 [N]: tokens that each sorted prompt shares with the one before it (0 for the first)."""
-    common = np.zeros(order.shape[0], np.int64)
-    for i in range(1, order.shape[0]):
-        a, b = start[order[i - 1]], start[order[i]]
-        limit = min(start[order[i - 1] + 1] - a, start[order[i] + 1] - b)
-        n = 0
-        while n < limit and tokens[a + n] == tokens[b + n]:
-            n += 1
-        common[i] = n
-    return common
-
-
-@njit
-def _link(lengths: Int64, common: Int64) -> tuple[Int32, Int64]:
-    """Return (parent, depth) of all nodes from sorted prompt lengths and neighbours' common prefixes."""
+def _link(lengths: Int64, common: Int32) -> tuple[Int32, Int64]:
+    """Return (parent, depth) of all nodes from leaf lengths and neighbours' common prefixes."""
     n = lengths.shape[0]
-    parent = np.full(2 * n + 1, -1, np.int32)
     # A leaf ends half a token below an inner node of the same depth, so equal prompts become siblings.
     half = np.zeros(2 * n + 1, np.int64)
     half[:n] = 2 * lengths + 1
+    # Nodes get a first number when they are opened, and their own when they are closed.
+    above, number = np.full(2 * n + 1, -1, np.int32), np.arange(2 * n + 1, dtype=np.int32)
     stack = np.empty(2 * n + 1, np.int32)
-    root, nodes, top = 2 * n, n, 0
+    root, opened, closed, top = n, n + 1, n, 0
     stack[0] = root
-    for i in range(n):
-        depth = 2 * common[i]
+    for i in range(n + 1):
+        depth = np.int64(2) * common[i] if i < n else np.int64(0)
         while half[stack[top]] > depth:
             node = stack[top]
             top -= 1
+            if node >= n:
+                number[node] = closed
+                closed += 1
             if half[stack[top]] < depth:
-                half[nodes] = depth
+                half[opened] = depth
                 top += 1
-                stack[top] = nodes
-                nodes += 1
-            parent[node] = stack[top]
-        top += 1
-        stack[top] = i
-    while top > 0:
-        parent[stack[top]] = stack[top - 1]
-        top -= 1
-    # The root takes the number after the last inner node.
-    for node in range(nodes):
-        if parent[node] == root:
-            parent[node] = nodes
-    parent[nodes] = -1
-    return parent[: nodes + 1], half[: nodes + 1] // 2
+                stack[top] = opened
+                opened += 1
+            above[node] = stack[top]
+        if i < n:
+            top += 1
+            stack[top] = i
+    number[root] = closed
+    parent, depths = np.full(opened, -1, np.int32), np.zeros(opened, np.int64)
+    for node in range(opened):
+        depths[number[node]] = half[node] // 2
+        if above[node] >= 0:
+            parent[number[node]] = number[above[node]]
+    return parent, depths
+
+
+def link_tree(order: Int32, lengths: Int64, common: Int32) -> PrefixTree:
+    """Return the tree of prompts in a given order, where only neighbours share.
+
+    For the lexicographic order it is the prefix tree. For another order it says what that order computes: a
+    subtree that is cut in two has its path twice.
+
+    Parameters
+    ----------
+    order
+        int32 [N]: request indices.
+    lengths
+        int64 [N], tokens: prompt length at each place of the order.
+    common
+        int32 [N], tokens: what each prompt of the order shares with the one before it; 0 for the first.
+    """
+    parent, depth = _link(lengths, common)
+    return PrefixTree(order, parent, depth, common)
 
 
 def build_tree(tokens: Int32, start: Int64) -> PrefixTree:
     """Return the prefix tree of the prompts ``tokens[start[i]:start[i + 1]]``, i < N."""
-    order = sort_prompts(tokens, start)
-    lengths = np.diff(start)[order]
-    parent, depth = _link(lengths, _common_prefixes(tokens, start, order))
-    return PrefixTree(order, parent, depth)
+    order, common = sort_prompts(tokens, start)
+    return link_tree(order, np.diff(start)[order], common)
+
+
+def build_tree_from_blocks(blocks: UInt64, block_start: Int64, lengths: Int64, block_size: int) -> PrefixTree:
+    """Return the prefix tree of prompts of which only hashes of their leading blocks are known.
+
+    Two prompts share the blocks that they begin with in common, cut to the shorter prompt: the last block of
+    a prompt may be partial. Tokens behind the last hash are taken for the request's own, so a prompt without
+    hashes (a trace of lengths only) shares nothing.
+
+    Parameters
+    ----------
+    blocks
+        Integers of any type; the hash of a block stands for it and all blocks before it, or for it alone.
+    block_start
+        int64 [N + 1]: request i has the hashes ``blocks[block_start[i]:block_start[i + 1]]``.
+    lengths
+        int64 [N], tokens: prompt lengths.
+    block_size
+        Tokens per block.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, or a request has more blocks than its tokens fill.
+    """
+    lengths = np.ascontiguousarray(lengths, np.int64)
+    count = np.diff(block_start)
+    if count.shape != lengths.shape:
+        raise ValueError(f"{count.shape[0]} lists of blocks and {lengths.shape[0]} lengths")
+    if block_size < 1 or np.any((count - 1) * block_size >= np.maximum(lengths, 1)):
+        raise ValueError(f"a request has more blocks of {block_size} tokens than its length holds")
+    _, symbols = np.unique(blocks, return_inverse=True)
+    order, shared = sort_prompts(symbols.astype(np.int32), np.ascontiguousarray(block_start, np.int64))
+    # Equal blocks: the shorter prompt is the prefix of the longer one.
+    new = shared < np.maximum(count[order], np.concatenate(([0], count[order][:-1])))
+    run = np.cumsum(new)
+    order = order[np.lexsort((order, lengths[order], run))]
+    sizes = lengths[order]
+    before = np.concatenate((sizes[:1], sizes[:-1]))
+    common = np.minimum(shared.astype(np.int64) * block_size, np.minimum(sizes, before))
+    return link_tree(order, sizes, common.astype(np.int32))
 
 
 def distinct_tokens(tree: PrefixTree) -> int:
@@ -120,11 +171,23 @@ def hit_rate_optimum(tree: PrefixTree) -> float:
     total = int(tree.depth[:n].sum())
     if total == 0:
         return 0.0
-    # Leaves without tokens of their own. At each node the first of them, run first, computes the node's
-    # last token anyway; the others find their whole prompt in the cache.
-    empty = np.flatnonzero(tree.depth[:n] == tree.depth[tree.parent[:n]])
-    cached = empty.shape[0] - np.unique(tree.parent[empty]).shape[0]
-    return float((total - distinct_tokens(tree) - cached) / total)
+    return float((total - distinct_tokens(tree) - _fully_cached(tree.parent, tree.depth, n)) / total)
+
+
+@njit
+def _fully_cached(parent: Int32, depth: Int64, leaves: int) -> int:
+    """Return how many prompts are the whole prefix of one that came before.
+
+    They are leaves without tokens of their own. At each node the first of them, run first, computes the
+    node's last token anyway; the others find their whole prompt in the cache.
+    """
+    seen = np.zeros(parent.shape[0], np.uint8)
+    found = 0
+    for leaf in range(leaves):
+        if depth[leaf] == depth[parent[leaf]]:
+            found += seen[parent[leaf]]
+            seen[parent[leaf]] = 1
+    return int(found)
 
 
 class NodeCosts(NamedTuple):
@@ -150,47 +213,50 @@ def node_costs(
         F and W of the device.
     """
     n, nodes = tree.sorted.shape[0], tree.parent.shape[0]
-    depth = tree.depth.astype(np.float64)
-    above = np.concatenate((depth[tree.parent[:-1]], [0.0]))
-    nothing = np.zeros(nodes)
-    own = (
-        2.0 * (depth - above) * shape.body_parameters
-        + 2.0 * (depth**2 - above**2) * shape.query_size * shape.layers
-    )
-    d = output[tree.sorted]
-    decode = shape.request_flops(nothing[:n], nothing[:n], d)
-    memory = shape.request_kv_bytes(depth[:n], d) / read_bytes
-    # Depth falls towards the root, so one pass in that order sees children before parents.
-    order = np.lexsort((np.arange(nodes) >= n, -tree.depth))
-    compute_sum, memory_sum, count = own / flops, np.zeros(nodes), np.zeros(nodes)
-    compute_sum[:n] += decode / flops
-    memory_sum[:n], count[:n] = memory, 1
-    share = own / flops
-    _sum_up(order, tree.parent, compute_sum, memory_sum, count)
-    _hand_down(order[::-1].copy(), tree.parent, share, count)
-    per_request = np.empty(n), np.empty(n)
-    per_request[0][tree.sorted] = share[:n] + decode / flops
-    per_request[1][tree.sorted] = memory
-    return NodeCosts(compute_sum, memory_sum), per_request[0], per_request[1]
+    own = np.empty(nodes)
+    # In slices, so that the temporary arrays of the cost model stay small beside the tree.
+    for lo in range(0, nodes, SLICE):
+        hi = min(lo + SLICE, nodes)
+        depth = tree.depth[lo:hi].astype(np.float64)
+        above = tree.depth[tree.parent[lo:hi]].astype(np.float64)
+        nothing = np.zeros(hi - lo)
+        # The LM head is part of the answer.
+        head = shape.request_flops(nothing[:1], nothing[:1], nothing[:1])
+        own[lo:hi] = (shape.request_flops(depth, above, nothing) - head) / flops
+    d = np.ascontiguousarray(output[tree.sorted], np.float64)
+    decode, memory = np.empty(n), np.empty(n)
+    for lo in range(0, n, SLICE):
+        part = slice(lo, lo + SLICE)
+        nothing = np.zeros(d[part].shape[0])
+        decode[part] = shape.request_flops(nothing, nothing, d[part]) / flops
+        memory[part] = shape.request_kv_bytes(tree.depth[:n][part].astype(np.float64), d[part]) / read_bytes
+    return _add_up(tree.sorted, tree.parent, own, decode, memory)
 
 
 @njit
-def _sum_up(order: Int64, parent: Int32, compute: Float64, memory: Float64, count: Float64) -> None:
-    for node in order:
+def _add_up(
+    leaf_order: Int32, parent: Int32, own: Float64, decode: Float64, memory: Float64
+) -> tuple[NodeCosts, Float64, Float64]:
+    """Sum up towards the root, and hand the cost of each path down to its leaves; `own` is used up."""
+    n, nodes = leaf_order.shape[0], parent.shape[0]
+    compute_sum, memory_sum, count = own.copy(), np.zeros(nodes), np.zeros(nodes, np.int32)
+    compute_sum[:n] += decode
+    memory_sum[:n] = memory
+    count[:n] = 1
+    for node in range(nodes - 1):
         above = parent[node]
-        if above >= 0:
-            compute[above] += compute[node]
-            memory[above] += memory[node]
-            count[above] += count[node]
-
-
-@njit
-def _hand_down(order: Int64, parent: Int32, share: Float64, count: Float64) -> None:
-    """Turn each node's own cost into the cost per request of its whole path from the root."""
-    for node in order:
-        share[node] /= max(count[node], 1.0)
+        compute_sum[above] += compute_sum[node]
+        memory_sum[above] += memory_sum[node]
+        count[above] += count[node]
+    request_compute, request_memory = np.empty(n), np.empty(n)
+    for node in range(nodes - 1, -1, -1):
+        own[node] /= max(count[node], 1)
         if parent[node] >= 0:
-            share[node] += share[parent[node]]
+            own[node] += own[parent[node]]
+        if node < n:
+            request_compute[leaf_order[node]] = own[node] + decode[node]
+            request_memory[leaf_order[node]] = memory[node]
+    return NodeCosts(compute_sum, memory_sum), request_compute, request_memory
 
 
 def depth_first(tree: PrefixTree, key: Float64 | None = None) -> Int32:
@@ -201,16 +267,41 @@ def depth_first(tree: PrefixTree, key: Float64 | None = None) -> Int32:
     """
     if key is None:
         return tree.sorted
-    nodes, n = tree.parent.shape[0], tree.sorted.shape[0]
-    # Stack order: the last child pushed is visited first, so children go in with the lowest key first.
-    children = np.lexsort((key[:-1], tree.parent[:-1])).astype(np.int64)
-    first = np.searchsorted(tree.parent[children], np.arange(nodes + 1)).astype(np.int64)
-    return np.asarray(tree.sorted[_visit(children, first, nodes, n)], np.int32)
+    leaves = depth_first_leaves(tree.parent, falling(key), tree.sorted.shape[0])
+    return np.asarray(tree.sorted[leaves], np.int32)
+
+
+def falling(key: Float64) -> UInt64:
+    """Return unsigned integers that are in the opposite order of the numbers in `key` (none is NaN)."""
+    # Adding zero turns -0.0 into 0.0. As integers, negative floats are in reverse order.
+    bits = (key + 0.0).view(np.uint64)
+    sign = np.uint64(1 << 63)
+    return np.where(bits & sign, bits, bits ^ (sign - np.uint64(1)))
 
 
 @njit
-def _visit(children: Int64, first: Int64, nodes: int, leaves: int) -> Int64:
-    stack, out = np.empty(nodes, np.int64), np.empty(leaves, np.int64)
+def depth_first_leaves(parent: Int32, rank: UInt64, leaves: int) -> Int32:
+    """Return the leaf numbers, int32 [leaves], depth-first with the children of lowest `rank` first.
+
+    Parameters
+    ----------
+    parent
+        int32 [nodes]: as in `PrefixTree`, each node before its parent, the root last.
+    rank
+        uint64 [nodes]; children of equal rank are visited by their number.
+    """
+    nodes = parent.shape[0]
+    first = np.zeros(nodes + 1, np.int32)
+    for node in range(nodes - 1):
+        first[parent[node] + 1] += 1
+    for node in range(nodes):
+        first[node + 1] += first[node]
+    place, children, keys = first[:nodes].copy(), np.empty(nodes, np.int32), np.empty(nodes, np.uint64)
+    for node in range(nodes - 1):
+        at = place[parent[node]]
+        children[at], keys[at] = node, rank[node]
+        place[parent[node]] = at + 1
+    stack, out = place, np.empty(leaves, np.int32)
     stack[0], top, found = nodes - 1, 1, 0
     while top > 0:
         top -= 1
@@ -219,7 +310,8 @@ def _visit(children: Int64, first: Int64, nodes: int, leaves: int) -> Int64:
             out[found] = node
             found += 1
             continue
-        for i in range(first[node], first[node + 1]):
+        sort_pairs(keys, children, first[node], first[node + 1])
+        for i in range(first[node + 1] - 1, first[node] - 1, -1):
             stack[top] = children[i]
             top += 1
     return out

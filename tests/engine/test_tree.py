@@ -77,6 +77,9 @@ def test_tree_is_the_compressed_trie(prompts) -> None:
     assert tree.depth[:n].tolist() == [len(prompts[i]) for i in tree.sorted]
     assert tree.parent[-1] == -1
     assert tree.depth[-1] == 0
+    assert (tree.parent[:-1] > np.arange(len(tree.parent) - 1)).all()
+    in_order = [prompts[i] for i in tree.sorted]
+    assert tree.common.tolist() == [0, *(common_prefix(a, b) for a, b in itertools.pairwise(in_order))]
     assert distinct_tokens(tree) == len(trie_of(prompts))
     # Each inner node's path, read off any leaf below it, is a branching prefix, and all of them are there.
     paths = [set() for _ in tree.parent]
@@ -97,6 +100,52 @@ def test_hit_rate_optimum_is_that_of_an_unlimited_cache(prompts) -> None:
     tree = build_tree(*flatten(prompts))
     expected = hits_of(prompts, tree.sorted) / sum(map(len, prompts))
     assert hit_rate_optimum(tree) == pytest.approx(expected)
+
+
+def radix_tree(prompts: list[list[int]]) -> dict:
+    """A radix tree by insertion, nested: first token of an edge -> [edge, children, ending prompts]."""
+    root: dict = {}
+    for i, prompt in enumerate(prompts):
+        level, rest = root, list(prompt)
+        while True:
+            edge = level.setdefault(rest[0], [rest, {}, []])
+            same = common_prefix(edge[0], rest)
+            if same < len(edge[0]):
+                below = [edge[0][same:], edge[1], edge[2]]
+                edge[:] = [edge[0][:same], {below[0][0]: below}, []]
+            rest = rest[same:]
+            if not rest:
+                edge[2].append(i)
+                break
+            level = edge[1]
+    return root
+
+
+@settings(deadline=None)
+@given(PROMPTS)
+def test_nodes_are_those_of_a_radix_tree_built_by_insertion(prompts) -> None:
+    def nodes(level: dict, depth: int) -> list[tuple[int, list[int]]]:
+        """(depth, requests below) of every node that two requests or more are below."""
+        found = []
+        for edge, children, ends in level.values():
+            below = nodes(children, depth + len(edge))
+            inside = sorted({i for child in children.values() for i in requests(child)} | set(ends))
+            found += below + ([(depth + len(edge), inside)] if len(inside) > 1 else [])
+        return found
+
+    def requests(node: list) -> set[int]:
+        return set(node[2]).union(*(requests(child) for child in node[1].values()))
+
+    tree = build_tree(*flatten(prompts))
+    n = len(prompts)
+    inside: list[list[int]] = [[] for _ in tree.parent]
+    for leaf in range(n):
+        node = int(tree.parent[leaf])
+        while node != -1:
+            inside[node].append(int(tree.sorted[leaf]))
+            node = int(tree.parent[node])
+    mine = [(int(tree.depth[node]), sorted(inside[node])) for node in range(n, len(tree.parent) - 1)]
+    assert sorted(mine) == sorted(nodes(radix_tree(prompts), 0))
 
 
 def test_figures_of_a_small_tree() -> None:
