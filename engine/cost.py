@@ -161,7 +161,7 @@ class StepCost(NamedTuple):
     Attributes
     ----------
     flops_per_token, flops_per_sample, flops_per_attended
-        FLOPs of a token in the GEMMs of the body, of a sampled row in the LM head, of one key seen by one query.
+        FLOPs of a token in the body, of a sampled row in the LM head, of one key seen by one query.
     kv_bytes_per_token, weight_bytes
         Bytes of the KV of one token; bytes of the weights, read once per step.
     flops, read_bytes
@@ -226,7 +226,7 @@ def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended
 
 @njit
 def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) -> float:
-    """Return the memory time of a step: KV read by decoding requests, KV written, one pass over the weights."""
+    """Return the memory time of a step: KV read by decoding requests, KV written, weights read once."""
     return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + cost.weight_bytes) / cost.read_bytes
 
 
