@@ -52,7 +52,7 @@ class JobSettings:
     model
         Path of the model folder.
     dtype, device
-        Compute precision (`float32`) and device (`cpu`).
+        Compute precision and device, as `engine.devices` names them.
     kv_tokens
         KV memory in tokens; None lets the engine choose.
     page_size, token_budget, max_sequences

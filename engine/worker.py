@@ -17,9 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import torch
-
-from engine.cost import NOMINAL, DeviceProfile, ModelShape, measure_cpu
+from engine.cost import DeviceProfile, ModelShape, measure_cpu
+from engine.devices import find_device, find_dtype, nominal_profile, torch_dtype
 from engine.errors import EngineError
 from engine.handoff import Job, read_job, write_message
 from engine.models.config import ModelConfig, load_config
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from engine.runtime.state import Int32
 
-DTYPES = {"float32": torch.float32}
 DEFAULT_KV_BYTES = 2 << 30
 """KV memory on the CPU where the job names none; less if the requests cannot fill it."""
 
@@ -94,14 +92,13 @@ class _device_lock:  # noqa: N801 - used like a function
 def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
     begin = time.perf_counter()
     settings = job.settings
-    if settings.dtype not in DTYPES:
-        raise EngineError(f"dtype: {settings.dtype!r} is not supported; use {', '.join(DTYPES)}")
     if settings.device != "cpu":
         raise EngineError(f"device: {settings.device!r} is not supported; use cpu")
+    find_device(settings.device)
     config = load_config(Path(settings.model))
-    dtype = DTYPES[settings.dtype]
+    dtype = torch_dtype(find_dtype(settings.dtype, settings.device))
     shape = ModelShape.of(config, dtype.itemsize)
-    device = measure_cpu() if settings.device == "cpu" else NOMINAL[settings.device]
+    device = measure_cpu() if settings.device == "cpu" else nominal_profile(settings.device)
     decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, settings.device))
     kv_tokens = settings.kv_tokens or default_kv_tokens(job, config, shape)
     tokenizer = _tokenizer(Path(settings.model))

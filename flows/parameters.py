@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine.devices import DTYPES
 from engine.plan.policies import POLICIES
 from tasks.errors import ConfigurationError, bounded
 
@@ -96,6 +97,21 @@ class NightlyParameters(BaseModel):
     run_seed: int = Field(
         default=0, title="Seed", description="Of sampled requests that bring none.", ge=0, lt=2**63
     )
+    device: str = Field(
+        default="auto",
+        title="Device",
+        description="auto (a GPU where one is usable, else the CPU), cpu, cuda, or cuda:1 for the second.",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        examples=["auto", "cuda"],
+    )
+    dtype: str = Field(
+        default="auto",
+        title="Precision",
+        description="auto (bfloat16 on a GPU, float32 on the CPU), float32, bfloat16 or float16; part of "
+        "what a run is known by.",
+        json_schema_extra={"enum": list(DTYPES)},
+        examples=["auto", "float32"],
+    )
     kv_tokens: int | None = Field(
         default=None,
         title="KV memory (tokens)",
@@ -156,6 +172,13 @@ class NightlyParameters(BaseModel):
             raise ValueError(f"is unknown; it must be one of {', '.join(POLICIES)}")
         return value
 
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, value: str) -> str:
+        if value not in DTYPES:
+            raise ValueError(f"is unknown; it must be one of {', '.join(DTYPES)}")
+        return value
+
     @field_validator("heartbeat_s")
     @classmethod
     def _below_lease(cls, value: float, info: Any) -> float:  # noqa: ANN401 - pydantic's own type
@@ -189,8 +212,9 @@ class NightlyParameters(BaseModel):
         Raises
         ------
         ConfigurationError
-            If a date must be given and is not, or a setting is out of range.
+            If a date must be given and is not, a setting is out of range, or the device is not there.
         """
+        from engine.devices import DeviceError, find_device, find_dtype
         from tasks.inputs import NightRequest
         from tasks.night import NightSettings
         from tasks.run_date import resolve_run_date
@@ -204,8 +228,14 @@ class NightlyParameters(BaseModel):
             timezone=self.timezone,
             lag_days=self.lag_days,
         )
+        try:
+            device = find_device(self.device)
+        except DeviceError as error:
+            raise ConfigurationError(error.option, error.message, error.remedy) from None
         settings = NightSettings(
             policy=self.policy,
+            device=device,
+            dtype=find_dtype(self.dtype, device),
             kv_tokens=self.kv_tokens,
             page_size=self.page_size,
             token_budget=self.token_budget,

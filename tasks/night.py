@@ -35,7 +35,7 @@ class NightSettings:
     defaults, run_seed, dtype
         Sampling where a request says nothing; seed of requests without one; compute precision.
     device
-        `cpu`.
+        `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.devices` resolved them.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost import ModelShape
+from engine.devices import ELEMENT_BYTES, nominal_profile
 from engine.handoff import JobSettings, write_job
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
@@ -79,8 +80,8 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         tokens,
         offsets,
         estimate,
-        ModelShape.of(config),
-        NOMINAL[settings.device],
+        ModelShape.of(config, ELEMENT_BYTES[settings.dtype]),
+        nominal_profile(settings.device),
         seed=settings.run_seed,
     )
     job = JobSettings(

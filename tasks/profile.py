@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from engine.cost import NOMINAL, ModelShape
+from engine.devices import ELEMENT_BYTES, nominal_profile
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _COLUMNS: Final = ["request_id", "workload", "input_tokens", "max_tokens", "observed_output_tokens"]
 
 
@@ -51,13 +51,14 @@ def profile(night: Night) -> dict[str, Any]:
         return known.results
     table, tokens, offsets = _read_requests(night)
     config = load_config(night.model_dir)
-    if night.settings.device not in NOMINAL or night.settings.dtype not in ELEMENT_BYTES:
+    devices = [*NOMINAL, "cuda"]
+    if night.settings.device.partition(":")[0] not in devices or night.settings.dtype not in ELEMENT_BYTES:
         field, value = "--device", night.settings.device
-        choices = ", ".join(NOMINAL)
-        if value in NOMINAL:
+        choices = ", ".join(devices)
+        if value.partition(":")[0] in devices:
             field, value, choices = "--dtype", night.settings.dtype, ", ".join(ELEMENT_BYTES)
         raise ConfigurationError(field, f"{value!r} is unknown", f"Choose one of {choices}")
-    device = NOMINAL[night.settings.device]
+    device = nominal_profile(night.settings.device)
     shape = ModelShape.of(config, ELEMENT_BYTES[night.settings.dtype])
 
     limit = table["max_tokens"].fill_null(night.settings.defaults.max_tokens).to_numpy().astype(np.int64)

@@ -2,6 +2,9 @@
 
 Query, key and value projections are packed row-wise into one matrix, gate and up projections into
 another: one GEMM instead of three and two.
+
+Every matrix is allocated once, on its device and in its final precision, and filled in place from the mapped
+file: host memory never holds a second copy of the weights, and of a model on a GPU not even one.
 """
 
 from __future__ import annotations
@@ -78,43 +81,61 @@ def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: 
     for name in sorted(shards):
         if not (folder / name).exists():
             raise EngineError(f"--model: {name} is named by the index but missing in {folder}; copy it there")
-    handles = {name: safe_open(folder / name, framework="pt", device=device) for name in shards}
+    # On the CPU a handle maps its file: a tensor read from it is a view of the page cache, not a copy.
+    handles = {name: safe_open(folder / name, framework="pt") for name in shards}
 
     def read(name: str) -> Tensor:
         if name not in shard_of:
             raise EngineError(f"--model: tensor {name} is missing from the checkpoint in {folder}")
         tensor: Tensor = handles[shard_of[name]].get_tensor(name)
-        return tensor.to(dtype)
+        return tensor
 
-    return assemble(config, read)
+    return assemble(config, read, dtype, device)
 
 
-def assemble(config: ModelConfig, read: Callable[[str], Tensor]) -> ModelWeights:
-    """Pack tensors, fetched by their Hugging Face name through `read`, and check their shapes."""
+def assemble(
+    config: ModelConfig,
+    read: Callable[[str], Tensor],
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> ModelWeights:
+    """Pack tensors, fetched by their Hugging Face name through `read`, and check their shapes.
+
+    `read` is called once per tensor and its result is copied at once, so it may be a view of a mapped file.
+    """
     hidden, inner = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
 
+    def pack(parts: dict[str, int], *columns: int) -> Tensor:
+        """Return the tensors of `parts` (name -> rows), one below the other."""
+        whole = torch.empty((sum(parts.values()), *columns), dtype=dtype, device=device)
+        first = 0
+        for name, rows in parts.items():
+            tensor, shape = read(name), (rows, *columns)
+            if tuple(tensor.shape) != shape:
+                found = tuple(tensor.shape)
+                raise EngineError(f"--model: tensor {name} has shape {found}, config.json implies {shape}")
+            whole[first : first + rows].copy_(tensor)
+            first += rows
+        return whole
+
     def take(name: str, *shape: int) -> Tensor:
-        tensor = read(name)
-        if tuple(tensor.shape) != shape:
-            found = tuple(tensor.shape)
-            raise EngineError(f"--model: tensor {name} has shape {found}, config.json implies {shape}")
-        return tensor
+        return pack({name: shape[0]}, *shape[1:])
 
     def layer(i: int) -> LayerWeights:
         attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
         sizes = {"q": q_size, "k": kv_size, "v": kv_size}
-        qkv_bias = [take(f"{attn}.{n}_proj.bias", s) for n, s in sizes.items()] if config.qkv_bias else []
+        biases = {f"{attn}.{n}_proj.bias": size for n, size in sizes.items()}
         return LayerWeights(
             input_norm=take(f"model.layers.{i}.input_layernorm.weight", hidden),
-            qkv=torch.cat([take(f"{attn}.{n}_proj.weight", size, hidden) for n, size in sizes.items()]),
-            qkv_bias=torch.cat(qkv_bias) if qkv_bias else None,
+            qkv=pack({f"{attn}.{n}_proj.weight": size for n, size in sizes.items()}, hidden),
+            qkv_bias=pack(biases) if config.qkv_bias else None,
             q_norm=take(f"{attn}.q_norm.weight", config.head_dim) if config.qk_norm else None,
             k_norm=take(f"{attn}.k_norm.weight", config.head_dim) if config.qk_norm else None,
             out=take(f"{attn}.o_proj.weight", hidden, q_size),
             out_bias=take(f"{attn}.o_proj.bias", hidden) if config.out_bias else None,
             post_norm=take(f"model.layers.{i}.post_attention_layernorm.weight", hidden),
-            gate_up=torch.cat([take(f"{mlp}.{n}_proj.weight", inner, hidden) for n in ("gate", "up")]),
+            gate_up=pack({f"{mlp}.{n}_proj.weight": inner for n in ("gate", "up")}, hidden),
             down=take(f"{mlp}.down_proj.weight", hidden, inner),
         )
 

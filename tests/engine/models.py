@@ -75,12 +75,12 @@ def reference_model(name: str, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def decoder_of(model: torch.nn.Module) -> Decoder:
+def decoder_of(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Decoder:
     raw = model.config.to_dict()
     raw["architectures"] = [type(model).__name__]
     config = parse_config(raw)
     tensors = dict(model.state_dict())
-    return Decoder(config, assemble(config, tensors.__getitem__))
+    return Decoder(config, assemble(config, tensors.__getitem__, dtype))
 
 
 def greedy(model: torch.nn.Module, prompt: list[int], max_new: int, *, stop: bool = True) -> list[int]:

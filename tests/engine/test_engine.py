@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from models import CONFIGS, decoder_of, flatten, greedy, reference_model
 
 from engine.cost import NOMINAL, ModelShape
@@ -160,6 +161,30 @@ def test_sampling_does_not_depend_on_the_batch():
     for i in range(12):
         _, alone = run_engine(decoder, [prompts[i]], [sampling[i]])
         assert alone[0].token_ids.tolist() == together[i].token_ids.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama3-rope", "qwen3", "qwen2-window"])
+def test_half_precision_stays_close_to_float32(name, dtype, monkeypatch):
+    """Log probabilities of the tokens that the half precision run chose, against those in float32."""
+    model = reference_model(name)
+    prompts = some_prompts(6, 9)
+    sampling = [Sampling(max_tokens=10, ignore_eos=True, logprobs=0) for _ in prompts]
+    # Products by oneDNN may use AMX tiles, which not every sandbox allows.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    _, done = run_engine(decoder_of(model, dtype), prompts, sampling)
+    errors = []
+    for i, prompt in enumerate(prompts):
+        answer = done[i].token_ids.tolist()
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        reference = logits.log_softmax(-1)[torch.arange(len(answer)), answer].numpy()
+        errors.append(np.abs(done[i].logprobs.chosen - reference))
+    largest, mean = np.concatenate(errors).max(), np.concatenate(errors).mean()
+    # bfloat16 has 8 bits of mantissa, float16 has 11.
+    scale = 8 if dtype == torch.bfloat16 else 1
+    assert 1e-5 < mean < 0.01 * scale
+    assert largest < 0.1 * scale
 
 
 def test_stop_token_ids_end_an_answer():

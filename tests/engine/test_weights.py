@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from models import reference_model
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.errors import EngineError, UnsupportedModelError
 from engine.models.config import load_config, parse_config
@@ -69,6 +74,75 @@ def test_projections_are_packed_in_order(folder) -> None:
     assert torch.equal(layer.qkv, torch.cat(attention))
     mlp = [source[f"model.layers.1.mlp.{n}_proj.weight"] for n in ("gate", "up")]
     assert torch.equal(layer.gate_up, torch.cat(mlp))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_rounded_to_the_precision_asked_for(folder, dtype: torch.dtype) -> None:
+    wide = tensors_of(load(folder))
+    narrow = tensors_of(load_weights(folder, load_config(folder), dtype, "cpu"))
+    assert all(narrow[name].dtype == dtype for name in narrow)
+    assert all(torch.equal(narrow[name], wide[name].to(dtype)) for name in wide)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made by operations that are still alive; views and in-place results not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        taken = {t.untyped_storage()._cdata for t in args if isinstance(t, torch.Tensor)}
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in taken | self._seen:
+                continue
+            self._seen.add(storage._cdata)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(tensor, self._freed, storage._cdata, storage.nbytes())
+        return out
+
+    def _freed(self, key: int, count: int) -> None:
+        self._seen.discard(key)
+        self.live -= count
+
+
+def private_bytes() -> int:
+    """Memory of this process that no file backs."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16])
+def test_loading_makes_no_second_copy(tmp_path, stored: torch.dtype, asked: torch.dtype, monkeypatch) -> None:
+    """Bytes allocated by torch, and private memory of the process seen between any two tensors."""
+    config = LlamaConfig(
+        vocab_size=4096, hidden_size=512, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8
+    )
+    AutoModelForCausalLM.from_config(config).to(stored).save_pretrained(tmp_path, max_shard_size="20MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    gc.collect()
+    before, peak = private_bytes(), 0
+
+    def watched(*args, **kwargs):
+        nonlocal peak
+        peak = max(peak, private_bytes() - before)
+        return copy(*args, **kwargs)
+
+    copy = torch.Tensor.copy_
+    monkeypatch.setattr(torch.Tensor, "copy_", watched)
+    with LiveBytes() as counted:
+        weights = load_weights(tmp_path, load_config(tmp_path), asked, "cpu")
+    total, largest = weights.nbytes(), 4096 * 512 * asked.itemsize
+    assert counted.live == total
+    assert counted.peak <= total + largest
+    assert peak <= total + largest + (8 << 20)
 
 
 def test_bytes_count_tied_embeddings_once(tmp_path) -> None:

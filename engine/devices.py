@@ -1,0 +1,104 @@
+"""Which device and precision a run computes with, and what the cost model says of the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from engine.cost import NOMINAL, DeviceProfile
+from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DRIVER_FILES: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
+
+
+class DeviceError(EngineError):
+    """The device or precision asked for cannot be used; `option` names the setting."""
+
+    def __init__(self, option: str, message: str, remedy: str) -> None:
+        super().__init__(f"{option}: {message}; {remedy}")
+        self.option, self.message, self.remedy = option, message, remedy
+
+
+def find_device(asked: str = "auto") -> str:
+    """Return the device to compute on: `cpu`, or `cuda` with an index.
+
+    Parameters
+    ----------
+    asked
+        `auto` takes the first CUDA device where one is usable, else the CPU; `cuda` is the first one.
+
+    Raises
+    ------
+    DeviceError
+        If that device is not there, with the reason.
+    """
+    if asked == "cpu":
+        return asked
+    if asked == "auto":
+        return "cpu" if cuda_problem() else "cuda:0"
+    kind, _, index = asked.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise DeviceError("--device", f"{asked!r} is unknown", "use auto, cpu, cuda or cuda:1")
+    problem = cuda_problem(int(index or 0))
+    if problem is not None:
+        raise DeviceError("--device", f"{asked} cannot be used: {problem}", "use --device cpu or auto")
+    return f"cuda:{int(index or 0)}"
+
+
+def cuda_problem(index: int = 0) -> str | None:
+    """Return why CUDA device `index` cannot be used, in one line; None if it can."""
+    # Loading torch takes seconds; a machine without a driver needs not wait for them.
+    if not any(Path(name).exists() for name in _DRIVER_FILES):
+        return "this machine has no NVIDIA driver"
+    import torch
+
+    if not torch.backends.cuda.is_built():
+        return f"the installed torch {torch.__version__} is a build without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable CUDA device (is the driver recent enough?)"
+    if index >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} CUDA devices"
+    return None
+
+
+def find_dtype(asked: str, device: str) -> str:
+    """Return the precision to compute in: for `auto` bfloat16 on a GPU and float32 on the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If `asked` is unknown.
+    """
+    if asked not in DTYPES:
+        raise DeviceError("--dtype", f"{asked!r} is unknown", f"use {', '.join(DTYPES)}")
+    if asked != "auto":
+        return asked
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the torch type of a precision that `find_dtype` returned."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return known[name]
+
+
+def nominal_profile(device: str) -> DeviceProfile:
+    """Return the nominal figures of a device: a name of `engine.cost.NOMINAL`, or a CUDA device here.
+
+    A GPU that the cost model does not know counts as an A100: it orders requests, and promises nothing.
+    """
+    if device in NOMINAL:
+        return NOMINAL[device]
+    name = ""
+    if cuda_problem() is None:
+        import torch
+
+        name = torch.cuda.get_device_name(device).lower()
+    return next((profile for known, profile in NOMINAL.items() if known in name), NOMINAL["a100"])
