@@ -1,31 +1,36 @@
-"""The engine loop: relieve memory, admit, compute a step, sample, hand out finished answers."""
+"""The engine loop: relieve memory, admit, launch a step, take in what it sampled, hand out finished answers.
+
+With a runner that lags, a step is launched before the result of the one before is known; see
+`engine.runtime.flight`.
+"""
 
 from __future__ import annotations
 
-import math
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from engine.errors import CapacityError
-from engine.kernels import copy_kv_prefix
+from engine.models.decoder import Decoder
 from engine.runtime import admission, scheduler, state
-from engine.runtime.batch import step_inputs
-from engine.runtime.logprobs import LogprobStore, measure
+from engine.runtime import flight as flights
+from engine.runtime.logprobs import LogprobStore
 from engine.runtime.pages import N_EVICTED, available, check, make_pool
-from engine.runtime.sampling import Sampler, Sampling, StopChecker
+from engine.runtime.runner import CpuRunner, LogprobWish
+from engine.runtime.sampling import Sampling, StopChecker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from engine.models.decoder import Decoder
     from engine.plan.policies import Plan
+    from engine.runtime.flight import Flight
     from engine.runtime.logprobs import TokenLogprobs
+    from engine.runtime.runner import Launched, Runner
     from engine.runtime.state import Int32, Int64
 
 REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
@@ -45,9 +50,6 @@ class EngineSettings:
         Most tokens computed in one step; at least `max_sequences`.
     max_sequences
         Most requests running at a time.
-    gather_tokens
-        Most KV tokens that one attention call gathers on the CPU (a longer sequence is a call of its own):
-        few enough to be read again from the processor's cache.
     verify
         Check the invariants of the page pool after every step (slow; for tests).
     """
@@ -56,7 +58,6 @@ class EngineSettings:
     page_size: int = 16
     token_budget: int = 1024
     max_sequences: int = 256
-    gather_tokens: int = 1024
     verify: bool = False
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class Engine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        runner: Runner | Decoder,
         tokenizer: PreTrainedTokenizerBase | None,
         settings: EngineSettings,
         tokens: Int32,
@@ -119,7 +120,7 @@ class Engine:
         sampling: Sequence[Sampling],
         plan: Plan,
     ) -> None:
-        """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``.
+        """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``; a decoder gets a `CpuRunner`.
 
         Raises
         ------
@@ -127,9 +128,12 @@ class Engine:
             If the KV memory or the context length cannot hold some request by itself.
         """
         self.settings = settings
-        self._decoder = decoder
+        if isinstance(runner, Decoder):
+            runner = CpuRunner(runner, settings.kv_tokens, settings.page_size)
+        if (runner.kv_tokens, runner.page_size) != (settings.kv_tokens, settings.page_size):
+            raise CapacityError("the runner's KV memory is not that of the settings")
+        self._runner, decoder = runner, runner.decoder
         self._stops = np.array(decoder.config.stop_token_ids, np.int64)
-        self._sampler = Sampler(sampling)
         self._checker = StopChecker(sampling, tokenizer)
         self._logprobs = LogprobStore(sampling)
         prompt = np.diff(start)
@@ -150,23 +154,19 @@ class Engine:
         )
         self.scan = plan.scan()
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
-        self._reasons = np.zeros(settings.max_sequences, np.int8)
         self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
-        config, embed = decoder.config, decoder.weights.embed
-        # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN. The system's own zero pages
-        # cost nothing until they are used; filling them here would touch the whole cache twice.
-        pages = settings.kv_tokens // size
-        cache_shape = (config.layers, pages, 2, config.kv_heads, size, config.head_dim)
-        zeros = np.zeros(math.prod(cache_shape) * embed.element_size(), np.uint8)
-        self._cache = torch.from_numpy(zeros).view(embed.dtype).view(cache_shape).to(embed.device)
+        runner.begin(sampling, self.slots)
+        self._in_flight: deque[tuple[Flight, Launched]] = deque()
+        self._spare = [flights.make_flight(settings.max_sequences) for _ in range(runner.lag + 1)]
+        self.surplus_tokens = 0
 
     def _check_capacity(self, prompt: Int64, max_new: Int64) -> None:
         if len(prompt) == 0:
             return
         if int(max_new.min()) < 1:
-            longest, limit = int(prompt.max()), self._decoder.config.max_positions
+            longest, limit = int(prompt.max()), self._runner.decoder.config.max_positions
             raise CapacityError(f"prompt of {longest} tokens does not fit the model's context of {limit}")
         # One page more than the longest request: the source of a partial prefix hit is held meanwhile.
         size = self.settings.page_size
@@ -195,6 +195,7 @@ class Engine:
             "retractions": int(counts[state.RETRACTIONS]),
             "evicted_pages": int(self.pool.counts[N_EVICTED]),
             "peak_running": int(counts[state.PEAK_RUNNING]),
+            "surplus_tokens": self.surplus_tokens,
         }
 
     def run(self) -> Iterator[tuple[list[Completion], StepSample]]:
@@ -203,25 +204,20 @@ class Engine:
             yield self.step()
 
     def step(self) -> tuple[list[Completion], StepSample]:
-        """Compute one step."""
+        """Launch one step, if there is something to compute, and take in the oldest result that is due.
+
+        With a lag the answers that are returned are those of the step before.
+        """
         started_at, begin = time.time(), time.perf_counter()
         before = self.slots.counts.copy()
         evicted = int(self.pool.counts[N_EVICTED])
-        self._schedule()
-        work = self._work
-        inputs = step_inputs(
-            work,
-            self.slots,
-            self._decoder.config,
-            self.settings.page_size,
-            self.settings.gather_tokens,
-        )
-        for source, target, tokens in work.copies[: work.size[state.W_COPIES]].tolist():
-            copy_kv_prefix(self._cache, source, target, tokens)
+        work, launched = self._work, self._schedule()
         running = int(self.slots.counts[state.RUNNING])
-        with torch.inference_mode():
-            logits = self._decoder.forward(inputs, self._cache)
-            finished = self._sample(logits)
+        if launched:
+            self._launch()
+        finished = []
+        while len(self._in_flight) > (self._runner.lag if launched else 0):
+            finished += self._arrive(*self._in_flight.popleft())
         counts = self.slots.counts
         sample = StepSample(
             step=int(counts[state.STEP]),
@@ -234,7 +230,7 @@ class Engine:
             sequences=int(work.size[state.W_SEQUENCES]),
             running=running,
             kv_tokens_read=int(work.size[state.W_KV_READ]),
-            attended_tokens=int(inputs.positions.sum()) + int(work.size[state.W_TOKENS]),
+            attended_tokens=int((work.positions[: work.size[state.W_TOKENS]] + 1).sum()),
             available_pages=available(self.pool),
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
             recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),
@@ -245,11 +241,16 @@ class Engine:
             check(self.pool)
         return finished, sample
 
-    def _schedule(self) -> None:
-        """Fill the step's work: retract if memory is short, then admit, then build."""
+    def _schedule(self) -> bool:
+        """Fill the step's work: retract if memory is short, then admit, then build.
+
+        Returns False if all that could go on waits for a result.
+        """
         pool, requests, slots = self.pool, self.requests, self.slots
         for i in range(admission.relieve(pool, requests, slots, self.scan, self._retracted)):
             request, slot = self._retracted[i].tolist()
+            for flight, _ in self._in_flight:
+                flights.take_back(requests, flight, slot)
             self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
         admitted = admission.admit(pool, requests, slots, self.scan, self.settings.token_budget)
         newcomers = slots.running[slots.counts[state.RUNNING] - admitted : slots.counts[state.RUNNING]]
@@ -261,34 +262,47 @@ class Engine:
                 answer = self._parked.pop(int(slots.request[slot]), None)
                 if answer is not None:
                     slots.output[slot, : len(answer)] = answer
-        if not scheduler.build(pool, requests, slots, self._work, self.settings.token_budget):
+        if scheduler.build(pool, requests, slots, self._work, self.settings.token_budget):
+            return True
+        if not self._in_flight:
             raise CapacityError(f"no request can go on although {self.unfinished} are unfinished")
 
-    def _sample(self, logits: torch.Tensor) -> list[Completion]:
-        """Draw the next tokens, append them, and take out the answers that are complete."""
+        return False
+
+    def _launch(self) -> None:
+        """Start the step in `_work` and let its sequences go on with placeholders."""
         count = int(self._work.size[state.W_SAMPLES])
-        if count == 0:
-            return []
+        requests = self.slots.request[self._work.sample_slots[:count]].astype(np.int64)
+        rows = self._logprobs.rows(requests)
+        wish = LogprobWish(rows, self._logprobs.most(requests[rows]))
+        launched = self._runner.launch(self._work, self.slots, requests, wish)
+        flight = self._spare.pop()
+        flights.assume(self.requests, self.slots, self._work, flight)
+        self._in_flight.append((flight, launched))
+
+    def _arrive(self, flight: Flight, launched: Launched) -> list[Completion]:
+        """Put the sampled tokens in their places and take out the answers that are complete."""
         slots, requests = self.slots, self.requests
-        sampled_slots = self._work.sample_slots[:count]
-        indices = slots.request[sampled_slots].astype(np.int64)
-        positions = self._work.positions[self._work.sample_rows[:count]] + 1
-        sampled = self._sampler(logits, torch.from_numpy(indices), torch.from_numpy(positions))
-        wanted = self._logprobs.rows(indices)
-        if len(wanted):
-            rows, asking = torch.from_numpy(wanted), indices[wanted]
-            measured = measure(logits[rows], sampled[rows], self._logprobs.most(asking))
-            self._logprobs.append(asking, measured)
-        scheduler.commit(requests, slots, self._work, sampled.numpy(), self._stops, self._reasons)
-        reasons = self._reasons[:count]
-        for i in np.flatnonzero(self._checker.watched[indices]).tolist():
-            request, slot = int(indices[i]), int(sampled_slots[i])
-            output = slots.output[slot, : requests.generated[request]]
+        result = launched.wait()
+        count = int(flight.size[0])
+        flights.fill(requests, slots, flight, result.tokens, self._stops)
+        live = flight.live[:count] == 1
+        if result.logprobs is not None:
+            self._logprobs.append(flight.request[:count], live, result.logprobs)
+        reasons = flight.reason[:count]
+        for i in np.flatnonzero(self._checker.watched[flight.request[:count]] & live).tolist():
+            request, slot = int(flight.request[i]), int(flight.slot[i])
+            output = slots.output[slot, : flight.place[i] + 1]
             if reasons[i] != state.STOPPED and self._checker.stopped(request, output):
                 reasons[i] = state.STOPPED
+        flights.end(requests, flight)
         done = np.flatnonzero(reasons != state.UNFINISHED)
-        finished = [self._completion(int(sampled_slots[i]), int(reasons[i])) for i in done.tolist()]
-        scheduler.retire(self.pool, slots, self.scan, np.ascontiguousarray(sampled_slots[done]))
+        finished = [self._completion(int(flight.slot[i]), int(reasons[i])) for i in done.tolist()]
+        ended = np.ascontiguousarray(flight.slot[done])
+        for later, _ in self._in_flight:
+            self.surplus_tokens += sum(flights.forget(later, slot) for slot in ended.tolist())
+        scheduler.retire(self.pool, slots, self.scan, ended)
+        self._spare.append(flight)
         return finished
 
     def _completion(self, slot: int, reason: int) -> Completion:

@@ -74,19 +74,30 @@ class LogprobStore:
         self._top = np.array([-1 if s.logprobs is None else s.logprobs for s in settings], np.int64)
         self._found: dict[int, list[tuple[float, Int32, Float32]]] = {}
 
-    def rows(self, requests: Int64) -> Int64:
-        """Return which of `requests` (int64 [R]) want them, as indices int64 [r]."""
+    def rows(self, requests: Int32 | Int64) -> Int64:
+        """Return which of `requests` ([R]) want them, as indices int64 [r]."""
         return np.flatnonzero(self._top[requests] >= 0)
 
     def most(self, requests: Int64) -> int:
         """Return the largest number of alternatives that any of `requests` wants."""
         return int(self._top[requests].max(initial=0))
 
-    def append(self, requests: Int64, measured: Measured) -> None:
-        """Add one token to each of `requests` (int64 [r]), the rows of `measured`."""
+    def append(self, requests: Int32, live: npt.NDArray[np.bool_], measured: Measured) -> None:
+        """Add what a step measured.
+
+        Parameters
+        ----------
+        requests, live
+            int32 [R], bool [R]: the requests of the step's samples, and whether their tokens count.
+        measured
+            Of the rows that `rows` returned for the same requests.
+        """
         chosen = measured.chosen.cpu().numpy()
         ids, top = measured.top_ids.cpu().numpy().astype(np.int32), measured.top.cpu().numpy()
-        for row, request in enumerate(requests.tolist()):
+        for row, sample in enumerate(self.rows(requests).tolist()):
+            if not live[sample]:
+                continue
+            request = int(requests[sample])
             k = int(self._top[request])
             entry = (float(chosen[row]), ids[row, :k], top[row, :k])
             self._found.setdefault(request, []).append(entry)

@@ -13,6 +13,7 @@ from engine.plan.policies import POLICIES, make_plan
 from engine.runtime import state
 from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.pages import CACHED
+from engine.runtime.runner import CpuRunner
 from engine.runtime.sampling import Sampling
 
 
@@ -27,13 +28,25 @@ def some_prompts(seed: int = 1, count: int = 14) -> list[list[int]]:
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
-def run_engine(decoder, prompts, sampling, policy="dfs", estimate=None, **settings):
+def run_engine(
+    decoder,
+    prompts,
+    sampling,
+    policy="dfs",
+    estimate=None,
+    lag=0,
+    tokenizer=None,
+    runner=CpuRunner,
+    **settings,
+):
     tokens, start = flatten(prompts)
     shape = ModelShape.of(decoder.config)
     estimate = np.full(len(prompts), 10.0) if estimate is None else estimate
     plan = make_plan(policy, tokens, start, estimate, shape, NOMINAL["cpu"], seed=5)
     defaults = {"kv_tokens": 4096, "page_size": 8, "token_budget": 64, "max_sequences": 8, "verify": True}
-    engine = Engine(decoder, None, EngineSettings(**{**defaults, **settings}), tokens, start, sampling, plan)
+    settings = EngineSettings(**{**defaults, **settings})
+    made = runner(decoder, settings.kv_tokens, settings.page_size, lag=lag)
+    engine = Engine(made, tokenizer, settings, tokens, start, sampling, plan)
     done: dict[int, Completion] = {}
     for finished, _ in engine.run():
         for completion in finished:

@@ -1,0 +1,153 @@
+"""Model runners: what the engine's loop launches steps on. Here the CPU one, the reference for all others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from engine.kernels import copy_kv_prefix
+from engine.runtime.batch import step_inputs
+from engine.runtime.flight import PLACEHOLDER
+from engine.runtime.logprobs import Measured, measure
+from engine.runtime.sampling import Sampler
+from engine.runtime.state import W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.models.decoder import Decoder
+    from engine.runtime.sampling import Sampling
+    from engine.runtime.state import Int64, Slots, Work
+
+
+@dataclass(frozen=True)
+class LogprobWish:
+    """Which samples of a step need log probabilities: int64 [r] row indices, and most alternatives."""
+
+    rows: Int64
+    top: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step sampled: int64 [R] token ids, and log probabilities of the rows wished for."""
+
+    tokens: Int64
+    logprobs: Measured | None
+
+
+class Launched(Protocol):
+    """A step that is being computed."""
+
+    def wait(self) -> StepResult:
+        """Return its result; to be called once, in the order of the launches."""
+        ...
+
+
+class Runner(Protocol):
+    """Computes steps in the order of their launches.
+
+    Attributes
+    ----------
+    lag
+        How many steps may be in flight when the next one is launched: 0 or 1. With 1, `launch` must return
+        before the step is computed, and takes `PLACEHOLDER` tokens from the step before by itself.
+    kv_tokens, page_size
+        Size of the KV memory and of its pages, in tokens.
+    decoder
+        The model.
+    """
+
+    lag: int
+    kv_tokens: int
+    page_size: int
+    decoder: Decoder
+
+    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+        """Prepare for a run over requests with these settings in these slots."""
+        ...
+
+    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+        """Start a step; `work` and `slots` may change once this returns.
+
+        Parameters
+        ----------
+        requests
+            int64 [R]: the request of each sampled row.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Computed:
+    result: StepResult
+
+    def wait(self) -> StepResult:
+        return self.result
+
+
+class CpuRunner:
+    """Runs the torch reference operations on the CPU, a step at once.
+
+    Parameters
+    ----------
+    decoder
+        The model, on the CPU.
+    kv_tokens, page_size
+        KV memory, rounded down to whole pages.
+    gather_tokens
+        Most KV tokens that one attention call gathers (a longer sequence is a call of its own): few enough to
+        be read again from the processor's cache.
+    lag
+        1 holds the result of each step back until the next one is launched, as a GPU would: for tests.
+    """
+
+    def __init__(
+        self, decoder: Decoder, kv_tokens: int, page_size: int = 16, gather_tokens: int = 1024, lag: int = 0
+    ) -> None:
+        self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
+        self._gather_tokens = gather_tokens
+        config, embed = decoder.config, decoder.weights.embed
+        # Zeros, not empty: masked places are multiplied by 0, and 0 * NaN is NaN. The system's own zero pages
+        # cost nothing until they are used; filling them here would touch the whole cache twice.
+        shape = (config.layers, kv_tokens // page_size, 2, config.kv_heads, page_size, config.head_dim)
+        zeros = np.zeros(math.prod(shape) * embed.element_size(), np.uint8)
+        self._cache = torch.from_numpy(zeros).view(embed.dtype).view(shape)
+
+    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+        """Prepare for a run; see `Runner`."""
+        self._sampler = Sampler(sampling)
+        self._last = np.zeros(len(slots.request), np.int64)
+
+    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+        """Compute a step; see `Runner`."""
+        self._resolve(work)
+        inputs = step_inputs(work, slots, self.decoder.config, self.page_size, self._gather_tokens)
+        for source, target, tokens in work.copies[: work.size[W_COPIES]].tolist():
+            copy_kv_prefix(self._cache, source, target, tokens)
+        count = int(work.size[W_SAMPLES])
+        with torch.inference_mode():
+            logits = self.decoder.forward(inputs, self._cache)
+            if count == 0:
+                return _Computed(StepResult(np.zeros(0, np.int64), None))
+            positions = torch.from_numpy(work.positions[work.sample_rows[:count]] + 1)
+            sampled = self._sampler(logits, torch.from_numpy(requests), positions)
+            self._last[work.sample_slots[:count]] = sampled.numpy()
+            logprobs = None
+            if len(wish.rows):
+                rows = torch.from_numpy(wish.rows)
+                logprobs = measure(logits[rows], sampled[rows], wish.top)
+        return _Computed(StepResult(sampled.numpy(), logprobs))
+
+    def _resolve(self, work: Work) -> None:
+        """Put the tokens of the step before in place of the placeholders, which end their sequences' rows."""
+        n = int(work.size[W_SEQUENCES])
+        last = work.first[:n] + work.length[:n] - 1
+        waiting = work.tokens[last] == PLACEHOLDER
+        work.tokens[last[waiting]] = self._last[work.slot[:n][waiting]]
+        if (work.tokens[: work.size[W_TOKENS]] == PLACEHOLDER).any():
+            raise RuntimeError("a placeholder is not the last token of its sequence")
