@@ -39,8 +39,15 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 _LENGTH = struct.Struct(">I")
-_ARRAYS = ("order", "estimate", "compute", "memory")
-_SCALARS = ("prompt_tokens", "distinct_tokens", "hit_rate_optimum")
+_ARRAYS = ("order", "estimate", "compute", "memory", "segments")
+_SCALARS = (
+    "prompt_tokens",
+    "distinct_tokens",
+    "hit_rate_optimum",
+    "saved_tokens",
+    "constraint_tokens",
+    "constraint_seconds",
+)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,16 @@ from tasks.work import load_work, sampling_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from tasks.night import Night
     from tasks.work import NightWork
 
+    Int64 = npt.NDArray[np.int64]
+
 FIRST_FOLDER = "engine-0"
+DEADLINE_WINDOW_S = 3600
+"""Requests whose deadlines fall into the same of such windows are blended."""
 
 
 def plan(night: Night) -> dict[str, Any]:
@@ -70,11 +76,11 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     unknown = float("nan")
     observed = [row["observed_output_tokens"] for row in rows]
     groups = {name: i for i, name in enumerate(sorted({row["workload"] for row in rows}))}
+    group = np.array([groups[row["workload"]] for row in rows], np.int64)
     estimate, _ = estimate_lengths(
-        np.array([unknown if d is None else d for d in observed], np.float64),
-        max_new,
-        np.array([groups[row["workload"]] for row in rows], np.int64),
+        np.array([unknown if d is None else d for d in observed], np.float64), max_new, group
     )
+    priority, window = _constraints(rows)
     made = make_plan(
         settings.policy,
         tokens,
@@ -83,6 +89,9 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         ModelShape.of(config, ELEMENT_BYTES[settings.dtype]),
         nominal_profile(settings.device),
         seed=settings.run_seed,
+        group=group,
+        priority=priority,
+        window=window,
     )
     job = JobSettings(
         model=str(night.model_dir),
@@ -107,7 +116,19 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         "estimated_output_tokens": float(estimate.sum()),
         "compute_seconds": float(made.compute.sum()),
         "memory_seconds": float(made.memory.sum()),
+        "saved_tokens": made.saved_tokens,
+        "segments": max(1, len(made.segments) - 1),
+        "constraint_tokens": made.constraint_tokens,
+        "constraint_seconds": made.constraint_seconds,
     }
+
+
+def _constraints(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:
+    """Return priorities and deadline windows of the rows; None where no row has any."""
+    priority = np.array([row["priority"] or 0 for row in rows], np.int64)
+    ends = [row["deadline"].timestamp() if row["deadline"] else -1.0 for row in rows]
+    window = np.floor(np.array(ends) / DEADLINE_WINDOW_S).astype(np.int64)
+    return priority if priority.any() else None, window if (window >= 0).any() else None
 
 
 def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[int, int, Sampling]]:

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from tasks.night import Night
 
-COLUMNS = [*IDENTIFYING_COLUMNS, "input_tokens", "observed_output_tokens", "max_tokens", "sampling"]
+COLUMNS = [
+    *IDENTIFYING_COLUMNS,
+    "input_tokens",
+    "observed_output_tokens",
+    "max_tokens",
+    "sampling",
+    "priority",
+    "deadline",
+]
 
 
 @dataclass(slots=True)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.errors import EngineError
+from engine.plan.order import (
+    arrange,
+    blend,
+    by_segment,
+    interleave,
+    join,
+    saved_tokens,
+    segments_of,
+)
 from engine.plan.scan import Scan, make_scan
-from engine.plan.tree import build_tree, depth_first, distinct_tokens, hit_rate_optimum, node_costs
+from engine.plan.tree import build_tree, distinct_tokens, hit_rate_optimum, node_costs
 
 if TYPE_CHECKING:
     from engine.cost import DeviceProfile, ModelShape
-    from engine.plan.tree import Float64, Int32, Int64
+    from engine.plan.order import Accept, CostOf
+    from engine.plan.tree import Float64, Int32, Int64, NodeCosts, PrefixTree
 
 POLICIES = {
     "fcfs": "as they arrived",
     "random": "a seeded shuffle",
     "dfs": "depth-first over the prefix tree: the most sharing",
     "blend": "compute-heavy and memory-heavy requests side by side, prefixes kept together",
+    "interleave": "workloads mixed in proportion, each depth-first",
 }
 """Policy name -> what it does, in a few words."""
 
@@ -37,11 +49,20 @@ class Plan:
     estimate
         float64 [N]: expected output tokens by request index.
     compute, memory
-        float64 [N]: modelled seconds by request index, after prefix sharing.
+        float64 [N]: modelled seconds by request index, after prefix sharing; for `blend` after the sharing
+        that its order keeps.
     prompt_tokens, distinct_tokens
         Tokens of all prompts, and of the prefix tree.
     hit_rate_optimum
         Best hit rate with unlimited memory.
+    segments
+        int64 [k + 1]: requests ``order[segments[i]:segments[i + 1]]`` are a segment; all of one come before
+        any of the next, and only those of one segment are blended. Empty: all are one segment.
+    saved_tokens
+        Prompt tokens that each request shares with the one before it in the order.
+    constraint_tokens, constraint_seconds
+        What the segments cost: saved tokens fewer than without them, and modelled seconds more in which
+        compute and memory work have nothing to run beside.
     """
 
     policy: str
@@ -52,6 +73,10 @@ class Plan:
     prompt_tokens: int
     distinct_tokens: int
     hit_rate_optimum: float
+    segments: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    saved_tokens: int = 0
+    constraint_tokens: int = 0
+    constraint_seconds: float = 0.0
 
     def scan(self) -> Scan:
         """Return the scan that the scheduler admits from."""
@@ -71,6 +96,11 @@ def make_plan(
     shape: ModelShape,
     device: DeviceProfile,
     seed: int = 0,
+    *,
+    group: Int64 | None = None,
+    priority: Int64 | None = None,
+    window: Int64 | None = None,
+    accept: Accept | None = None,
 ) -> Plan:
     """Order the requests whose prompts are ``tokens[start[i]:start[i + 1]]``.
 
@@ -80,35 +110,122 @@ def make_plan(
         float64 [N]: expected output tokens.
     seed
         Of the shuffle of policy `random`.
+    group
+        int64 [N]: workload of each request, for policy `interleave`; without it all are one.
+    priority
+        int64 [N]: requests of a higher priority come first. None: all have the same.
+    window
+        int64 [N]: number of the request's deadline window, earlier ones first; negative for none.
+    accept
+        Modelled seconds of an order, to reject a change of `blend` that does not pay (`order.blend`).
 
     Raises
     ------
     EngineError
         If the policy is unknown.
     """
-    if policy not in POLICIES:
-        raise EngineError(f"--policy: {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
-    n = start.shape[0] - 1
+    _check(policy)
+    tree = build_tree(tokens, start)
+    return plan_tree(
+        policy,
+        tree,
+        estimate,
+        shape,
+        device,
+        seed,
+        group=group,
+        priority=priority,
+        window=window,
+        accept=accept,
+    )
+
+
+def plan_tree(
+    policy: str,
+    tree: PrefixTree,
+    estimate: Float64,
+    shape: ModelShape,
+    device: DeviceProfile,
+    seed: int = 0,
+    *,
+    group: Int64 | None = None,
+    priority: Int64 | None = None,
+    window: Int64 | None = None,
+    accept: Accept | None = None,
+) -> Plan:
+    """Order the requests of a prefix tree, however it was built; arguments are those of `make_plan`."""
+    _check(policy)
+    n = tree.sorted.shape[0]
+    estimate = np.ascontiguousarray(estimate, np.float64)
     if n == 0:
         nothing = np.zeros(0)
-        return Plan(policy, np.zeros(0, np.int32), nothing, nothing, nothing, 0, 0, 0.0)
-    tree = build_tree(tokens, start)
-    costs, compute, memory = node_costs(tree, estimate, shape, device.flops, device.read_bytes)
-    if policy == "fcfs":
-        order = np.arange(n, dtype=np.int32)
-    elif policy == "random":
-        order = np.random.default_rng(seed).permutation(n).astype(np.int32)
-    elif policy == "dfs":
-        order = depth_first(tree)
-    else:
-        order = depth_first(tree, costs.compute / np.maximum(costs.memory, 1e-12))
+        return Plan(
+            policy, np.zeros(0, np.int32), nothing, nothing, nothing, 0, 0, 0.0, np.zeros(1, np.int64)
+        )
+
+    def cost_of(some: PrefixTree, output: Float64 = estimate) -> tuple[NodeCosts, Float64, Float64]:
+        return node_costs(some, output, shape, device.flops, device.read_bytes)
+
+    def order(part: PrefixTree, accept: Accept | None = None) -> PrefixTree:
+        # Requests are numbered by leaf meanwhile, so that the work is that of the part.
+        own = part.sorted
+        local = part._replace(sorted=np.arange(own.shape[0], dtype=np.int32))
+        of_own = partial(cost_of, output=estimate[own])
+        arrival = np.argsort(own, kind="stable").astype(np.int32)
+        judge = None if accept is None else lambda order: accept(own[order])
+        found = _order(policy, local, arrival, of_own, seed, None if group is None else group[own], judge)
+        return found._replace(sorted=own[found.sorted])
+
+    ordered = order(tree, accept)
+    segments, free = np.array([0, n], np.int64), saved_tokens(ordered)
+    if priority is not None or window is not None:
+        # The modelled seconds are of whole orders, so they cannot judge a segment.
+        parts = [order(part) for part in by_segment(tree, segments_of(priority, window, n))]
+        ordered, segments = join(tree, parts)
+    _, compute, memory = cost_of(ordered if policy == "blend" else tree)
     return Plan(
         policy=policy,
-        order=order,
-        estimate=np.ascontiguousarray(estimate, np.float64),
+        order=ordered.sorted,
+        estimate=estimate,
         compute=compute,
         memory=memory,
-        prompt_tokens=int(start[-1] - start[0]),
+        prompt_tokens=int(tree.depth[:n].sum()),
         distinct_tokens=distinct_tokens(tree),
         hit_rate_optimum=hit_rate_optimum(tree),
+        segments=segments,
+        saved_tokens=saved_tokens(ordered),
+        constraint_tokens=max(0, free - saved_tokens(ordered)),
+        constraint_seconds=_unpaired(compute[ordered.sorted], memory[ordered.sorted], segments),
     )
+
+
+def _check(policy: str) -> None:
+    if policy not in POLICIES:
+        raise EngineError(f"--policy: {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+
+
+def _order(
+    policy: str,
+    tree: PrefixTree,
+    arrival: Int32,
+    cost_of: CostOf,
+    seed: int,
+    group: Int64 | None,
+    accept: Accept | None,
+) -> PrefixTree:
+    """Return the requests of `tree` in the order of a policy; `arrival` are its leaves as they came in."""
+    if policy == "blend":
+        return blend(tree, cost_of, accept)
+    if policy == "interleave" and group is not None:
+        return interleave(tree, group)
+    if policy in {"dfs", "interleave"}:
+        return tree
+    if policy == "random":
+        arrival = arrival[np.random.default_rng(seed).permutation(arrival.shape[0])]
+    return arrange(tree, arrival)
+
+
+def _unpaired(compute: Float64, memory: Float64, segments: Int64) -> float:
+    """Return the seconds that a perfect overlap inside each segment takes longer than one over all."""
+    inside = np.maximum(np.add.reduceat(compute, segments[:-1]), np.add.reduceat(memory, segments[:-1]))
+    return max(0.0, float(inside.sum() - max(compute.sum(), memory.sum()))) if segments.shape[0] > 2 else 0.0

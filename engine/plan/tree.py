@@ -208,7 +208,8 @@ def node_costs(
     Parameters
     ----------
     output
-        float64 [N]: expected output tokens by request index.
+        float64 [N]: expected output tokens by request index; of all requests, also where the tree has only
+        some of them (the others then cost nothing).
     flops, read_bytes
         F and W of the device.
     """
@@ -230,12 +231,12 @@ def node_costs(
         nothing = np.zeros(d[part].shape[0])
         decode[part] = shape.request_flops(nothing, nothing, d[part]) / flops
         memory[part] = shape.request_kv_bytes(tree.depth[:n][part].astype(np.float64), d[part]) / read_bytes
-    return _add_up(tree.sorted, tree.parent, own, decode, memory)
+    return _add_up(tree.sorted, tree.parent, own, decode, memory, output.shape[0])
 
 
 @njit
 def _add_up(
-    leaf_order: Int32, parent: Int32, own: Float64, decode: Float64, memory: Float64
+    leaf_order: Int32, parent: Int32, own: Float64, decode: Float64, memory: Float64, requests: int
 ) -> tuple[NodeCosts, Float64, Float64]:
     """Sum up towards the root, and hand the cost of each path down to its leaves; `own` is used up."""
     n, nodes = leaf_order.shape[0], parent.shape[0]
@@ -248,7 +249,7 @@ def _add_up(
         compute_sum[above] += compute_sum[node]
         memory_sum[above] += memory_sum[node]
         count[above] += count[node]
-    request_compute, request_memory = np.empty(n), np.empty(n)
+    request_compute, request_memory = np.zeros(requests), np.zeros(requests)
     for node in range(nodes - 1, -1, -1):
         own[node] /= max(count[node], 1)
         if parent[node] >= 0:

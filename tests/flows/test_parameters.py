@@ -42,7 +42,7 @@ def test_a_source_without_dates_needs_one():
     [
         (
             {"policy": "fastest"},
-            "--policy: 'fastest' is unknown; it must be one of fcfs, random, dfs, blend. ",
+            "--policy: 'fastest' is unknown; it must be one of fcfs, random, dfs, blend, interleave. ",
         ),
         ({"job": "Two Words"}, "--job: 'Two Words' should have only lower-case letters and digits"),
         ({"job": "../x"}, "--job: '../x' should"),
