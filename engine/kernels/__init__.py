@@ -8,7 +8,7 @@ from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch
 from engine.kernels.kv import copy_kv_prefix, store_kv
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
-from engine.kernels.sampling import sample
+from engine.kernels.sampling import draw, sample
 from engine.kernels.silu import silu_and_mul
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "apply_rope",
     "causal_mask",
     "copy_kv_prefix",
+    "draw",
     "gather_scratch",
     "paged_attention",
     "rms_norm",

@@ -86,10 +86,34 @@ def sample(
     drawn = (temperature > 0).nonzero()[:, 0]
     if drawn.numel() == 0:
         return tokens
-    scaled = logits[drawn].to(torch.float32) / temperature[drawn, None]
-    restricted = ((top_k[drawn] > 0) | (top_p[drawn] < 1)).any()
-    if restricted:
-        scaled = restrict(scaled, top_k[drawn], top_p[drawn])
-    noise = gumbel_noise(seeds[drawn], positions[drawn], logits.shape[1])
-    tokens[drawn] = (scaled + noise).argmax(-1)
+    restricted = bool(((top_k[drawn] > 0) | (top_p[drawn] < 1)).any())
+    tokens[drawn] = draw(
+        logits[drawn],
+        temperature[drawn],
+        top_k[drawn],
+        top_p[drawn],
+        seeds[drawn],
+        positions[drawn],
+        restricted=restricted,
+    )
     return tokens
+
+
+def draw(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    *,
+    restricted: bool,
+) -> Tensor:
+    """Return a drawn token for each row, as `sample` does; every temperature must be above 0.
+
+    Nothing is read back from the device. `restricted` says whether any row has a top-k or top-p.
+    """
+    scaled = logits.to(torch.float32) / temperature[:, None]
+    if restricted:
+        scaled = restrict(scaled, top_k, top_p)
+    return (scaled + gumbel_noise(seeds, positions, logits.shape[1])).argmax(-1)

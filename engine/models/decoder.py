@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch.nn.functional import embedding, linear
 
 from engine import kernels
@@ -17,26 +17,30 @@ if TYPE_CHECKING:
     from engine.models.weights import ModelWeights
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """The tokens of one step, on the device.
+class StepInputs(Protocol):
+    """The tokens of one step, on the device of the weights.
 
     Attributes
     ----------
     tokens, positions, pages, slots
-        int64 [T]: token id, position in its sequence, and the place of its KV.
-    groups
-        How attention is batched (`engine.kernels.AttentionGroup`), for each window the layers have.
+        int32 or int64 [T]: token id, position in its sequence, and the place of its KV.
     sample_rows
-        int64 [R]: rows whose next token is wanted.
+        int32 or int64 [R]: rows whose next token is wanted.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    pages: Tensor
-    slots: Tensor
-    groups: dict[int | None, list[kernels.AttentionGroup]]
-    sample_rows: Tensor
+    @property
+    def tokens(self) -> Tensor: ...  # noqa: D102 - described by the class
+    @property
+    def positions(self) -> Tensor: ...  # noqa: D102
+    @property
+    def pages(self) -> Tensor: ...  # noqa: D102
+    @property
+    def slots(self) -> Tensor: ...  # noqa: D102
+    @property
+    def sample_rows(self) -> Tensor: ...  # noqa: D102
+
+    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
+        """Return attention of q [T, heads, head dim] over one layer's cache, of the same shape."""
 
 
 class Decoder:
@@ -47,8 +51,8 @@ class Decoder:
         self.weights = weights
         self._frequencies = inverse_frequencies(config.rope, config.head_dim).to(weights.embed.device)
 
-    def forward(self, inputs: StepInputs, cache: Tensor) -> Tensor:
-        """Compute one step and return the logits of its sampled rows, [R, vocab].
+    def forward(self, inputs: StepInputs, cache: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute one step and return the logits of its sampled rows, [R, vocab], in `out` if given.
 
         `cache` is [layers, pages, 2, kv heads, page size, head dim]; the KV of the step's tokens is stored
         in it. In each layer the store precedes attention, so a token may attend to any token of the step.
@@ -59,11 +63,8 @@ class Decoder:
         )
         residual = embedding(inputs.tokens, self.weights.embed)
         hidden = kernels.rms_norm(residual, self.weights.layers[0].input_norm, eps)
-        scratch = kernels.gather_scratch(
-            cache[0], [group for groups in inputs.groups.values() for group in groups]
-        )
         for i, layer in enumerate(self.weights.layers):
-            mixed = self._attention(i, hidden, rope, cache[i], inputs, scratch)
+            mixed = self._attention(i, hidden, rope, cache[i], inputs)
             if i == config.layers - 1:
                 # Only sampled rows matter after the last layer's KV is stored and attention is done.
                 mixed, residual = mixed[inputs.sample_rows], residual[inputs.sample_rows]
@@ -72,7 +73,7 @@ class Decoder:
             hidden = linear(kernels.silu_and_mul(linear(hidden, layer.gate_up)), layer.down)
             following = self.weights.layers[i + 1].input_norm if i + 1 < config.layers else self.weights.norm
             hidden, residual = kernels.add_rms_norm(hidden, residual, following, eps)
-        return linear(hidden, self.weights.head)
+        return torch.mm(hidden, self.weights.head.t(), out=out)
 
     def _attention(
         self,
@@ -81,7 +82,6 @@ class Decoder:
         rope: tuple[Tensor, Tensor],
         cache: Tensor,
         inputs: StepInputs,
-        scratch: Tensor,
     ) -> Tensor:
         """Attention of one layer before the output projection: [T, hidden] -> [T, heads * head dim]."""
         config, layer = self.config, self.weights.layers[index]
@@ -93,4 +93,4 @@ class Decoder:
             k = kernels.rms_norm(k, layer.k_norm, config.rms_eps)
         q, k = kernels.apply_rope(q, *rope), kernels.apply_rope(k, *rope)
         kernels.store_kv(cache, k, v, inputs.pages, inputs.slots)
-        return kernels.paged_attention(q, cache, inputs.groups[config.windows[index]], scratch).flatten(1)
+        return inputs.attend(q, cache, config.windows[index]).flatten(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 
 from engine.jit import njit
-from engine.kernels import AttentionGroup, causal_mask
+from engine.kernels import AttentionGroup, causal_mask, gather_scratch, paged_attention
 from engine.kernels.attention import MASK_ELEMENTS
-from engine.models.decoder import StepInputs
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from engine.models.config import ModelConfig
 
 # Larger than any context.
@@ -107,12 +108,34 @@ def _group(
     )
 
 
+@dataclass
+class CpuInputs:
+    """The tokens of one step for the CPU's operations; see `engine.models.decoder.StepInputs`.
+
+    `groups` says how attention is batched, for each window the layers have.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    pages: Tensor
+    slots: Tensor
+    sample_rows: Tensor
+    groups: dict[int | None, list[AttentionGroup]]
+    _scratch: Tensor | None = None
+
+    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
+        """Return attention of q [T, heads, head dim] over one layer's cache."""
+        if self._scratch is None:
+            self._scratch = gather_scratch(cache, [g for groups in self.groups.values() for g in groups])
+        return paged_attention(q, cache, self.groups[window], self._scratch)
+
+
 def step_inputs(
     work: Work, slots: Slots, config: ModelConfig, page_size: int, gather_tokens: int
-) -> StepInputs:
+) -> CpuInputs:
     """Return the model's view of one step. The tensors share memory with `work`, valid until the next."""
     tokens, samples = int(work.size[W_TOKENS]), int(work.size[W_SAMPLES])
-    return StepInputs(
+    return CpuInputs(
         tokens=torch.from_numpy(work.tokens[:tokens]),
         positions=torch.from_numpy(work.positions[:tokens]),
         pages=torch.from_numpy(work.pages[:tokens]),

@@ -135,7 +135,10 @@ class CpuRunner:
             if count == 0:
                 return _Computed(StepResult(np.zeros(0, np.int64), None))
             positions = torch.from_numpy(work.positions[work.sample_rows[:count]] + 1)
-            sampled = self._sampler(logits, torch.from_numpy(requests), positions)
+            drawn, restricted = self._sampler.drawn(requests)
+            sampled = self._sampler(
+                logits, torch.from_numpy(requests), positions, torch.from_numpy(drawn), restricted=restricted
+            )
             self._last[work.sample_slots[:count]] = sampled.numpy()
             logprobs = None
             if len(wish.rows):

@@ -1,0 +1,257 @@
+"""The runner of a GPU: fixed buffers on the device, steps padded to buckets, one captured graph per bucket.
+
+Nothing in a launch waits for the device. It runs on the CPU as well, with the reference operations and
+without graphs: that is how its padding and bookkeeping are tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engine.errors import CapacityError
+from engine.runtime.buckets import Bucket, Buckets
+from engine.runtime.device_attention import AttentionOps, attention_ops
+from engine.runtime.graphs import StepGraphs
+from engine.runtime.logprobs import Measured, measure
+from engine.runtime.runner import Launched, LogprobWish, StepResult
+from engine.runtime.sampling import Sampler, Sampling
+from engine.runtime.staging import DeviceStep, Dummies, Staging, fill_step, table_changes
+from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.models.decoder import Decoder
+    from engine.runtime.state import Int64, Slots, Work
+
+
+_COSTLY = Sampling(max_tokens=1, temperature=1.0, top_k=50, top_p=0.9)
+
+
+@dataclass(frozen=True)
+class DeviceInputs:
+    """The tokens of one step in the fixed buffers; see `engine.models.decoder.StepInputs`."""
+
+    tokens: Tensor
+    positions: Tensor
+    pages: Tensor
+    slots: Tensor
+    sample_rows: Tensor
+    decode_table: Tensor
+    decode_context: Tensor
+    prefill_table: Tensor | None
+    prefill_context: Tensor
+    query_start: Tensor
+    ops: AttentionOps
+
+    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
+        """Return attention of q [T, heads, head dim] over one layer's cache.
+
+        The decode operation takes as many rows from the front as there may be sequences. Those that belong
+        to longer sequences are overwritten by the prefill operation, which comes second.
+        """
+        scale = q.shape[-1] ** -0.5
+        out = torch.empty_like(q)
+        rows = self.decode_context.shape[0]
+        self.ops.decode(
+            q[:rows],
+            cache,
+            self.decode_table,
+            self.decode_context,
+            scale=scale,
+            window=window,
+            out=out[:rows],
+        )
+        if self.prefill_table is not None:
+            self.ops.prefill(
+                q,
+                cache,
+                self.prefill_table,
+                self.query_start,
+                self.prefill_context,
+                scale=scale,
+                window=window,
+                out=out,
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    tokens: Tensor
+    logprobs: Measured | None
+    arrived: torch.cuda.Event | None
+
+    def wait(self) -> StepResult:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return StepResult(self.tokens.numpy(), self.logprobs)
+
+
+class DeviceRunner:
+    """Runs steps of up to `token_budget` tokens of up to `max_sequences` sequences on the decoder's device.
+
+    Parameters
+    ----------
+    kv_tokens, page_size
+        KV memory; one more page is taken for padding.
+    longest
+        Most tokens of any sequence, which fixes the width of the block tables.
+    lag
+        See `engine.runtime.runner.Runner`.
+    ops
+        Attention operations; None takes those of the device.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv_tokens: int,
+        page_size: int,
+        token_budget: int,
+        max_sequences: int,
+        longest: int,
+        *,
+        lag: int = 1,
+        ops: AttentionOps | None = None,
+    ) -> None:
+        self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
+        config, embed = decoder.config, decoder.weights.embed
+        self._on_device, pages = embed.device, kv_tokens // page_size
+        self._ops = ops or attention_ops(self._on_device)
+        self._buckets = Buckets(token_budget, max_sequences)
+        largest = self._buckets.all()[0]
+        self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
+        self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
+        # One page more than the longest sequence, as the scheduler's own tables have.
+        self._width = -(-longest // page_size) + 1
+        self._mirror = np.full((max_sequences + 1, self._width), pages, np.int32)
+        with torch.inference_mode():
+            shape = (config.layers, pages + 1, 2, config.kv_heads, page_size, config.head_dim)
+            self._cache = torch.zeros(shape, dtype=embed.dtype, device=self._on_device)
+            self._table = torch.from_numpy(self._mirror).to(self._on_device, copy=True)
+            self._last = torch.zeros(max_sequences + 1, dtype=torch.int64, device=self._on_device)
+            self._logits = torch.zeros(
+                (max_sequences, config.vocab_size), dtype=embed.dtype, device=self._on_device
+            )
+        self._graphs = StepGraphs(self._forward, self._on_device)
+
+    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+        """Prepare for a run; see `engine.runtime.runner.Runner`."""
+        if slots.pages.shape[1] > self._width or len(slots.request) > self._dummies.slot:
+            raise CapacityError("the runner was made for shorter or fewer sequences than the engine's")
+        self._dummies = self._dummies._replace(request=len(sampling))
+        self._sampler = Sampler(sampling, self._on_device)
+        entries = self._mirror.size
+        self._changes = torch.zeros(
+            (self.lag + 1, 2, entries), dtype=torch.int32, pin_memory=self._on_device.type == "cuda"
+        )
+        self._turn = 0
+
+    def capture(self) -> int:
+        """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU."""
+        return self._graphs.capture(self._buckets.all())
+
+    def warm_up(self) -> None:
+        """Compute the largest step with the costliest sampling, over padding only.
+
+        After it, the allocator's peak is what a step needs beside weights and KV memory.
+        """
+        largest = self._buckets.all()[0]
+        step, rows = self._staging.device, largest.sequences
+        with torch.inference_mode():
+            self._forward(largest)
+            sampler = Sampler([_COSTLY], self._on_device)
+            every = torch.arange(rows, device=self._on_device)
+            requests = torch.zeros(rows, dtype=torch.int64, device=self._on_device)
+            sampler(self._logits[:rows], requests, step.sample_position[:rows], every, restricted=True)
+            measure(self._logits[:rows], requests, 20)
+
+    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+        """Start a step; see `engine.runtime.runner.Runner`."""
+        bucket = self._buckets.of(int(work.size[W_TOKENS]), int(work.size[W_SEQUENCES]))
+        drawn, restricted = self._sampler.drawn(requests)
+        copies = work.copies[: work.size[W_COPIES]]
+        host = self._staging.next()
+        fill_step(work, requests, host, bucket, self._dummies)
+        for place, rows in (
+            (host.drawn_rows, drawn),
+            (host.wished_rows, wish.rows),
+            (host.copy_source, copies[:, 0]),
+            (host.copy_target, copies[:, 1]),
+        ):
+            place[: len(rows)] = rows
+        step = self._staging.device
+        with torch.inference_mode():
+            self._staging.send()
+            self._update_table(slots)
+            if len(copies):
+                # Whole pages: what lies past the shared tokens is written before it is looked at.
+                source, target = step.copy_source[: len(copies)], step.copy_target[: len(copies)]
+                self._cache.index_copy_(1, target.to(torch.int64), self._cache.index_select(1, source))
+            self._graphs(bucket)
+            return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+
+    def _update_table(self, slots: Slots) -> None:
+        """Send the entries of the block tables that changed."""
+        self._turn = (self._turn + 1) % (self.lag + 1)
+        changes = self._changes[self._turn]
+        index, page = changes.numpy()
+        count = table_changes(slots, int(slots.counts[RUNNING]), self._mirror, index, page)
+        if count:
+            sent = changes[:, :count].to(self._on_device, non_blocking=True)
+            self._table.view(-1).index_copy_(0, sent[0].to(torch.int64), sent[1])
+
+    def _forward(self, bucket: Bucket) -> None:
+        """Compute the step in the buffers and leave the logits in theirs: what a graph holds."""
+        step, rows, sequences = self._staging.device, bucket.tokens, bucket.sequences
+        known, slot = step.tokens[:rows], step.row_slot[:rows]
+        tokens = torch.where(known < 0, self._last.index_select(0, slot), known.to(torch.int64))
+        inputs = DeviceInputs(
+            tokens=tokens,
+            positions=step.positions[:rows],
+            pages=step.pages[:rows],
+            slots=step.places[:rows],
+            sample_rows=step.sample_rows[:sequences],
+            decode_table=self._table.index_select(0, step.decode_slot[:sequences]),
+            decode_context=step.decode_context[:sequences],
+            prefill_table=self._table.index_select(0, step.prefill_slot[:sequences])
+            if bucket.prefill
+            else None,
+            prefill_context=step.prefill_context[:sequences],
+            query_start=step.query_start[: sequences + 1],
+            ops=self._ops,
+        )
+        self.decoder.forward(inputs, self._cache, out=self._logits[:sequences])
+
+    def _sample(
+        self, step: DeviceStep, count: int, drawn: int, restricted: bool, wish: LogprobWish
+    ) -> Launched:
+        logits = self._logits[:count]
+        rows = step.drawn_rows[:drawn].to(torch.int64)
+        requests, positions = step.sample_request[:count].to(torch.int64), step.sample_position[:count]
+        tokens = self._sampler(logits, requests, positions, rows, restricted=restricted)
+        self._last.index_copy_(0, step.sample_slot[:count].to(torch.int64), tokens)
+        logprobs = None
+        if len(wish.rows):
+            wished = step.wished_rows[: len(wish.rows)].to(torch.int64)
+            logprobs = Measured(*map(_to_host, measure(logits[wished], tokens[wished], wish.top)))
+        arrived, sent = None, _to_host(tokens)
+        if self._on_device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return _InFlight(sent, logprobs, arrived)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Start a copy to the host; it is there once an event recorded after this has come to pass."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
