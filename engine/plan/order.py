@@ -137,7 +137,7 @@ def _split(tree: PrefixTree, compute: Float64, memory: Float64, cost_of: CostOf,
     of_request = np.empty(of_leaf.shape[0], np.int64)
     of_request[tree.sorted] = of_leaf
     parts = by_segment(tree, of_request)
-    return join(tree, [arrange(part, layer_wise(part, cost_of(part)[0])) for part in parts])[0]
+    return join(tree, [part.sorted[layer_wise(part, cost_of(part)[0])] for part in parts])[0]
 
 
 def interleave(tree: PrefixTree, group: npt.NDArray[np.integer]) -> PrefixTree:
@@ -182,6 +182,9 @@ def segments_of(priority: Int64 | None, window: Int64 | None, requests: int) -> 
 def by_segment(tree: PrefixTree, segment: Int64) -> list[PrefixTree]:
     """Return the prefix tree of each segment's requests, first segment first; request indices stay."""
     of_leaf = segment[tree.sorted]
+    if of_leaf.max(initial=0) < 1 << 16:
+        # numpy sorts 16 bits by radix.
+        of_leaf = of_leaf.astype(np.uint16)
     leaves = np.argsort(of_leaf, kind="stable").astype(np.int32)
     common = _minima(tree.common, leaves)
     bounds = np.cumsum([0, *np.bincount(of_leaf)])
@@ -192,10 +195,10 @@ def by_segment(tree: PrefixTree, segment: Int64) -> list[PrefixTree]:
     ]
 
 
-def join(tree: PrefixTree, parts: list[PrefixTree]) -> tuple[PrefixTree, Int64]:
-    """Return orders one after the other, and int64 [k + 1]: where each begins and the last one ends."""
-    requests = np.concatenate([part.sorted for part in parts])
-    bounds = np.cumsum([0, *(part.sorted.shape[0] for part in parts)]).astype(np.int64)
+def join(tree: PrefixTree, parts: list[Int32]) -> tuple[PrefixTree, Int64]:
+    """Return lists of requests one after the other; int64 [k + 1]: where each begins and the last ends."""
+    requests = np.concatenate(parts)
+    bounds = np.cumsum([0, *(part.shape[0] for part in parts)]).astype(np.int64)
     return arrange(tree, leaf_of(tree)[requests]), bounds
 
 

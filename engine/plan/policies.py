@@ -180,7 +180,7 @@ def plan_tree(
     segments, free = np.array([0, n], np.int64), saved_tokens(ordered)
     if priority is not None or window is not None:
         # The modelled seconds are of whole orders, so they cannot judge a segment.
-        parts = [order(part) for part in by_segment(tree, segments_of(priority, window, n))]
+        parts = [order(part).sorted for part in by_segment(tree, segments_of(priority, window, n))]
         ordered, segments = join(tree, parts)
     _, compute, memory = cost_of(ordered if policy == "blend" else tree)
     return Plan(

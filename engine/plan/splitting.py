@@ -19,10 +19,19 @@ import numpy as np
 from engine.jit import njit
 
 if TYPE_CHECKING:
-    from engine.plan.tree import Float64, Int32, Int64, PrefixTree
+    import numpy.typing as npt
 
-CLASSES: Final = (2, 4, 8, 16, 32, 60)
+    from engine.plan.tree import Float64, Int32, Int64, PrefixTree, UInt64
+
+    Int8 = npt.NDArray[np.int8]
+    UInt8 = npt.NDArray[np.uint8]
+
+CLASSES: Final = (60, 32, 16, 8, 4, 2)
 """Numbers of classes that are tried; below 64, the bits of a set of classes."""
+WORSE: Final = 1.25
+"""Fewer classes are tried until they add this much to the disorder."""
+WIDTH: Final = 8
+"""Classes whose sums over subtrees are made at a time."""
 BINS: Final = 2048
 """Bins of the logarithm of density from which class boundaries are chosen."""
 HALVINGS: Final = 20
@@ -86,23 +95,29 @@ class Split(NamedTuple):
 
 
 def find_split(tree: PrefixTree, compute: Float64, memory: Float64, budget: int) -> Split:
-    """Return the best choice of classes that computes at most `budget` tokens again.
+    """Return the best choice of classes found that computes at most `budget` tokens again.
 
     Parameters
     ----------
     compute, memory
         float64 [N]: seconds of each leaf.
     """
+    leaves = compute.shape[0]
+    inner = tree.parent[leaves:], tree.depth[leaves:]
     bins = _bins(compute, memory)
-    best = Split(np.inf, 0, np.zeros(compute.shape[0], np.int64))
+    best = Split(np.inf, 0, np.zeros(leaves, np.int64))
     for count in CLASSES:
         density = class_densities(bins, compute, memory, count)
-        of_node, disorder = _alone(tree.parent, compute, memory, density)
-        arrays = tree.parent, tree.depth, of_node, disorder
-        price = _price(*arrays, budget, compute.shape[0])
-        found = Split(*_choose(*arrays, price, compute.shape[0]))
-        if found.disorder < best.disorder and found.tokens <= budget:
-            best = found
+        alone = _alone(tree.parent, compute, memory, density)
+        price = _price(*inner, alone, budget, leaves)
+        disorder, tokens, _, _ = _choose(*inner, alone, price, leaves)
+        if disorder > WORSE * best.disorder:
+            # More classes could be told apart for the budget: from here on fewer only add to the disorder.
+            break
+        if disorder < best.disorder and tokens <= budget:
+            best = Split(disorder, tokens, _classes(tree.parent, *inner, alone, price, leaves))
+        if price == 0.0:
+            break
     return best
 
 
@@ -125,77 +140,133 @@ def class_densities(bins: Int64, compute: Float64, memory: Float64, count: int) 
     return np.asarray(sums[0][used] / np.maximum(sums[1][used], 1e-300))
 
 
+class Alone(NamedTuple):
+    """What subtrees cost as a whole, each in its best class.
+
+    Attributes
+    ----------
+    of_leaf
+        int8 [N]: best class of each leaf.
+    of_node, disorder
+        int8, float64 [inner nodes]: best class of each inner node and its disorder there.
+    below, classes
+        float64, uint64 [inner nodes]: disorder of the leaves right below it, and the bits of their classes.
+    """
+
+    of_leaf: Int8
+    of_node: Int8
+    disorder: Float64
+    below: Float64
+    classes: UInt64
+
+
 @njit
-def _alone(parent: Int32, compute: Float64, memory: Float64, density: Float64) -> tuple[Int32, Float64]:
-    """Return the best class of each subtree as a whole, and its disorder there."""
-    nodes, n = parent.shape[0], compute.shape[0]
-    of_node, best = np.zeros(nodes, np.int32), np.full(nodes, np.inf)
-    total = np.empty(nodes)
-    for k in range(density.shape[0]):
-        total[n:] = 0.0
+def _alone(parent: Int32, compute: Float64, memory: Float64, density: Float64) -> Alone:
+    n, count = compute.shape[0], density.shape[0]
+    inner = parent.shape[0] - n
+    of_leaf, of_node, best = np.zeros(n, np.int8), np.zeros(inner, np.int8), np.full(inner, np.inf)
+    below, classes = np.zeros(inner), np.zeros(inner, np.uint64)
+    for leaf in range(n):
+        # Densities fall, and the best class is the nearest.
+        low, high = 0, count - 1
+        while low < high:
+            middle = (low + high) // 2
+            if compute[leaf] * 2.0 >= (density[middle] + density[middle + 1]) * memory[leaf]:
+                high = middle
+            else:
+                low = middle + 1
+        of_leaf[leaf] = low
+        above = parent[leaf] - n
+        below[above] += abs(compute[leaf] - density[low] * memory[leaf])
+        classes[above] |= np.uint64(1) << np.uint64(low)
+    # A few classes at a time: their sums are one cache line per node.
+    total = np.zeros((inner, WIDTH))
+    for first in range(0, count, WIDTH):
+        total[:] = 0.0
+        width = min(WIDTH, count - first)
         for leaf in range(n):
-            total[leaf] = abs(compute[leaf] - density[k] * memory[leaf])
-        for node in range(nodes):
-            if total[node] < best[node]:
-                of_node[node], best[node] = k, total[node]
-            if parent[node] >= 0:
-                total[parent[node]] += total[node]
-    return of_node, best
+            for k in range(width):
+                total[parent[leaf] - n, k] += abs(compute[leaf] - density[first + k] * memory[leaf])
+        for node in range(inner):
+            for k in range(width):
+                if total[node, k] < best[node]:
+                    of_node[node], best[node] = first + k, total[node, k]
+            if parent[n + node] >= 0:
+                total[parent[n + node] - n] += total[node]
+    return Alone(of_leaf, of_node, best, below, classes)
 
 
 @njit
 def _choose(
-    parent: Int32, depth: Int64, of_node: Int32, alone: Float64, price: float, leaves: int
-) -> tuple[float, int, Int64]:
-    """Return disorder, tokens and classes of leaves where a token computed again costs `price` seconds."""
-    nodes = parent.shape[0]
-    classes, disorder, tokens = np.zeros(nodes, np.uint64), np.zeros(nodes), np.zeros(nodes, np.int64)
-    whole = np.zeros(nodes, np.uint8)
-    # Seconds with the tokens priced in; the sums of the children until the node itself is reached.
-    value = np.zeros(nodes)
-    for node in range(nodes):
-        above = parent[node]
-        again = 0
-        if above >= 0 and node >= leaves:
-            rest = classes[node]
-            fragments = 0
-            while rest > 0:
-                rest &= rest - np.uint64(1)
-                fragments += 1
-            again = (fragments - 1) * (depth[node] - depth[above])
-        if above >= 0 and (node < leaves or alone[node] <= value[node] + price * again):
+    parent: Int32, depth: Int64, alone: Alone, price: float, leaves: int
+) -> tuple[float, int, UInt8, Float64]:
+    """Return what is best where a token computed again costs `price` seconds.
+
+    Parameters
+    ----------
+    parent, depth
+        Of the inner nodes only; `parent` counts the leaves.
+
+    Returns
+    -------
+    (disorder, tokens, whole, value)
+        Disorder and tokens computed again of the whole tree; uint8 and float64 [inner nodes]: which subtrees
+        stay whole, and seconds of each with the tokens priced in.
+    """
+    inner = parent.shape[0]
+    classes, disorder, tokens = alone.classes.copy(), alone.below.copy(), np.zeros(inner, np.int64)
+    whole, value = np.zeros(inner, np.uint8), alone.below.copy()
+    for node in range(inner - 1):
+        above = parent[node] - leaves
+        rest, fragments = classes[node], 0
+        while rest > 0:
+            rest &= rest - np.uint64(1)
+            fragments += 1
+        again = (fragments - 1) * (depth[node] - depth[above])
+        if alone.disorder[node] <= value[node] + price * again:
             whole[node] = 1
-            value[node], disorder[node], tokens[node] = alone[node], alone[node], 0
-            classes[node] = np.uint64(1) << np.uint64(of_node[node])
+            value[node] = disorder[node] = alone.disorder[node]
+            classes[node] = np.uint64(1) << np.uint64(alone.of_node[node])
+            tokens[node] = 0
         else:
             value[node] += price * again
             tokens[node] += again
-        if above >= 0:
-            value[above] += value[node]
-            disorder[above] += disorder[node]
-            tokens[above] += tokens[node]
-            classes[above] |= classes[node]
-    of_leaf = np.zeros(leaves, np.int64)
-    chosen = of_node.copy()
-    for node in range(nodes - 2, -1, -1):
-        if whole[parent[node]] == 1:
-            whole[node], chosen[node] = 1, chosen[parent[node]]
-        if node < leaves:
-            of_leaf[node] = chosen[node]
-    return disorder[nodes - 1], tokens[nodes - 1], of_leaf
+        value[above] += value[node]
+        disorder[above] += disorder[node]
+        tokens[above] += tokens[node]
+        classes[above] |= classes[node]
+    return disorder[inner - 1], tokens[inner - 1], whole, value
 
 
 @njit
-def _price(parent: Int32, depth: Int64, of_node: Int32, alone: Float64, budget: int, leaves: int) -> float:
+def _classes(
+    tree_parent: Int32, parent: Int32, depth: Int64, alone: Alone, price: float, leaves: int
+) -> Int64:
+    """Return the class of each leaf, int64 [N]: that of the topmost subtree above it that stays whole."""
+    _, _, whole, _ = _choose(parent, depth, alone, price, leaves)
+    of_node = alone.of_node.copy()
+    for node in range(parent.shape[0] - 2, -1, -1):
+        above = parent[node] - leaves
+        if whole[above] == 1:
+            whole[node], of_node[node] = 1, of_node[above]
+    out = np.empty(leaves, np.int64)
+    for leaf in range(leaves):
+        above = tree_parent[leaf] - leaves
+        out[leaf] = of_node[above] if whole[above] == 1 else alone.of_leaf[leaf]
+    return out
+
+
+@njit
+def _price(parent: Int32, depth: Int64, alone: Alone, budget: int, leaves: int) -> float:
     """Return a price per token, close to the lowest, at which at most `budget` tokens are computed again."""
-    if _choose(parent, depth, of_node, alone, 0.0, leaves)[1] <= budget:
+    if _choose(parent, depth, alone, 0.0, leaves)[1] <= budget:
         return 0.0
     # At the higher price no token is worth it: all disorder that splits could remove is less.
-    high = 2.0 * alone[parent.shape[0] - 1] + 1e-300
+    high = 2.0 * alone.disorder[parent.shape[0] - 1] + 1e-300
     low = high * 1e-12
     for _ in range(HALVINGS):
         middle = np.sqrt(low * high)
-        if _choose(parent, depth, of_node, alone, middle, leaves)[1] <= budget:
+        if _choose(parent, depth, alone, middle, leaves)[1] <= budget:
             high = middle
         else:
             low = middle

@@ -243,14 +243,16 @@ def test_the_choice_at_a_price_is_the_best_of_all(prompts, seed) -> None:
     rng = np.random.default_rng(seed)
     compute, memory = rng.random(n), rng.random(n) + 0.1
     density = np.array([2.0, 0.7, 0.2])
-    of_node, alone = splitting._alone(tree.parent, compute, memory, density)
+    alone = splitting._alone(tree.parent, compute, memory, density)
+    misfit = np.abs(compute[:, None] - density * memory[:, None])
+    assert alone.of_leaf.tolist() == misfit.argmin(axis=1).tolist()
     children = [[c for c in range(nodes) if tree.parent[c] == v] for v in range(nodes)]
 
     def ways(node: int) -> list[tuple[float, int, frozenset[int]]]:
         """(disorder, tokens, classes) of the subtree, whole or split in every way."""
-        whole = [(alone[node], 0, frozenset([int(of_node[node])]))]
         if node < n:
-            return whole
+            return [(misfit[node].min(), 0, frozenset([int(alone.of_leaf[node])]))]
+        whole = [(alone.disorder[node - n], 0, frozenset([int(alone.of_node[node - n])]))]
         edge = int(tree.depth[node] - tree.depth[tree.parent[node]]) if node < nodes - 1 else 0
         split = []
         for parts in itertools.product(*(ways(c) for c in children[node])):
@@ -260,7 +262,7 @@ def test_the_choice_at_a_price_is_the_best_of_all(prompts, seed) -> None:
         return split if node == nodes - 1 else whole + split
 
     for price in (0.0, 0.01, 0.1, 10.0):
-        found = splitting._choose(tree.parent, tree.depth, of_node, alone, price, n)
+        found = splitting._choose(tree.parent[n:], tree.depth[n:], alone, price, n)
         value = found[0] + price * found[1]
         best = min(d + price * t for d, t, _ in ways(nodes - 1))
         assert value >= best - 1e-9
