@@ -25,6 +25,7 @@ from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings, StepSample
+from engine.runtime.setup import RunnerSizes, make_runner
 from engine.runtime.token_text import TokenText
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from engine.runtime.state import Int32
-
-DEFAULT_KV_BYTES = 2 << 30
-"""KV memory on the CPU where the job names none; less if the requests cannot fill it."""
 
 
 def run(folder: Path, pipe: IO[bytes]) -> int:
@@ -92,22 +90,20 @@ class _device_lock:  # noqa: N801 - used like a function
 def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
     begin = time.perf_counter()
     settings = job.settings
-    if settings.device != "cpu":
-        raise EngineError(f"device: {settings.device!r} is not supported; use cpu")
-    find_device(settings.device)
+    place = find_device(settings.device)
     config = load_config(Path(settings.model))
-    dtype = torch_dtype(find_dtype(settings.dtype, settings.device))
+    dtype = torch_dtype(find_dtype(settings.dtype, place))
     shape = ModelShape.of(config, dtype.itemsize)
-    device = measure_cpu() if settings.device == "cpu" else nominal_profile(settings.device)
-    decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, settings.device))
-    kv_tokens = settings.kv_tokens or default_kv_tokens(job, config, shape)
+    device = measure_cpu() if place == "cpu" else nominal_profile(place)
+    decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, place))
+    runner = make_runner(decoder, runner_sizes(job, config), shape.kv_bytes_per_token)
     tokenizer = _tokenizer(Path(settings.model))
     token_text = TokenText(tokenizer)
     engine = Engine(
-        decoder,
+        runner,
         tokenizer,
         EngineSettings(
-            kv_tokens=kv_tokens,
+            kv_tokens=runner.kv_tokens,
             page_size=settings.page_size,
             token_budget=max(settings.token_budget, settings.max_sequences),
             max_sequences=settings.max_sequences,
@@ -117,29 +113,43 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
         job.sampling,
         job.plan,
     )
-    ready = {"kv_tokens": kv_tokens, "device": asdict(device), "load_seconds": time.perf_counter() - begin}
+    seconds = time.perf_counter() - begin
+    ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}
     write_message(pipe, {"type": "ready", **ready})
-    while engine.unfinished and not stop.is_set():
-        finished, sample = engine.step()
-        write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
+
+    def send(finished: list[Completion]) -> None:
         if finished:
             items = [answer_item(job, completion, token_text) for completion in finished]
             write_message(pipe, {"type": "answers", "items": items})
+
+    while engine.unfinished and not stop.is_set():
+        finished, sample = engine.step()
+        write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
+        send(finished)
+    send(engine.drain())
     complete = not engine.unfinished
     write_message(pipe, {"type": "done" if complete else "stopped", "counters": engine.counters()})
     return 0 if complete else 4
 
 
-def default_kv_tokens(job: Job, config: ModelConfig, shape: ModelShape) -> int:
-    """Return the KV memory to use: `DEFAULT_KV_BYTES`, but not below the longest or above all requests."""
+def runner_sizes(job: Job, config: ModelConfig) -> RunnerSizes:
+    """Return what the job's runner is made for."""
+    settings = job.settings
     prompts = job.offsets[1:] - job.offsets[:-1]
-    sizes = [
+    lengths = [
         min(int(p) + s.max_tokens, config.max_positions) for p, s in zip(prompts, job.sampling, strict=True)
     ]
-    page = job.settings.page_size
-    pages = [-(-size // page) for size in sizes]
-    least, most = (max(pages, default=0) + 1) * page, (sum(pages) + 1) * page
-    return max(least, min(most, DEFAULT_KV_BYTES // shape.kv_bytes_per_token))
+    size = settings.page_size
+    pages = [-(-length // size) for length in lengths]
+    return RunnerSizes(
+        kv_tokens=settings.kv_tokens,
+        page_size=size,
+        token_budget=max(settings.token_budget, settings.max_sequences),
+        max_sequences=settings.max_sequences,
+        longest=max(lengths, default=1),
+        least=(max(pages, default=0) + 1) * size,
+        most=(sum(pages) + 1) * size,
+    )
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -241,6 +241,13 @@ class Engine:
             check(self.pool)
         return finished, sample
 
+    def drain(self) -> list[Completion]:
+        """Take in what is in flight without going on: before the engine is stopped."""
+        finished = []
+        while self._in_flight:
+            finished += self._arrive(*self._in_flight.popleft())
+        return finished
+
     def _schedule(self) -> bool:
         """Fill the step's work: retract if memory is short, then admit, then build.
 

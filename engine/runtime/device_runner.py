@@ -20,7 +20,7 @@ from engine.runtime.logprobs import Measured, measure
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
 from engine.runtime.staging import DeviceStep, Dummies, Staging, fill_step, table_changes
-from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS
+from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ class DeviceRunner:
         self._on_device, pages = embed.device, kv_tokens // page_size
         self._ops = ops or attention_ops(self._on_device)
         self._buckets = Buckets(token_budget, max_sequences)
-        largest = self._buckets.all()[0]
+        largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
         # One page more than the longest sequence, as the scheduler's own tables have.
@@ -140,6 +140,11 @@ class DeviceRunner:
             self._logits = torch.zeros(
                 (max_sequences, config.vocab_size), dtype=embed.dtype, device=self._on_device
             )
+        # Padding in every place, so that a step can be tried before there is work.
+        nothing = make_work(1, 1)
+        fill_step(nothing, np.zeros(0, np.int64), self._staging.next(), largest, self._dummies)
+        with torch.inference_mode():
+            self._staging.send()
         self._graphs = StepGraphs(self._forward, self._on_device)
 
     def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
@@ -158,20 +163,20 @@ class DeviceRunner:
         """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU."""
         return self._graphs.capture(self._buckets.all())
 
-    def warm_up(self) -> None:
-        """Compute the largest step with the costliest sampling, over padding only.
-
-        After it, the allocator's peak is what a step needs beside weights and KV memory.
-        """
-        largest = self._buckets.all()[0]
-        step, rows = self._staging.device, largest.sequences
+    def warm_forward(self) -> None:
+        """Compute the largest step over padding only, to see what memory it takes."""
         with torch.inference_mode():
-            self._forward(largest)
+            self._forward(self._buckets.all()[0])
+
+    def warm_sampling(self) -> None:
+        """Sample the most rows in the costliest way, to see what memory it takes."""
+        rows = self._logits.shape[0]
+        with torch.inference_mode():
             sampler = Sampler([_COSTLY], self._on_device)
             every = torch.arange(rows, device=self._on_device)
-            requests = torch.zeros(rows, dtype=torch.int64, device=self._on_device)
-            sampler(self._logits[:rows], requests, step.sample_position[:rows], every, restricted=True)
-            measure(self._logits[:rows], requests, 20)
+            zeros = torch.zeros(rows, dtype=torch.int64, device=self._on_device)
+            sampler(self._logits, zeros, zeros, every, restricted=True)
+            measure(self._logits, zeros, 20)
 
     def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
         """Start a step; see `engine.runtime.runner.Runner`."""
@@ -201,12 +206,12 @@ class DeviceRunner:
     def _update_table(self, slots: Slots) -> None:
         """Send the entries of the block tables that changed."""
         self._turn = (self._turn + 1) % (self.lag + 1)
-        changes = self._changes[self._turn]
-        index, page = changes.numpy()
-        count = table_changes(slots, int(slots.counts[RUNNING]), self._mirror, index, page)
+        index, page = self._changes[self._turn]
+        count = table_changes(slots, int(slots.counts[RUNNING]), self._mirror, index.numpy(), page.numpy())
         if count:
-            sent = changes[:, :count].to(self._on_device, non_blocking=True)
-            self._table.view(-1).index_copy_(0, sent[0].to(torch.int64), sent[1])
+            # Each is contiguous: only then is a copy from pinned memory asynchronous.
+            place, value = (part[:count].to(self._on_device, non_blocking=True) for part in (index, page))
+            self._table.view(-1).index_copy_(0, place.to(torch.int64), value)
 
     def _forward(self, bucket: Bucket) -> None:
         """Compute the step in the buffers and leave the logits in theirs: what a graph holds."""

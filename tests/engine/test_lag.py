@@ -10,14 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import decoder_of, greedy, reference_model
+from models import decoder_of, flatten, greedy, reference_model
 from test_engine import assert_idle, run_engine, some_prompts
 from transformers import AutoTokenizer
 
+from engine.cost import NOMINAL, ModelShape
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
+from engine.plan.policies import make_plan
 from engine.runtime import flight, state
+from engine.runtime.core import Engine, EngineSettings
+from engine.runtime.runner import CpuRunner
 from engine.runtime.sampling import Sampling
 
 DEMO = Path(__file__).parents[2] / "infra" / "demo" / "model"
@@ -126,6 +130,24 @@ def test_stop_strings_and_stop_tokens() -> None:
     assert two.counters()["surplus_tokens"] == 8
     for i, (_, text, _, _) in enumerate(found):
         assert text == free[i].text[: free[i].text.index(cuts[i])]
+
+
+def test_what_is_in_flight_is_taken_in_before_a_stop() -> None:
+    prompts = some_prompts(3)
+    tokens, start = flatten(prompts)
+    plan = make_plan(
+        "dfs", tokens, start, np.ones(len(prompts)), ModelShape.of(DECODER.config), NOMINAL["cpu"]
+    )
+    runner = CpuRunner(DECODER, 4096, 8, lag=1)
+    sampling = [Sampling(max_tokens=1)] * len(prompts)
+    sizes = EngineSettings(kv_tokens=4096, page_size=8, token_budget=4096, max_sequences=64)
+    engine = Engine(runner, None, sizes, tokens, start, sampling, plan)
+    finished, _ = engine.step()
+    assert finished == []
+    unfinished = engine.unfinished
+    drained = engine.drain()
+    assert 0 < len(drained) == unfinished - engine.unfinished
+    assert engine.drain() == []
 
 
 def test_a_flight_forgets_and_takes_back() -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from engine import devices
 from engine.plan.policies import POLICIES
 from flows.parameters import NightlyParameters
 from tasks.errors import ConfigurationError
@@ -25,6 +26,22 @@ def test_everything_typed_arrives_in_the_night():
     assert settings.defaults.as_dict() == {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 1.0}
     assert (request.rerun, request.take_over, request.model_filter) == (True, False, ("small-*",))
     assert settings.run_seed == 7
+
+
+def test_device_and_precision_are_found_before_the_run(monkeypatch):
+    monkeypatch.setattr(devices, "_DRIVER_FILES", ())
+    settings = NightlyParameters.parse(GIVEN).to_request().settings
+    assert (settings.device, settings.dtype) == ("cpu", "float32")
+    with pytest.raises(ConfigurationError) as error:
+        NightlyParameters.parse(GIVEN | {"device": "cuda"}).to_request()
+    expected = "--device: cuda cannot be used: this machine has no NVIDIA driver. Use --device cpu or auto"
+    assert str(error.value).lower().startswith(expected.lower())
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(devices, "cuda_problem", lambda *_: None)
+    settings = NightlyParameters.parse(GIVEN).to_request().settings
+    assert (settings.device, settings.dtype) == ("cuda:0", "bfloat16")
+    settings = NightlyParameters.parse(GIVEN | {"device": "cuda:1", "dtype": "float32"}).to_request().settings
+    assert (settings.device, settings.dtype) == ("cuda:1", "float32")
 
 
 def test_the_date_is_a_lag_of_local_calendar_days():

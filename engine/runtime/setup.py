@@ -1,0 +1,95 @@
+"""Makes the runner of a job: which one, and with how much KV memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.runtime.device_runner import DeviceRunner
+from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
+from engine.runtime.runner import CpuRunner
+
+if TYPE_CHECKING:
+    from engine.models.decoder import Decoder
+    from engine.runtime.device_attention import AttentionOps
+    from engine.runtime.runner import Runner
+
+CPU_KV_BYTES = 2 << 30
+"""KV memory on the CPU where the job names none; less if the requests cannot fill it."""
+
+
+@dataclass(frozen=True)
+class RunnerSizes:
+    """What a runner is made for.
+
+    Attributes
+    ----------
+    kv_tokens
+        KV memory in tokens; None: as much as there is room for and the requests can use.
+    page_size, token_budget, max_sequences
+        See `engine.runtime.core.EngineSettings`.
+    longest
+        Most tokens of one sequence, answer included.
+    least, most
+        KV tokens below which the longest sequence does not fit, and above which they are of no use.
+    """
+
+    kv_tokens: int | None
+    page_size: int
+    token_budget: int
+    max_sequences: int
+    longest: int
+    least: int
+    most: int
+
+
+def make_runner(
+    decoder: Decoder,
+    sizes: RunnerSizes,
+    kv_bytes_per_token: int,
+    *,
+    memory: DeviceMemory | None = None,
+    ops: AttentionOps | None = None,
+) -> Runner:
+    """Return the runner for the decoder's device.
+
+    Parameters
+    ----------
+    memory, ops
+        Of a device that is not CUDA, for tests; with neither, the CPU runner is taken there.
+
+    Raises
+    ------
+    CapacityError
+        If a GPU has no room for KV memory.
+    """
+    device = decoder.weights.embed.device
+    if device.type == "cpu" and memory is None:
+        chosen = max(sizes.least, min(sizes.most, CPU_KV_BYTES // kv_bytes_per_token))
+        return CpuRunner(decoder, sizes.kv_tokens or chosen, sizes.page_size)
+    memory = memory or CudaMemory(device)
+
+    def runner(kv_tokens: int) -> DeviceRunner:
+        return DeviceRunner(
+            decoder,
+            kv_tokens,
+            sizes.page_size,
+            sizes.token_budget,
+            sizes.max_sequences,
+            sizes.longest,
+            ops=ops,
+        )
+
+    kv_tokens = sizes.kv_tokens
+    if kv_tokens is None:
+        # Its cache is one page for padding; everything else is of the size it will have.
+        trial = runner(0)
+        room = measured_kv_tokens(
+            memory, (trial.warm_forward, trial.warm_sampling), kv_bytes_per_token, sizes.page_size
+        )
+        del trial
+        # Too little room is refused with its reason when the engine checks it against the requests.
+        kv_tokens = min(room, max(sizes.most, sizes.least))
+    made = runner(kv_tokens)
+    made.capture()
+    return made
