@@ -1,0 +1,33 @@
+"""Every kernel compiles for sm_80 and sm_90 with the resources of the committed table."""
+
+from __future__ import annotations
+
+import pytest
+from compile_only import ARCHITECTURES, Spec, measure, problems, specs, table, table_versions, versions
+
+from engine.kernels.backend import Kernel
+
+ALL = specs()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+def test_resources(spec: Spec, architecture: str) -> None:
+    found = measure(spec, architecture)
+    assert problems(spec, architecture, found) == []
+    key = f"{spec.name} {architecture}"
+    assert key in table(), "run tests/kernels/compile_only.py --write"
+    if versions() == table_versions():
+        assert found == table()[key], "run tests/kernels/compile_only.py --write if this is meant"
+
+
+def test_the_table_has_no_rows_of_kernels_that_are_gone() -> None:
+    assert set(table()) == {f"{spec.name} {a}" for spec in ALL for a in ARCHITECTURES}
+
+
+def test_a_kernel_that_spills_is_a_problem() -> None:
+    figures = {"registers": 255, "spills": 8, "shared": 0}
+    spec = Spec("some", Kernel(print), {}, {}, attention=True)
+    assert problems(spec, "sm_80", figures) == ["some sm_80: 8 bytes spilled"]
+    assert problems(spec, "sm_80", {**figures, "spills": 0, "shared": 200 * 1024}) != []
+    assert problems(spec, "sm_90", {**figures, "spills": 0, "shared": 200 * 1024}) == []
