@@ -135,8 +135,9 @@ def _parser() -> _Parser:
         text = (field.description or "").replace("%", "%%")
         if isinstance(field.default, bool):
             run.add_argument(option(name), action=argparse.BooleanOptionalAction, help=text)
-        elif name == "model_filter":
-            run.add_argument(option(name), action="append", metavar="PATTERN", help=text)
+        elif name in {"model_filter", "columns"}:
+            metavar = "PATTERN" if name == "model_filter" else "FIELD=COLUMN"
+            run.add_argument(option(name), action="append", metavar=metavar, help=text)
         else:
             if field.default is not None and not field.is_required():
                 text += f" Default: {field.default}."

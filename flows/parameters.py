@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.devices import DTYPES
 from engine.plan.policies import POLICIES
 from tasks.errors import ConfigurationError, bounded
+from tasks.readers.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ class NightlyParameters(BaseModel):
     )
     source: str = Field(
         title="Source",
-        description="OpenAI Batch request logs: a file, a folder or an s3:// prefix; may hold the date.",
+        description="Request logs: a file, a folder or an s3:// prefix; may hold the date.",
         min_length=1,
         examples=["s3://logs/{run_date:%Y/%m/%d}/", "logs/"],
     )
@@ -72,6 +73,19 @@ class NightlyParameters(BaseModel):
         title="Model filter",
         description="Only requests for models that match one of these patterns; others count as filtered.",
         examples=["small-*"],
+    )
+    format: str = Field(
+        default=AUTO,
+        title="Format",
+        description="Of the logs; auto tells by their content.",
+        json_schema_extra={"enum": list(FORMATS)},
+        examples=["litellm"],
+    )
+    columns: list[str] = Field(
+        default_factory=list,
+        title="Columns",
+        description="For format generic: FIELD=COLUMN of a request, such as prompt=question.",
+        examples=["prompt=question"],
     )
     policy: str = Field(
         default="blend",
@@ -217,6 +231,8 @@ class NightlyParameters(BaseModel):
         from engine.devices import DeviceError, find_device, find_dtype
         from tasks.inputs import NightRequest
         from tasks.night import NightSettings
+        from tasks.readers.generic import parse_columns
+        from tasks.readers.registry import find_reader
         from tasks.run_date import resolve_run_date
         from tasks.sampling import SamplingDefaults
 
@@ -232,6 +248,8 @@ class NightlyParameters(BaseModel):
             device = find_device(self.device)
         except DeviceError as error:
             raise ConfigurationError(error.option, error.message, error.remedy) from None
+        columns = parse_columns(self.columns)
+        find_reader(self.format, columns)
         settings = NightSettings(
             policy=self.policy,
             device=device,
@@ -261,6 +279,9 @@ class NightlyParameters(BaseModel):
             rerun=self.rerun,
             take_over=self.take_over,
             model_filter=tuple(self.model_filter),
+            log_format=self.format,
+            columns=tuple(columns.items()),
+            timezone=self.timezone,
         )
 
 

@@ -1,54 +1,56 @@
 """Extract: the complete object list of a date -> canonical rows, refused rows, quarantine, and their counts.
 
-Each object becomes at most three Parquet files (`requests`, `errors`, `quarantine`). The files and counts of
-an object are kept in the store under `{job}/parsed/run_date=D/` by (uri, etag, size) and everything else that
-decides what its lines become, so a late file costs only its own parsing.
+Large objects are parsed one by one, in blocks over all cores; small ones many at a time, fetched side by
+side. Rows are kept in the store under `{job}/parsed/run_date=D/` by (uri, etag, size) and everything else
+that decides what its records become, so a late file costs only its own parsing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Final
 
 from tasks.accounting import Account
-from tasks.errors import ConfigurationError
-from tasks.identity import digest, input_digest
-from tasks.lines import LineReader, ReadFailure
-from tasks.openai_batch import PARSER_VERSION, ObjectParser, Outcome
-from tasks.run_date import expand_source, is_dated, static_prefix
+from tasks.identity import digest, input_digest_of
+from tasks.listing import list_objects
+from tasks.object_parser import ParseSettings, Place
+from tasks.openai_batch import PARSER_VERSION
+from tasks.parse_object import parse_object
+from tasks.parse_pool import ParsePool
+from tasks.parsed_rows import Group, ParsedRows, files_of
+from tasks.readers.formats import AUTO
+from tasks.readers.registry import READERS_VERSION, find_reader
 from tasks.sampling import SamplingDefaults
-from tasks.schema import SCHEMAS, VERSIONS
-from tasks.storage import ObjectNotFoundError, list_source, split_source
+from tasks.schema import VERSIONS
+from tasks.table_files import TABLES, TableFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date, datetime
     from pathlib import Path
+    from typing import BinaryIO
 
+    from tasks.parse_object import ParsedObject
+    from tasks.parsed_rows import Name
     from tasks.storage import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
 
-SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 MAX_LINE_BYTES: Final = 16 << 20
-FLUSH_ROWS: Final = 4096
-FLUSH_BYTES: Final = 32 << 20
-TABLES: Final = ("requests", "errors", "quarantine")
-_TABLE_OF: Final = {
-    Outcome.REQUEST: "requests",
-    Outcome.ERROR: "errors",
-    Outcome.QUARANTINED: "quarantine",
-}
+POOL_BYTES: Final = 48 << 20
+"""Objects of at least this size are parsed in several processes, which take about a second to start."""
+SMALL_BYTES: Final = 1 << 20
+"""Objects up to this size are fetched whole, and parsed many at a time."""
+GROUP_OBJECTS: Final = 2000
+GROUP_BYTES: Final = 64 << 20
+FETCHES: Final = 16
+"""Small objects that are fetched at a time; as many again may wait to be parsed."""
 _SHOWN: Final = 3
-_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +76,30 @@ class ExtractedObject:
         The object as it was listed.
     account
         Its counts; the equation holds.
-    files
-        Local Parquet file of each table that has rows.
+    format
+        Name of the format it was read by.
+    outside
+        Requests made outside of the date; filtered, unless the path of the source holds the date.
+    shapes
+        Requests of which only lengths are known.
     error
         What could not be read of it, if anything.
     reused
         Whether its rows came from an earlier parse.
+    late
+        Whether the date was read before without it.
     """
 
     source_uri: str
     etag: str
     size: int
     account: Account
-    files: dict[str, Path]
+    format: str
+    outside: int
+    shapes: int
     error: ObjectError | None
     reused: bool
+    late: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +113,7 @@ class ExtractResult:
     input_digest
         Over all requests, those refused while parsing included.
     ignored
-        Objects listed that are neither `.jsonl` nor `.jsonl.gz`.
+        Objects listed whose names are of no kind that is read.
     """
 
     run_date: date
@@ -110,15 +121,31 @@ class ExtractResult:
     account: Account
     input_digest: str
     ignored: int
+    groups: tuple[Group, ...]
 
     def files(self, table: str) -> list[Path]:
-        """Return the Parquet files of `requests`, `errors` or `quarantine`, in the order of the objects."""
-        return [found.files[table] for found in self.objects if table in found.files]
+        """Return the Parquet files of `requests`, `errors` or `quarantine`."""
+        return files_of(self.groups, table)
 
     @property
     def object_errors(self) -> list[ObjectError]:
         """What could not be read."""
         return [found.error for found in self.objects if found.error is not None]
+
+    @property
+    def late(self) -> list[str]:
+        """Objects that came after the date was read first."""
+        return [found.source_uri for found in self.objects if found.late]
+
+    @property
+    def outside(self) -> int:
+        """Requests made outside of the date."""
+        return sum(found.outside for found in self.objects)
+
+    @property
+    def shapes(self) -> int:
+        """Requests of which only lengths are known."""
+        return sum(found.shapes for found in self.objects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +160,37 @@ class ExtractSettings:
         Patterns of requested models; other requests count as filtered. Empty: no filter.
     max_line_bytes : int
         Longer lines are quarantined.
+    format : str
+        Name of a format of `tasks.readers.registry`, for all objects; `auto` lets the content of each decide.
+    columns : mapping
+        For format `generic`: the fields of a request and their columns.
+    window : (datetime, datetime) or None
+        Requests made outside of it are counted, where the log says when they were made.
+    window_filters : bool
+        Whether they are filtered as well: they belong to another date.
     """
 
     defaults: SamplingDefaults = SamplingDefaults()  # noqa: RUF009 - it is frozen
     model_filter: tuple[str, ...] = ()
     max_line_bytes: int = MAX_LINE_BYTES
+    format: str = AUTO
+    columns: Mapping[str, str] = field(default_factory=dict)
+    window: tuple[datetime, datetime] | None = None
+    window_filters: bool = True
+
+    def digest(self) -> str:
+        """Name these settings and the versions of the code that they steer."""
+        return digest(
+            "parsed",
+            [PARSER_VERSION, READERS_VERSION, [VERSIONS[table] for table in TABLES]],
+            [self.defaults.as_dict(), sorted(self.model_filter), self.max_line_bytes],
+            [
+                self.format,
+                dict(self.columns),
+                [moment.isoformat() for moment in self.window or ()],
+                self.window_filters,
+            ],
+        )
 
 
 def extract(
@@ -148,14 +201,15 @@ def extract(
     scratch: Path,
     store: Store | None = None,
     settings: ExtractSettings | None = None,
+    processes: int | None = None,
 ) -> ExtractResult:
     """Read all requests of a date.
 
     Parameters
     ----------
     source : str
-        An object, a folder or a prefix, with `{run_date:%Y/%m/%d}` or plain. Objects that end in `.jsonl` or
-        `.jsonl.gz` are read.
+        An object, a folder or a prefix, with `{run_date:%Y/%m/%d}` or plain. Objects are read whose names end
+        in one of `tasks.listing.SUFFIXES`.
     job, run_date
         Where the rows belong.
     scratch : Path
@@ -164,6 +218,8 @@ def extract(
         Where parsed rows are kept for the next run; None keeps nothing.
     settings : ExtractSettings or None
         None is `ExtractSettings()`.
+    processes : int or None
+        To parse large objects in; None takes one per core.
 
     Returns
     -------
@@ -178,223 +234,158 @@ def extract(
         If lines were lost.
     """
     settings = settings or ExtractSettings()
-    source_store, found, ignored = _list(source, run_date, store, job)
+    work = _Work(settings, Place(job, run_date, ""), scratch, processes)
+    source_store, found, ignored = list_objects(source, run_date, store, job)
+    named = {(source_store.object_uri(info.key), info.etag, info.size): info for info in found}
+    kept = None
+    groups: list[Group] = []
+    seen: set[str] = set()
+    if store is not None:
+        place = f"{job}/parsed/run_date={run_date.isoformat()}"
+        kept = ParsedRows(store, place, settings.digest())
+        seen = kept.seen()
+        groups = kept.find(named, scratch / "kept")
+    before = {name for group in groups for name in group.objects}
+    for group, whole in work.parse(source_store, {n: i for n, i in named.items() if n not in before}):
+        groups.append(group)
+        if kept is not None and whole:
+            kept.keep(group)
+    parsed = {name[0]: (name, result) for group in groups for name, result in group.objects.items()}
     objects = []
-    for number, info in enumerate(found):
-        folder = scratch / f"{number:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        work = _ObjectWork(source_store, info, job, run_date, settings, folder)
-        parsed = work.reuse(store) or work.parse(store)
-        parsed.account.check(parsed.source_uri)
-        objects.append(parsed)
-    account = sum((parsed.account for parsed in objects), Account())
-    files = [parsed.files[table] for parsed in objects for table in TABLES[:2] if table in parsed.files]
+    for name in sorted(named):
+        actual, result = parsed[name[0]]
+        result.account.check(name[0])
+        late = bool(seen) and name[0] not in seen
+        objects.append(_extracted(actual, result, reused=actual in before, late=late))
+    account = sum((found.account for found in objects), Account())
+    files = [path for table in TABLES[:2] for path in files_of(groups, table)]
+    made = ExtractResult(
+        run_date, tuple(objects), account, input_digest_of(files), len(ignored), tuple(groups)
+    )
+    _tell(made)
+    return made
+
+
+class _Work:
+    """Parses objects."""
+
+    def __init__(self, settings: ExtractSettings, place: Place, scratch: Path, processes: int | None) -> None:
+        self._reader = find_reader(settings.format, settings.columns)
+        self._place, self._scratch = place, scratch
+        self._limit = settings.max_line_bytes
+        self._settings = ParseSettings(
+            settings.defaults, settings.model_filter, settings.window, settings.window_filters
+        )
+        self._processes = processes
+        self._groups = 0
+
+    def parse(self, source: Store, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
+        """Yield groups, and whether each was read as it was listed, so that its rows can be kept."""
+        small = [name for name in named if named[name].size <= SMALL_BYTES]
+        with ExitStack() as stack:
+            pool: ParsePool | None = None
+            for name in named:
+                size = named[name].size
+                if size <= SMALL_BYTES:
+                    continue
+                if pool is None and size >= POOL_BYTES:
+                    pool = stack.enter_context(
+                        ParsePool(self._scratch / "blocks", self._limit, self._processes)
+                    )
+                with source.open_stream(named[name].key) as stream:
+                    yield self._group([(name, stream)], pool if size >= POOL_BYTES else None)
+            for names in _together(small):
+                yield self._group(_fetched(source, names, named), None)
+
+    def _group(self, streams: Iterable[tuple[Name, BinaryIO]], pool: ParsePool | None) -> tuple[Group, bool]:
+        folder = self._scratch / f"{self._groups:05d}"
+        folder.mkdir(parents=True)
+        self._groups += 1
+        objects: dict[Name, ParsedObject] = {}
+        whole = True
+        with TableFiles(folder) as rows:
+            for name, stream in streams:
+                parsed = parse_object(
+                    stream,
+                    Place(self._place.job, self._place.run_date, name[0]),
+                    self._settings,
+                    reader=self._reader,
+                    max_line_bytes=self._limit,
+                    rows=rows,
+                    pool=pool,
+                    scratch=folder,
+                )
+                objects[name] = parsed
+                # Damage ends the reading early; otherwise what was listed is what was read.
+                left = name[2] - parsed.bytes_read
+                if left < 0 or (left and parsed.failure is None):
+                    log.warning("%s was written to while it was read; its rows are not kept", name[0])
+                    whole = False
+                if parsed.failure is not None:
+                    message = "%s: %s at byte %d"
+                    log.warning(message, name[0], parsed.failure.message, parsed.failure.byte_offset)
+        files = {table: [path] for table, path in rows.files.items()}
+        for made in pool.take_files() if pool is not None else ():
+            for table, path in made.items():
+                files.setdefault(table, []).append(path)
+        return Group(objects, files), whole
+
+
+def _together(names: Sequence[Name]) -> Iterator[list[Name]]:
+    """Yield small objects in groups of bounded number and size."""
+    group: list[Name] = []
+    size = 0
+    for name in names:
+        if group and (len(group) >= GROUP_OBJECTS or size + name[2] > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += name[2]
+    if group:
+        yield group
+
+
+def _fetched(
+    source: Store, names: Sequence[Name], named: Mapping[Name, ObjectInfo]
+) -> Iterator[tuple[Name, BinaryIO]]:
+    """Yield small objects in order, with the next ones on their way."""
+    waiting = iter(names)
+    with ThreadPoolExecutor(FETCHES) as pool:
+        coming = [(name, pool.submit(source.get, named[name].key)) for name in islice(waiting, 2 * FETCHES)]
+        while coming:
+            name, data = coming.pop(0)
+            yield name, io.BytesIO(data.result())
+            coming += [(name, pool.submit(source.get, named[name].key)) for name in islice(waiting, 1)]
+
+
+def _extracted(name: Name, parsed: ParsedObject, *, reused: bool, late: bool) -> ExtractedObject:
+    error = None
+    if parsed.failure is not None:
+        failure = parsed.failure
+        error = ObjectError(name[0], failure.byte_offset, failure.text_offset, failure.message)
+    return ExtractedObject(
+        *name,
+        account=parsed.account,
+        format=parsed.format,
+        outside=parsed.outside,
+        shapes=parsed.shapes,
+        error=error,
+        reused=reused,
+        late=late,
+    )
+
+
+def _tell(made: ExtractResult) -> None:
+    formats = sorted({found.format for found in made.objects})
     log.info(
-        "%d objects (%d parsed before), %s",
-        len(objects),
-        sum(parsed.reused for parsed in objects),
-        ", ".join(f"{count} {name}" for name, count in account.counts().items()),
+        "%d objects (%d parsed before), %s, format %s",
+        len(made.objects),
+        sum(found.reused for found in made.objects),
+        ", ".join(f"{count} {name}" for name, count in made.account.counts().items()),
+        ", ".join(formats),
     )
-    return ExtractResult(run_date, tuple(objects), account, input_digest(_pairs(files)), len(ignored))
-
-
-class _ObjectWork:
-    """One object on its way through extract."""
-
-    def __init__(
-        self,
-        source: Store,
-        info: ObjectInfo,
-        job: str,
-        run_date: date,
-        settings: ExtractSettings,
-        folder: Path,
-    ) -> None:
-        self._source, self._info, self._folder = source, info, folder
-        self._uri = source.object_uri(info.key)
-        self._settings = settings
-        self._parser = ObjectParser(job, run_date, self._uri, settings.defaults, settings.model_filter)
-        key = digest(
-            "parsed",
-            PARSER_VERSION,
-            [VERSIONS[table] for table in TABLES],
-            [job, run_date.isoformat(), self._uri, info.etag, info.size],
-            [settings.defaults.as_dict(), sorted(settings.model_filter), settings.max_line_bytes],
-        )
-        self._kept = f"{job}/parsed/run_date={run_date.isoformat()}/{key[:32]}"
-
-    def parse(self, store: Store | None) -> ExtractedObject:
-        """Parse the object, and keep its rows in the store."""
-        counts = dict.fromkeys(Outcome, 0)
-        with self._source.open_stream(self._info.key) as stream, _TableWriters(self._folder) as writers:
-            compressed = self._info.key.endswith(".gz")
-            lines = LineReader(stream, compressed=compressed, max_line_bytes=self._settings.max_line_bytes)
-            total = 0
-            for line in lines:
-                total += 1
-                outcome, row = self._parser.parse(line)
-                counts[outcome] += 1
-                if row is not None:
-                    writers.add(_TABLE_OF[outcome], row, line.length)
-        account = Account(
-            lines=total,
-            blank=counts[Outcome.BLANK],
-            filtered=counts[Outcome.FILTERED],
-            quarantined=counts[Outcome.QUARANTINED],
-            requests=counts[Outcome.REQUEST] + counts[Outcome.ERROR],
-            errors=counts[Outcome.ERROR],
-            object_errors=int(lines.failure is not None),
-        )
-        if lines.failure is not None:
-            message = "%s: %s at byte %d"
-            log.warning(message, self._uri, lines.failure.message, lines.failure.byte_offset)
-        # Damage ends the reading early; otherwise what was listed is what was read.
-        left = self._info.size - lines.bytes_read
-        unchanged = left == 0 or (left > 0 and lines.failure is not None)
-        if not unchanged:
-            log.warning("%s was written to while it was read; its rows are not kept", self._uri)
-        if store is not None and unchanged:
-            self._keep(store, account, writers.files, lines.failure)
-        return self._result(account, writers.files, lines.failure, reused=False)
-
-    def reuse(self, store: Store | None) -> ExtractedObject | None:
-        """Fetch the rows of an earlier parse; None if there are none, or not whole."""
-        if store is None:
-            return None
-        try:
-            record = json.loads(store.get(f"{self._kept}/account.json"))
-            files = {}
-            for table, sha256 in record["files"].items():
-                path = self._folder / f"{table}.parquet"
-                store.get_file(f"{self._kept}/{table}.parquet", path)
-                if _sha256(path) != sha256:
-                    return None
-                files[table] = path
-            failure = ReadFailure(**record["failure"]) if record["failure"] else None
-            return self._result(Account(**record["account"]), files, failure, reused=True)
-        except (ObjectNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    def _keep(
-        self, store: Store, account: Account, files: dict[str, Path], failure: ReadFailure | None
-    ) -> None:
-        for table, path in files.items():
-            store.put_file(f"{self._kept}/{table}.parquet", path)
-        record: dict[str, Any] = {
-            "account": account.counts(),
-            "files": {table: _sha256(path) for table, path in files.items()},
-            "failure": asdict(failure) if failure else None,
-        }
-        # Last: rows without this record are not found.
-        store.put(f"{self._kept}/account.json", json.dumps(record, sort_keys=True).encode())
-
-    def _result(
-        self, account: Account, files: dict[str, Path], failure: ReadFailure | None, *, reused: bool
-    ) -> ExtractedObject:
-        error = None
-        if failure is not None:
-            error = ObjectError(self._uri, failure.byte_offset, failure.text_offset, failure.message)
-        return ExtractedObject(
-            self._uri, self._info.etag, self._info.size, account, files, error, reused=reused
-        )
-
-
-class _TableWriters:
-    """Rows to one Parquet file per table, in bounded memory; a table without rows has no file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Path] = {}
-        self._folder = folder
-        self._writers: dict[str, pq.ParquetWriter] = {}
-        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
-        self._bytes = 0
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._stack:
-            if kind is None:
-                self._flush()
-
-    def add(self, table: str, row: dict[str, Any], size: int) -> None:
-        self._rows[table].append(row)
-        self._bytes += size
-        if self._bytes >= FLUSH_BYTES or len(self._rows[table]) >= FLUSH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        for table, rows in self._rows.items():
-            if not rows:
-                continue
-            if table not in self._writers:
-                self.files[table] = self._folder / f"{table}.parquet"
-                writer = pq.ParquetWriter(self.files[table], SCHEMAS[table], compression="zstd")
-                self._writers[table] = self._stack.enter_context(writer)
-            self._writers[table].write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]))
-            rows.clear()
-        self._bytes = 0
-
-
-def _list(
-    source: str, run_date: date, store: Store | None, job: str
-) -> tuple[Store, list[ObjectInfo], list[str]]:
-    expanded = expand_source(source, run_date)
-    try:
-        source_store, prefix = split_source(expanded, field="--source")
-    except ConfigurationError:
-        # A dated folder that is not there is a date without objects, if there are others.
-        if is_dated(source):
-            raise _nothing_found(source, expanded, run_date, []) from None
-        raise
-    own = f"{store.object_uri(job)}/" if store is not None else None
-    found: list[ObjectInfo] = []
-    ignored: list[str] = []
-    for info in list_source(source_store, prefix):
-        if own is not None and source_store.object_uri(info.key).startswith(own):
-            # The store lies inside the source: what this job wrote is not its input.
-            continue
-        if info.key.endswith(SUFFIXES):
-            found.append(info)
-        elif not info.key.endswith("/"):
-            ignored.append(info.key)
-    if not found:
-        raise _nothing_found(source, expanded, run_date, ignored)
-    return source_store, sorted(found, key=lambda info: info.key), ignored
-
-
-def _nothing_found(source: str, expanded: str, run_date: date, ignored: Sequence[str]) -> ConfigurationError:
-    message = f"no .jsonl or .jsonl.gz objects under {expanded} for --run-date {run_date.isoformat()}"
-    if ignored:
-        message += f" ({len(ignored)} others, such as {', '.join(ignored[:_SHOWN])})"
-    if is_dated(source):
-        message += _neighbours(static_prefix(source))
-        return ConfigurationError(
-            "--source", message, "Give a --run-date that has objects, or correct --source"
-        )
-    return ConfigurationError(
-        "--source", message, "Name the object, folder or prefix that holds the requests"
-    )
-
-
-def _neighbours(prefix: str) -> str:
-    """Say what there is of other dates, looking at a bounded number of objects."""
-    folder = prefix.rpartition("/")[0] + "/" if "/" in prefix else "."
-    source_store, start = split_source(folder, field="--source")
-    page = islice(source_store.list(start), _PAGE)
-    keys = [info.key for info in page if info.key.endswith(SUFFIXES)]
-    return f"; {folder} holds {', '.join(keys[:_SHOWN]) or 'none'}{', ...' if len(keys) > _SHOWN else ''}"
-
-
-def _pairs(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["request_id", "answer_key"]):
-                keys = batch.to_pydict()
-                yield from zip(keys["request_id"], keys["answer_key"], strict=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if made.late:
+        shown = ", ".join(made.late[:_SHOWN]) + (", ..." if len(made.late) > _SHOWN else "")
+        log.warning("%d objects came after this date was read first: %s", len(made.late), shown)
+    if made.outside:
+        log.warning("%d requests were made outside of %s", made.outside, made.run_date)

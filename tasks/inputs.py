@@ -17,7 +17,8 @@ from tasks.errors import ConfigurationError, bounded
 from tasks.extract import ExtractResult, ExtractSettings, extract
 from tasks.identity import model_digest, reuse_key, run_key
 from tasks.night import Night
-from tasks.run_date import resolve_run_date
+from tasks.readers.formats import AUTO
+from tasks.run_date import day_window, is_dated, resolve_run_date
 from tasks.runlog import RunLog, digest_ids, run_prefix
 from tasks.storage import open_store
 from tasks.tokenize import load_tokenizer, tokenize_requests
@@ -48,6 +49,10 @@ class NightRequest:
         Claim the run although its holder may be alive.
     model_filter
         Patterns of requested models; other requests count as filtered.
+    log_format, columns
+        Format of the logs and the columns of the generic one, see `ExtractSettings`.
+    timezone
+        Whose days are meant where a log says when its requests were made.
     """
 
     job: str
@@ -59,6 +64,9 @@ class NightRequest:
     rerun: bool = False
     take_over: bool = False
     model_filter: tuple[str, ...] = ()
+    log_format: str = AUTO
+    columns: tuple[tuple[str, str], ...] = ()
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +104,23 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
         run_date=resolved.run_date,
         scratch=scratch / "extract",
         store=store,
-        settings=ExtractSettings(defaults=settings.defaults, model_filter=request.model_filter),
+        settings=ExtractSettings(
+            defaults=settings.defaults,
+            model_filter=request.model_filter,
+            format=request.log_format,
+            columns=dict(request.columns),
+            # The path of a dated source decides; times out of the day are then only counted.
+            window=day_window(resolved.run_date, request.timezone),
+            window_filters=not is_dated(request.source),
+        ),
     )
+    if extracted.shapes:
+        total = extracted.account.requests
+        raise ConfigurationError(
+            "--source",
+            f"{extracted.shapes} of {total} requests are lengths or block hashes without a text to answer",
+            "Name logs with prompts; traces of lengths serve profile, plan and estimate",
+        )
     identity: dict[str, Any] = {
         "job": request.job,
         "run_date": resolved.run_date,
@@ -243,6 +266,9 @@ def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:
         "objects_parsed_before": sum(found.reused for found in extracted.objects),
         "object_errors": [asdict(error) for error in extracted.object_errors],
         "ignored": extracted.ignored,
+        "formats": sorted({found.format for found in extracted.objects}),
+        "late_objects": len(extracted.late),
+        "outside_of_date": extracted.outside,
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,

@@ -1,33 +1,28 @@
-"""Raw lines of an object, one at a time, in bounded memory.
+"""Raw lines of an object, in bounded memory: blocks of whole lines, or one line at a time.
 
-Lines are cut at line feeds only; nothing is decoded or parsed here. A gzip whose end is missing or damaged
-gives all lines before the damage and one `ReadFailure`; the cut line in front of the damage belongs to it.
+Lines are cut at line feeds only; nothing is decoded or parsed here. Text that ends in damage gives all lines
+before the damage and one `ReadFailure`; the cut line in front of the damage belongs to it.
 """
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tasks import decompress
+from tasks.decompress import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHUNK_BYTES: Final = 1 << 20
+    from tasks.decompress import Codec, Readable
+
+BLOCK_BYTES: Final = 8 << 20
 KEPT_BYTES: Final = 8192
 """How much of a line over the limit is kept."""
 
 
-class Readable(Protocol):
-    """What lines are read from: the one method of a binary file that is needed."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class RawLine:
+class RawLine(NamedTuple):
     """One line.
 
     Attributes
@@ -68,6 +63,136 @@ class ReadFailure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive whole lines, or one line that is too long to be held.
+
+    Attributes
+    ----------
+    first
+        Number of its first line, from 1.
+    offset
+        Where it begins in the uncompressed object.
+    data
+        Its text; of a line that is too long the beginning.
+    lines
+        How many lines it has; all but the object's last end in a line feed.
+    length
+        0, or the length of its one line that is too long.
+    """
+
+    first: int
+    offset: int
+    data: bytes
+    lines: int
+    length: int = 0
+
+    def split(self, max_line_bytes: int) -> Iterator[RawLine]:
+        """Yield its lines."""
+        if self.length:
+            yield RawLine(self.first, self.offset, self.length, self.data, True)  # noqa: FBT003
+            return
+        offset = self.offset
+        pieces = self.data.split(b"\n")
+        if not pieces[-1]:
+            pieces.pop()
+        for number, data in enumerate(pieces, self.first):
+            length = len(data)
+            too_long = length > max_line_bytes
+            yield RawLine(number, offset, length, data[:KEPT_BYTES] if too_long else data, too_long)
+            offset += length + 1
+
+
+class BlockReader:
+    """Iterate once over a text in blocks of about `BLOCK_BYTES`, never much longer than a line may be.
+
+    Attributes
+    ----------
+    failure : ReadFailure or None
+        After the iteration: what could not be read.
+    """
+
+    def __init__(self, text: TextStream, max_line_bytes: int, block_bytes: int = BLOCK_BYTES) -> None:
+        self.failure: ReadFailure | None = None
+        self._text = text
+        self._limit = max_line_bytes
+        self._size = block_bytes
+        self._number = 1
+        self._offset = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        # Bytes after the last line feed: of what is held, or skipped if they are over the limit.
+        self._tail = 0
+        self._skipped: bytes | None = None
+
+    def __iter__(self) -> Iterator[Block]:
+        for chunk in self._text:
+            if self._skipped is not None:
+                end = chunk.find(b"\n")
+                rest = chunk if end < 0 else chunk[:end]
+                self._tail += len(rest)
+                self._skipped = (self._skipped + rest[:KEPT_BYTES])[:KEPT_BYTES]
+                if end < 0:
+                    continue
+                yield self._long_line(1)
+                chunk = chunk[end + 1 :]  # noqa: PLW2901 - what is left of it
+            self._hold(chunk)
+            if self._tail > self._limit:
+                whole = self._cut()
+                if whole is not None:
+                    yield whole
+                self._skipped = b"".join(self._held)[:KEPT_BYTES]
+                self._held, self._held_bytes = [], 0
+            elif self._held_bytes >= self._size and self._tail < self._held_bytes:
+                whole = self._cut()
+                if whole is not None:
+                    yield whole
+        yield from self._last()
+
+    def _last(self) -> Iterator[Block]:
+        damage = self._text.damage
+        if damage is None and self._skipped is not None:
+            yield self._long_line(0)
+            return
+        if damage is None:
+            self._tail = 0
+        whole = self._cut()
+        if whole is not None:
+            yield whole
+        if damage is not None:
+            self.failure = ReadFailure(self._text.bytes_read, self._offset, damage)
+
+    def _hold(self, chunk: bytes) -> None:
+        last = chunk.rfind(b"\n")
+        self._tail = len(chunk) - last - 1 if last >= 0 else self._tail + len(chunk)
+        if chunk:
+            self._held.append(chunk)
+            self._held_bytes += len(chunk)
+
+    def _cut(self) -> Block | None:
+        """Return what is held up to the tail, which stays; None if there is nothing before it."""
+        if self._skipped is not None:
+            return None
+        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        split = len(data) - self._tail
+        self._held, self._held_bytes = [data[split:]] if self._tail else [], self._tail
+        if not split:
+            return None
+        data = data[:split]
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        block = Block(self._number, self._offset, data, lines)
+        self._number += lines
+        self._offset += split
+        return block
+
+    def _long_line(self, end_bytes: int) -> Block:
+        block = Block(self._number, self._offset, self._skipped or b"", 1, self._tail)
+        self._number += 1
+        self._offset += self._tail + end_bytes
+        self._skipped, self._tail = None, 0
+        return block
+
+
 class LineReader:
     """Iterate once over the lines of a binary stream.
 
@@ -75,8 +200,8 @@ class LineReader:
     ----------
     stream : Readable
         The stored bytes.
-    compressed : bool
-        Whether they are gzip (several members may follow each other).
+    codec : Codec or None
+        How they are packed; None looks.
     max_line_bytes : int
         Longer lines are skipped over, with their beginning kept.
 
@@ -84,79 +209,23 @@ class LineReader:
     ----------
     failure : ReadFailure or None
         After the iteration: what could not be read.
-    bytes_read : int
-        Stored bytes read so far.
     """
 
-    def __init__(self, stream: Readable, *, compressed: bool, max_line_bytes: int) -> None:
-        self.failure: ReadFailure | None = None
-        self.bytes_read = 0
-        self._stream = stream
-        self._compressed = compressed
+    def __init__(self, stream: Readable, *, max_line_bytes: int, codec: Codec | None = None) -> None:
+        self._text = TextStream(stream, codec)
         self._limit = max_line_bytes
-        self._kept: list[bytes] = []
-        self._length = 0
-        self._number = 0
-        self._offset = 0
-        self._damage: str | None = None
+        self._blocks = BlockReader(self._text, max_line_bytes, decompress.CHUNK_BYTES)
+
+    @property
+    def failure(self) -> ReadFailure | None:
+        """What could not be read."""
+        return self._blocks.failure
+
+    @property
+    def bytes_read(self) -> int:
+        """Stored bytes read so far."""
+        return self._text.bytes_read
 
     def __iter__(self) -> Iterator[RawLine]:
-        for chunk in self._inflated() if self._compressed else self._stored():
-            first, *rest = chunk.split(b"\n")
-            self._keep(first)
-            for piece in rest:
-                yield self._cut(1)
-                self._keep(piece)
-        if self._damage is not None:
-            self.failure = ReadFailure(self.bytes_read, self._offset, self._damage)
-        elif self._length:
-            yield self._cut(0)
-
-    def _keep(self, piece: bytes) -> None:
-        self._length += len(piece)
-        if self._length <= self._limit:
-            if piece:
-                self._kept.append(piece)
-        else:
-            # The same beginning is kept however the stream was cut.
-            self._kept = [b"".join([*self._kept, piece[:KEPT_BYTES]])[:KEPT_BYTES]]
-
-    def _cut(self, end_bytes: int) -> RawLine:
-        self._number += 1
-        data = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
-        line = RawLine(self._number, self._offset, self._length, data, self._length > self._limit)
-        self._offset += self._length + end_bytes
-        self._kept, self._length = [], 0
-        return line
-
-    def _stored(self) -> Iterator[bytes]:
-        while chunk := self._stream.read(CHUNK_BYTES):
-            self.bytes_read += len(chunk)
-            yield chunk
-
-    def _inflated(self) -> Iterator[bytes]:
-        # zlib rather than gzip: gzip gives up the text it has already read when the end is missing.
-        member = zlib.decompressobj(wbits=31)
-        started = False
-        for stored in self._stored():
-            data = stored if started else stored.lstrip(b"\0")
-            text = b""
-            # A full piece of text may have more behind it although all data went in.
-            while data or len(text) == CHUNK_BYTES:
-                started = True
-                try:
-                    text = member.decompress(data, CHUNK_BYTES)
-                except zlib.error as error:
-                    self._damage = f"the gzip data is damaged ({error})"
-                    return
-                if text:
-                    yield text
-                data = member.unconsumed_tail
-                if member.eof:
-                    # Zeros after a member are padding, anything else is the next member.
-                    data = member.unused_data.lstrip(b"\0")
-                    member, started, text = zlib.decompressobj(wbits=31), False, b""
-        if started:
-            if text := member.flush():
-                yield text
-            self._damage = "the gzip data is truncated"
+        for block in self._blocks:
+            yield from block.split(self._limit)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import orjson
+
 from tasks.errors import ErrorCode, RequestError, bounded
 from tasks.identity import canonical_json
 
@@ -30,22 +32,28 @@ def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
     if not messages:
         raise RequestError(ErrorCode.EMPTY_PROMPT, "messages", "the list of messages is empty")
     normal = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    return {"messages_json": canonical_json(normal)}
+    try:
+        # Texts only, so these are the bytes of `canonical_json`.
+        return {"messages_json": orjson.dumps(normal, option=orjson.OPT_SORT_KEYS).decode()}
+    except TypeError:
+        return {"messages_json": canonical_json(normal)}
 
 
 def _message(message: object, where: str) -> dict[str, str]:
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be an object")
+    role, content = message.get("role"), message.get("content")
+    if len(message) == 2 and isinstance(content, str) and isinstance(role, str) and role in ROLES:
+        return {"role": role, "content": content}
     for name in sorted(message.keys() - {"role", "content", "name"}):
         # Logged answers come back as history with all their fields, mostly unset.
         if message[name] is not None and message[name] != []:
             _refuse_field(f"{where}.{bounded(name, 64)}")
-    role = message.get("role")
-    if role in {"tool", "function"}:
+    if role in ("tool", "function"):
         _refuse_field(f"{where}.role")
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.role", f"must be one of {sorted(ROLES)}")
-    normal = {"role": role, "content": _text(message.get("content"), f"{where}.content")}
+    normal = {"role": role, "content": _text(content, f"{where}.content")}
     name = message.get("name")
     if name is not None:
         if not isinstance(name, str):
@@ -108,6 +116,11 @@ def _is_token(item: object) -> bool:
 def content_text(content: Mapping[str, Any]) -> str:
     """Return what names a prompt, told apart by its kind."""
     ((kind, value),) = content.items()
+    if isinstance(value, str):
+        try:
+            return orjson.dumps((kind, value)).decode()
+        except TypeError:
+            pass
     return canonical_json([kind, value])
 
 

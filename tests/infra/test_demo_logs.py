@@ -10,7 +10,7 @@ import write_logs as w
 
 from tasks.errors import QuarantineCode
 from tasks.lines import LineReader
-from tasks.openai_batch import ObjectParser, Outcome
+from tasks.object_parser import ObjectParser, Outcome
 from tasks.sampling import SamplingDefaults
 
 DAY = date(2026, 11, 22)
@@ -90,7 +90,7 @@ def test_the_project_reads_each_line_as_meant(written):
     for name, lines in files.items():
         parser = ObjectParser("demo", DAY, name, SamplingDefaults())
         data = io.BytesIO("".join(f"{line}\n" for line in lines).encode())
-        for line in LineReader(data, compressed=False, max_line_bytes=2**20):
+        for line in LineReader(data, codec="plain", max_line_bytes=2**20):
             outcome, row = parser.parse(line)
             outcomes[outcome] += 1
             if outcome is Outcome.QUARANTINED:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks import extract as extract_module
+from tasks import listing, table_files
 from tasks.accounting import Account
 from tasks.errors import ConfigurationError
 from tasks.extract import ExtractResult, ExtractSettings, extract
@@ -67,7 +68,8 @@ def test_all_objects_of_a_folder(source: Path, tmp_path: Path) -> None:
     assert [row["custom_id"] for row in rows(result, "requests")] == ["x", "x", "z", "x"]
     assert [row["custom_id"] for row in rows(result, "errors")] == ["y"]
     assert [row["source_line"] for row in rows(result, "quarantine")] == [3]
-    assert result.objects[2].files == {}
+    assert [found.account.lines for found in result.objects] == [3, 4, 0]
+    assert {found.format for found in result.objects} == {"openai-batch"}
 
 
 def test_the_input_digest_is_of_the_content(source: Path, tmp_path: Path) -> None:
@@ -115,13 +117,13 @@ def test_kept_rows_that_are_damaged_are_parsed_again(source: Path, tmp_path: Pat
     store = FolderStore(tmp_path / "store")
     first = run(source, tmp_path / "first", store=store)
     for info in list(store.list("job/parsed/")):
-        if info.key.endswith("requests.parquet"):
+        if "/requests-" in info.key:
             store.put(info.key, b"PAR1")
     second = run(source, tmp_path / "second", store=store)
-    assert [found.reused for found in second.objects] == [False, False, True]
+    assert [found.reused for found in second.objects] == [False, False, False]
     assert rows(second, "requests") == rows(first, "requests")
     for info in list(store.list("job/parsed/")):
-        if info.key.endswith("account.json"):
+        if info.key.endswith("group.json"):
             store.put(info.key, b"[]")
     assert not any(found.reused for found in run(source, tmp_path / "third", store=store).objects)
 
@@ -148,7 +150,7 @@ def test_an_object_that_grows_while_it_is_read_is_not_kept(
     path = tmp_path / "s" / "day.jsonl"
     path.parent.mkdir()
     path.write_bytes(line("a"))
-    listed = extract_module.list_source
+    listed = listing.list_source
 
     def list_then_grow(*args: Any) -> list[Any]:
         found = list(listed(*args))
@@ -156,7 +158,7 @@ def test_an_object_that_grows_while_it_is_read_is_not_kept(
         return found
 
     store = FolderStore(tmp_path / "store")
-    monkeypatch.setattr(extract_module, "list_source", list_then_grow)
+    monkeypatch.setattr(listing, "list_source", list_then_grow)
     assert run(path, tmp_path / "0", store=store).account.requests == 2
     assert list(store.list()) == []
 
@@ -259,11 +261,13 @@ def test_nothing_is_lost(
     flush: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("lost")
+    # Not a JSON document: those have records and no lines.
+    found = [b"null", *found]
     text = b"\n".join(found) + (b"\n" if end and found else b"")
     path = folder / ("day.jsonl.gz" if packed else "day.jsonl")
     path.write_bytes(gzip.compress(text) if packed else text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_module, "FLUSH_ROWS", flush)
+        patch.setattr(table_files, "FLUSH_ROWS", flush)
         result = run(path, folder / "out", settings=ExtractSettings(model_filter=models, max_line_bytes=2000))
     total = result.account
     expected = text.split(b"\n")

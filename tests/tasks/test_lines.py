@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import lines as lines_module
+from tasks import decompress
 from tasks.lines import LineReader, RawLine
 
 
 def read(data: bytes, *, compressed: bool = False, limit: int = 1000) -> tuple[list[RawLine], LineReader]:
-    reader = LineReader(io.BytesIO(data), compressed=compressed, max_line_bytes=limit)
+    reader = LineReader(io.BytesIO(data), codec="gzip" if compressed else "plain", max_line_bytes=limit)
     return list(reader), reader
 
 
@@ -25,7 +25,7 @@ TEXT = st.lists(st.binary(max_size=30) | st.sampled_from([b"", b"\r", b"x" * 50]
 @given(TEXT, st.integers(1, 40), st.integers(1, 60), st.booleans())
 def test_lines_are_those_of_split(text: bytes, chunk: int, limit: int, compressed: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        patch.setattr(decompress, "CHUNK_BYTES", chunk)
         found, reader = read(gzip.compress(text) if compressed else text, compressed=compressed, limit=limit)
     expected = text.split(b"\n")
     if not expected[-1]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import ErrorCode, QuarantineCode
 from tasks.lines import LineReader
-from tasks.openai_batch import ObjectParser, Outcome
+from tasks.object_parser import ObjectParser, Outcome
 from tasks.sampling import SamplingDefaults
 from tasks.schema import CONTENT_ALTERNATIVES, SCHEMAS
 
@@ -36,7 +36,7 @@ def parse(*records: object, **settings: object) -> list[tuple[Outcome, dict | No
     uri = settings.pop("source_uri", "s3://b/o")
     parser = ObjectParser("job", DAY, uri, settings.pop("defaults", DEFAULTS), **settings)
     found = [
-        parser.parse(line) for line in LineReader(io.BytesIO(data), compressed=False, max_line_bytes=1 << 16)
+        parser.parse(line) for line in LineReader(io.BytesIO(data), codec="plain", max_line_bytes=1 << 16)
     ]
     for outcome, row in found:
         if row is not None:

@@ -1,0 +1,236 @@
+"""A request's body -> what it asks for, in one normal form with its digests.
+
+Most bodies of a log differ in their prompt only, so what the other fields come to is worked out once for each
+combination of them and remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from tasks.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
+from tasks.identity import answer_settings, canonical_json, digest, json_digest, text_digest
+from tasks.prompts import chat_content, completion_content, content_text
+from tasks.sampling import (
+    CONTENT_FIELD,
+    WITHOUT_EFFECT,
+    Endpoint,
+    SamplingDefaults,
+    check_supported,
+    effective_sampling,
+    explicit_sampling,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_WORKLOAD: Final = "default"
+_REMEMBERED: Final = 1024
+_REMEMBERED_BYTES: Final = 4096
+# The fast parser makes whole numbers beyond 64 bits floats; written again, those have an exponent.
+_ROUNDED: Final = re.compile(rb"[:\[,]-?\d[\d.]*e\d")
+
+
+class InexactNumberError(Exception):
+    """A number of the body may have been rounded while it was parsed; parse the line exactly."""
+
+
+@dataclass(slots=True)
+class ParsedLine:
+    """What one record asks for, before it has a place among its neighbours.
+
+    Attributes
+    ----------
+    content
+        At most one of `messages_json`, `prompt`, `token_ids`.
+    max_tokens, sampling
+        The settings the request gave itself; None if unset.
+    answer_key
+        Of a request that cannot be answered: the digest of its body as it came.
+    body_digest
+        Equal for two lines that are the same request in all fields of the body.
+    error
+        Why it cannot be answered, if so.
+    """
+
+    endpoint: Endpoint
+    custom_id: str | None
+    requested_model: str | None = None
+    workload: str = DEFAULT_WORKLOAD
+    tenant: str | None = None
+    content: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    sampling: dict[str, Any] | None = None
+    answer_key: str = ""
+    body_digest: str = ""
+    passthrough_json: str | None = None
+    error: RequestError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What the fields of a body beside its prompt come to."""
+
+    canonical: str
+    passthrough: dict[str, Any]
+    passthrough_json: str | None
+    workload: str
+    tenant: str | None
+    requested_model: str | None = None
+    max_tokens: int | None = None
+    sampling: dict[str, Any] | None = None
+    answer_settings: str = ""
+    error: RequestError | None = None
+
+
+class BodyReader:
+    """Reads bodies under one set of defaults.
+
+    Parameters
+    ----------
+    defaults : SamplingDefaults
+        The run's defaults; they are part of every answer key.
+    """
+
+    def __init__(self, defaults: SamplingDefaults) -> None:
+        self._defaults = defaults
+        self._settled: dict[tuple[str, bytes], _Settled] = {}
+
+    def read(
+        self,
+        rest: Mapping[str, Any],
+        endpoint: Endpoint,
+        custom_id: str | None,
+        body: Mapping[str, Any],
+        *,
+        exact: bool = True,
+    ) -> ParsedLine:
+        """Read a body; what cannot be answered gives a line with its `error` set, never an exception.
+
+        Parameters
+        ----------
+        rest : mapping
+            Fields beside the body, which pass through.
+        exact : bool
+            False if numbers may have been rounded while the line was parsed.
+
+        Raises
+        ------
+        QuarantineError
+            `invalid_json`, if it holds a number or text beyond what JSON can be written with.
+        InexactNumberError
+            If `exact` is False and a number may have been rounded.
+        """
+        try:
+            return self._read(rest, endpoint, custom_id, body, exact=exact)
+        except ValueError:
+            raise QuarantineError(
+                QuarantineCode.INVALID_JSON, None, "the line holds a number or text beyond JSON"
+            ) from None
+
+    def _read(
+        self,
+        rest: Mapping[str, Any],
+        endpoint: Endpoint,
+        custom_id: str | None,
+        body: Mapping[str, Any],
+        *,
+        exact: bool,
+    ) -> ParsedLine:
+        settled = self._settle(endpoint, body, exact=exact)
+        passthrough = settled.passthrough_json
+        if rest:
+            if not exact and _ROUNDED.search(orjson.dumps(rest)):
+                raise InexactNumberError
+            passthrough = _passthrough(rest, settled.passthrough)
+        parsed = ParsedLine(
+            endpoint,
+            custom_id,
+            workload=settled.workload,
+            tenant=settled.tenant,
+            passthrough_json=passthrough,
+        )
+        try:
+            if settled.error is not None:
+                # Settings are told before the prompt.
+                parsed.requested_model = settled.requested_model
+                raise settled.error
+            parsed.requested_model = settled.requested_model
+            parsed.max_tokens, parsed.sampling = settled.max_tokens, settled.sampling
+            parsed.content = chat_content(body) if endpoint == "chat" else completion_content(body)
+            content = text_digest(content_text(parsed.content))
+            parsed.answer_key = json_digest(f'["answer","{endpoint}","{content}",{settled.answer_settings}]')
+        except RequestError as error:
+            parsed.error = error
+            content = text_digest(canonical_json(body.get(CONTENT_FIELD[endpoint])))
+            parsed.answer_key = digest("unanswerable", endpoint, content, settled.canonical)
+        parsed.body_digest = digest("body", endpoint, content, settled.canonical)
+        return parsed
+
+    def _settle(self, endpoint: Endpoint, body: Mapping[str, Any], *, exact: bool) -> _Settled:
+        prompt = CONTENT_FIELD[endpoint]
+        others = {name: value for name, value in body.items() if name != prompt}
+        key: tuple[str, bytes] | None = None
+        try:
+            key = (endpoint, orjson.dumps(others))
+        except (TypeError, ValueError):
+            # A number or text that only the slow way can tell about.
+            if not exact:
+                raise InexactNumberError from None
+        else:
+            if not exact and _ROUNDED.search(key[1]):
+                raise InexactNumberError
+            known = self._settled.get(key) if not exact else None
+            if known is not None:
+                return known
+        settled = self._work_out(endpoint, others)
+        if key is not None and not exact and len(key[1]) <= _REMEMBERED_BYTES:
+            if len(self._settled) >= _REMEMBERED:
+                self._settled.clear()
+            self._settled[key] = settled
+        return settled
+
+    def _work_out(self, endpoint: Endpoint, others: dict[str, Any]) -> _Settled:
+        kept = {name: others[name] for name in others if name in WITHOUT_EFFECT}
+        metadata = others.get("metadata")
+        labels = metadata if isinstance(metadata, dict) else {}
+        common: dict[str, Any] = {
+            "canonical": canonical_json(others),
+            "passthrough": kept,
+            "passthrough_json": _passthrough({}, kept),
+            "workload": _label(labels.get("workload")) or DEFAULT_WORKLOAD,
+            "tenant": _label(labels.get("tenant")),
+        }
+        model = others.get("model")
+        named = model if isinstance(model, str) else None
+        try:
+            _check_model(model)
+            check_supported(others, endpoint)
+            explicit = explicit_sampling(others, endpoint)
+        except RequestError as error:
+            return _Settled(**common, requested_model=named, error=error)
+        return _Settled(
+            **common,
+            requested_model=named,
+            max_tokens=explicit.get("max_tokens"),
+            sampling={name: explicit[name] for name in explicit if name != "max_tokens"} or None,
+            answer_settings=canonical_json(answer_settings(effective_sampling(explicit, self._defaults))),
+        )
+
+
+def _passthrough(rest: Mapping[str, Any], body: Mapping[str, Any]) -> str | None:
+    present = {name: fields for name, fields in (("envelope", rest), ("body", body)) if fields}
+    return canonical_json(present) if present else None
+
+
+def _check_model(model: object) -> None:
+    if model is not None and not isinstance(model, str):
+        raise RequestError(ErrorCode.INVALID_PARAMETER, "model", "must be a string")
+
+
+def _label(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,375 @@
+"""Records of one object -> canonical rows, error rows or quarantine rows, with their identity in the object.
+
+Two steps, so that blocks of one object can be parsed apart: `RecordParser` makes drafts that are right unless
+an earlier request of the object has the same name, and `settle` corrects those few, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tasks.bodies import BodyReader, InexactNumberError, ParsedLine
+from tasks.decode import decode_line
+from tasks.errors import QuarantineCode, QuarantineError, bounded
+from tasks.identity import canonical_json, digest, request_id, text_digest
+from tasks.readers.registry import DEFAULT
+from tasks.schema import error_row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date, datetime
+
+    import numpy.typing as npt
+
+    from tasks.errors import RequestError
+    from tasks.lines import RawLine
+    from tasks.readers.logged import Logged, Reader
+    from tasks.sampling import SamplingDefaults
+
+RAW_TEXT_CHARACTERS: Final = 2000
+CONFLICT: Final = -1
+_NO_BODY: Final = bytes(16)
+
+
+class Outcome(StrEnum):
+    """Where a record went."""
+
+    BLANK = "blank"
+    FILTERED = "filtered"
+    QUARANTINED = "quarantined"
+    REQUEST = "request"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rows belong and come from."""
+
+    job: str
+    run_date: date
+    source_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParseSettings:
+    """What decides which rows come out of a record.
+
+    Attributes
+    ----------
+    defaults
+        The run's sampling defaults; part of every answer key.
+    model_filter
+        Patterns (`*`, `?`) of requested models; requests that match none are filtered. Empty: all pass.
+    window
+        Requests made outside of these instants are counted, where the log says when they were made. None: all
+        are inside.
+    window_filters
+        Whether they are filtered as well.
+    """
+
+    defaults: SamplingDefaults
+    model_filter: tuple[str, ...] = ()
+    window: tuple[datetime, datetime] | None = None
+    window_filters: bool = True
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of records.
+
+    Attributes
+    ----------
+    outside
+        Made outside of the window.
+    shapes
+        Of the requests: those of which only lengths are known.
+    """
+
+    blank: int = 0
+    filtered: int = 0
+    quarantined: int = 0
+    requests: int = 0
+    errors: int = 0
+    outside: int = 0
+    shapes: int = 0
+
+
+@dataclass(slots=True)
+class Draft:
+    """A request before its name is compared with earlier ones: its row is right if there are none."""
+
+    row: dict[str, Any]
+    line: RawLine
+    error: RequestError | None
+    name: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class Drafts:
+    """What consecutive records became.
+
+    Attributes
+    ----------
+    requests
+        In order, refused ones among them.
+    quarantine
+        Rows of the table quarantine.
+    """
+
+    requests: list[Draft] = field(default_factory=list)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+    def names(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return what `Identities.resolve` takes."""
+        names = b"".join([draft.name for draft in self.requests])
+        bodies = b"".join([draft.body for draft in self.requests])
+        return (
+            np.frombuffer(names, np.uint64).reshape(-1, 2),
+            np.frombuffer(bodies, np.uint64).reshape(-1, 2),
+        )
+
+
+class RecordParser:
+    """Makes drafts of the records of one object.
+
+    Parameters
+    ----------
+    place : Place
+        Where the rows belong and come from.
+    settings : ParseSettings
+        What decides on them.
+    reader : Reader
+        The format of the object.
+    """
+
+    def __init__(self, place: Place, settings: ParseSettings, reader: Reader) -> None:
+        self._place = place
+        self._common = {"job": place.job, "run_date": place.run_date, "source_uri": place.source_uri}
+        self._names = (place.job, place.run_date, place.source_uri)
+        self._settings = settings
+        self._bodies = BodyReader(settings.defaults)
+        self._read = reader.read
+
+    def add_line(self, line: RawLine, drafts: Drafts) -> None:
+        """Make a draft of a line of JSON."""
+        try:
+            record = decode_line(line, exact=False)
+            if record is None:
+                drafts.counts.blank += 1
+                return
+            try:
+                self._add(record, line, drafts, exact=False)
+            except InexactNumberError:
+                self._add(decode_line(line) or {}, line, drafts, exact=True)
+        except QuarantineError as reason:
+            self._quarantine(line, reason, drafts)
+
+    def add_record(
+        self, record: Mapping[str, Any] | QuarantineError | None, line: RawLine, drafts: Drafts
+    ) -> None:
+        """Make a draft of a record that was decoded before, or of the reason why there is none."""
+        if record is None:
+            drafts.counts.blank += 1
+            return
+        try:
+            if isinstance(record, QuarantineError):
+                raise record
+            self._add(record, line, drafts, exact=True)
+        except QuarantineError as reason:
+            self._quarantine(line, reason, drafts)
+
+    def settle(self, drafts: Drafts, ordinals: npt.NDArray[np.int64]) -> None:
+        """Correct the drafts whose name was used before; `ordinals` are of `Identities.resolve`."""
+        conflicts = False
+        for index in np.flatnonzero(ordinals).tolist():
+            draft, ordinal = drafts.requests[index], int(ordinals[index])
+            row = draft.row
+            if ordinal != CONFLICT:
+                name, answer = row["custom_id"], row["answer_key"]
+                row["request_id"] = request_id(*self._names, name, answer, ordinal)
+                if name is not None:
+                    row["duplicate_of"] = request_id(*self._names, name, answer, 0)
+                continue
+            conflicts = True
+            reason = QuarantineError(
+                QuarantineCode.DUPLICATE_CUSTOM_ID_CONFLICT,
+                "custom_id",
+                "an earlier line has this custom_id and another body",
+            )
+            drafts.counts.requests -= 1
+            drafts.counts.errors -= draft.error is not None
+            drafts.counts.shapes -= _is_shape(row)
+            self._quarantine(draft.line, reason, drafts)
+        if conflicts:
+            kept = (ordinals != CONFLICT).tolist()
+            drafts.requests = [draft for draft, keep in zip(drafts.requests, kept, strict=True) if keep]
+            drafts.quarantine.sort(key=lambda row: row["source_line"])
+
+    def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
+        logged = self._read(record)
+        counts = drafts.counts
+        if logged is None or not self._wanted(logged):
+            counts.filtered += 1
+            return
+        if self._settings.window is not None and logged.event_time is not None:
+            start, end = self._settings.window
+            if not start <= logged.event_time < end:
+                counts.outside += 1
+                if self._settings.window_filters:
+                    counts.filtered += 1
+                    return
+        if logged.body is not None:
+            parsed = self._bodies.read(
+                logged.rest, logged.endpoint, logged.custom_id, logged.body, exact=exact
+            )
+        else:
+            parsed = _shape_line(logged)
+        drafts.requests.append(self._draft(logged, parsed, line))
+        counts.requests += 1
+        counts.errors += parsed.error is not None
+        counts.shapes += logged.body is None
+
+    def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine) -> Draft:
+        custom_id = parsed.custom_id
+        key = parsed.answer_key
+        row = {
+            **self._common,
+            "request_id": request_id(*self._names, custom_id, key, 0),
+            "workload": logged.workload or parsed.workload,
+            "tenant": logged.tenant or parsed.tenant,
+            "custom_id": custom_id,
+            "source_line": line.number,
+            "event_time": logged.event_time,
+            "endpoint": parsed.endpoint,
+            "requested_model": parsed.requested_model or logged.requested_model,
+            "answer_key": key,
+            "duplicate_of": None,
+            "passthrough_json": parsed.passthrough_json,
+            "observed_output_tokens": logged.output_tokens,
+            "observed_latency_s": logged.latency_s,
+            "max_tokens": parsed.max_tokens,
+            "sampling": parsed.sampling,
+            "priority": logged.priority,
+            "deadline": logged.deadline,
+            **parsed.content,
+        }
+        if custom_id is None:
+            return Draft(row, line, parsed.error, bytes.fromhex(key[:32]), _NO_BODY)
+        # Apart from answer keys, which name the others.
+        name = bytes.fromhex(text_digest(custom_id)[:32])
+        return Draft(row, line, parsed.error, name, bytes.fromhex(parsed.body_digest[:32]))
+
+    def _wanted(self, logged: Logged) -> bool:
+        patterns = self._settings.model_filter
+        if not patterns:
+            return True
+        model = logged.body.get("model") if logged.body is not None else None
+        model = model or logged.requested_model
+        return isinstance(model, str) and any(fnmatchcase(model, pattern) for pattern in patterns)
+
+    def _quarantine(self, line: RawLine, reason: QuarantineError, drafts: Drafts) -> None:
+        drafts.counts.quarantined += 1
+        # A character has at most four bytes.
+        text = line.data[: 4 * RAW_TEXT_CHARACTERS].decode(errors="replace")
+        drafts.quarantine.append(
+            self._common
+            | {
+                "source_line": line.number,
+                "byte_offset": line.offset,
+                "byte_length": line.length,
+                "code": reason.code.value,
+                "field": bounded(reason.field) if reason.field else None,
+                "message": reason.message,
+                "raw_text": bounded(text, RAW_TEXT_CHARACTERS),
+            }
+        )
+
+
+class ObjectParser:
+    """Parses the lines of one object one by one.
+
+    Parameters
+    ----------
+    job, run_date, source_uri
+        Where the rows belong and come from.
+    defaults : SamplingDefaults
+        The run's defaults; they are part of every answer key.
+    model_filter : sequence of str
+        Patterns (`*`, `?`) of requested models; requests that match none are filtered. Empty: all pass.
+    reader : Reader
+        The format.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        run_date: date,
+        source_uri: str,
+        defaults: SamplingDefaults,
+        model_filter: Sequence[str] = (),
+        reader: Reader = DEFAULT,
+    ) -> None:
+        place = Place(job, run_date, source_uri)
+        self._parser = RecordParser(place, ParseSettings(defaults, tuple(model_filter)), reader)
+        # Not needed where blocks are parsed apart, and slow to import.
+        from tasks.identities import Identities
+
+        self._identities = Identities()
+
+    def parse(self, line: RawLine) -> tuple[Outcome, dict[str, Any] | None]:
+        """Parse the next line.
+
+        Returns
+        -------
+        (Outcome, row)
+            The row is one of the tables requests, errors or quarantine; None for a blank or filtered line.
+        """
+        drafts = Drafts()
+        self._parser.add_line(line, drafts)
+        self._parser.settle(drafts, self._identities.resolve(*drafts.names()))
+        if drafts.quarantine:
+            return Outcome.QUARANTINED, drafts.quarantine[0]
+        if not drafts.requests:
+            return (Outcome.BLANK if drafts.counts.blank else Outcome.FILTERED), None
+        draft = drafts.requests[0]
+        if draft.error is None:
+            return Outcome.REQUEST, draft.row
+        return Outcome.ERROR, error_row(draft.row, draft.error)
+
+
+def _shape_line(logged: Logged) -> ParsedLine:
+    """Name a request of lengths by these."""
+    shape = logged.shape
+    if shape is None:
+        raise RuntimeError("a reader returned neither a body nor a shape")
+    content = {"prefix_block_hashes": shape.block_hashes, "block_size": shape.block_size}
+    key = digest(
+        "shape",
+        logged.endpoint,
+        shape.input_tokens,
+        shape.block_hashes,
+        shape.block_size,
+        logged.output_tokens,
+    )
+    parsed = ParsedLine(logged.endpoint, logged.custom_id, logged.requested_model, content=content)
+    parsed.content["input_tokens"] = shape.input_tokens
+    parsed.answer_key = parsed.body_digest = key
+    if logged.rest:
+        try:
+            parsed.passthrough_json = canonical_json({"envelope": dict(logged.rest)})
+        except ValueError:
+            raise QuarantineError(
+                QuarantineCode.INVALID_JSON, None, "the record holds a number beyond JSON"
+            ) from None
+    return parsed
+
+
+def _is_shape(row: Mapping[str, Any]) -> bool:
+    return row.get("prefix_block_hashes") is not None

@@ -1,0 +1,179 @@
+"""One object -> its rows and its account, in this process or in blocks over several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tasks.accounting import Account
+from tasks.containers import UNREADABLE, line_records, parquet_records, sniff
+from tasks.decompress import TextStream
+from tasks.identities import Identities
+from tasks.lines import BlockReader, ReadFailure
+from tasks.object_parser import Drafts, RecordParser
+from tasks.readers.registry import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from tasks.containers import Item
+    from tasks.decompress import Readable
+    from tasks.object_parser import Counts, ParseSettings, Place
+    from tasks.parse_pool import ParsePool
+    from tasks.readers.logged import Reader
+    from tasks.table_files import TableFiles
+
+_RECORDS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedObject:
+    """What became of an object.
+
+    Attributes
+    ----------
+    account
+        Its counts; the equation holds.
+    format
+        Name of the format it was read by.
+    failure
+        What could not be read, if anything.
+    outside
+        Requests made outside of the window.
+    shapes
+        Requests of which only lengths are known.
+    bytes_read
+        Stored bytes read.
+    """
+
+    account: Account
+    format: str
+    failure: ReadFailure | None
+    outside: int
+    shapes: int
+    bytes_read: int
+
+
+class _Tally:
+    """Adds up what becomes of an object."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self._sums = dict.fromkeys(
+            ("blank", "filtered", "quarantined", "requests", "errors", "outside", "shapes"), 0
+        )
+
+    def add(self, lines: int, counts: Counts) -> None:
+        self.lines += lines
+        for name in self._sums:
+            self._sums[name] += getattr(counts, name)
+
+    def result(self, name: str, failure: ReadFailure | None, bytes_read: int) -> ParsedObject:
+        sums = self._sums
+        outside, shapes = sums.pop("outside"), sums.pop("shapes")
+        account = Account(lines=self.lines, object_errors=int(failure is not None), **sums)
+        return ParsedObject(account, name, failure, outside, shapes, bytes_read)
+
+
+def parse_object(
+    stream: Readable,
+    place: Place,
+    settings: ParseSettings,
+    *,
+    reader: Reader | None,
+    max_line_bytes: int,
+    rows: TableFiles,
+    pool: ParsePool | None,
+    scratch: Path,
+) -> ParsedObject:
+    """Parse an object.
+
+    Parameters
+    ----------
+    stream : Readable
+        Its stored bytes.
+    place, settings
+        Where the rows belong, and what decides on them.
+    reader : Reader or None
+        Its format; None lets the content decide.
+    max_line_bytes : int
+        Longer lines are quarantined.
+    rows : TableFiles
+        Gets the rows, unless a pool writes them.
+    pool : ParsePool or None
+        Processes to parse the blocks of a large JSONL object in; their files come after those of `rows`.
+    scratch : Path
+        Folder for a copy of an object that must be read out of order (Parquet).
+    """
+    text = TextStream(stream)
+    found = sniff(text, max_line_bytes, reader)
+    used = found.reader or DEFAULT
+    tally = _Tally()
+    if found.kind == "jsonl":
+        blocks = BlockReader(text, max_line_bytes)
+        if pool is not None:
+            for lines, counts in pool.parse(blocks, place, settings, used, max_line_bytes):
+                tally.add(lines, counts)
+        else:
+            _parse_blocks(blocks, RecordParser(place, settings, used), max_line_bytes, rows, tally)
+        return tally.result(used.name, blocks.failure, text.bytes_read)
+    if found.kind == "parquet":
+        path = scratch / "object.parquet"
+        failure = _copy(text, path)
+        name = used.name
+        if failure is None:
+            try:
+                used, records = parquet_records(path, reader)
+                name = used.name
+                _parse_records(records, RecordParser(place, settings, used), rows, tally)
+            except UNREADABLE as error:
+                failure = ReadFailure(
+                    text.bytes_read, 0, f"the Parquet file is damaged ({type(error).__name__})"
+                )
+        path.unlink(missing_ok=True)
+        return tally.result(name, failure, text.bytes_read)
+    source = line_records(found.kind, text, max_line_bytes)
+    _parse_records(source.records, RecordParser(place, settings, used), rows, tally)
+    return tally.result(used.name, source.failure(), text.bytes_read)
+
+
+def _parse_blocks(
+    blocks: BlockReader, parser: RecordParser, max_line_bytes: int, rows: TableFiles, tally: _Tally
+) -> None:
+    identities = Identities()
+    for block in blocks:
+        drafts = Drafts()
+        for line in block.split(max_line_bytes):
+            parser.add_line(line, drafts)
+        parser.settle(drafts, identities.resolve(*drafts.names()))
+        rows.add(drafts)
+        tally.add(block.lines, drafts.counts)
+
+
+def _parse_records(records: Iterable[Item], parser: RecordParser, rows: TableFiles, tally: _Tally) -> None:
+    identities = Identities()
+    drafts, held = Drafts(), 0
+
+    def settle() -> None:
+        parser.settle(drafts, identities.resolve(*drafts.names()))
+        rows.add(drafts)
+        tally.add(held, drafts.counts)
+
+    try:
+        for record, line in records:
+            parser.add_record(record, line, drafts)
+            held += 1
+            if held == _RECORDS:
+                settle()
+                drafts, held = Drafts(), 0
+    finally:
+        # Records before the damage of a Parquet file count.
+        settle()
+
+
+def _copy(text: TextStream, path: Path) -> ReadFailure | None:
+    with path.open("wb") as out:
+        for piece in text:
+            out.write(piece)
+    return ReadFailure(text.bytes_read, 0, text.damage) if text.damage is not None else None

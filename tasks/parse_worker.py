@@ -1,0 +1,111 @@
+"""A parsing process of `tasks.parse_pool`: `python -m tasks.parse_worker FD FILE`."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.lines import Block
+from tasks.object_parser import Drafts, RecordParser
+from tasks.readers import registry
+from tasks.readers.generic import generic_reader
+from tasks.table_files import TABLES, TableFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def serve(link: Connection, area: mmap.mmap) -> None:
+    """Parse blocks until the other end closes."""
+    worker = _Worker(link)
+    while True:
+        try:
+            message = pickle.loads(link.recv_bytes())  # noqa: S301 - from our own parent
+        except EOFError:
+            return
+        try:
+            worker.handle(message, area)
+        except EOFError:
+            return
+        except Exception as error:  # noqa: BLE001 - told to the parent, which ends the run
+            # Its type and place only: its text could quote a prompt.
+            place = error.__traceback__
+            while place is not None and place.tb_next is not None:
+                place = place.tb_next
+            where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+            link.send_bytes(pickle.dumps(("failed", f"{type(error).__name__} at {where}")))
+
+
+class _Worker:
+    def __init__(self, link: Connection) -> None:
+        self._link = link
+        self._parser: RecordParser | None = None
+        self._max_line_bytes = 0
+        self._folder = Path()
+        # Whether the last block had repeats; rows are then written only when they are known.
+        self._repeats = False
+
+    def handle(self, message: tuple[Any, ...], area: mmap.mmap) -> None:
+        context, number, first, offset, lines, length, size = message
+        if context is not None:
+            self._open(*context)
+        parser = self._parser
+        if parser is None:
+            raise RuntimeError("the first block came without its context")
+        drafts = Drafts()
+        block = Block(first, offset, area[:size], lines, length)
+        for line in block.split(self._max_line_bytes):
+            parser.add_line(line, drafts)
+        names, bodies = drafts.names()
+        self._send("names", names.tobytes(), bodies.tobytes())
+        files = {} if self._repeats else self._write(drafts, number)
+        ordinals: npt.NDArray[np.int64] | None = pickle.loads(self._link.recv_bytes())  # noqa: S301 - as above
+        if ordinals is not None:
+            parser.settle(drafts, ordinals)
+        if ordinals is not None or self._repeats:
+            for path in files.values():
+                path.unlink()
+            files = self._write(drafts, number)
+        self._repeats = ordinals is not None
+        self._send("done", drafts.counts, {table: str(path) for table, path in files.items()})
+
+    def _open(
+        self,
+        place: Any,  # noqa: ANN401 - as pickled by the pool
+        settings: Any,  # noqa: ANN401
+        name: str,
+        columns: dict[str, str] | None,
+        max_line_bytes: int,
+        folder: str,
+    ) -> None:
+        reader = generic_reader(columns) if columns is not None else registry.READERS[name]
+        self._parser = RecordParser(place, settings, reader)
+        self._max_line_bytes = max_line_bytes
+        self._folder = Path(folder)
+        self._repeats = False
+
+    def _write(self, drafts: Drafts, number: int) -> dict[str, Path]:
+        with TableFiles(self._folder, f"-{number:06d}") as rows:
+            rows.add(drafts)
+        return {table: rows.files[table] for table in TABLES if table in rows.files}
+
+    def _send(self, *message: object) -> None:
+        self._link.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def main() -> None:
+    """Serve the parent that is named on the command line."""
+    descriptor, path = sys.argv[1:]
+    with Path(path).open("r+b") as file:
+        area = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size, access=mmap.ACCESS_READ)
+    serve(Connection(int(descriptor)), area)
+
+
+if __name__ == "__main__":
+    main()

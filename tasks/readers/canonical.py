@@ -1,0 +1,96 @@
+"""Canonical Parquet: rows of the table requests, as this system writes them; they get new identities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tasks.readers.logged import (
+    Logged,
+    Reader,
+    Shape,
+    count,
+    event_time,
+    invalid,
+    label,
+    mapping,
+    missing,
+    optional_time,
+    parsed_json,
+    required_count,
+    seconds,
+    text_id,
+)
+from tasks.schema import CONTENT_ALTERNATIVES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.sampling import Endpoint
+
+_UNSTORED: Final = frozenset({"n", "logprobs"})
+
+
+def matches(record: Mapping[str, Any]) -> bool:
+    """Tell the table by its columns."""
+    return {"answer_key", "endpoint", *CONTENT_ALTERNATIVES} <= record.keys()
+
+
+def read(record: Mapping[str, Any]) -> Logged:
+    """Make a row the request that it was."""
+    endpoint = record.get("endpoint")
+    if endpoint not in ("chat", "completions"):
+        raise invalid("endpoint", "must be chat or completions")
+    past = mapping(record.get("passthrough_json"))
+    logged = Logged(
+        endpoint="chat" if endpoint == "chat" else "completions",
+        custom_id=text_id(record, "custom_id"),
+        rest=mapping(past.get("envelope")),
+        requested_model=label(record.get("requested_model")),
+        workload=label(record.get("workload")),
+        tenant=label(record.get("tenant")),
+        event_time=event_time(record, "event_time"),
+        output_tokens=count(record.get("observed_output_tokens")),
+        latency_s=seconds(record.get("observed_latency_s")),
+        priority=_int32(record.get("priority")),
+        deadline=optional_time(record, "deadline"),
+    )
+    given = [name for name in CONTENT_ALTERNATIVES if record.get(name) is not None]
+    if len(given) != 1:
+        raise missing(CONTENT_ALTERNATIVES[0]) if not given else invalid(given[1], "is a second prompt")
+    if given == ["prefix_block_hashes"]:
+        hashes = [int(item) for item in record["prefix_block_hashes"]]
+        logged.shape = Shape(
+            required_count(record, "input_tokens"), hashes, required_count(record, "block_size", 1)
+        )
+        return logged
+    if given == ["messages_json"]:
+        content: dict[str, Any] = {"messages": parsed_json(record["messages_json"])}
+    else:
+        content = {"prompt": record[given[0]]}
+    settings = _settings(record.get("sampling"), logged.endpoint)
+    body = {**mapping(past.get("body")), **settings, **content, "model": logged.requested_model}
+    if record.get("max_tokens") is not None:
+        body["max_tokens"] = record["max_tokens"]
+    logged.body = body
+    return logged
+
+
+def _settings(stored: object, endpoint: Endpoint) -> dict[str, Any]:
+    given = {name: value for name, value in mapping(stored).items() if value is not None}
+    settings = {name: value for name, value in given.items() if name not in _UNSTORED}
+    if "n" in given:
+        settings["n"] = given["n"]
+    if "logprobs" in given and endpoint == "chat":
+        settings |= {"logprobs": True, "top_logprobs": given["logprobs"]}
+    elif "logprobs" in given:
+        settings["logprobs"] = given["logprobs"]
+    return settings
+
+
+def _int32(value: object) -> int | None:
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+
+
+READER = Reader("canonical", "Canonical Parquet (table requests)", matches, read)

@@ -1,0 +1,26 @@
+"""Names of the formats, for whoever only offers a choice."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AUTO: Final = "auto"
+GENERIC: Final = "generic"
+FORMATS: Final = (
+    AUTO,
+    "openai-batch",
+    "openai-output",
+    "litellm",
+    "bedrock",
+    "otel",
+    "langfuse",
+    "helicone",
+    "canonical",
+    "wildchat",
+    "sharegpt",
+    "mooncake",
+    "azure-llm",
+    "burstgpt",
+    GENERIC,
+)
+"""What `--format` takes; the readers are in `tasks.readers.registry`."""

@@ -1,0 +1,255 @@
+"""What every reader makes of a record, and the small checks that readers share.
+
+A field that says *what was asked* (a prompt, a length where there is no prompt, a time that decides on the
+date) must be right, or the record goes to quarantine by the field's name. A field that only says *how it
+went* (tokens of the logged answer, its latency) is left out where it cannot be used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from tasks.errors import QuarantineCode, QuarantineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from tasks.sampling import Endpoint
+
+INT32_MAX: Final = 2**31 - 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(Z|UTC|[+-]\d\d:?\d\d)?", re.I
+)
+
+
+@dataclass(slots=True)
+class Shape:
+    """A request of which only lengths are known.
+
+    Attributes
+    ----------
+    input_tokens
+        Prompt tokens.
+    block_hashes
+        Names of the prompt's leading blocks: equal leading hashes are a shared prefix. Empty if not known.
+    block_size
+        Tokens of a hashed block.
+    """
+
+    input_tokens: int
+    block_hashes: list[int] = field(default_factory=list)
+    block_size: int = 1
+
+
+@dataclass(slots=True)
+class Logged:
+    """One record, understood.
+
+    Attributes
+    ----------
+    body
+        The request as the body of an OpenAI call to `endpoint`; None if only its `shape` is known.
+    custom_id
+        The log's own name of the request, unique in its object; None if it has none.
+    rest
+        Fields of the record that pass through to the results.
+    requested_model
+        Of a request without a body.
+    """
+
+    body: Mapping[str, Any] | None = None
+    shape: Shape | None = None
+    endpoint: Endpoint = "chat"
+    custom_id: str | None = None
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    requested_model: str | None = None
+    workload: str | None = None
+    tenant: str | None = None
+    event_time: datetime | None = None
+    output_tokens: int | None = None
+    latency_s: float | None = None
+    priority: int | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One format.
+
+    Attributes
+    ----------
+    name
+        What `--format` calls it.
+    title
+        What a person calls it.
+    matches
+        Tells from one record whether an object is of this format.
+    read
+        Makes a record a request; returns None for a record that is no call of a text model, such as a span of
+        a trace around it, which counts as filtered. Raises `QuarantineError`.
+    columns
+        Columns to read of a Parquet file; None reads all.
+    mapping
+        Of the generic reader: the fields of a request and their columns.
+    """
+
+    name: str
+    title: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Mapping[str, Any]], Logged | None]
+    columns: tuple[str, ...] | None = None
+    mapping: Mapping[str, str] | None = None
+
+
+def invalid(name: str, message: str) -> QuarantineError:
+    """Return the error for a field of a record that cannot be used."""
+    return QuarantineError(QuarantineCode.INVALID_FIELD, name, message)
+
+
+def missing(name: str) -> QuarantineError:
+    """Return the error for a field that a record lacks."""
+    return QuarantineError(QuarantineCode.MISSING_FIELD, name, f"the record has no {name}")
+
+
+def required_count(record: Mapping[str, Any], name: str, least: int = 0) -> int:
+    """Return a number of tokens that must be there: a whole number, or a text of one (CSV)."""
+    value = record.get(name)
+    if value is None or value == "":
+        raise missing(name)
+    found = count(value)
+    if found is None or found < least:
+        raise invalid(name, f"must be a whole number of at least {least}")
+    return found
+
+
+def count(value: object) -> int | None:
+    """Return a count of tokens from 0 to 2^31 - 1, None if the value is no such count."""
+    number = _number(value)
+    if number is None or not 0 <= number <= INT32_MAX or number != int(number):
+        return None
+    return int(number)
+
+
+def seconds(value: object, unit: float = 1.0) -> float | None:
+    """Return a duration in seconds, not negative; None if the value is no duration."""
+    number = _number(value)
+    return None if number is None or number < 0 else number * unit
+
+
+def text_id(record: Mapping[str, Any], name: str) -> str | None:
+    """Return a record's own name: a text that is not empty, or a whole number as text."""
+    value = record.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise invalid(name, "must be a string")
+    return value
+
+
+def label(value: object) -> str | None:
+    """Return a text that is not empty, None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object, given as such or as its JSON text; an empty one for anything else."""
+    if isinstance(value, str):
+        value = parsed_json(value)
+    return value if isinstance(value, dict) else {}
+
+
+def parsed_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value of a JSON text; None if it is none."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def event_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> datetime | None:
+    """Return when a request was made, None if the record does not say.
+
+    Parameters
+    ----------
+    record, name
+        The field holds a number since 1970 (as number or text), an ISO 8601 text with any number of
+        fractional digits (UTC without an offset), or a datetime.
+    unit
+        Seconds of a number.
+
+    Raises
+    ------
+    QuarantineError
+        If the field is there and holds no time: the time decides on the date that a request belongs to.
+    """
+    value = record.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    found = _iso_time(value) if isinstance(value, str) else None
+    if found is None:
+        number = _number(value)
+        try:
+            found = None if number is None else _EPOCH + timedelta(seconds=number * unit)
+        except OverflowError:
+            found = None
+    if found is None:
+        raise invalid(name, "is no time")
+    return found
+
+
+def between(start: datetime | None, end: datetime | None) -> float | None:
+    """Return the seconds from start to end, None unless both are known and in order."""
+    return seconds((end - start).total_seconds()) if start and end else None
+
+
+def optional_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> datetime | None:
+    """`event_time` of a field that only says how it went: None if it holds no time."""
+    try:
+        return event_time(record, name, unit)
+    except QuarantineError:
+        return None
+
+
+def without_last_answer(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a conversation up to where its last answer was asked for."""
+    kept = list(messages)
+    while kept and kept[-1].get("role") == "assistant":
+        kept.pop()
+    return kept
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) <= 40 and "_" not in value else None
+        except ValueError:
+            return None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _iso_time(text: str) -> datetime | None:
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        return None
+    day, clock, fraction, zone = found.groups()
+    micro = (fraction or "")[:6].ljust(6, "0")
+    offset = "+00:00" if zone is None or zone.upper() in {"Z", "UTC"} else zone
+    try:
+        return datetime.fromisoformat(f"{day}T{clock}.{micro}{offset}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

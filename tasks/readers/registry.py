@@ -1,0 +1,91 @@
+"""The formats that logs may have, and which one an object has.
+
+An object's format is decided once, by its content: the first record that one of the formats knows decides.
+Its name plays no part. Objects in which no record is known are read as OpenAI Batch input, so that each of
+their lines is told what it lacks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.errors import ConfigurationError
+from tasks.readers import (
+    azure,
+    bedrock,
+    burstgpt,
+    canonical,
+    helicone,
+    langfuse,
+    litellm,
+    mooncake,
+    openai_batch,
+    openai_output,
+    otel,
+    sharegpt,
+    wildchat,
+)
+from tasks.readers.formats import AUTO, FORMATS, GENERIC
+from tasks.readers.generic import generic_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tasks.readers.logged import Reader
+
+READERS_VERSION: Final = 1
+"""Raise it when a record would give another row: parsed rows of earlier nights are then not reused."""
+
+READERS: Final[dict[str, Reader]] = {
+    found.READER.name: found.READER
+    for found in (
+        openai_batch,
+        openai_output,
+        litellm,
+        bedrock,
+        otel,
+        langfuse,
+        helicone,
+        canonical,
+        wildchat,
+        sharegpt,
+        mooncake,
+        azure,
+        burstgpt,
+    )
+}
+"""By name, in the order in which they are tried."""
+
+DEFAULT: Final = openai_batch.READER
+
+
+def find_reader(name: str, columns: Mapping[str, str]) -> Reader | None:
+    """Return the reader that was asked for; None to let the content decide.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such format, or columns are missing or of no use.
+    """
+    if columns and name in {AUTO, GENERIC}:
+        return generic_reader(columns)
+    if columns or name == GENERIC:
+        raise ConfigurationError(
+            "--columns",
+            "go together with --format generic",
+            "Give --columns prompt=COLUMN" if not columns else "Leave out one of the two",
+        )
+    if name == AUTO:
+        return None
+    if name not in READERS:
+        raise ConfigurationError("--format", f"{name!r} is unknown", f"Choose one of {', '.join(FORMATS)}")
+    return READERS[name]
+
+
+def detect(records: Iterable[Mapping[str, Any]]) -> Reader | None:
+    """Return the format of the first record that has one."""
+    for record in records:
+        for reader in READERS.values():
+            if reader.matches(record):
+                return reader
+    return None

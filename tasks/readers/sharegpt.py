@@ -1,0 +1,51 @@
+"""ShareGPT conversations: `{id, conversations: [{from, value}]}`, mostly as one JSON array.
+
+The request is the conversation up to its last answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.readers.logged import Logged, Reader, invalid, label, missing, text_id, without_last_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROLES: Final = {
+    "human": "user",
+    "user": "user",
+    "system": "system",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+}
+
+
+def matches(record: Mapping[str, Any]) -> bool:
+    """Tell a conversation by its turns."""
+    turns = record.get("conversations")
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(turns, list) and (first is None or (isinstance(first, dict) and "from" in first))
+
+
+def read(record: Mapping[str, Any]) -> Logged:
+    """Make a conversation a chat request."""
+    turns = record.get("conversations")
+    if turns is None:
+        raise missing("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise invalid("conversations", "must be a list of turns")
+    messages = [
+        {"role": ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+        for turn in turns
+    ]
+    body: dict[str, Any] = {"messages": without_last_answer(messages)}
+    if model := label(record.get("model")):
+        body["model"] = model
+    return Logged(body=body, custom_id=text_id(record, "id"))
+
+
+READER = Reader("sharegpt", "ShareGPT conversations", matches, read)
