@@ -1,0 +1,541 @@
+"""Records of every log format, written after its published schema with our own content.
+
+`SAMPLES[name]` are records in the order of a file, `EXPECTED[name]` what some columns of their rows must
+hold. The first records lack fields that later ones have, and contents come as texts and as lists of parts.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+T0 = datetime(2026, 3, 1, 8, 30, tzinfo=UTC)
+EPOCH = T0.timestamp()
+
+
+def chat(*turns: tuple[str, str]) -> str:
+    return json.dumps(
+        [{"content": text, "role": role} for role, text in turns], separators=(",", ":"), ensure_ascii=False
+    )
+
+
+PARTS = [{"type": "text", "text": "Grüße "}, {"type": "text", "text": "an alle"}]
+
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "openai-batch": [
+        {
+            "custom_id": "a",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "m", "messages": [{"role": "user", "content": "Name a river."}]},
+        },
+        {
+            "custom_id": "b",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {
+                "model": "m",
+                "messages": [{"role": "user", "content": PARTS}],
+                "max_tokens": 7,
+                "metadata": {"workload": "greet"},
+            },
+        },
+        {"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "Once", "temperature": 0.5}},
+    ],
+    "openai-output": [
+        {
+            "id": "batch_req_1",
+            "custom_id": "a",
+            "response": {
+                "status_code": 200,
+                "request_id": "r1",
+                "body": {
+                    "id": "chatcmpl-1",
+                    "object": "chat.completion",
+                    "created": int(EPOCH),
+                    "model": "m",
+                    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Elbe"}}],
+                    "usage": {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13},
+                },
+            },
+            "error": None,
+        },
+        {
+            "id": "batch_req_2",
+            "custom_id": "b",
+            "response": {
+                "status_code": 200,
+                "body": {"object": "response", "usage": {"input_tokens": 5, "output_tokens": 9}},
+            },
+            "error": None,
+        },
+        {
+            "id": "batch_req_3",
+            "custom_id": "c",
+            "response": {"status_code": 500, "body": {}},
+            "error": {"code": "server_error"},
+        },
+    ],
+    "litellm": [
+        {
+            "id": "call-1",
+            "call_type": "acompletion",
+            "status": "success",
+            "startTime": EPOCH,
+            "endTime": EPOCH + 1.5,
+            "completionStartTime": EPOCH + 0.2,
+            "model": "gpt-x",
+            "messages": [{"role": "user", "content": "Name a river."}],
+            "response": {"choices": []},
+            "prompt_tokens": 11,
+            "completion_tokens": 4,
+            "model_parameters": {},
+            "metadata": {},
+            "cache_hit": None,
+        },
+        {
+            "id": "call-2",
+            "call_type": "completion",
+            "status": "failure",
+            "startTime": EPOCH + 2,
+            "endTime": EPOCH + 3,
+            "model": "gpt-x",
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PARTS}],
+            "response": None,
+            "prompt_tokens": 9,
+            "completion_tokens": 0,
+            "model_parameters": {"max_tokens": 20, "temperature": 0.25, "stream": True},
+            "metadata": {"user_api_key_hash": "never-shown", "user_api_key_team_alias": "search"},
+            "request_tags": ["night"],
+            "end_user": "u7",
+        },
+        {
+            "id": "call-3",
+            "call_type": "aembedding",
+            "startTime": EPOCH,
+            "model": "emb",
+            "messages": [{"role": "user", "content": "x"}],
+        },
+        {
+            "id": "call-4",
+            "call_type": "acompletion",
+            "status": "success",
+            "startTime": EPOCH,
+            "endTime": EPOCH + 1,
+            "model": "gpt-x",
+            "messages": [{"role": "user", "content": "redacted-by-litellm"}],
+            "prompt_tokens": 77,
+            "completion_tokens": 3,
+        },
+    ],
+    "azure-llm": [
+        {"TIMESTAMP": "2026-03-01 08:30:00.1234567", "ContextTokens": "100", "GeneratedTokens": "7"},
+        {"TIMESTAMP": "2026-03-01 08:30:01.0000000", "ContextTokens": "1", "GeneratedTokens": "0"},
+    ],
+    "azure-multimodal": [
+        {
+            "TIMESTAMP": "2026-03-01 08:30:00.5000000",
+            "NumImages": "2",
+            "ContextTokens": "900",
+            "GeneratedTokens": "40",
+        },
+        {
+            "TIMESTAMP": "2026-03-01 08:30:09.0000001",
+            "NumImages": "0",
+            "ContextTokens": "30",
+            "GeneratedTokens": "4",
+        },
+    ],
+    "burstgpt": [
+        {
+            "Timestamp": "45",
+            "Session ID": "s1",
+            "Elapsed time": "2.5",
+            "Model": "GPT-4",
+            "Request tokens": "472",
+            "Response tokens": "18",
+            "Total tokens": "490",
+            "Log Type": "Conversation log",
+        },
+        {
+            "Timestamp": "46",
+            "Session ID": "",
+            "Elapsed time": "",
+            "Model": "ChatGPT",
+            "Request tokens": "10",
+            "Response tokens": "0",
+            "Total tokens": "10",
+            "Log Type": "API log",
+        },
+    ],
+    "burstgpt-old": [
+        {
+            "Timestamp": "5",
+            "Model": "ChatGPT",
+            "Request tokens": "472",
+            "Response tokens": "18",
+            "Total tokens": "490",
+            "Log Type": "API log",
+        },
+    ],
+    "mooncake": [
+        {"timestamp": 0, "input_length": 1000, "output_length": 5, "hash_ids": [0, 1]},
+        {"timestamp": 27, "input_length": 513, "output_length": 6, "hash_ids": [0, 2]},
+    ],
+    "sharegpt": [
+        {
+            "id": "c1",
+            "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}],
+        },
+        {
+            "id": "c2",
+            "model": "v1",
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"from": "human", "value": "One?"},
+                {"from": "gpt", "value": "Two"},
+                {"from": "human", "value": "Three?"},
+                {"from": "gpt", "value": "Four"},
+            ],
+        },
+        {"id": "c3", "conversations": [{"from": "gpt", "value": "only an answer"}]},
+    ],
+    "wildchat": [
+        {
+            "conversation_hash": "h1",
+            "model": "gpt-4",
+            "timestamp": T0.isoformat(),
+            "conversation": [
+                {"role": "user", "content": "Hi", "country": "X", "hashed_ip": "never-shown"},
+                {"role": "assistant", "content": "Hello"},
+            ],
+            "turn": 1,
+            "language": "English",
+            "hashed_ip": "never-shown",
+        },
+        {
+            "conversation_hash": "h2",
+            "model": "gpt-4",
+            "timestamp": T0.isoformat(),
+            "conversation": [
+                {"role": "user", "content": "One?"},
+                {"role": "assistant", "content": "Two"},
+                {"role": "user", "content": "Three?"},
+                {"role": "assistant", "content": "Four"},
+            ],
+            "turn": 2,
+            "language": "German",
+        },
+    ],
+    "bedrock": [
+        {
+            "recordId": "R1",
+            "modelInput": {
+                "anthropic_version": "bedrock-2023-05-31",
+                "max_tokens": 64,
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "Name a river."}]}],
+            },
+        },
+        {
+            "recordId": "R2",
+            "modelInput": {
+                "inputText": "Once",
+                "textGenerationConfig": {"maxTokenCount": 9, "topP": 0.5, "stopSequences": ["."]},
+            },
+        },
+        {
+            "recordId": "R3",
+            "modelInput": {
+                "system": [{"text": "Be brief."}],
+                "messages": [{"role": "user", "content": [{"text": "One?"}]}],
+                "inferenceConfig": {"maxTokens": 5, "temperature": 0.5},
+            },
+        },
+        {"recordId": "R4", "modelInput": {"prompt": "Twice", "max_gen_len": 3}},
+        {
+            "recordId": "R5",
+            "modelInput": {"messages": [{"role": "user", "content": "x"}], "thinking": {"type": "enabled"}},
+        },
+    ],
+    "otel": [
+        {
+            "trace_id": "t1",
+            "span_id": "s1",
+            "name": "chat m",
+            "start_time": T0.isoformat(),
+            "end_time": "2026-03-01T08:30:02.500000Z",
+            "attributes": {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.request.model": "m",
+                "gen_ai.usage.input_tokens": 11,
+                "gen_ai.usage.output_tokens": 4,
+                "gen_ai.input.messages": [
+                    {"role": "user", "parts": [{"type": "text", "content": "Name a river."}]}
+                ],
+            },
+        },
+        {
+            "traceId": "t1",
+            "spanId": "s2",
+            "startTimeUnixNano": str(int(EPOCH) * 10**9),
+            "endTimeUnixNano": str(int(EPOCH) * 10**9 + 10**9),
+            "attributes": [
+                {"key": "gen_ai.request.model", "value": {"stringValue": "m"}},
+                {"key": "gen_ai.request.max_tokens", "value": {"intValue": "12"}},
+                {"key": "gen_ai.request.temperature", "value": {"doubleValue": 0.5}},
+                {
+                    "key": "gen_ai.request.stop_sequences",
+                    "value": {"arrayValue": {"values": [{"stringValue": "."}]}},
+                },
+                {
+                    "key": "gen_ai.system_instructions",
+                    "value": {"stringValue": json.dumps([{"type": "text", "content": "Be brief."}])},
+                },
+                {
+                    "key": "gen_ai.input.messages",
+                    "value": {
+                        "stringValue": json.dumps(
+                            [{"role": "user", "parts": [{"type": "text", "content": "One?"}]}]
+                        )
+                    },
+                },
+            ],
+        },
+        {"trace_id": "t1", "span_id": "s3", "name": "GET /", "attributes": {"http.method": "GET"}},
+        {
+            "trace_id": "t2",
+            "span_id": "s4",
+            "attributes": {
+                "llm.request.type": "chat",
+                "gen_ai.request.model": "m",
+                "gen_ai.prompt.0.role": "system",
+                "gen_ai.prompt.0.content": "Be brief.",
+                "gen_ai.prompt.1.role": "user",
+                "gen_ai.prompt.1.content": "Three?",
+                "gen_ai.usage.prompt_tokens": 8,
+                "gen_ai.usage.completion_tokens": 6,
+            },
+        },
+        {
+            "trace_id": "t2",
+            "span_id": "s5",
+            "attributes": {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 21},
+        },
+    ],
+    "langfuse": [
+        {
+            "id": "o1",
+            "trace_id": "t",
+            "type": "GENERATION",
+            "name": "triage",
+            "start_time": T0.isoformat(),
+            "end_time": "2026-03-01T08:30:03Z",
+            "input": [{"role": "user", "content": "Name a river."}],
+            "output": {"role": "assistant", "content": "Elbe"},
+            "provided_model_name": "m",
+            "model_parameters": json.dumps({"temperature": 0.5, "max_tokens": 20}),
+            "usage_details": {"input": 11, "output": 4, "total": 15},
+            "latency": 3.0,
+        },
+        {"id": "o2", "trace_id": "t", "type": "SPAN", "start_time": T0.isoformat(), "input": {"q": 1}},
+        {
+            "id": "o3",
+            "trace_id": "t",
+            "type": "GENERATION",
+            "start_time": "2026-03-01 08:30:00.000",
+            "input": json.dumps({"messages": [{"role": "user", "content": PARTS}]}),
+            "provided_model_name": "m",
+            "usage_details": json.dumps({"input": 3, "output": 2}),
+        },
+        {
+            "id": "o4",
+            "trace_id": "t",
+            "type": "GENERATION",
+            "start_time": T0.isoformat(),
+            "input": "Just text",
+            "provided_model_name": "m",
+            "metadata": {"workload": "free"},
+        },
+        {
+            "id": "o5",
+            "trace_id": "t",
+            "type": "GENERATION",
+            "start_time": T0.isoformat(),
+            "input": None,
+            "usage_details": {"input": 30, "output": 1},
+        },
+    ],
+    "helicone": [
+        {
+            "request_id": "q1",
+            "request_created_at": T0.isoformat(),
+            "request_body": {"model": "m", "messages": [{"role": "user", "content": "Name a river."}]},
+            "response_body": {"choices": []},
+            "prompt_tokens": 11,
+            "completion_tokens": 4,
+            "delay_ms": 1500,
+            "request_model": "m",
+            "request_properties": None,
+        },
+        {
+            "request_id": "q2",
+            "request_created_at": "2026-03-01 08:30:00",
+            "request_body": json.dumps({"prompt": "Once", "max_tokens": 5}),
+            "response_body": "{}",
+            "prompt_tokens": 1,
+            "completion_tokens": 5,
+            "delay_ms": 20,
+            "request_model": "m",
+            "request_properties": {"workload": "tales", "tenant": "acme"},
+        },
+        {
+            "request_id": "q3",
+            "request_created_at": T0.isoformat(),
+            "request_body": "",
+            "prompt_tokens": 42,
+            "completion_tokens": None,
+            "delay_ms": None,
+        },
+    ],
+}
+
+RIVER = chat(("user", "Name a river."))
+GREET = chat(("user", "Grüße an alle"))
+BRIEF = ("system", "Be brief.")
+
+# Per record: a dict of columns of its row, or where else it goes.
+EXPECTED: dict[str, list[dict[str, Any] | str]] = {
+    "openai-batch": [
+        {"custom_id": "a", "messages_json": RIVER, "requested_model": "m", "max_tokens": None},
+        {"custom_id": "b", "messages_json": GREET, "max_tokens": 7, "workload": "greet"},
+        {"custom_id": "c", "prompt": "Once", "endpoint": "completions"},
+    ],
+    "openai-output": [
+        {
+            "custom_id": "a",
+            "input_tokens": 11,
+            "observed_output_tokens": 2,
+            "event_time": T0,
+            "prefix_block_hashes": [],
+        },
+        {"custom_id": "b", "input_tokens": 5, "observed_output_tokens": 9},
+        "missing_field",
+    ],
+    "litellm": [
+        {
+            "custom_id": "call-1",
+            "messages_json": RIVER,
+            "event_time": T0,
+            "observed_latency_s": 1.5,
+            "observed_output_tokens": 4,
+            "requested_model": "gpt-x",
+        },
+        {
+            "messages_json": chat(BRIEF, ("user", "Grüße an alle")),
+            "max_tokens": 20,
+            "tenant": "search",
+            "observed_output_tokens": None,
+            "observed_latency_s": None,
+        },
+        "filtered",
+        {"input_tokens": 77, "messages_json": None, "prefix_block_hashes": []},
+    ],
+    "azure-llm": [
+        {"input_tokens": 100, "observed_output_tokens": 7, "event_time": T0.replace(microsecond=123456)},
+        {"input_tokens": 1, "observed_output_tokens": 0, "block_size": 1, "prefix_block_hashes": []},
+    ],
+    "azure-multimodal": [
+        {"input_tokens": 900, "passthrough_json": '{"envelope":{"NumImages":2}}'},
+        {"input_tokens": 30, "passthrough_json": '{"envelope":{"NumImages":0}}'},
+    ],
+    "burstgpt": [
+        {
+            "input_tokens": 472,
+            "observed_output_tokens": 18,
+            "observed_latency_s": 2.5,
+            "requested_model": "GPT-4",
+            "workload": "Conversation log",
+            "event_time": None,
+        },
+        {"input_tokens": 10, "observed_output_tokens": None, "workload": "API log"},
+    ],
+    "burstgpt-old": [{"input_tokens": 472, "observed_latency_s": None}],
+    "mooncake": [
+        {"input_tokens": 1000, "prefix_block_hashes": [0, 1], "block_size": 512, "observed_output_tokens": 5},
+        {"input_tokens": 513, "prefix_block_hashes": [0, 2]},
+    ],
+    "sharegpt": [
+        {"custom_id": "c1", "messages_json": chat(("user", "Hi"))},
+        {
+            "messages_json": chat(BRIEF, ("user", "One?"), ("assistant", "Two"), ("user", "Three?")),
+            "requested_model": "v1",
+        },
+        "empty_prompt",
+    ],
+    "wildchat": [
+        {"custom_id": "h1", "messages_json": chat(("user", "Hi")), "event_time": T0},
+        {
+            "messages_json": chat(("user", "One?"), ("assistant", "Two"), ("user", "Three?")),
+            "passthrough_json": '{"envelope":{"language":"German","turn":2}}',
+        },
+    ],
+    "bedrock": [
+        {"custom_id": "R1", "messages_json": RIVER, "max_tokens": 64},
+        {"prompt": "Once", "max_tokens": 9, "endpoint": "completions"},
+        {"messages_json": chat(BRIEF, ("user", "One?")), "max_tokens": 5},
+        {"prompt": "Twice", "max_tokens": 3},
+        "unsupported_parameter",
+    ],
+    "otel": [
+        {
+            "custom_id": "t1/s1",
+            "messages_json": RIVER,
+            "event_time": T0,
+            "observed_latency_s": 2.5,
+            "observed_output_tokens": 4,
+        },
+        {
+            "custom_id": "t1/s2",
+            "messages_json": chat(BRIEF, ("user", "One?")),
+            "max_tokens": 12,
+            "event_time": T0,
+            "observed_latency_s": 1.0,
+        },
+        "filtered",
+        {"messages_json": chat(BRIEF, ("user", "Three?")), "observed_output_tokens": 6},
+        {"input_tokens": 21, "prefix_block_hashes": []},
+    ],
+    "langfuse": [
+        {
+            "custom_id": "o1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "workload": "triage",
+            "observed_latency_s": 3.0,
+            "observed_output_tokens": 4,
+            "event_time": T0,
+        },
+        "filtered",
+        {"messages_json": GREET, "observed_output_tokens": 2, "event_time": T0},
+        {"messages_json": chat(("user", "Just text")), "workload": "free"},
+        {"input_tokens": 30, "observed_output_tokens": 1},
+    ],
+    "helicone": [
+        {"messages_json": RIVER, "observed_latency_s": 1.5, "event_time": T0, "observed_output_tokens": 4},
+        {
+            "prompt": "Once",
+            "max_tokens": 5,
+            "workload": "tales",
+            "tenant": "acme",
+            "requested_model": "m",
+            "event_time": T0,
+        },
+        {"input_tokens": 42, "observed_output_tokens": None},
+    ],
+}
+
+FORMAT = {"azure-multimodal": "azure-llm", "burstgpt-old": "burstgpt"}
+"""Name of the format where the sample has another."""
+TABLES_OF_TEXT = ("azure-llm", "azure-multimodal", "burstgpt", "burstgpt-old")
+"""Samples of formats that are CSV."""
