@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DRIVER_FILES: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
+
+
+_NEEDED: Final = ("triton", "engine.kernels.decode_attention", "engine.kernels.prefill_attention")
 
 
 class DeviceError(EngineError):
@@ -55,6 +59,9 @@ def cuda_problem(index: int = 0) -> str | None:
     # Loading torch takes seconds; a machine without a driver needs not wait for them.
     if not any(Path(name).exists() for name in _DRIVER_FILES):
         return "this machine has no NVIDIA driver"
+    for name in _NEEDED:
+        if find_spec(name) is None:
+            return f"{name} is not installed"
     import torch
 
     if not torch.backends.cuda.is_built():

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
+# On the CPU and on a GPU.
+_TOKEN_BUDGET, _MAX_SEQUENCES = (1024, 2048), (128, 512)
+
+
 class NightlyParameters(BaseModel):
     """What a night is asked to do; every field is an option of `nightblend run` of the same name."""
 
@@ -133,11 +137,19 @@ class NightlyParameters(BaseModel):
         ge=1,
         examples=[65536],
     )
-    token_budget: int = Field(
-        default=1024, title="Step budget (tokens)", description="Most tokens computed in one step.", ge=1
+    token_budget: int | None = Field(
+        default=None,
+        title="Step budget (tokens)",
+        description="Most tokens computed in one step; empty: 2048 on a GPU, 1024 on the CPU.",
+        ge=1,
+        examples=[1024],
     )
-    max_sequences: int = Field(
-        default=128, title="Most running requests", description="Requests computed at a time.", ge=1
+    max_sequences: int | None = Field(
+        default=None,
+        title="Most running requests",
+        description="Requests computed at a time; empty: 512 on a GPU, 128 on the CPU.",
+        ge=1,
+        examples=[128],
     )
     page_size: int = Field(default=16, title="Page size (tokens)", description="Of KV memory.", ge=1, le=256)
     part_seconds: float = Field(
@@ -256,8 +268,8 @@ class NightlyParameters(BaseModel):
             dtype=find_dtype(self.dtype, device),
             kv_tokens=self.kv_tokens,
             page_size=self.page_size,
-            token_budget=self.token_budget,
-            max_sequences=self.max_sequences,
+            token_budget=self.token_budget or _TOKEN_BUDGET[device != "cpu"],
+            max_sequences=self.max_sequences or _MAX_SEQUENCES[device != "cpu"],
             defaults=SamplingDefaults(self.max_tokens, self.temperature, self.top_k, self.top_p),
             run_seed=self.run_seed,
             part_seconds=self.part_seconds,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.errors import EngineError
 from engine.kernels.block_attention import decode_attention_reference, prefill_attention_reference
 
 if TYPE_CHECKING:
@@ -26,18 +25,9 @@ class AttentionOps(NamedTuple):
 
 
 def attention_ops(device: torch.device) -> AttentionOps:
-    """Return the kernels of a GPU, and the references elsewhere.
-
-    Raises
-    ------
-    EngineError
-        If this installation has no kernels for the device (Triton is missing).
-    """
+    """Return the kernels of a GPU, and the references elsewhere."""
     if device.type != "cuda":
         return AttentionOps(decode_attention_reference, prefill_attention_reference)
-    try:
-        decode = import_module("engine.kernels.decode_attention").decode_attention
-        prefill = import_module("engine.kernels.prefill_attention").prefill_attention
-    except ModuleNotFoundError as error:
-        raise EngineError(f"--device: {device.type} needs {error.name}, which is missing; use cpu") from None
+    decode = import_module("engine.kernels.decode_attention").decode_attention
+    prefill = import_module("engine.kernels.prefill_attention").prefill_attention
     return AttentionOps(decode, prefill)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from engine.runtime.state import Int64, Slots, Work
 
 
+COPY_PAGES = 32
+"""Pages copied at a time, which bounds the memory that it takes."""
 _COSTLY = Sampling(max_tokens=1, temperature=1.0, top_k=50, top_p=0.9)
 
 
@@ -196,12 +198,16 @@ class DeviceRunner:
         with torch.inference_mode():
             self._staging.send()
             self._update_table(slots)
-            if len(copies):
-                # Whole pages: what lies past the shared tokens is written before it is looked at.
-                source, target = step.copy_source[: len(copies)], step.copy_target[: len(copies)]
-                self._cache.index_copy_(1, target.to(torch.int64), self._cache.index_select(1, source))
+            self._copy_pages(step, len(copies))
             self._graphs(bucket)
             return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+
+    def _copy_pages(self, step: DeviceStep, count: int) -> None:
+        """Copy the pages of partial hits; what lies past the shared tokens is written before it is seen."""
+        for first in range(0, count, COPY_PAGES):
+            part = slice(first, min(first + COPY_PAGES, count))
+            pages = self._cache.index_select(1, step.copy_source[part])
+            self._cache.index_copy_(1, step.copy_target[part].to(torch.int64), pages)
 
     def _update_table(self, slots: Slots) -> None:
         """Send the entries of the block tables that changed."""

@@ -62,7 +62,9 @@ def measure(logits: Tensor, tokens: Tensor, top: int) -> Measured:
     """
     wide = logits.to(torch.float32)
     total = wide.logsumexp(-1, keepdim=True)
-    values, ids = wide.topk(min(top, wide.shape[1]), dim=-1)
+    ids, values = tokens.new_empty((len(tokens), 0)), wide[:, :0]
+    if top > 0:
+        values, ids = wide.topk(min(top, wide.shape[1]), dim=-1)
     chosen = wide.gather(-1, tokens[:, None]) - total
     return Measured(chosen[:, 0].clamp(min=LOWEST), ids, (values - total).clamp(min=LOWEST))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from engine.runtime.device_runner import DeviceRunner
 from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
 from engine.runtime.runner import CpuRunner
@@ -67,6 +69,9 @@ def make_runner(
     if device.type == "cpu" and memory is None:
         chosen = max(sizes.least, min(sizes.most, CPU_KV_BYTES // kv_bytes_per_token))
         return CpuRunner(decoder, sizes.kv_tokens or chosen, sizes.page_size)
+    if device.type == "cuda":
+        # Streams, events and graphs are made on the current device.
+        torch.cuda.set_device(device)
     memory = memory or CudaMemory(device)
 
     def runner(kv_tokens: int) -> DeviceRunner:

@@ -15,6 +15,7 @@ def cuda(monkeypatch, tmp_path):
     driver = tmp_path / "nvidiactl"
     driver.touch()
     monkeypatch.setattr(devices, "_DRIVER_FILES", (str(driver),))
+    monkeypatch.setattr(devices, "_NEEDED", ("torch",))
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -52,6 +53,13 @@ def test_a_gpu_that_torch_cannot_use_says_why(cuda, function: str, reason: str) 
     with pytest.raises(DeviceError, match=reason) as error:
         find_device("cuda")
     assert "\n" not in str(error.value)
+
+
+def test_a_gpu_without_kernels_says_what_is_missing(cuda) -> None:
+    cuda.setattr(devices, "_NEEDED", ("torch", "no_such_module"))
+    assert find_device("auto") == "cpu"
+    with pytest.raises(DeviceError, match="no_such_module is not installed"):
+        find_device("cuda")
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:x", "cuda:-1", "", "cpu:0"])

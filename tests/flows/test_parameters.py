@@ -32,6 +32,7 @@ def test_device_and_precision_are_found_before_the_run(monkeypatch):
     monkeypatch.setattr(devices, "_DRIVER_FILES", ())
     settings = NightlyParameters.parse(GIVEN).to_request().settings
     assert (settings.device, settings.dtype) == ("cpu", "float32")
+    assert (settings.token_budget, settings.max_sequences) == (1024, 128)
     with pytest.raises(ConfigurationError) as error:
         NightlyParameters.parse(GIVEN | {"device": "cuda"}).to_request()
     expected = "--device: cuda cannot be used: this machine has no NVIDIA driver. Use --device cpu or auto"
@@ -40,6 +41,7 @@ def test_device_and_precision_are_found_before_the_run(monkeypatch):
     monkeypatch.setattr(devices, "cuda_problem", lambda *_: None)
     settings = NightlyParameters.parse(GIVEN).to_request().settings
     assert (settings.device, settings.dtype) == ("cuda:0", "bfloat16")
+    assert (settings.token_budget, settings.max_sequences) == (2048, 512)
     settings = NightlyParameters.parse(GIVEN | {"device": "cuda:1", "dtype": "float32"}).to_request().settings
     assert (settings.device, settings.dtype) == ("cuda:1", "float32")
 
