@@ -142,8 +142,8 @@ def test_choices_of_a_run(bodies) -> None:
     assert texts["three"] == texts["twin"]
     assert len(set(texts["three"])) == 3
     assert len(set(texts["greedy"])) == 1
-    # Without a seed of their own, equal requests draw other choices.
-    assert len({text for i in range(6) for text in texts[f"d{i}"]}) > 20
+    # Without a seed of their own, equal requests draw other choices; shared ones would be four in all.
+    assert len({text for i in range(6) for text in texts[f"d{i}"]}) > 6
 
 
 def test_logprobs_of_a_run(bodies) -> None:
