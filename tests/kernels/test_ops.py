@@ -6,7 +6,13 @@ import pytest
 import torch
 from launches import normal, poisoned_allocations, relative_error
 
+from engine.kernels.fp8 import dequantise_kv, kv_scales
+from engine.kernels.gather_rows import gather_rows
+from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
+from engine.kernels.rope import inverse_frequencies, rope_table
+from engine.kernels.silu import silu_and_mul, silu_and_mul_reference
+from engine.models.config import RopeConfig
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3}
 
@@ -40,3 +46,61 @@ def test_rms_norm(tokens: int, n: int, dtype: torch.dtype, add: bool) -> None:
         expected, out = rms_norm_reference(x, weight, 1e-5), rms_norm(x, weight, 1e-5)
     assert (out.dtype, out.shape) == (expected.dtype, expected.shape)
     assert relative_error(out, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "n", "dtype"),
+    [(1, 1000, torch.float16), (5, 64, torch.float32), (17, 5120, torch.float16), (123, 80, torch.float32)],
+)
+def test_silu_and_mul(tokens: int, n: int, dtype: torch.dtype) -> None:
+    gate_up = normal(tokens, 2 * n, dtype=dtype)
+    expected = silu_and_mul_reference(gate_up.float())
+    assert relative_error(silu_and_mul(gate_up), expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "n"), [(1, [0], 768), (17, [16, 0, 5], 5120), (123, [122, 7, 7, 0, 99], 80)]
+)
+def test_gather_rows(tokens: int, rows: list[int], n: int) -> None:
+    x = normal(tokens, n + 8)[:, :n]
+    for kind in (torch.int32, torch.int64):
+        assert torch.equal(gather_rows(x, torch.tensor(rows, dtype=kind)), x[rows])
+
+
+# (tokens, heads, kv heads, head dim, page size, dtype, QK norm, e4m3 cache)
+ROPE_STORE = [
+    (1, 4, 4, 64, 16, torch.float32, False, False),
+    (5, 8, 2, 80, 16, torch.float16, True, False),
+    (17, 28, 4, 128, 1, torch.float32, False, False),
+    (123, 8, 1, 96, 32, torch.float32, True, False),
+    (5, 8, 1, 256, 16, torch.float32, True, True),
+    (17, 4, 2, 80, 8, torch.float16, False, True),
+]
+
+
+@pytest.mark.parametrize(("tokens", "heads", "kv_heads", "dim", "size", "dtype", "norm", "fp8"), ROPE_STORE)
+def test_qk_rope_store(tokens, heads, kv_heads, dim, size, dtype, norm, fp8) -> None:
+    qkv = normal(tokens, (heads + 2 * kv_heads) * dim, dtype=dtype)
+    positions = torch.randint(0, 9000, (tokens,), generator=torch.Generator().manual_seed(1))
+    rope = rope_table(positions, inverse_frequencies(RopeConfig(10000.0), dim), dtype)
+    norms = (normal(dim, seed=2, dtype=dtype), normal(dim, seed=3, dtype=dtype)) if norm else None
+    pages_total = -(-tokens // size) + 2
+    places = torch.randperm(pages_total * size, generator=torch.Generator().manual_seed(4))[:tokens]
+    k, v = qkv.view(tokens, -1, dim)[:, heads:].split(kv_heads, 1)
+    scales = kv_scales(k, v) * 0.7 if fp8 else None
+    kind = torch.float8_e4m3fn if fp8 else dtype
+    cache = torch.full((pages_total, 2, kv_heads, size, dim), 3.0).to(kind)
+    expected_cache = cache.clone()
+    arguments = (places // size, places % size)
+    options = {"norms": norms, "eps": 1e-6, "scales": scales}
+    expected = qk_rope_store_reference(qkv, rope, expected_cache, *arguments, **options)
+    out = qk_rope_store(qkv, rope, cache, *(a.to(torch.int32) for a in arguments), **options)
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+    if fp8:
+        # A number next to the middle of two e4m3 numbers may be rounded to either.
+        differs = cache.view(torch.uint8) != expected_cache.view(torch.uint8)
+        assert differs.float().mean() < 1e-2
+        found, wanted = (dequantise_kv(c, scales) for c in (cache, expected_cache))
+        assert ((found - wanted).abs() <= wanted.abs() / 7 + 1e-3).all()
+    else:
+        assert relative_error(cache, expected_cache) < TOLERANCE[dtype]
