@@ -5,7 +5,9 @@ oracle that any other implementation is tested against.
 """
 
 from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
+from engine.kernels.gather_rows import gather_rows
 from engine.kernels.kv import copy_kv_prefix, store_kv
+from engine.kernels.qk_rope_store import qk_rope_store
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
 from engine.kernels.sampling import draw, sample
@@ -18,8 +20,10 @@ __all__ = [
     "causal_mask",
     "copy_kv_prefix",
     "draw",
+    "gather_rows",
     "gather_scratch",
     "paged_attention",
+    "qk_rope_store",
     "rms_norm",
     "rope_table",
     "sample",

@@ -1,10 +1,8 @@
-"""From the fused QKV projection to rotated queries and stored KV: QK norm, RoPE and paged store in one pass."""
+"""From the fused QKV projection to rotated queries and stored KV: QK norm, RoPE and paged store at once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import torch
 
 from engine.kernels.backend import kernel, tl, use_triton
 from engine.kernels.fp8 import E4M3_MAX, quantise_kv
@@ -50,9 +48,7 @@ def qk_rope_store(
         float32 [2, kv heads]: with them the cache is e4m3 and holds ``x / scale`` (`engine.kernels.fp8`).
     """
     if not use_triton(qkv):
-        return qk_rope_store_reference(
-            qkv, rope, cache, pages, slots, norms=norms, eps=eps, scales=scales
-        )
+        return qk_rope_store_reference(qkv, rope, cache, pages, slots, norms=norms, eps=eps, scales=scales)
     tokens, (_, _, kv_heads, _, dim) = qkv.shape[0], cache.shape
     out = qkv.new_empty((tokens, qkv.shape[1] // dim - 2 * kv_heads, dim))
     return launch(qkv, rope, cache, pages, slots, norms, eps, scales, out)
@@ -141,7 +137,7 @@ def qk_rope_store_kernel(
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
 ) -> None:
-    """``[a, b] -> [a c - b s, b c + a s]`` on the halves of HEADS heads of one token; v as it is."""
+    """Turn the halves of HEADS heads of a token, ``a, b -> a c - b s, b c + a s``; leave v as it is."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     place = tl.arange(0, HALF)[None, :]

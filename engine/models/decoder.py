@@ -67,7 +67,7 @@ class Decoder:
             mixed = self._attention(i, hidden, rope, cache[i], inputs)
             if i == config.layers - 1:
                 # Only sampled rows matter after the last layer's KV is stored and attention is done.
-                mixed, residual = mixed[inputs.sample_rows], residual[inputs.sample_rows]
+                mixed, residual = (kernels.gather_rows(x, inputs.sample_rows) for x in (mixed, residual))
             attended = linear(mixed, layer.out, layer.out_bias)
             hidden, residual = kernels.add_rms_norm(attended, residual, layer.post_norm, eps)
             hidden = linear(kernels.silu_and_mul(linear(hidden, layer.gate_up)), layer.down)
@@ -85,12 +85,8 @@ class Decoder:
     ) -> Tensor:
         """Attention of one layer before the output projection: [T, hidden] -> [T, heads * head dim]."""
         config, layer = self.config, self.weights.layers[index]
-        heads, kv_heads = config.heads, config.kv_heads
-        qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(-1, heads + 2 * kv_heads, config.head_dim)
-        q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q = kernels.rms_norm(q, layer.q_norm, config.rms_eps)
-            k = kernels.rms_norm(k, layer.k_norm, config.rms_eps)
-        q, k = kernels.apply_rope(q, *rope), kernels.apply_rope(k, *rope)
-        kernels.store_kv(cache, k, v, inputs.pages, inputs.slots)
+        qkv = linear(hidden, layer.qkv, layer.qkv_bias)
+        norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
+        places = inputs.pages, inputs.slots
+        q = kernels.qk_rope_store(qkv, rope, cache, *places, norms=norms, eps=config.rms_eps)
         return inputs.attend(q, cache, config.windows[index]).flatten(1)

@@ -46,6 +46,8 @@ class Spec:
         pointers. All others are told to the compiler to be, as a real launch would.
     attention
         Whether any spilled register is a failure.
+    architectures
+        What it can be compiled for; e4m3 numbers need sm_90 (sm_89 would do).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Spec:
     constants: dict[str, object]
     unaligned: tuple[str, ...] = ()
     attention: bool = False
+    architectures: tuple[str, ...] = ("sm_80", "sm_90")
     options: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,7 +159,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found, bad, known = {}, [], table()
     for spec in specs():
-        for architecture in ARCHITECTURES:
+        for architecture in spec.architectures:
             if arguments.only not in spec.name:
                 continue
             key = f"{spec.name} {architecture}"

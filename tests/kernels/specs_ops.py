@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from compile_only import Spec
 
+from engine.kernels.fp8 import E4M3_MAX
+from engine.kernels.gather_rows import gather_rows_kernel
+from engine.kernels.gather_rows import settings as gather_settings
+from engine.kernels.qk_rope_store import qk_rope_store_kernel
+from engine.kernels.qk_rope_store import settings as rope_settings
 from engine.kernels.rms_norm import rms_norm_kernel
 from engine.kernels.rms_norm import settings as rms_norm_settings
+from engine.kernels.silu import settings as silu_settings
+from engine.kernels.silu import silu_and_mul_kernel
 
 HIDDEN = 4096
 
@@ -21,4 +28,38 @@ def _rms(add: bool) -> Spec:
     )
 
 
-SPECS = [_rms(add=False), _rms(add=True)]
+def _qk_rope_store(norm: bool, fp8: bool) -> Spec:
+    names = ("qkv", "cosines", "sines", "cache", "q_norm", "k_norm", "scales", "out")
+    pointers = dict.fromkeys(names, "*bf16") | {"pages": "*i32", "slots": "*i32"}
+    if fp8:
+        pointers |= {"cache": "*fp8e4nv", "scales": "*fp32"}
+    strides = dict.fromkeys(("qkv_stride", "rope_stride", "out_stride"), "i32")
+    sizes = {"HEADS_Q": 32, "HEADS_KV": 8, "DIM": 128, "PAGE": 16, "LIMIT": E4M3_MAX}
+    return Spec(
+        "qk_rope_store" + "_norm" * norm + "_fp8" * fp8,
+        qk_rope_store_kernel,
+        {**pointers, **strides, "eps": "fp32"},
+        {**sizes, "NORM": norm, "FP8": fp8, **rope_settings(128)},
+        architectures=("sm_90",) if fp8 else ("sm_80", "sm_90"),
+    )
+
+
+SPECS = [
+    _rms(add=False),
+    _rms(add=True),
+    _qk_rope_store(norm=False, fp8=False),
+    _qk_rope_store(norm=True, fp8=False),
+    _qk_rope_store(norm=True, fp8=True),
+    Spec(
+        "silu_and_mul",
+        silu_and_mul_kernel,
+        {"gate_up": "*bf16", "out": "*bf16", "in_stride": "i32", "out_stride": "i32", "n": "i32"},
+        silu_settings(14336),
+    ),
+    Spec(
+        "gather_rows",
+        gather_rows_kernel,
+        {"x": "*bf16", "rows": "*i32", "out": "*bf16", "x_stride": "i32", "out_stride": "i32", "n": "i32"},
+        gather_settings(HIDDEN),
+    ),
+]

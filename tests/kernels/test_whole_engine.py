@@ -1,0 +1,59 @@
+"""The whole engine with interpreted kernels answers like the engine with the torch references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import decoder_of, flatten, reference_model
+from triton.runtime.interpreter import InterpretedFunction
+
+from engine.cost import NOMINAL, ModelShape
+from engine.plan.policies import make_plan
+from engine.runtime.core import Engine, EngineSettings
+from engine.runtime.device_runner import DeviceRunner
+from engine.runtime.runner import CpuRunner
+from engine.runtime.sampling import Sampling
+
+SETTINGS = EngineSettings(kv_tokens=256, page_size=8, token_budget=16, max_sequences=4, verify=True)
+LONGEST = 64
+EXPECTED = {"rms_norm_kernel", "qk_rope_store_kernel", "silu_and_mul_kernel", "gather_rows_kernel"}
+
+
+def answers(runner, sampling: list[Sampling], prompts: list[list[int]]) -> list[list[int]]:
+    tokens, start = flatten(prompts)
+    shape = ModelShape.of(runner.decoder.config)
+    plan = make_plan("blend", tokens, start, np.full(len(prompts), 5.0), shape, NOMINAL["cpu"], seed=1)
+    engine = Engine(runner, None, SETTINGS, tokens, start, sampling, plan)
+    done = {c.request: c.token_ids.tolist() for finished, _ in engine.run() for c in finished}
+    return [done[i] for i in range(len(prompts))]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_answers_are_those_of_the_references(name: str, monkeypatch) -> None:
+    decoder = decoder_of(reference_model(name))
+    rng = np.random.default_rng(3)
+    base = rng.integers(4, 97, 20).tolist()
+    prompts = [base[:19], base[:7], [*base[:11], 5], [9]]
+    sampling = [Sampling(max_tokens=4, ignore_eos=True) for _ in prompts[1:]]
+    sampling.append(Sampling(max_tokens=3, temperature=0.8, top_k=9, top_p=0.9, seed=7, ignore_eos=True))
+    monkeypatch.delenv("NIGHTBLEND_KERNELS")
+    reference = CpuRunner(decoder, SETTINGS.kv_tokens, SETTINGS.page_size)
+    expected = answers(reference, sampling, prompts)
+    monkeypatch.setenv("NIGHTBLEND_KERNELS", "triton")
+    launched, run = set(), InterpretedFunction.run
+
+    def record(kernel, *arguments, **options):
+        launched.add(kernel.fn.__name__)
+        return run(kernel, *arguments, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", record)
+    runner = DeviceRunner(
+        decoder,
+        SETTINGS.kv_tokens,
+        SETTINGS.page_size,
+        SETTINGS.token_budget,
+        SETTINGS.max_sequences,
+        LONGEST,
+    )
+    assert answers(runner, sampling, prompts) == expected
+    assert launched >= EXPECTED
