@@ -6,6 +6,7 @@ combination of them and remembered.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from tasks.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
-from tasks.identity import answer_settings, canonical_json, digest, json_digest, text_digest
-from tasks.prompts import chat_content, completion_content, content_text
+from tasks.identity import answer_settings, canonical_json, digest, json_digest
+from tasks.prompts import chat_content, completion_content, content_digest
 from tasks.sampling import (
     CONTENT_FIELD,
     WITHOUT_EFFECT,
@@ -51,8 +52,8 @@ class ParsedLine:
         The settings the request gave itself; None if unset.
     answer_key
         Of a request that cannot be answered: the digest of its body as it came.
-    body_digest
-        Equal for two lines that are the same request in all fields of the body.
+    body
+        16 bytes, equal for two lines of one name that are the same request in all fields of the body.
     error
         Why it cannot be answered, if so.
     """
@@ -66,16 +67,29 @@ class ParsedLine:
     max_tokens: int | None = None
     sampling: dict[str, Any] | None = None
     answer_key: str = ""
-    body_digest: str = ""
+    body: bytes = b""
     passthrough_json: str | None = None
     error: RequestError | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
-    """What the fields of a body beside its prompt come to."""
+class Settled:
+    """What the fields of a body beside its prompt come to.
+
+    Attributes
+    ----------
+    canonical, digest
+        All of them in canonical JSON, and 8 bytes of its SHA-256.
+    passthrough, passthrough_json
+        Those without effect.
+    answer_settings
+        What of the effective settings enters the answer key, in canonical JSON.
+    error
+        Why such bodies cannot be answered, if so.
+    """
 
     canonical: str
+    digest: bytes
     passthrough: dict[str, Any]
     passthrough_json: str | None
     workload: str
@@ -98,7 +112,7 @@ class BodyReader:
 
     def __init__(self, defaults: SamplingDefaults) -> None:
         self._defaults = defaults
-        self._settled: dict[tuple[str, bytes], _Settled] = {}
+        self._settled: dict[tuple[str, bytes], Settled] = {}
 
     def read(
         self,
@@ -141,7 +155,7 @@ class BodyReader:
         *,
         exact: bool,
     ) -> ParsedLine:
-        settled = self._settle(endpoint, body, exact=exact)
+        settled = self.settle(endpoint, body, exact=exact)
         passthrough = settled.passthrough_json
         if rest:
             if not exact and _ROUNDED.search(orjson.dumps(rest)):
@@ -162,16 +176,19 @@ class BodyReader:
             parsed.requested_model = settled.requested_model
             parsed.max_tokens, parsed.sampling = settled.max_tokens, settled.sampling
             parsed.content = chat_content(body) if endpoint == "chat" else completion_content(body)
-            content = text_digest(content_text(parsed.content))
-            parsed.answer_key = json_digest(f'["answer","{endpoint}","{content}",{settled.answer_settings}]')
+            content = content_digest(parsed.content)
+            parsed.answer_key = json_digest(
+                f'["answer","{endpoint}","{content.hex()}",{settled.answer_settings}]'
+            )
         except RequestError as error:
             parsed.error = error
-            content = text_digest(canonical_json(body.get(CONTENT_FIELD[endpoint])))
-            parsed.answer_key = digest("unanswerable", endpoint, content, settled.canonical)
-        parsed.body_digest = digest("body", endpoint, content, settled.canonical)
+            content = hashlib.sha256(canonical_json(body.get(CONTENT_FIELD[endpoint])).encode()).digest()
+            parsed.answer_key = digest("unanswerable", endpoint, content.hex(), settled.canonical)
+        parsed.body = content[:8] + settled.digest
         return parsed
 
-    def _settle(self, endpoint: Endpoint, body: Mapping[str, Any], *, exact: bool) -> _Settled:
+    def settle(self, endpoint: Endpoint, body: Mapping[str, Any], *, exact: bool) -> Settled:
+        """Return what the fields of a body beside its prompt come to; see `read`."""
         prompt = CONTENT_FIELD[endpoint]
         others = {name: value for name, value in body.items() if name != prompt}
         key: tuple[str, bytes] | None = None
@@ -194,12 +211,14 @@ class BodyReader:
             self._settled[key] = settled
         return settled
 
-    def _work_out(self, endpoint: Endpoint, others: dict[str, Any]) -> _Settled:
+    def _work_out(self, endpoint: Endpoint, others: dict[str, Any]) -> Settled:
         kept = {name: others[name] for name in others if name in WITHOUT_EFFECT}
+        canonical = canonical_json(others)
         metadata = others.get("metadata")
         labels = metadata if isinstance(metadata, dict) else {}
         common: dict[str, Any] = {
-            "canonical": canonical_json(others),
+            "canonical": canonical,
+            "digest": hashlib.sha256(f"{endpoint} {canonical}".encode()).digest()[:8],
             "passthrough": kept,
             "passthrough_json": _passthrough({}, kept),
             "workload": _label(labels.get("workload")) or DEFAULT_WORKLOAD,
@@ -212,8 +231,8 @@ class BodyReader:
             check_supported(others, endpoint)
             explicit = explicit_sampling(others, endpoint)
         except RequestError as error:
-            return _Settled(**common, requested_model=named, error=error)
-        return _Settled(
+            return Settled(**common, requested_model=named, error=error)
+        return Settled(
             **common,
             requested_model=named,
             max_tokens=explicit.get("max_tokens"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tasks.decompress import Codec, Readable
 
-BLOCK_BYTES: Final = 8 << 20
+BLOCK_BYTES: Final = 4 << 20
 KEPT_BYTES: Final = 8192
 """How much of a line over the limit is kept."""
 

@@ -16,9 +16,10 @@ import numpy as np
 from tasks.bodies import BodyReader, InexactNumberError, ParsedLine
 from tasks.decode import decode_line
 from tasks.errors import QuarantineCode, QuarantineError, bounded
-from tasks.identity import canonical_json, digest, request_id, text_digest
+from tasks.identity import canonical_json, digest, request_id
+from tasks.quick_lines import QuickLines
 from tasks.readers.registry import DEFAULT
-from tasks.schema import error_row
+from tasks.schema import SCHEMAS, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,41 +100,51 @@ class Counts:
     shapes: int = 0
 
 
-@dataclass(slots=True)
-class Draft:
-    """A request before its name is compared with earlier ones: its row is right if there are none."""
-
-    row: dict[str, Any]
-    line: RawLine
-    error: RequestError | None
-    name: bytes
-    body: bytes
+COLUMNS: Final = tuple(SCHEMAS["requests"].names)
+"""Order of the values of a draft's row."""
+_AT: Final = {name: place for place, name in enumerate(COLUMNS)}
+_REQUEST_ID, _CUSTOM_ID, _SOURCE_LINE = _AT["request_id"], _AT["custom_id"], _AT["source_line"]
+_ANSWER_KEY, _DUPLICATE_OF = _AT["answer_key"], _AT["duplicate_of"]
+_HASHES: Final = _AT["prefix_block_hashes"]
 
 
 @dataclass(slots=True)
 class Drafts:
-    """What consecutive records became.
+    """What consecutive records became, requests as lists with an entry for each.
 
     Attributes
     ----------
-    requests
-        In order, refused ones among them.
+    rows
+        Values in the order of `COLUMNS`, right if no earlier request of the object has the same name.
+    lines
+        Where they came from.
+    errors
+        Why a request cannot be answered; None if it can.
+    names, bodies
+        16 bytes each, see `Identities.resolve`.
     quarantine
         Rows of the table quarantine.
     """
 
-    requests: list[Draft] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+    lines: list[RawLine] = field(default_factory=list)
+    errors: list[RequestError | None] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
-    def names(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    def digests(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return what `Identities.resolve` takes."""
-        names = b"".join([draft.name for draft in self.requests])
-        bodies = b"".join([draft.body for draft in self.requests])
-        return (
-            np.frombuffer(names, np.uint64).reshape(-1, 2),
-            np.frombuffer(bodies, np.uint64).reshape(-1, 2),
-        )
+        names, bodies = (np.frombuffer(b"".join(parts), np.uint64) for parts in (self.names, self.bodies))
+        return names.reshape(-1, 2), bodies.reshape(-1, 2)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return a request's row by column."""
+        row = dict(zip(COLUMNS, self.rows[index], strict=True))
+        if isinstance(row["messages_json"], bytes):
+            row["messages_json"] = row["messages_json"].decode()
+        return row
 
 
 class RecordParser:
@@ -155,10 +166,17 @@ class RecordParser:
         self._names = (place.job, place.run_date, place.source_uri)
         self._settings = settings
         self._bodies = BodyReader(settings.defaults)
+        self._reader = reader
         self._read = reader.read
+        self._template: list[Any] = [self._common.get(name) for name in COLUMNS]
+        self._quick = (
+            QuickLines(self._bodies, self._template, self._names) if _is_plain(reader, settings) else None
+        )
 
     def add_line(self, line: RawLine, drafts: Drafts) -> None:
         """Make a draft of a line of JSON."""
+        if self._quick is not None and self._quick.add(line, drafts):
+            return
         try:
             record = decode_line(line, exact=False)
             if record is None:
@@ -189,13 +207,12 @@ class RecordParser:
         """Correct the drafts whose name was used before; `ordinals` are of `Identities.resolve`."""
         conflicts = False
         for index in np.flatnonzero(ordinals).tolist():
-            draft, ordinal = drafts.requests[index], int(ordinals[index])
-            row = draft.row
+            row, ordinal = drafts.rows[index], int(ordinals[index])
             if ordinal != CONFLICT:
-                name, answer = row["custom_id"], row["answer_key"]
-                row["request_id"] = request_id(*self._names, name, answer, ordinal)
+                name, answer = row[_CUSTOM_ID], row[_ANSWER_KEY]
+                row[_REQUEST_ID] = request_id(*self._names, name, answer, ordinal)
                 if name is not None:
-                    row["duplicate_of"] = request_id(*self._names, name, answer, 0)
+                    row[_DUPLICATE_OF] = request_id(*self._names, name, answer, 0)
                 continue
             conflicts = True
             reason = QuarantineError(
@@ -204,12 +221,14 @@ class RecordParser:
                 "an earlier line has this custom_id and another body",
             )
             drafts.counts.requests -= 1
-            drafts.counts.errors -= draft.error is not None
-            drafts.counts.shapes -= _is_shape(row)
-            self._quarantine(draft.line, reason, drafts)
+            drafts.counts.errors -= drafts.errors[index] is not None
+            drafts.counts.shapes -= row[_HASHES] is not None
+            self._quarantine(drafts.lines[index], reason, drafts)
         if conflicts:
             kept = (ordinals != CONFLICT).tolist()
-            drafts.requests = [draft for draft, keep in zip(drafts.requests, kept, strict=True) if keep]
+            drafts.rows = [row for row, keep in zip(drafts.rows, kept, strict=True) if keep]
+            drafts.lines = [line for line, keep in zip(drafts.lines, kept, strict=True) if keep]
+            drafts.errors = [error for error, keep in zip(drafts.errors, kept, strict=True) if keep]
             drafts.quarantine.sort(key=lambda row: row["source_line"])
 
     def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
@@ -231,26 +250,24 @@ class RecordParser:
             )
         else:
             parsed = _shape_line(logged)
-        drafts.requests.append(self._draft(logged, parsed, line))
+        self._draft(logged, parsed, line, drafts)
         counts.requests += 1
         counts.errors += parsed.error is not None
         counts.shapes += logged.body is None
 
-    def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine) -> Draft:
-        custom_id = parsed.custom_id
-        key = parsed.answer_key
-        row = {
+    def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine, drafts: Drafts) -> None:
+        own = request_id(*self._names, parsed.custom_id, parsed.answer_key, 0)
+        values = {
             **self._common,
-            "request_id": request_id(*self._names, custom_id, key, 0),
+            "request_id": own,
             "workload": logged.workload or parsed.workload,
             "tenant": logged.tenant or parsed.tenant,
-            "custom_id": custom_id,
+            "custom_id": parsed.custom_id,
             "source_line": line.number,
             "event_time": logged.event_time,
             "endpoint": parsed.endpoint,
             "requested_model": parsed.requested_model or logged.requested_model,
-            "answer_key": key,
-            "duplicate_of": None,
+            "answer_key": parsed.answer_key,
             "passthrough_json": parsed.passthrough_json,
             "observed_output_tokens": logged.output_tokens,
             "observed_latency_s": logged.latency_s,
@@ -260,11 +277,11 @@ class RecordParser:
             "deadline": logged.deadline,
             **parsed.content,
         }
-        if custom_id is None:
-            return Draft(row, line, parsed.error, bytes.fromhex(key[:32]), _NO_BODY)
-        # Apart from answer keys, which name the others.
-        name = bytes.fromhex(text_digest(custom_id)[:32])
-        return Draft(row, line, parsed.error, name, bytes.fromhex(parsed.body_digest[:32]))
+        drafts.rows.append([values.get(name) for name in COLUMNS])
+        drafts.lines.append(line)
+        drafts.errors.append(parsed.error)
+        drafts.names.append(bytes.fromhex(own[:32]))
+        drafts.bodies.append(_NO_BODY if parsed.custom_id is None else parsed.body)
 
     def _wanted(self, logged: Logged) -> bool:
         patterns = self._settings.model_filter
@@ -333,15 +350,13 @@ class ObjectParser:
         """
         drafts = Drafts()
         self._parser.add_line(line, drafts)
-        self._parser.settle(drafts, self._identities.resolve(*drafts.names()))
+        self._parser.settle(drafts, self._identities.resolve(*drafts.digests()))
         if drafts.quarantine:
             return Outcome.QUARANTINED, drafts.quarantine[0]
-        if not drafts.requests:
+        if not drafts.rows:
             return (Outcome.BLANK if drafts.counts.blank else Outcome.FILTERED), None
-        draft = drafts.requests[0]
-        if draft.error is None:
-            return Outcome.REQUEST, draft.row
-        return Outcome.ERROR, error_row(draft.row, draft.error)
+        row, error = drafts.row(0), drafts.errors[0]
+        return (Outcome.REQUEST, row) if error is None else (Outcome.ERROR, error_row(row, error))
 
 
 def _shape_line(logged: Logged) -> ParsedLine:
@@ -360,7 +375,8 @@ def _shape_line(logged: Logged) -> ParsedLine:
     )
     parsed = ParsedLine(logged.endpoint, logged.custom_id, logged.requested_model, content=content)
     parsed.content["input_tokens"] = shape.input_tokens
-    parsed.answer_key = parsed.body_digest = key
+    parsed.answer_key = key
+    parsed.body = bytes.fromhex(key[:32])
     if logged.rest:
         try:
             parsed.passthrough_json = canonical_json({"envelope": dict(logged.rest)})
@@ -371,5 +387,6 @@ def _shape_line(logged: Logged) -> ParsedLine:
     return parsed
 
 
-def _is_shape(row: Mapping[str, Any]) -> bool:
-    return row.get("prefix_block_hashes") is not None
+def _is_plain(reader: Reader, settings: ParseSettings) -> bool:
+    """Tell whether the quick way may be tried: it knows one format and no filter."""
+    return reader is DEFAULT and not settings.model_filter

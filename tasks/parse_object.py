@@ -146,7 +146,7 @@ def _parse_blocks(
         drafts = Drafts()
         for line in block.split(max_line_bytes):
             parser.add_line(line, drafts)
-        parser.settle(drafts, identities.resolve(*drafts.names()))
+        parser.settle(drafts, identities.resolve(*drafts.digests()))
         rows.add(drafts)
         tally.add(block.lines, drafts.counts)
 
@@ -156,7 +156,7 @@ def _parse_records(records: Iterable[Item], parser: RecordParser, rows: TableFil
     drafts, held = Drafts(), 0
 
     def settle() -> None:
-        parser.settle(drafts, identities.resolve(*drafts.names()))
+        parser.settle(drafts, identities.resolve(*drafts.digests()))
         rows.add(drafts)
         tally.add(held, drafts.counts)
 

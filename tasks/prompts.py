@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
+CONTENT_TAG: Final = {name: name.encode() + b"\0" for name in ("messages_json", "prompt", "token_ids")}
+"""What precedes a prompt in its digest."""
 _INT32_MAX: Final = 2**31 - 1
 
 
@@ -113,15 +116,17 @@ def _is_token(item: object) -> bool:
     return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= _INT32_MAX
 
 
-def content_text(content: Mapping[str, Any]) -> str:
-    """Return what names a prompt, told apart by its kind."""
+def content_digest(content: Mapping[str, Any]) -> bytes:
+    """Return the SHA-256 that names a prompt, told apart by its kind.
+
+    Raises
+    ------
+    ValueError
+        For text that UTF-8 does not have (lone surrogates).
+    """
     ((kind, value),) = content.items()
-    if isinstance(value, str):
-        try:
-            return orjson.dumps((kind, value)).decode()
-        except TypeError:
-            pass
-    return canonical_json([kind, value])
+    data = value if isinstance(value, str) else canonical_json(value)
+    return hashlib.sha256(CONTENT_TAG[kind] + data.encode()).digest()
 
 
 def _refuse_field(name: str) -> NoReturn:
