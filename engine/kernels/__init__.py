@@ -10,7 +10,7 @@ from engine.kernels.kv import copy_kv_prefix, store_kv
 from engine.kernels.qk_rope_store import qk_rope_store
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
-from engine.kernels.sampling import draw, sample
+from engine.kernels.sampling import draw, greedy, sample
 from engine.kernels.silu import silu_and_mul
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "draw",
     "gather_rows",
     "gather_scratch",
+    "greedy",
     "paged_attention",
     "qk_rope_store",
     "rms_norm",

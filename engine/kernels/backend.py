@@ -44,7 +44,7 @@ class Kernel:
     kernels of its module, or imported ones, by their names.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
         self.__name__, self.__doc__ = function.__name__, function.__doc__
         self._compiled: Any = None
@@ -53,6 +53,10 @@ class Kernel:
         """Return the launcher for a grid of programs."""
         launcher: Callable[..., object] = self.compiled()[grid]
         return launcher
+
+    def __call__(self, *arguments: object) -> Any:  # noqa: ANN401 - a Triton tensor
+        """Stand for the calls in other kernels' bodies, which Triton compiles."""
+        raise TypeError(f"{self.__name__} is called by kernels only, not with {len(arguments)} arguments")
 
     def compiled(self) -> Any:  # noqa: ANN401 - Triton's own, untyped
         """Return what ``triton.jit`` makes of the function."""
@@ -68,6 +72,6 @@ class Kernel:
         return self._compiled
 
 
-def kernel(function: Callable[..., None]) -> Kernel:
+def kernel(function: Callable[..., object]) -> Kernel:
     """Decorate a Triton kernel; the module takes `tl`, which stands for ``triton.language``, from here."""
     return Kernel(function)

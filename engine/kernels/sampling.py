@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.kernels.backend import kernel, tl, use_triton
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -82,7 +84,7 @@ def sample(
     top_k, seeds, positions
         int64 [rows].
     """
-    tokens = logits.argmax(-1)
+    tokens = greedy(logits)
     drawn = (temperature > 0).nonzero()[:, 0]
     if drawn.numel() == 0:
         return tokens
@@ -99,6 +101,14 @@ def sample(
     return tokens
 
 
+def greedy(logits: Tensor) -> Tensor:
+    """Return the most likely token of each row [rows, vocab], the lowest id among equals, int64 [rows]."""
+    if not use_triton(logits):
+        return logits.argmax(-1)
+    out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+    return launch(logits, None, out, restricted=False)
+
+
 def draw(
     logits: Tensor,
     temperature: Tensor,
@@ -113,7 +123,192 @@ def draw(
 
     Nothing is read back from the device. `restricted` says whether any row has a top-k or top-p.
     """
+    if not use_triton(logits):
+        return draw_reference(logits, temperature, top_k, top_p, seeds, positions, restricted=restricted)
+    out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+    return launch(logits, (temperature, top_k, top_p, seeds, positions), out, restricted=restricted)
+
+
+def draw_reference(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    *,
+    restricted: bool,
+) -> Tensor:
+    """Return what `draw` does, by torch operations."""
     scaled = logits.to(torch.float32) / temperature[:, None]
     if restricted:
         scaled = restrict(scaled, top_k, top_p)
     return (scaled + gumbel_noise(seeds, positions, logits.shape[1])).argmax(-1)
+
+
+def settings(vocab_size: int) -> dict[str, int]:
+    """Return the launch settings for rows of `vocab_size` logits: one program per row, in blocks."""
+    block = min(4096, 1 << max(vocab_size - 1, 1).bit_length())
+    return {"BLOCK": block, "num_warps": max(1, block // 512)}
+
+
+def launch(logits: Tensor, rows: tuple[Tensor, ...] | None, out: Tensor, *, restricted: bool) -> Tensor:
+    """Run the Triton kernel into `out` int64 [rows]; `rows` are the settings of `draw`, None for greedy."""
+    if out.shape[0]:
+        given = rows or (out,) * 5
+        flags = {"DRAW": rows is not None, "RESTRICT": restricted}
+        vocab = logits.shape[1]
+        draw_kernel[(out.shape[0],)](logits, *given, out, logits.stride(0), vocab, **flags, **settings(vocab))
+    return out
+
+
+@kernel
+def mix32(h: tl.tensor) -> tl.tensor:
+    """Return what `_mix` does, on uint32."""
+    h = (h ^ (h >> 16)) * 0x85EBCA6B
+    h = (h ^ (h >> 13)) * 0xC2B2AE35
+    return h ^ (h >> 16)
+
+
+@kernel
+def load_scaled(row: tl.tensor, place: tl.tensor, vocab: tl.tensor, heat: tl.tensor) -> tl.tensor:
+    """Return logits over temperature in float32, -inf past the vocabulary."""
+    x = tl.load(row + place, mask=place < vocab, other=-float("inf")).to(tl.float32)
+    # Zero has two signs, which compare equal as numbers but not as the integers of `ordered`.
+    return tl.div_rn(x, heat) + 0.0
+
+
+@kernel
+def ordered(x: tl.tensor) -> tl.tensor:
+    """Return the int32 that orders as the float32 `x` does."""
+    bits = x.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@kernel
+def unordered(rank: tl.tensor) -> tl.tensor:
+    """Return the float32 of an `ordered` int."""
+    bits = rank.to(tl.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@kernel
+def above(
+    row: tl.tensor,
+    vocab: tl.tensor,
+    heat: tl.tensor,
+    rank: tl.tensor,
+    largest: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """Return how many tokens rank above `rank`, and the sum of their ``e^(x - largest)``."""
+    count = 0
+    mass = 0.0
+    for first in range(0, vocab, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        x = load_scaled(row, place, vocab, heat)
+        better = (ordered(x).to(tl.int64) > rank) & (place < vocab)
+        count += tl.sum(better.to(tl.int32), 0)
+        mass += tl.sum(tl.where(better, tl.exp(x - largest), 0.0), 0)
+    return count, mass
+
+
+@kernel
+def threshold(
+    row: tl.tensor,
+    vocab: tl.tensor,
+    heat: tl.tensor,
+    top_k: tl.tensor,
+    top_p: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """Return the rank above which all tokens may be drawn, and how many of those exactly at it may.
+
+    Both limits are found by bisection over the 2^32 ranks, without a sort: top-k is the lowest rank that
+    fewer than k tokens exceed, top-p the lowest at or above it that is exceeded by less than the share p.
+    """
+    largest = -float("inf")
+    for first in range(0, vocab, BLOCK):
+        x = load_scaled(row, first + tl.arange(0, BLOCK), vocab, heat)
+        largest = tl.maximum(largest, tl.max(x, 0))
+    low = tl.full((), -(1 << 31), tl.int64)
+    limit = tl.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+    if limit < vocab:
+        high = ordered(largest).to(tl.int64)
+        for _ in range(32):
+            middle = (low + high) >> 1
+            count, _mass = above(row, vocab, heat, middle, largest, BLOCK)
+            enough = count < limit
+            high = tl.where(enough, middle, high)
+            low = tl.where(enough, low, middle + 1)
+        low = high
+    count, mass = above(row, vocab, heat, low, largest, BLOCK)
+    ties = (limit - count).to(tl.int32)
+    cut = low
+    if top_p < 1.0:
+        each = tl.where(ties > 0, tl.exp(unordered(low) - largest), 0.0)
+        share = top_p * (mass + ties * each)
+        high = ordered(largest).to(tl.int64)
+        for _ in range(32):
+            middle = (low + high) >> 1
+            count, mass = above(row, vocab, heat, middle, largest, BLOCK)
+            enough = (mass < share) | (count == 0)
+            high = tl.where(enough, middle, high)
+            low = tl.where(enough, low, middle + 1)
+        count, mass = above(row, vocab, heat, high, largest, BLOCK)
+        within = tl.ceil((share - mass) / tl.exp(unordered(high) - largest))
+        within = tl.maximum(tl.minimum(within, 1e9), 1.0).to(tl.int32)
+        # At the rank where top-k ends, it may already have taken some of the equals away.
+        ties = tl.where(high == cut, tl.minimum(ties, within), within)
+        cut = high
+    return cut, ties
+
+
+@kernel
+def draw_kernel(
+    logits: tl.tensor,
+    temperature: tl.tensor,
+    top_k: tl.tensor,
+    top_p: tl.tensor,
+    seeds: tl.tensor,
+    positions: tl.tensor,
+    out: tl.tensor,
+    stride: tl.tensor,
+    vocab: tl.tensor,
+    DRAW: tl.constexpr,
+    RESTRICT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """``out = argmax(restrict(logits / temperature) + gumbel)`` if DRAW, else ``argmax(logits)``."""
+    index = tl.program_id(0).to(tl.int64)
+    row = logits + index * stride
+    heat = 1.0
+    if DRAW:
+        heat = tl.load(temperature + index)
+        seed = tl.load(seeds + index)
+        key = mix32(seed.to(tl.uint32) ^ 0x9E3779B9)
+        key = mix32(key ^ (seed >> 32).to(tl.uint32))
+        key = mix32(key ^ tl.load(positions + index).to(tl.uint32))
+    if RESTRICT:
+        cut, ties = threshold(row, vocab, heat, tl.load(top_k + index), tl.load(top_p + index), BLOCK)
+    seen = 0
+    best = -float("inf")
+    token = tl.full((), 0, tl.int64)
+    for first in range(0, vocab, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        x = load_scaled(row, place, vocab, heat)
+        if RESTRICT:
+            rank = ordered(x).to(tl.int64)
+            equal = ((rank == cut) & (place < vocab)).to(tl.int32)
+            # The lowest ids among equals stay, as a stable sort would have it.
+            order = seen + tl.cumsum(equal, 0)
+            seen += tl.sum(equal, 0)
+            x = tl.where((rank > cut) | ((equal == 1) & (order <= ties)), x, -float("inf"))
+        if DRAW:
+            bits = mix32(mix32(place.to(tl.uint32) ^ 0x7F4A7C15) ^ key)
+            u = ((bits >> 9).to(tl.float32) + 0.5) * (1.0 / (1 << 23))
+            x = tl.where(place < vocab, x - tl.log(-tl.log(u)), -float("inf"))
+        found = tl.max(x, 0)
+        token = tl.where(found > best, first + tl.argmax(x, 0), token)
+        best = tl.maximum(best, found)
+    tl.store(out + index, token)

@@ -95,7 +95,7 @@ class Sampler:
         rows, restricted
             What `drawn` returned, the rows on the device.
         """
-        tokens = logits.argmax(-1)
+        tokens = kernels.greedy(logits)
         for first in range(0, rows.shape[0], DRAW_ROWS):
             some = rows[first : first + DRAW_ROWS]
             asked = requests[some]

@@ -7,10 +7,14 @@ from compile_only import Spec
 from engine.kernels.fp8 import E4M3_MAX
 from engine.kernels.gather_rows import gather_rows_kernel
 from engine.kernels.gather_rows import settings as gather_settings
+from engine.kernels.linear import quantise_rows_kernel
+from engine.kernels.linear import settings as quantise_settings
 from engine.kernels.qk_rope_store import qk_rope_store_kernel
 from engine.kernels.qk_rope_store import settings as rope_settings
 from engine.kernels.rms_norm import rms_norm_kernel
 from engine.kernels.rms_norm import settings as rms_norm_settings
+from engine.kernels.sampling import draw_kernel
+from engine.kernels.sampling import settings as sampling_settings
 from engine.kernels.silu import settings as silu_settings
 from engine.kernels.silu import silu_and_mul_kernel
 
@@ -44,12 +48,35 @@ def _qk_rope_store(norm: bool, fp8: bool) -> Spec:
     )
 
 
+def _draw(draw: bool, restrict: bool) -> Spec:
+    pointers = {"logits": "*bf16", "out": "*i64", "temperature": "*fp32", "top_k": "*i64", "top_p": "*fp32"}
+    return Spec(
+        "greedy" if not draw else "draw_restricted" if restrict else "draw",
+        draw_kernel,
+        {**pointers, "seeds": "*i64", "positions": "*i64", "stride": "i32", "vocab": "i32"},
+        {"DRAW": draw, "RESTRICT": restrict, **sampling_settings(128256)},
+    )
+
+
 SPECS = [
+    _draw(draw=False, restrict=False),
+    _draw(draw=True, restrict=False),
+    _draw(draw=True, restrict=True),
     _rms(add=False),
     _rms(add=True),
     _qk_rope_store(norm=False, fp8=False),
     _qk_rope_store(norm=True, fp8=False),
     _qk_rope_store(norm=True, fp8=True),
+    Spec(
+        "quantise_rows",
+        quantise_rows_kernel,
+        {
+            **{"x": "*bf16", "fixed": "*fp32", "out": "*fp8e4nv", "scales": "*fp32"},
+            **dict.fromkeys(("x_stride", "out_stride", "n"), "i32"),
+        },
+        {"FIXED": False, "LIMIT": E4M3_MAX, **quantise_settings(HIDDEN)},
+        architectures=("sm_90",),
+    ),
     Spec(
         "silu_and_mul",
         silu_and_mul_kernel,

@@ -8,12 +8,19 @@ from launches import normal, poisoned_allocations, relative_error
 
 from engine.kernels.fp8 import dequantise_kv, kv_scales
 from engine.kernels.gather_rows import gather_rows
+from engine.kernels.linear import (
+    fp8_linear_reference,
+    quantise_rows,
+    quantise_rows_reference,
+    quantise_weight,
+)
 from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
 from engine.kernels.rope import inverse_frequencies, rope_table
 from engine.kernels.silu import silu_and_mul, silu_and_mul_reference
 from engine.models.config import RopeConfig
 
+BF16 = torch.bfloat16
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3}
 
 
@@ -107,3 +114,32 @@ def test_qk_rope_store(tokens, heads, kv_heads, dim, size, dtype, norm, fp8) -> 
         assert relative_error(dequantise_kv(cache, scales), dequantise_kv(expected_cache, scales)) < 0.1
     else:
         assert relative_error(cache, expected_cache) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("tokens", "n", "fixed"), [(1, 1000, False), (17, 80, True), (5, 5120, False)])
+def test_quantise_rows(tokens: int, n: int, fixed: bool) -> None:
+    x = normal(tokens, n)
+    x[-1] *= 0 if tokens > 1 else 1
+    scale = torch.tensor(0.003) if fixed else None
+    expected, expected_scales = quantise_rows_reference(x, scale)
+    out, scales = quantise_rows(x, scale)
+    assert torch.equal(scales, expected_scales)
+    wanted = expected.float()
+    # As above: rounding up to a power of two is wrong in the interpreter.
+    compared = (wanted.abs().log2() % 1 != 0) & (wanted != 0)
+    assert torch.equal(out.float()[compared], wanted[compared])
+
+
+@pytest.mark.parametrize(("tokens", "inner", "outer", "fixed"), [(1, 64, 80, False), (17, 768, 48, True)])
+def test_fp8_linear_is_near_the_full_product(tokens: int, inner: int, outer: int, fixed: bool) -> None:
+    x, weight, bias = normal(tokens, inner), normal(outer, inner, seed=1) / 20, normal(outer, seed=2)
+    packed = quantise_weight(weight)
+    if fixed:
+        packed = packed._replace(input_scale=x.abs().max() / 448)
+    assert relative_error(packed.data.float() * packed.scale[:, None], weight) < 0.04
+    assert relative_error(fp8_linear_reference(x, packed, bias), x @ weight.t() + bias) < 0.06
+    # What torch's own product makes of the same numbers.
+    data, scales = quantise_rows_reference(x, packed.input_scale)
+    product = torch._scaled_mm(data, packed.data.t(), scales[:, None], packed.scale[None], out_dtype=BF16)
+    exact = (data.float() * scales[:, None]) @ (packed.data.float() * packed.scale[:, None]).t()
+    assert relative_error(product, exact) < 5e-3

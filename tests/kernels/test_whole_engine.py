@@ -16,7 +16,13 @@ from engine.runtime.sampling import Sampling
 
 SETTINGS = EngineSettings(kv_tokens=256, page_size=8, token_budget=16, max_sequences=4, verify=True)
 LONGEST = 64
-EXPECTED = {"rms_norm_kernel", "qk_rope_store_kernel", "silu_and_mul_kernel", "gather_rows_kernel"}
+EXPECTED = {
+    "rms_norm_kernel",
+    "qk_rope_store_kernel",
+    "silu_and_mul_kernel",
+    "gather_rows_kernel",
+    "draw_kernel",
+}
 
 
 def answers(runner, sampling: list[Sampling], prompts: list[list[int]]) -> list[list[int]]:
