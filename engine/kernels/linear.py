@@ -115,7 +115,7 @@ def quantise_rows_kernel(
     LIMIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """``out = clamp(x / s, -448, 448)`` with ``s = max |x| / 448`` over the row, or the given one if FIXED."""
+    """``out = clamp(x / s, -448, 448)``, ``s = max |x| / 448`` over the row, or the given one if FIXED."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
     inside = place < n

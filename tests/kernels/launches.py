@@ -18,18 +18,15 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def poisoned(like: torch.Tensor) -> torch.Tensor:
-    """A tensor like this one full of a number that no kernel computes (NaN where the type has none)."""
-    return torch.full_like(like, POISON) if like.dtype.is_floating_point else torch.full_like(like, -7)
-
-
 @contextmanager
 def poisoned_allocations(monkeypatch) -> Iterator[None]:
     """Outputs that an operation allocates with `torch.empty` or `empty_like` are poisoned first."""
     empty, empty_like = torch.empty, torch.empty_like
 
     def fill(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.fill_(POISON if tensor.dtype.is_floating_point else -7)
+        if tensor.dtype.is_floating_point:
+            return tensor.fill_(POISON if tensor.element_size() > 1 else torch.nan)
+        return tensor.fill_(-7)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", lambda *a, **k: fill(empty(*a, **k)))

@@ -71,7 +71,10 @@ SPECS = [
         "quantise_rows",
         quantise_rows_kernel,
         {
-            **{"x": "*bf16", "fixed": "*fp32", "out": "*fp8e4nv", "scales": "*fp32"},
+            "x": "*bf16",
+            "fixed": "*fp32",
+            "out": "*fp8e4nv",
+            "scales": "*fp32",
             **dict.fromkeys(("x_stride", "out_stride", "n"), "i32"),
         },
         {"FIXED": False, "LIMIT": E4M3_MAX, **quantise_settings(HIDDEN)},
