@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels ci lint clean
+.PHONY: help install demo test test-kernels test-s3 bench-logs ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -33,12 +33,19 @@ test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compil
 	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
 	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
 
+test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root)
+	@$(PY) tests/s3/radosgw.py --install || true
+	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
+
+bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
+	@$(PY) tests/benchmarks/logs.py $(ARGS)
+
 lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-ci: test test-kernels ## what continuous integration runs
+ci: test test-kernels test-s3 ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) .demo

@@ -29,6 +29,7 @@ from tasks.s3_errors import (
     is_transient,
     unreachable,
 )
+from tasks.s3_ranges import Range, RangedReader, is_md5
 from tasks.storage import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _READ_AHEAD = 1 << 20
+_PIECE_BYTES = 1 << 18
 _LONGEST_PAUSE_S = 8.0
 _RAISED = (BotoCoreError, ClientError, ResponseParserError, S3UploadFailedError, OSError)
 
@@ -116,8 +118,8 @@ class S3Store:
         return self._call(read, key)
 
     def open_stream(self, key: str) -> BinaryIO:
-        """Open the object; a broken connection is taken up again where it broke."""
-        return io.BufferedReader(_ObjectReader(self, key), _READ_AHEAD)
+        """Open the object: several ranges are fetched at a time, each again if its connection breaks."""
+        return io.BufferedReader(RangedReader(self, key), _READ_AHEAD)
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object by one PUT."""
@@ -208,24 +210,38 @@ class S3Store:
         """See `Store.probe`."""
         probe_store(self, self._field)
 
-    def read_from(self, key: str, start: int) -> tuple[Any, str]:
-        """Open the object's body at byte `start`; return it and the ETag.
+    def read_range(self, key: str, start: int, stop: int) -> Range:
+        """Return bytes `start` to `stop` (exclusive) of an object, fewer at its end.
 
-        A `start` at the end of the object gives an empty body.
+        A broken connection is taken up again where it broke.
         """
         full = self._full(key)
-        position = {"Range": f"bytes={start}-"} if start else {}
+        have = bytearray()
+        first_etag = ""
 
-        def begin() -> tuple[Any, str]:
+        def read() -> Range:
+            nonlocal first_etag
+            place = f"bytes={start + len(have)}-{stop - 1}"
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=full, **position)
+                answer = self._client.get_object(Bucket=self.bucket, Key=full, Range=place)
             except ClientError as error:
-                if error_code(error) in {"InvalidRange", "416"}:
-                    return io.BytesIO(), ""
-                raise
-            return answer["Body"], answer["ETag"]
+                if error_code(error) not in {"InvalidRange", "416"}:
+                    raise
+                # An empty object has no ranges.
+                answer = self._client.get_object(Bucket=self.bucket, Key=full)
+            etag = str(answer["ETag"]).strip('"')
+            if etag != first_etag:
+                have.clear()
+            changed, first_etag = bool(first_etag) and etag != first_etag, etag
+            size = int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2])
+            if changed:
+                # The reader sees by the other ETag that it cannot go on.
+                return Range(b"", etag, size, is_md5=False)
+            for piece in answer["Body"].iter_chunks(_PIECE_BYTES):
+                have.extend(piece)
+            return Range(bytes(have), etag, size, is_md5(etag, answer))
 
-        return self._call(begin, key)
+        return self._call(read, key)
 
     def _head(self, key: str) -> Any | None:  # noqa: ANN401 - botocore's answer has no type
         full = self._full(key)
@@ -267,46 +283,6 @@ class S3Store:
             else:
                 self._answered = True
                 return result
-
-
-class _ObjectReader(io.RawIOBase):
-    """Body of an object, read in order."""
-
-    def __init__(self, store: S3Store, key: str) -> None:
-        super().__init__()
-        self._store = store
-        self._key = key
-        self._position = 0
-        self._body, self._etag = store.read_from(key, 0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - any writable buffer
-        view = memoryview(buffer)
-        for _ in range(5):
-            try:
-                data = self._body.read(len(view))
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._reopen()
-                continue
-            view[: len(data)] = data
-            self._position += len(data)
-            return len(data)
-        raise StoreUnavailableError(f"{self._store.object_uri(self._key)}: connection lost again and again")
-
-    def close(self) -> None:
-        if not self.closed:
-            self._body.close()
-        super().close()
-
-    def _reopen(self) -> None:
-        self._body.close()
-        self._body, etag = self._store.read_from(self._key, self._position)
-        if etag not in {"", self._etag}:
-            raise StoreUnavailableError(f"{self._store.object_uri(self._key)} changed while it was read")
 
 
 def _cause(error: Exception) -> Exception:

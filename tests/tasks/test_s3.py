@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from tasks import s3 as s3_module
+from tasks import s3_ranges
 from tasks.errors import ConfigurationError
 from tasks.s3 import S3Store
 from tasks.storage import StoreUnavailableError, list_source, open_store, split_source
@@ -241,42 +244,66 @@ def test_large_files_go_in_parts(s3_bucket: str, tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
 
 
-def test_stream_goes_on_after_a_lost_connection(s3_bucket: str) -> None:
+def test_stream_goes_on_after_a_lost_connection(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(s3_bucket)
     data = bytes(range(256)) * 20_000
     store.put("big", data)
-    real = store.read_from
+    monkeypatch.setattr(s3_ranges, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(s3_module, "_PIECE_BYTES", 10_000)
+    real = store._client.get_object
     starts = []
 
     class Breaking:
         def __init__(self, body: Any) -> None:
             self.body = body
-            self.left = 300
 
-        def read(self, size: int) -> bytes:
-            self.left -= 1
-            if self.left < 0:
-                raise ReadTimeoutError(endpoint_url="x")
-            return bytes(self.body.read(size))
+        def iter_chunks(self, size: int) -> Any:
+            for number, piece in enumerate(self.body.iter_chunks(size)):
+                if number == 60:
+                    raise ReadTimeoutError(endpoint_url="x")
+                yield piece
 
-        def close(self) -> None:
-            self.body.close()
+    def get_object(**asked: Any) -> Any:
+        starts.append(asked["Range"])
+        answer = real(**asked)
+        return {**answer, "Body": Breaking(answer["Body"])}
 
-    def read_from(key: str, start: int) -> tuple[Any, str]:
-        starts.append(start)
-        body, etag = real(key, start)
-        return Breaking(body), etag
-
-    store.read_from = read_from  # type: ignore[method-assign]
+    monkeypatch.setattr(store._client, "get_object", get_object)
     with store.open_stream("big") as stream:
         assert stream.read(10) == data[:10]
         assert stream.read() == data[10:]
-    assert len(starts) > 1
+    # Five ranges, each once more from where it broke.
+    assert len(starts) == 10
+    assert "bytes=600000-1048575" in starts
     with store.open_stream("big") as stream:
         stream.read(10)
+        monkeypatch.setattr(s3_ranges, "FETCHES", 1)
         store.put("big", b"x" * len(data))
         with pytest.raises(StoreUnavailableError, match="changed"):
             stream.read()
+
+
+def test_a_wrong_checksum_is_told(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(s3_bucket)
+    monkeypatch.setattr(s3_ranges, "RANGE_BYTES", 1000)
+    store.put("a", b"x" * 2500)
+    real = store.read_range
+    with store.open_stream("a") as stream:
+        assert stream.read() == b"x" * 2500
+
+    def flipped(key: str, start: int, stop: int) -> s3_ranges.Range:
+        found = real(key, start, stop)
+        return replace(found, data=b"y" + found.data[1:]) if start == 1000 else found
+
+    monkeypatch.setattr(S3Store, "read_range", lambda _, *place: flipped(*place))
+    with store.open_stream("a") as stream, pytest.raises(StoreUnavailableError, match="checksum"):
+        stream.read()
+
+
+def test_an_etag_that_is_no_checksum_is_not_taken_for_one() -> None:
+    assert s3_ranges.is_md5("0" * 32, {})
+    assert not s3_ranges.is_md5("0" * 32 + "-3", {})
+    assert not s3_ranges.is_md5("0" * 32, {"ServerSideEncryption": "aws:kms"})
 
 
 def test_empty_objects_stream(s3_bucket: str) -> None:

@@ -1,0 +1,181 @@
+"""Ceph's radosgw on this machine: one monitor, one OSD in memory, one gateway; nothing outside of a folder.
+
+    python tests/s3/radosgw.py --install
+
+installs the Debian packages if they are not there and this user may; else it says why not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAMS = ("monmaptool", "ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
+PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
+ACCESS_KEY = "AKNIGHTBLEND"
+SECRET_KEY = "test-secret-of-radosgw"
+START_S = 60.0
+CONFIGURATION = """[global]
+fsid = {fsid}
+mon host = v1:127.0.0.1:{monitor}
+public addr = 127.0.0.1
+auth cluster required = none
+auth service required = none
+auth client required = none
+ms bind msgr2 = false
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 4
+osd pool default pgp num = 4
+osd crush chooseleaf type = 0
+osd objectstore = memstore
+memstore device bytes = 2147483648
+mon allow pool size one = true
+mon max pg per osd = 2000
+mon data avail crit = 0
+mon data = {folder}/mon
+osd data = {folder}/osd
+run dir = {folder}
+admin socket = {folder}/$name.asok
+log file = {folder}/$name.log
+crash dir = {folder}
+rgw frontends = beast endpoint=127.0.0.1:{gateway}
+"""
+
+
+def missing_programs() -> list[str]:
+    """Return the programs that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+class Server:
+    """A running server; use it as a context manager.
+
+    Attributes
+    ----------
+    url : str
+        Its endpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._configuration = folder / "ceph.conf"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        gateway, self._monitor = _free_port(), _free_port()
+        self.url = f"http://127.0.0.1:{gateway}"
+        self._fsid = str(uuid.uuid4())
+        text = CONFIGURATION.format(fsid=self._fsid, monitor=self._monitor, gateway=gateway, folder=folder)
+        self._configuration.write_text(text)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in reversed(self._processes):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self) -> None:
+        folder = self._folder
+        for name in ("mon", "osd"):
+            (folder / name).mkdir()
+        address = f"[v1:127.0.0.1:{self._monitor}]"
+        map_file = str(folder / "monmap")
+        self._run("monmaptool", "--create", "--addv", "a", address, "--fsid", self._fsid, map_file)
+        self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", map_file)
+        self._daemon("ceph-mon", "-i", "a")
+        osd = str(uuid.uuid4())
+        self._run("ceph", "osd", "new", osd)
+        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+        self._daemon("ceph-osd", "-i", "0")
+        user = ("--uid", "test", "--display-name", "test")
+        keys = ("--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
+        self._run("radosgw-admin", "user", "create", *user, *keys)
+        self._daemon("radosgw", "-n", "client.rgw.a")
+        self._wait()
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(
+            [*command, "-c", str(self._configuration)], capture_output=True, timeout=START_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+
+    def _daemon(self, *command: str) -> None:
+        with (self._folder / f"{command[0]}.out").open("wb") as out:
+            started = subprocess.Popen(
+                [*command, "-f", "-c", str(self._configuration)],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+        self._processes.append(started)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_S
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while True:
+            try:
+                with opener.open(self.url, timeout=2):
+                    return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                if time.monotonic() > deadline or self._processes[-1].poll() is not None:
+                    raise RuntimeError(f"radosgw does not answer; see {self._folder}") from None
+                time.sleep(0.2)
+
+
+def install() -> int:
+    """Install the packages if need be; return 0 if they are there."""
+    if not missing_programs():
+        return 0
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        print("radosgw is not installed, and only root on Debian can do it here; the tests are skipped")
+        return 1
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    print("installing", *PACKAGES, "(about 100 MB)")
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-qy", "--no-install-recommends", *PACKAGES],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        if done.returncode:
+            print(" ".join(command), "failed:", done.stderr.decode(errors="replace")[-500:])
+            return 1
+    return 1 if missing_programs() else 0
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--install", action="store_true", required=True)
+    parser.parse_args()
+    sys.exit(install())
