@@ -45,14 +45,16 @@ def causal_mask(position: Tensor, keys: int, window: int | None, share: int) -> 
     """Return float32 [B, 1, share * Q, keys], 0 where a query may look and -inf elsewhere.
 
     `position` is int64 [B, Q]. A query head shares its KV head with ``share - 1`` others, which are packed
-    beside it as further queries.
+    beside it as further queries; of a single query per sequence one row stands for all of them.
     """
     place = torch.arange(keys, device=position.device)
     hidden = place > position[:, :, None]
     if window is not None:
         hidden |= place <= position[:, :, None] - window
-    mask = torch.zeros(hidden.shape, device=position.device).masked_fill_(hidden, -torch.inf)
+    mask = torch.where(hidden, -torch.inf, 0.0)
     b, n, _ = hidden.shape
+    if n == 1:
+        return mask[:, None]
     return mask[:, None].expand(-1, share, -1, -1).reshape(b, 1, share * n, keys)
 
 
@@ -101,16 +103,24 @@ def paged_attention(
         torch.index_select(flat, 0, group.values, out=v)
         b, n = group.rows.shape
         k, v = k.view(b, kv_heads, -1, dim), v.view(b, kv_heads, -1, dim)
-        step = n if group.mask is not None else max(1, MASK_ELEMENTS // (b * share * k.shape[2]))
+        if group.mask is not None:
+            out[group.rows] = _attend(q, group.rows, k, v, group.mask)
+            continue
+        step = max(1, MASK_ELEMENTS // (b * share * k.shape[2]))
         for first in range(0, n, step):
             rows, position = group.rows[:, first : first + step], group.position[:, first : first + step]
-            mask = group.mask
-            if mask is None:
-                mask = causal_mask(position, k.shape[2], group.window, share)
-            queries = q.index_select(0, rows.reshape(-1)).view(b, -1, kv_heads, share, dim)
-            result = torch.nn.functional.scaled_dot_product_attention(
-                queries.permute(0, 2, 3, 1, 4).reshape(b, kv_heads, -1, dim), k, v, attn_mask=mask
-            )
-            result = result.view(b, kv_heads, share, -1, dim).permute(0, 3, 1, 2, 4)
-            out[rows] = result.reshape(b, -1, heads, dim)
+            mask = causal_mask(position, k.shape[2], group.window, share)
+            out[rows] = _attend(q, rows, k, v, mask)
     return out
+
+
+def _attend(q: Tensor, rows: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, n, heads, dim] of the queries in `rows` [B, n] over k, v [B, kv heads, keys, dim]."""
+    b, kv_heads, _, dim = k.shape
+    n, heads = rows.shape[1], q.shape[1]
+    share = heads // kv_heads
+    queries = q.index_select(0, rows.reshape(-1)).view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+    result = torch.nn.functional.scaled_dot_product_attention(
+        queries.reshape(b, kv_heads, share * n, dim), k, v, attn_mask=mask
+    )
+    return result.view(b, kv_heads, share, n, dim).permute(0, 3, 1, 2, 4).reshape(b, n, heads, dim)

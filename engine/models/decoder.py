@@ -73,6 +73,8 @@ class Decoder:
             hidden = linear(kernels.silu_and_mul(linear(hidden, layer.gate_up)), layer.down)
             following = self.weights.layers[i + 1].input_norm if i + 1 < config.layers else self.weights.norm
             hidden, residual = kernels.add_rms_norm(hidden, residual, following, eps)
+        if out is None:
+            return linear(hidden, self.weights.head)
         return torch.mm(hidden, self.weights.head.t(), out=out)
 
     def _attention(

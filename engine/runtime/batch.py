@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,11 +74,20 @@ def attention_groups(
     for size in _group_sizes(length, seen, order, gather_tokens):
         members = order[begin : begin + size]
         begin += size
-        group = _group(work, slots, members, first_page[members], config.kv_heads, page_size)
-        keys = group.keys.shape[0] // (len(members) * config.kv_heads) * page_size
-        elements += group.rows.numel() * share * keys
-        mask = causal_mask(group.position, keys, window, share) if elements <= MASK_ELEMENTS else None
-        groups.append(replace(group, window=window, mask=mask))
+        rows, position, keys = _group(work, slots, members, first_page[members], config.kv_heads, page_size)
+        places = keys.shape[2] * page_size
+        elements += rows.size * share * places
+        queries, flat = torch.from_numpy(position), keys.reshape(-1)
+        groups.append(
+            AttentionGroup(
+                rows=torch.from_numpy(rows),
+                position=queries,
+                keys=torch.from_numpy(flat),
+                values=torch.from_numpy(flat + config.kv_heads),
+                window=window,
+                mask=causal_mask(queries, places, window, share) if elements <= MASK_ELEMENTS else None,
+            )
+        )
     return groups
 
 
@@ -89,23 +98,24 @@ def _group(
     first_page: Int32,
     kv_heads: int,
     page_size: int,
-) -> AttentionGroup:
+) -> tuple[Int64, Int64, Int64]:
+    """Return rows and positions [B, Q], and the places of the keys in the cache [B, kv heads, P]."""
     length, context = work.length[members], work.context[members]
     queries, pages = int(length.max()), int((-(-context // page_size) - first_page).max())
     step = np.minimum(np.arange(queries)[None, :], length[:, None] - 1)
     rows = work.first[members][:, None] + step
     position = (context - length - first_page * page_size)[:, None] + step
-    place = first_page[:, None].astype(np.int64) + np.arange(pages)[None, :]
+    place = np.arange(pages)[None, :]
+    rows_of = work.slot[members]
+    if first_page.any():
+        place = place + first_page[:, None]
+        table = slots.pages[rows_of[:, None], np.minimum(place, slots.pages.shape[1] - 1)].astype(np.int64)
+    else:
+        table = slots.pages[rows_of, :pages].astype(np.int64)
     # Entries past the end of a sequence are masked, but must be pages that exist.
-    past = place * page_size >= context[:, None]
-    table = slots.pages[work.slot[members][:, None], np.where(past, 0, place)].astype(np.int64)
+    table[place * page_size >= context[:, None]] = 0
     keys = (table[:, None, :] * 2) * kv_heads + np.arange(kv_heads)[None, :, None]
-    return AttentionGroup(
-        rows=torch.from_numpy(rows.astype(np.int64)),
-        position=torch.from_numpy(position.astype(np.int64)),
-        keys=torch.from_numpy(keys.reshape(-1)),
-        values=torch.from_numpy((keys + kv_heads).reshape(-1)),
-    )
+    return rows.astype(np.int64), position.astype(np.int64), keys
 
 
 @dataclass
