@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from engine.jit import njit
-from engine.kernels import AttentionGroup, causal_mask, gather_scratch, paged_attention
+from engine.kernels import AttentionGroup, gather_scratch, paged_attention
 from engine.kernels.attention import MASK_ELEMENTS
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
     from engine.models.config import ModelConfig
+
+    Float32 = npt.NDArray[np.float32]
 
 # Larger than any context.
 _EVERYTHING = 1 << 30
@@ -65,57 +67,78 @@ def attention_groups(
     """
     n = int(work.size[W_SEQUENCES])
     length, context = work.length[:n], work.context[:n]
-    first_seen = np.maximum(context - length - (window or _EVERYTHING) + 1, 0)
-    first_page = (first_seen // page_size).astype(np.int32)
+    first_page = np.zeros(n, np.int32)
+    if window is not None:
+        first_page = np.maximum(context - length - window + 1, 0) // page_size
     seen = context - first_page * page_size
     order = np.lexsort((-seen, -length)).astype(np.int64)
+    share, kv_heads = config.heads // config.kv_heads, config.kv_heads
     groups, begin, elements = [], 0, 0
-    share = config.heads // config.kv_heads
     for size in _group_sizes(length, seen, order, gather_tokens):
         members = order[begin : begin + size]
         begin += size
-        rows, position, keys = _group(work, slots, members, first_page[members], config.kv_heads, page_size)
-        places = keys.shape[2] * page_size
-        elements += rows.size * share * places
-        queries, flat = torch.from_numpy(position), keys.reshape(-1)
+        queries, pages = int(length[members].max()), -(-int(seen[members].max()) // page_size)
+        # One row of the mask stands for all heads of a single query.
+        copies = 1 if queries == 1 else share
+        elements += size * copies * queries * pages * page_size
+        masked = elements <= MASK_ELEMENTS
+        rows = np.empty((size, queries), np.int64)
+        position = np.empty((size, queries), np.int64)
+        keys = np.empty((2, size, kv_heads, pages), np.int64)
+        # Memory of torch is aligned as its operations like it.
+        mask = torch.empty((int(size), 1, copies * queries if masked else 0, pages * page_size))
+        limit = _EVERYTHING if window is None else window
+        _fill_group(work, slots, members, first_page, page_size, limit, rows, position, keys, mask.numpy())
+        flat = torch.from_numpy(keys.reshape(2, -1))
         groups.append(
             AttentionGroup(
                 rows=torch.from_numpy(rows),
-                position=queries,
-                keys=torch.from_numpy(flat),
-                values=torch.from_numpy(flat + config.kv_heads),
+                position=torch.from_numpy(position),
+                keys=flat[0],
+                values=flat[1],
                 window=window,
-                mask=causal_mask(queries, places, window, share) if elements <= MASK_ELEMENTS else None,
+                mask=mask if masked else None,
             )
         )
     return groups
 
 
-def _group(
+@njit
+def _fill_group(
     work: Work,
     slots: Slots,
-    members: npt.NDArray[np.int64],
+    members: Int64,
     first_page: Int32,
-    kv_heads: int,
     page_size: int,
-) -> tuple[Int64, Int64, Int64]:
-    """Return rows and positions [B, Q], and the places of the keys in the cache [B, kv heads, P]."""
-    length, context = work.length[members], work.context[members]
-    queries, pages = int(length.max()), int((-(-context // page_size) - first_page).max())
-    step = np.minimum(np.arange(queries)[None, :], length[:, None] - 1)
-    rows = work.first[members][:, None] + step
-    position = (context - length - first_page * page_size)[:, None] + step
-    place = np.arange(pages)[None, :]
-    rows_of = work.slot[members]
-    if first_page.any():
-        place = place + first_page[:, None]
-        table = slots.pages[rows_of[:, None], np.minimum(place, slots.pages.shape[1] - 1)].astype(np.int64)
-    else:
-        table = slots.pages[rows_of, :pages].astype(np.int64)
-    # Entries past the end of a sequence are masked, but must be pages that exist.
-    table[place * page_size >= context[:, None]] = 0
-    keys = (table[:, None, :] * 2) * kv_heads + np.arange(kv_heads)[None, :, None]
-    return rows.astype(np.int64), position.astype(np.int64), keys
+    window: int,
+    rows: Int64,
+    position: Int64,
+    keys: Int64,
+    mask: Float32,
+) -> None:
+    """Fill the arrays of one `AttentionGroup`; a mask without rows is left to be made later."""
+    queries, kv_heads, pages = rows.shape[1], keys.shape[2], keys.shape[3]
+    for i in range(members.shape[0]):
+        sequence = members[i]
+        length, context = work.length[sequence], work.context[sequence]
+        start = first_page[sequence]
+        for j in range(queries):
+            step = min(j, length - 1)
+            rows[i, j] = work.first[sequence] + step
+            position[i, j] = context - length - start * page_size + step
+        for page in range(pages):
+            # Entries past the end of a sequence are masked, but must be pages that exist.
+            inside = (start + page) * page_size < context
+            place = slots.pages[work.slot[sequence], start + page] if inside else 0
+            for head in range(kv_heads):
+                keys[0, i, head, page] = 2 * place * kv_heads + head
+                keys[1, i, head, page] = (2 * place + 1) * kv_heads + head
+        for row in range(mask.shape[2]):
+            last = position[i, row % queries]
+            first = max(0, last - window + 1)
+            mask[i, 0, row, :first] = -np.inf
+            mask[i, 0, row, first : last + 1] = 0.0
+            mask[i, 0, row, last + 1 :] = -np.inf
 
 
 @dataclass
