@@ -122,6 +122,7 @@ def test_a_connection_cut_in_mid_download(
 
 def test_an_object_replaced_while_it_is_read(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_ranges, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(s3_ranges, "FETCHES", 2)
     store = S3Store(bucket, attempts=2, pause_s=0.01)
     store.put("a", b"1" * (40 << 20))
     with store.open_stream("a") as stream:

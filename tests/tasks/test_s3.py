@@ -275,9 +275,9 @@ def test_stream_goes_on_after_a_lost_connection(s3_bucket: str, monkeypatch: pyt
     # Five ranges, each once more from where it broke.
     assert len(starts) == 10
     assert "bytes=600000-1048575" in starts
+    monkeypatch.setattr(s3_ranges, "FETCHES", 1)
     with store.open_stream("big") as stream:
         stream.read(10)
-        monkeypatch.setattr(s3_ranges, "FETCHES", 1)
         store.put("big", b"x" * len(data))
         with pytest.raises(StoreUnavailableError, match="changed"):
             stream.read()
