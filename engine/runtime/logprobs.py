@@ -60,7 +60,9 @@ def measure(logits: Tensor, tokens: Tensor, top: int) -> Measured:
     tokens
         int64 [r].
     """
+    # Below the largest one, so that a likely token's value near 0 keeps its digits.
     wide = logits.to(torch.float32)
+    wide = wide - wide.amax(-1, keepdim=True)
     total = wide.logsumexp(-1, keepdim=True)
     ids, values = tokens.new_empty((len(tokens), 0)), wide[:, :0]
     if top > 0:

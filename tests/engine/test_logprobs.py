@@ -70,6 +70,13 @@ def test_an_impossible_token_has_a_finite_logprob() -> None:
     assert found.top[0].tolist() == pytest.approx([np.log(0.5), np.log(0.5), LOWEST])
 
 
+def test_a_nearly_certain_token_keeps_its_digits() -> None:
+    logits = torch.tensor([[40.0, 27.0, 26.5]])
+    expected = logits.double().log_softmax(-1)[0, 0].item()
+    assert -1e-4 < expected < -1e-6
+    assert measure(logits, torch.tensor([0]), 1).chosen.item() == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("text", ["Plain words, 12.5 %", "naïve — 東京 🚀\n\ttabs  spaces"])
 def test_bytes_of_byte_level_tokens_join_to_the_text(text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
