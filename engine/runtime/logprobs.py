@@ -60,10 +60,11 @@ def measure(logits: Tensor, tokens: Tensor, top: int) -> Measured:
     tokens
         int64 [r].
     """
-    # Below the largest one, so that a likely token's value near 0 keeps its digits.
+    # The largest one apart, by log1p, so that a nearly certain token's value close to 0 keeps its digits.
     wide = logits.to(torch.float32)
-    wide = wide - wide.amax(-1, keepdim=True)
-    total = wide.logsumexp(-1, keepdim=True)
+    largest, place = wide.max(-1, keepdim=True)
+    wide = wide - largest
+    total = wide.exp().scatter_(-1, place, 0.0).sum(-1, keepdim=True).log1p()
     ids, values = tokens.new_empty((len(tokens), 0)), wide[:, :0]
     if top > 0:
         values, ids = wide.topk(min(top, wide.shape[1]), dim=-1)
