@@ -1,0 +1,312 @@
+"""Parts of the GPU benchmark: the whole engine on random weights, and `transformers` beside it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.cost import DeviceProfile, ModelShape, step_cost, step_seconds
+from engine.models.config import ModelConfig, RopeConfig
+from engine.models.decoder import Decoder
+from engine.models.weights import LayerWeights, ModelWeights
+from engine.plan.policies import make_plan
+from engine.runtime.core import Engine, EngineSettings, StepSample
+from engine.runtime.sampling import Sampling
+from engine.runtime.setup import RunnerSizes, make_runner
+from tests.benchmarks.gpu_ops import Bench, Row
+
+LLAMA_8B = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    rms_eps=1e-5,
+    rope=RopeConfig(500000.0),
+    max_positions=131072,
+    tie_embeddings=False,
+    qk_norm=False,
+    qkv_bias=False,
+    out_bias=False,
+    windows=(None,) * 32,
+    stop_token_ids=(),
+)
+QWEN_06B = replace(
+    LLAMA_8B,
+    architecture="Qwen3ForCausalLM",
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    layers=28,
+    heads=16,
+    qk_norm=True,
+    tie_embeddings=True,
+    rope=RopeConfig(1000000.0),
+    windows=(None,) * 28,
+    max_positions=40960,
+)
+TINY = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "layers": 1, "heads": 4, "kv_heads": 2}
+MODELS = {"Llama-3.1-8B shape": LLAMA_8B, "Qwen3-0.6B shape": QWEN_06B}
+
+
+def random_weights(config: ModelConfig, bench: Bench) -> ModelWeights:
+    """Normal weights with a standard deviation of 0.02, and norms of 1."""
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=bench.dtype, device=bench.device).normal_(std=0.02)
+
+    def ones(n: int) -> torch.Tensor:
+        return torch.ones(n, dtype=bench.dtype, device=bench.device)
+
+    hidden, query = config.hidden_size, config.heads * config.head_dim
+    embed = matrix(config.vocab_size, hidden)
+    layers = [
+        LayerWeights(
+            input_norm=ones(hidden),
+            qkv=matrix(query + 2 * config.kv_heads * config.head_dim, hidden),
+            qkv_bias=None,
+            q_norm=ones(config.head_dim) if config.qk_norm else None,
+            k_norm=ones(config.head_dim) if config.qk_norm else None,
+            out=matrix(hidden, query),
+            out_bias=None,
+            post_norm=ones(hidden),
+            gate_up=matrix(2 * config.intermediate_size, hidden),
+            down=matrix(hidden, config.intermediate_size),
+        )
+        for _ in range(config.layers)
+    ]
+    head = embed if config.tie_embeddings else matrix(config.vocab_size, hidden)
+    return ModelWeights(embed, tuple(layers), ones(hidden), head)
+
+
+class Waiting:
+    """Passes everything on to a runner and counts the time in which the host waits for results."""
+
+    def __init__(self, runner) -> None:
+        self._runner, self.waited = runner, 0.0
+
+    def __getattr__(self, name: str):
+        return getattr(self._runner, name)
+
+    def launch(self, *arguments):
+        """Launch as the runner does."""
+        return _Launched(self, self._runner.launch(*arguments))
+
+
+@dataclass(frozen=True)
+class _Launched:
+    counter: Waiting
+    launched: Any
+
+    def wait(self):
+        begin = time.perf_counter()
+        result = self.launched.wait()
+        self.counter.waited += time.perf_counter() - begin
+        return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """One engine run: its steps with their seconds on the device, the host's own, and the wall time."""
+
+    steps: list[StepSample]
+    host: list[float]
+    seconds: float
+    tokens: int
+
+
+class EngineBench:
+    """One model with one runner, for several runs."""
+
+    def __init__(self, bench: Bench, config: ModelConfig) -> None:
+        if bench.dry:
+            config = replace(config, **TINY, head_dim=16, windows=(None,))
+        self.bench, self.config = bench, config
+        self.shape = ModelShape.of(config, bench.dtype.itemsize)
+        self.budget, self.sequences = bench.size(4096, 16), bench.size(512, 4)
+        self.longest = bench.size(5120, 64)
+        sizes = RunnerSizes(
+            kv_tokens=512 if bench.dry else None,
+            page_size=16,
+            token_budget=self.budget,
+            max_sequences=self.sequences,
+            longest=self.longest,
+            least=self.longest,
+            most=self.sequences * self.longest,
+        )
+        decoder = Decoder(config, random_weights(config, bench))
+        # In a dry run the memory is given, so nothing is asked of the stand-in but not to be None.
+        memory: Any = object() if bench.dry else None
+        self.runner = make_runner(decoder, sizes, self.shape.kv_bytes_per_token, memory=memory)
+
+    def run(self, prompts: list[int], outputs: list[int], profile: DeviceProfile) -> Run:
+        """Answer requests of these lengths with random tokens."""
+        rng = np.random.default_rng(len(prompts))
+        start = np.concatenate([[0], np.cumsum(prompts)]).astype(np.int64)
+        tokens = rng.integers(0, self.config.vocab_size, start[-1]).astype(np.int32)
+        sampling = [Sampling(max_tokens=n, ignore_eos=True) for n in outputs]
+        settings = EngineSettings(
+            kv_tokens=self.runner.kv_tokens,
+            page_size=16,
+            token_budget=self.budget,
+            max_sequences=self.sequences,
+        )
+        estimate = np.array(outputs, np.float64)
+        plan = make_plan("blend", tokens, start, estimate, self.shape, profile, seed=1)
+        runner = Waiting(self.runner)
+        engine = Engine(runner, None, settings, tokens, start, sampling, plan)
+        steps, host, begin = [], [], time.perf_counter()
+        while engine.unfinished:
+            before = runner.waited
+            _, step = engine.step()
+            steps.append(step)
+            host.append(step.seconds - (runner.waited - before))
+        seconds = time.perf_counter() - begin
+        # While a step runs on the device, the host goes through the loop of the next one.
+        lag = self.runner.lag
+        steps = [
+            replace(step, seconds=steps[i + lag].seconds)
+            for i, step in enumerate(steps[: len(steps) - lag])
+            if step.prefill_tokens + step.decode_tokens
+        ]
+        return Run(steps, host, seconds, int(start[-1]) + sum(outputs))
+
+
+def decode_lengths(made: EngineBench, spare: int) -> tuple[list[int], list[int]]:
+    """Requests that fill the memory together: answers outlast the steps that all the prompts take."""
+    room = min(made.runner.kv_tokens // made.sequences, made.longest) - spare
+    prompt = int(room / (1 + 1.15 * made.sequences / made.budget))
+    return [prompt] * made.sequences, [room - prompt + spare // 2] * made.sequences
+
+
+def mixed_lengths(count: int, longest: int) -> tuple[list[int], list[int]]:
+    """Log-normal prompts around 512 tokens and answers around 128, at most 0.8 and 0.1 of `longest`."""
+    rng = np.random.default_rng(7)
+    prompts = rng.lognormal(np.log(0.1 * longest), 0.9, count).clip(2, 0.8 * longest)
+    outputs = rng.lognormal(np.log(0.025 * longest), 0.7, count).clip(2, 0.1 * longest)
+    return prompts.astype(int).tolist(), outputs.astype(int).tolist()
+
+
+def calibrate(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> DeviceProfile:
+    """Fit F and W of the cost model without overlap to measured steps, by relative least squares."""
+    flops = np.array([shape.step_flops(s.tokens, s.samples, s.attended_tokens) for s in steps])
+    moved = np.array([shape.step_bytes(s.tokens, s.kv_tokens_read) for s in steps])
+    seconds = np.array([s.seconds for s in steps])
+    design = np.stack([flops, moved], 1) / seconds[:, None]
+    scale = design.max(0)
+    (a, b), *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
+    if a <= 0 or b <= 0:
+        return profile
+    return replace(profile, flops=scale[0] / a, read_bytes=scale[1] / b)
+
+
+def step_errors(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> list[float]:
+    """Relative errors of the modelled step times."""
+    cost = step_cost(shape, profile)
+    return [
+        abs(step_seconds(cost, s.tokens, s.samples, s.attended_tokens, s.kv_tokens_read) / s.seconds - 1)
+        for s in steps
+    ]
+
+
+def engine(
+    bench: Bench, figures: dict[str, Any], name: str
+) -> tuple[dict[str, Any], list[Row], DeviceProfile]:
+    """Prefill only, decode only at full memory, and a mixture, on one model."""
+    peak, read = figures["matmul_tflops"] * 1e12, figures["read_gb_s"] * 1e9
+    profile = DeviceProfile(figures["device"], "measured", 0.7 * peak, read, peak, read, overlaps=False)
+    made = EngineBench(bench, MODELS[name])
+    shape, longest = made.shape, made.longest
+    made.run([longest // 4] * 2, [4] * 2, profile)
+    length = longest * 2 // 5
+    count = bench.size(64, 2)
+    prefill = made.run([length] * count, [1] * count, profile)
+    flops = sum(shape.step_flops(s.tokens, s.samples, s.attended_tokens) for s in prefill.steps)
+    mfu = flops / prefill.seconds / peak
+    decode = made.run(*decode_lengths(made, bench.size(80, 8)), profile)
+    full = [s for s in decode.steps if s.prefill_tokens == 0 and s.sequences >= 0.9 * made.sequences]
+    if not full:
+        raise RuntimeError("no step decoded as many sequences as there may be")
+    moved = sum(shape.step_bytes(s.tokens, s.kv_tokens_read) for s in full)
+    mbu = moved / sum(s.seconds for s in full) / read
+    mixed = made.run(*mixed_lengths(bench.size(1024, 6), longest), profile)
+    steps = mixed.steps[1:]
+    fitted = calibrate(steps[::2], shape, profile)
+    errors = step_errors(steps[1::2], shape, fitted)
+    found = {
+        "engine_prefill_mfu": mfu,
+        "engine_decode_mbu": mbu,
+        "engine_decode_kv_tokens": made.runner.kv_tokens,
+        "mixed_tokens_per_second": mixed.tokens / mixed.seconds,
+        "step_time_error_p50": float(np.quantile(errors, 0.5)),
+        "step_time_error_p95": float(np.quantile(errors, 0.95)),
+        "host_ms_per_step": 1e3 * statistics.median(mixed.host),
+    }
+    rows = [
+        Row(f"{name}: prefill only", prefill.tokens / prefill.seconds, "tokens/s", mfu),
+        Row(f"{name}: decode only, full memory", moved / len(full) / 1e9, "GB/step", mbu),
+        Row(f"{name}: mixed", found["mixed_tokens_per_second"], "tokens/s"),
+        Row(f"{name}: host per step", found["host_ms_per_step"], "ms"),
+        Row(f"{name}: step time, p50 off by", 100 * found["step_time_error_p50"], "%"),
+        Row(f"{name}: step time, p95 off by", 100 * found["step_time_error_p95"], "%"),
+    ]
+    return found, rows, fitted
+
+
+def against_transformers(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
+    """The same mixed requests through `generate_batch` on the same device, with the 0.6B shape."""
+    from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config
+
+    del figures
+    name = "Qwen3-0.6B shape"
+    config = MODELS[name] if not bench.dry else replace(MODELS[name], **TINY, head_dim=16)
+    longest, count = bench.size(5120, 64), bench.size(256, 3)
+    prompts, outputs = mixed_lengths(count, longest)
+    model = AutoModelForCausalLM.from_config(
+        Qwen3Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            max_position_embeddings=config.max_positions,
+            tie_word_embeddings=True,
+        ),
+        dtype=bench.dtype,
+    ).to(bench.device)
+    rng = np.random.default_rng(1)
+    inputs = [rng.integers(0, config.vocab_size, n).tolist() for n in prompts]
+    # One length of answer for all: the interface takes no other. Ours gets the same.
+    answer = max(2, int(np.mean(outputs)))
+    settings = GenerationConfig(
+        max_new_tokens=answer, do_sample=False, eos_token_id=-1, pad_token_id=0, use_cache=True
+    )
+    model.generate_batch(inputs=inputs[:2], generation_config=settings, progress_bar=False)
+    begin = time.perf_counter()
+    done = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)
+    theirs = time.perf_counter() - begin
+    produced = sum(len(output.generated_tokens) for output in done.values())
+    if produced != answer * count:
+        raise RuntimeError(f"transformers generated {produced} tokens, not {answer * count}")
+    del model
+    made = EngineBench(bench, MODELS[name])
+    profile = DeviceProfile("here", "measured", 1e12, 1e11, None, None, overlaps=False)
+    made.run(prompts[:2], [2, 2], profile)
+    ours = made.run(prompts, [answer] * count, profile)
+    ratio = theirs / ours.seconds
+    rows = [
+        Row("transformers generate_batch, 0.6B", ours.tokens / theirs, "tokens/s"),
+        Row("ours on the same requests", ours.tokens / ours.seconds, "tokens/s"),
+        Row("ratio", ratio, "x"),
+    ]
+    return {"speedup_vs_transformers": ratio}, rows
