@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.accounting import Account
 from tasks.identity import digest, input_digest_of
+from tasks.lines import ReadFailure
 from tasks.listing import list_objects
 from tasks.object_parser import ParseSettings, Place
 from tasks.openai_batch import PARSER_VERSION
-from tasks.parse_object import parse_object
+from tasks.parse_object import ParsedObject, parse_object
 from tasks.parse_pool import ParsePool
 from tasks.parsed_rows import Group, ParsedRows, files_of
 from tasks.readers.formats import AUTO
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from tasks.parse_object import ParsedObject
     from tasks.parsed_rows import Name
     from tasks.storage import ObjectInfo, Store
 
@@ -51,6 +51,9 @@ GROUP_BYTES: Final = 64 << 20
 FETCHES: Final = 16
 """Small objects that are fetched at a time; as many again may wait to be parsed."""
 _SHOWN: Final = 3
+_UNREADABLE: Final = ParsedObject(
+    Account(object_errors=1), "none", ReadFailure(0, 0, "its key has a step '..'"), 0, 0, 0
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,11 @@ class _Work:
 
     def parse(self, source: Store, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
         """Yield groups, and whether each was read as it was listed, so that its rows can be kept."""
+        climbing = [name for name in named if ".." in named[name].key.split("/")]
+        if climbing:
+            # A key is any text; a path made of this one could name something else.
+            yield Group(dict.fromkeys(climbing, _UNREADABLE), {}), False
+            named = {name: info for name, info in named.items() if name not in set(climbing)}
         small = [name for name in named if named[name].size <= SMALL_BYTES]
         with ExitStack() as stack:
             pool: ParsePool | None = None

@@ -175,6 +175,10 @@ class RecordParser:
 
     def add_line(self, line: RawLine, drafts: Drafts) -> None:
         """Make a draft of a line of JSON."""
+        if not line.length:
+            # Before anything that costs: a small object can hold a billion of them.
+            drafts.counts.blank += 1
+            return
         if self._quick is not None and self._quick.add(line, drafts):
             return
         try:

@@ -204,7 +204,8 @@ class S3Store:
 
     def object_uri(self, key: str) -> str:
         """Return `s3://bucket/prefix/key`."""
-        return f"s3://{self.bucket}/{self._full(key)}"
+        # A name only: also of keys that are never opened.
+        return f"s3://{self.bucket}/{self._prefix}{key}"
 
     def probe(self) -> None:
         """See `Store.probe`."""
