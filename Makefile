@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-s3 bench-logs ci lint clean
+.PHONY: help install demo test test-kernels test-s3 bench-logs bench-plan bench-plan-quick ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -44,6 +44,12 @@ lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hours on a quiet machine)
+	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --write $(BENCH)
+
+bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
+	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --quick $(BENCH)
 
 ci: test test-kernels test-s3 ## what continuous integration runs
 

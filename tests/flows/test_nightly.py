@@ -207,27 +207,6 @@ def test_a_wrong_endpoint_is_one_line(tmp_path, capsys, s3_server, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1].startswith("nightblend: --store: ")
 
 
-def test_a_trace_of_lengths_is_refused_in_one_line(tmp_path, capsys):
-    root = day_of_logs(tmp_path)
-    trace = "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-11-22 08:00:00.0000000,5,6\n"
-    (root / "logs" / "trace.csv").write_text(trace.replace("2026-11-22", DAY.isoformat()))
-    assert cli.main(["run", *options(root)], with_flow=False) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "--source: 1 of 15 requests are lengths or block hashes" in line
-    assert not list((root / "store").rglob("runs/**/*.json"))
-
-
-def test_a_table_by_its_columns(tmp_path, capsys):
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "t.csv").write_text("question,key\nCount from 1 to 5.,k1\n")
-    columns = ["--columns", "prompt=question", "--columns", "custom_id=key"]
-    code, result = run_json(capsys, [*options(tmp_path, max_tokens="4"), *columns])
-    assert (code, result["outputs"]) == (0, 1)
-    assert read_lines(result["output_file"])[0]["custom_id"] == "k1"
-    assert cli.main(["run", *options(tmp_path, format="litellm"), *columns], with_flow=False) == 2
-    assert "--columns" in capsys.readouterr().err
-
-
 def test_an_unknown_option_is_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "--polcy", "dfs"])

@@ -1,0 +1,356 @@
+"""One cell of the planner's benchmark: a mix, an order with its settings, and what the simulator says.
+
+Cells are kept in a folder named after a digest of the code they depend on, so that a run that was cut off
+goes on where it stopped, and a changed scheduler starts afresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sources
+import workloads
+from orders import plan_of
+
+from engine.cost import (
+    NOMINAL,
+    ModelShape,
+    pair_seconds,
+    step_compute_seconds,
+    step_cost,
+    step_memory_seconds,
+)
+from engine.plan.lengths import estimate_lengths
+from engine.plan.partition import partition
+from engine.plan.tree import build_tree, distinct_tokens, node_costs
+from engine.runtime.core import EngineSettings
+from engine.simulate import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+    from workloads import Workload
+
+    from engine.cost import StepCost
+    from engine.plan.policies import Plan
+    from engine.plan.tree import NodeCosts, PrefixTree
+
+    Float64 = npt.NDArray[np.float64]
+
+ROOT = Path(__file__).parents[2]
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
+PACED_BUDGET = 8192
+SAMPLE = 5_000
+SLOTS = 1024
+PAGE_SIZE = 16
+MEMORY_BYTES = {"a100": 80e9, "h200": 141e9}
+MEMORY_USED = 0.9
+"""Part of the device's memory for weights and KV; the rest is for activations and the CUDA context."""
+# Llama-3.1-8B in bf16: 32 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 14336, vocabulary 128256.
+_BODY = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336)
+SHAPE = ModelShape(_BODY, 4096 * 128256, 32, 4096, 131072, 2 * (_BODY + 4096 * 128256))
+MODEL = "Llama-3.1-8B"
+
+
+def kv_tokens(device: str) -> int:
+    """Return how many tokens of KV a device holds beside the weights (embedding and LM head are two)."""
+    weights = SHAPE.weight_bytes + 2 * SHAPE.head_parameters
+    return int((MEMORY_USED * MEMORY_BYTES[device] - weights) / SHAPE.kv_bytes_per_token)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What is to be answered, on which device.
+
+    Attributes
+    ----------
+    base
+        A key of `workloads.BASES`, or ``mooncake`` or ``documents``, which take no `sharing`.
+    """
+
+    device: str
+    density: float
+    sharing: float
+    base: str = "azure"
+    requests: int = workloads.REQUESTS
+
+    @property
+    def key(self) -> str:
+        """A name that is a file name as well."""
+        return f"{self.device}-{self.base}-d{self.density:.2f}-s{self.sharing:.2f}-n{self.requests}"
+
+    def build(self) -> Workload:
+        """Return the requests."""
+        device = NOMINAL[self.device]
+        if self.base in workloads.BASES:
+            return workloads.recipe(self.density, self.sharing, SHAPE, device, self.requests, self.base)
+        if self.base == "mooncake":
+            source = sources.mooncake_source(self.requests)
+        else:
+            source = sources.documents_source(self.requests, seed=3)
+        return workloads.with_videos(self.base, source, self.density, SHAPE, device)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How it is answered.
+
+    Attributes
+    ----------
+    order
+        A key of `orders.ORDERS`.
+    budget, paced
+        Tokens per step, at most; and whether the scheduler chooses fewer by itself.
+    interference
+        Of compute and memory work given together: 0 is perfect overlap, None is none at all.
+    memory
+        Factor on the KV memory.
+    lengths
+        Where expected answer lengths come from: a key of `LENGTHS`.
+    admission
+        The rule by which a request fits: ``peak``, ``total`` (p + d) or ``average`` (p + d / 2).
+    sample
+        Requests of a stratified sample; 0 for all.
+    """
+
+    order: str
+    budget: int = PACED_BUDGET
+    paced: bool = True
+    interference: float | None = 0.0
+    memory: float = 1.0
+    lengths: str = "known"
+    admission: str = "peak"
+    sample: int = 0
+
+    @property
+    def key(self) -> str:
+        """A name that is a file name as well."""
+        parts = [self.order, f"b{self.budget}", "paced" if self.paced else "fixed"]
+        parts.append("serial" if self.interference is None else f"i{self.interference:g}")
+        defaults = Run(self.order)
+        parts += [
+            f"{name}{getattr(self, name)}"
+            for name in ("memory", "lengths", "admission", "sample")
+            if getattr(self, name) != getattr(defaults, name)
+        ]
+        return "-".join(parts)
+
+
+def _noisy(mix: Workload) -> Float64:
+    factor = np.random.default_rng(8).uniform(0.5, 1.5, mix.requests)
+    return factor * mix.output
+
+
+def _sampled(mix: Workload, fraction: float) -> Float64:
+    """Return the mean length of each workload's sample; the sampled requests have their own."""
+    observed = np.full(mix.requests, np.nan)
+    chosen = np.random.default_rng(9).random(mix.requests) < fraction
+    observed[chosen] = mix.output[chosen]
+    most = np.full(mix.requests, int(mix.output.max()), np.int64)
+    estimate, _ = estimate_lengths(observed, most, mix.workload.astype(np.int64))
+    return estimate
+
+
+def _means(mix: Workload) -> Float64:
+    total = np.bincount(mix.workload, mix.output)
+    return (total / np.maximum(np.bincount(mix.workload), 1))[mix.workload]
+
+
+LENGTHS: dict[str, Callable[[Workload], Float64]] = {
+    "known": lambda mix: mix.output.astype(np.float64),
+    "x0.5": lambda mix: 0.5 * mix.output,
+    "x1.5": lambda mix: 1.5 * mix.output,
+    "noise50": _noisy,
+    "sampled1": lambda mix: _sampled(mix, 0.01),
+    "sampled100": _means,
+}
+"""Expected answer lengths: the true ones; all too short or too long by half; each wrong by up to half; the
+means of the workloads in a sample of 1 %, and in all of it."""
+
+
+def code_digest() -> str:
+    """Return a digest of the code that a cell's figures depend on."""
+    files = [ROOT / "engine" / "cost.py", ROOT / "engine" / "simulate.py"]
+    files += sorted((ROOT / "engine" / "plan").glob("*.py")) + sorted(
+        (ROOT / "engine" / "runtime").glob("*.py")
+    )
+    files += [Path(__file__).with_name(f"{name}.py") for name in ("sources", "workloads", "orders", "cells")]
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+class Bench:
+    """A mix in this process: its requests and plans, made when first needed, and its cells."""
+
+    def __init__(self, mix: Mix, scratch: Path) -> None:
+        self.mix = mix
+        self.folder = scratch / mix.key
+        self.device = NOMINAL[mix.device]
+        self._parts: dict[int, Workload] = {}
+        self._trees: dict[int, PrefixTree] = {}
+        self._plans: dict[tuple[str, str, int], Plan] = {}
+
+    @cached_property
+    def whole(self) -> Workload:
+        """All requests."""
+        return self.mix.build()
+
+    def part(self, sample: int) -> Workload:
+        """Return all requests (0) or a stratified sample."""
+        if sample not in self._parts:
+            self._parts[sample] = self.whole.sample(sample) if sample else self.whole
+        return self._parts[sample]
+
+    def plan(self, run: Run) -> Plan:
+        """Return the plan of a run."""
+        key = (run.order, run.lengths, run.sample)
+        if key not in self._plans:
+            part = self.part(run.sample)
+            estimate = np.maximum(LENGTHS[run.lengths](part), 1.0)
+            tree = self.tree(run.sample)
+            self._plans[key] = plan_of(run.order, part, tree, estimate, SHAPE, self.device)
+        return self._plans[key]
+
+    def tree(self, sample: int) -> PrefixTree:
+        """Return the prefix tree of all requests (0) or of a sample."""
+        if sample not in self._trees:
+            part = self.part(sample)
+            self._trees[sample] = build_tree(part.tokens, part.start)
+        return self._trees[sample]
+
+    def cost(self, interference: float | None) -> StepCost:
+        """Return the modelled device."""
+        if interference is None:
+            return step_cost(SHAPE, self.device, overlap=False)
+        return step_cost(SHAPE, self.device, overlap=True, interference=interference)
+
+    def cell(self, run: Run) -> dict[str, Any]:
+        """Return the figures of a run, from the folder if they are there."""
+        return self._kept(run.key, lambda: self._simulate(run))
+
+    def _kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        file = self.folder / f"{name}.json"
+        if file.exists():
+            found: dict[str, Any] = json.loads(file.read_text())
+            return found
+        figures = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(figures))
+        partial.replace(file)
+        return figures
+
+    def _simulate(self, run: Run) -> dict[str, Any]:
+        return self._figures(run, self.part(run.sample), self.plan(run))
+
+    def _figures(self, run: Run, part: Workload, plan: Plan) -> dict[str, Any]:
+        begin = time.perf_counter()
+        done = simulate(
+            plan, part.tokens, part.start, part.output, self.settings(run), self.cost(run.interference)
+        )
+        figures = {k: v for k, v in asdict(done).items() if isinstance(v, int | float)}
+        return {
+            **figures,
+            "hit_rate_optimum": plan.hit_rate_optimum,
+            "tokens_per_second": part.total_tokens / done.seconds,
+            "simulated_in_s": time.perf_counter() - begin,
+        }
+
+    def divide(self, replicas: int) -> dict[str, Any]:
+        """Return the parts of a partition: makespans of the replicas with known lengths, and its balance."""
+        return self._kept(f"partition-{replicas}", lambda: self._divide(replicas))
+
+    def _divide(self, replicas: int) -> dict[str, Any]:
+        whole, run = self.whole, Run("blend")
+        output = whole.output.astype(np.float64)
+
+        def cost_of(tree: PrefixTree) -> tuple[NodeCosts, Float64, Float64]:
+            return node_costs(tree, output, SHAPE, self.device.flops, self.device.read_bytes)
+
+        begin = time.perf_counter()
+        found = partition(self.tree(0), output, cost_of, replicas)
+        took = time.perf_counter() - begin
+        seconds = []
+        for requests in found.requests:
+            part = whole.take(requests.astype(np.int64))
+            tree = build_tree(part.tokens, part.start)
+            plan = plan_of("blend", part, tree, part.output.astype(np.float64), SHAPE, self.device)
+            seconds.append(self._figures(run, part, plan)["seconds"])
+        return {
+            "seconds": seconds,
+            "imbalance": found.imbalance,
+            "recomputed_tokens": found.recomputed_tokens,
+            "divided_in_s": took,
+        }
+
+    def settings(self, run: Run) -> EngineSettings:
+        """Return the engine's settings for a run."""
+        # Only the sensitivity table asks for other admission rules.
+        extra = {} if run.admission == "peak" else {"admission": run.admission}
+        return EngineSettings(
+            kv_tokens=int(kv_tokens(self.mix.device) * run.memory),
+            page_size=PAGE_SIZE,
+            token_budget=run.budget,
+            max_sequences=min(SLOTS, run.budget),
+            pacing=run.paced,
+            **extra,
+        )
+
+    def bounds(self, interference: float | None = 0.0) -> dict[str, Any]:
+        """Return what no schedule can beat on the modelled device, in seconds, and which limit binds.
+
+        ``compute``: every distinct prompt token and every answer token once.
+        ``memory``: all KV read and written, and the weights once per step of as few steps as the KV memory
+        allows, each reading all of it. ``longest``: the same with a step per token of the longest answer.
+        ``practical``: compute and the larger of the others, paired.
+        """
+        name = "serial" if interference is None else f"i{interference:g}"
+        return self._kept(f"bounds-{name}", lambda: self._bounds(interference))
+
+    def _bounds(self, interference: float | None) -> dict[str, Any]:
+        whole, cost = self.whole, self.cost(interference)
+        p, d = np.diff(whole.start).astype(np.float64), whole.output.astype(np.float64)
+        tree = self.tree(0)
+        n = p.shape[0]
+        above = tree.depth[tree.parent[:-1]].astype(np.float64)
+        depth = tree.depth[:-1].astype(np.float64)
+        attended = float((0.5 * (depth**2 - above**2)).sum())
+        # The first token of an answer comes from the prompt's last row; the others are computed themselves.
+        read = float((p * (d - 1) + 0.5 * d * (d - 1)).sum())
+        tokens = distinct_tokens(tree) + float((d - 1).sum())
+        compute = step_compute_seconds(cost, tokens, float(d.sum()), attended)
+        # A prefix that several read at once takes memory once: only what each holds alone bounds the steps.
+        own, answer = (depth - above)[:n], d[tree.sorted]
+        held = float((own * (answer - 1) + 0.5 * answer * (answer - 1)).sum())
+        steps = held / kv_tokens(self.mix.device)
+        weights = step_memory_seconds(cost, 0.0, 0.0)
+        once = step_memory_seconds(cost, tokens, read)
+        limits = {
+            "compute": compute,
+            "memory": once + (max(steps, 1.0) - 1.0) * weights,
+            "longest": once + (float(d.max()) - 1.0) * weights,
+        }
+        return {
+            **limits,
+            "kv_read": once - step_memory_seconds(cost, tokens, 0.0),
+            "practical": pair_seconds(cost, compute, max(limits["memory"], limits["longest"])),
+            "binds": max(limits, key=limits.__getitem__),
+            "requests": n,
+            "tokens": whole.total_tokens,
+            "density": whole.density,
+            "sharing": whole.hit_rate,
+            "by_workload": {
+                name: int(np.count_nonzero(whole.workload == w)) for w, name in enumerate(whole.workloads)
+            },
+        }

@@ -1,0 +1,163 @@
+"""The planner's benchmark: the blend beside every other order, simulated on A100 and H200.
+
+    .venv/bin/python tests/benchmarks/plan.py --quick              # a trial within 4 minutes
+    .venv/bin/python tests/benchmarks/plan.py --grid-sample 13     # 13 of the 65 mixes
+    .venv/bin/python tests/benchmarks/plan.py --write              # everything, within 2 hours
+
+Every cell is kept in a scratch folder named after the code it depends on: a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import sections
+import workloads
+from cells import MEMORY_USED, MODEL, SHAPE, Bench, code_digest, kv_tokens
+from sections import QUICK, RUNNERS, TITLES, Scale, Task
+
+from engine.cost import NOMINAL
+
+RESULTS = Path(__file__).parent / "results" / "plan.json"
+
+
+def work(task: Task, scale: Scale, scratch: Path) -> tuple[Task, dict[str, Any], float]:
+    """Run one task in this process."""
+    begin = time.perf_counter()
+    found = RUNNERS[task.runner](Bench(task.mix, scratch), task, scale)
+    return task, found, time.perf_counter() - begin
+
+
+def run(tasks: list[Task], scale: Scale, scratch: Path, jobs: int) -> dict[str, list[dict[str, Any]]]:
+    """Run all tasks on `jobs` processes; the figures of each section are in the order of its tasks."""
+    found: dict[Task, dict[str, Any]] = {}
+    begin = time.perf_counter()
+    # Timings of the planner itself come last, alone; the others are simulated and do not mind company.
+    together = [t for t in tasks if t.section != "build" and jobs > 1]
+    alone = [t for t in tasks if t not in set(together)]
+    if together:
+        # Forked processes would inherit the locks of the threads that read the traces.
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            do = functools.partial(work, scale=scale, scratch=scratch)
+            for task, figures, seconds in pool.imap_unordered(do, together):
+                found[task] = figures
+                _progress(len(found), len(tasks), task, seconds, begin)
+    for task in alone:
+        _, found[task], seconds = work(task, scale, scratch)
+        _progress(len(found), len(tasks), task, seconds, begin)
+    return {s: [found[t] for t in tasks if t.section == s] for s in dict.fromkeys(t.section for t in tasks)}
+
+
+def _progress(done: int, of: int, task: Task, seconds: float, begin: float) -> None:
+    took = time.perf_counter() - begin
+    print(f"[{done}/{of}, {took:.0f} s] {task.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def about(scale: Scale, digest: str) -> dict[str, Any]:
+    """Return what ran where."""
+    return {
+        "label": "simulated (the scheduler is the real one, the device is modelled); build is measured",
+        "overlap": "simulated, perfect overlap of compute and memory work unless a table says otherwise",
+        "lengths": "known to every order unless a table says otherwise",
+        "model": MODEL,
+        "dtype": "bfloat16",
+        "devices": {
+            d: {
+                "source": NOMINAL[d].source,
+                "flops": NOMINAL[d].flops,
+                "read_bytes": NOMINAL[d].read_bytes,
+                "kv_tokens": kv_tokens(d),
+            }
+            for d in scale.devices
+        },
+        "memory_used": MEMORY_USED,
+        "kv_bytes_per_token": SHAPE.kv_bytes_per_token,
+        "requests": scale.requests,
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "code": digest,
+    }
+
+
+def scale_of(arguments: argparse.Namespace) -> Scale:
+    """Return how much to run."""
+    scale = QUICK if arguments.quick else Scale()
+    if arguments.grid_sample:
+        scale = replace(scale, grid=min(arguments.grid_sample, len(workloads.GRID)))
+    if arguments.requests:
+        scale = replace(scale, requests=arguments.requests)
+    return scale
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="a trial of every part, not a result")
+    parser.add_argument("--grid-sample", type=int, metavar="N", help="N of the 65 mixes, evenly spread")
+    parser.add_argument("--requests", type=int, help=f"requests of a mix, at least ({workloads.REQUESTS})")
+    parser.add_argument("--section", action="append", choices=sorted(TITLES), help="only these parts")
+    parser.add_argument(
+        "--cells", metavar="PATTERN", help="only tasks like this: SECTION/DEVICE-MIX/ARGUMENT"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "nightblend-bench-plan")
+    parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
+    parser.add_argument("--out", type=Path, help="write the results to this file")
+    return parser.parse_args(arguments)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the chosen parts, print their tables and the promised figures."""
+    arguments = parse(argv)
+    scale, digest = scale_of(arguments), code_digest()
+    begin = time.perf_counter()
+    head = about(scale, digest)
+    for name, value in head.items():
+        print(f"{name}: {value}")
+    if arguments.quick:
+        print("A TRIAL: a few requests, in which the longest answers rule; not a result.")
+    if scale.grid < len(workloads.GRID):
+        print(f"A SAMPLE of the grid: {scale.grid} of its {len(workloads.GRID)} mixes, evenly spread.")
+    tasks = [
+        task
+        for task in sections.tasks(scale)
+        if (not arguments.section or task.section in arguments.section)
+        and (not arguments.cells or fnmatch.fnmatch(task.name, arguments.cells))
+    ]
+    found = run(tasks, scale, arguments.scratch / digest, arguments.jobs)
+    for section, figures in found.items():
+        sections.print_section(section, figures)
+    figures = sections.headline(found)
+    print("\n== promised figures")
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    seconds = time.perf_counter() - begin
+    print(f"\n{seconds:.0f} s in total")
+    out = arguments.out or (RESULTS if arguments.write else None)
+    if out:
+        whole = not arguments.section and not arguments.cells
+        complete = whole and not arguments.quick and scale.grid == len(workloads.GRID)
+        record = {**head, "complete": complete, "total_seconds": seconds, **figures, "sections": found}
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
