@@ -1,44 +1,83 @@
-"""The real scheduler without a model: what an order does to the cache, when answer lengths are known.
+"""The real scheduler over a modelled device: what an order does to cache, steps and time, without a model.
 
-It gives the best hit rate that a given KV memory allows (depth-first order, known lengths), beside which a
-measured hit rate is judged.
+The policy, the ledgers and the page pool are the very functions that the engine runs, called in one compiled
+loop; only the device is modelled (`engine.cost`) and the answers' lengths are given. Without a device it
+gives the best hit rate that a KV memory allows (depth-first order, known lengths).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from engine.runtime import admission, scheduler, state
-from engine.runtime.pages import N_EVICTED, make_pool
+from engine.cost import NOMINAL, ModelShape, StepCost, pair_seconds, step_compute_seconds, step_cost
+from engine.cost import step_memory_seconds as memory_seconds
+from engine.jit import njit
+from engine.runtime import state
+from engine.runtime.admission import admit, relieve
+from engine.runtime.pacing import prepare
+from engine.runtime.pages import N_EVICTED, PagePool, held, make_pool
+from engine.runtime.scheduler import build, retire
+from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from engine.plan.policies import Plan
+    from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
+
+SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD = range(5)
+TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
+"""What is recorded of each step: the arguments of `engine.cost.step_seconds`, and three counts."""
+_NO_COST = step_cost(ModelShape(1, 1, 1, 1, 1, 1), NOMINAL["cpu"])
 
 
 @dataclass(frozen=True)
 class SimulatedRun:
-    """Counts of a simulated run; `hit_rate` is prompt tokens reused over prompt tokens."""
+    """A simulated run.
+
+    Attributes
+    ----------
+    steps, prefill_tokens, decode_tokens, retractions, recomputed_tokens, evicted_pages, peak_running
+        Counts.
+    hit_rate
+        Prompt tokens reused over prompt tokens.
+    seconds, compute_seconds, memory_seconds
+        The modelled makespan, and the sums of the compute and of the memory times of all steps; 0 without a
+        device.
+    mean_occupancy, peak_occupancy
+        Part of the KV memory that is held: mean over the modelled time, and peak.
+    trace
+        int64 [steps, 7], the columns of `TRACE`, if it was recorded.
+    """
 
     steps: int
     prefill_tokens: int
     decode_tokens: int
     hit_rate: float
     retractions: int
+    recomputed_tokens: int
     evicted_pages: int
+    peak_running: int
+    seconds: float
+    compute_seconds: float
+    memory_seconds: float
+    mean_occupancy: float
+    peak_occupancy: float
+    trace: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
 
 def simulate(
     plan: Plan,
-    tokens: npt.NDArray[np.int32],
-    start: npt.NDArray[np.int64],
-    output: npt.NDArray[np.int32],
+    tokens: Int32,
+    start: Int64,
+    output: Int32,
     settings: EngineSettings,
+    cost: StepCost | None = None,
+    *,
+    record: bool = False,
 ) -> SimulatedRun:
     """Run all requests through the scheduler, each answer ending after ``output[i]`` tokens.
 
@@ -49,7 +88,11 @@ def simulate(
     tokens, start
         The prompts, flat: ``tokens[start[i]:start[i + 1]]``.
     output
-        int32 [N]: the true output lengths, at least 1.
+        int32 [N]: the true output lengths, at least 1. The scheduler does not see them.
+    cost
+        The modelled device, the one that the plan was made for; None counts only.
+    record
+        Keep the composition of every step.
 
     Raises
     ------
@@ -58,28 +101,94 @@ def simulate(
     """
     size, slots_n = settings.page_size, settings.max_sequences
     longest = int((np.diff(start) + output).max(initial=1))
-    pool = make_pool(settings.kv_tokens // size, size)
+    pool = make_pool(settings.kv_tokens // size, size, slots_n)
     estimate = np.clip(plan.estimate, 1.0, None)
-    requests = state.make_requests(tokens, start, output, estimate, np.ones(len(output), np.int8))
-    slots = state.make_slots(slots_n, -(-longest // size) + 1, int(output.max(initial=1)))
-    scan, work = plan.scan(), state.make_work(settings.token_budget, slots_n)
-    retracted, reasons = np.zeros((slots_n, 2), np.int32), np.zeros(slots_n, np.int8)
-    nothing = np.zeros(0, np.int64)
-    while slots.counts[state.FINISHED] < len(output):
-        admission.relieve(pool, requests, slots, scan, retracted)
-        admission.admit(pool, requests, slots, scan, settings.token_budget)
-        if not scheduler.build(pool, requests, slots, work, settings.token_budget):
-            raise RuntimeError(f"kv_tokens: {settings.kv_tokens} cannot hold the longest request")
-        samples = int(work.size[state.W_SAMPLES])
-        scheduler.commit(requests, slots, work, np.zeros(samples, np.int64), nothing, reasons)
-        done = work.sample_slots[:samples][reasons[:samples] != state.UNFINISHED]
-        scheduler.retire(pool, slots, scan, np.ascontiguousarray(done))
+    # One limit for all, so that no true length shows through it.
+    limit = np.full(len(output), int(max(output.max(initial=1), np.ceil(estimate.max(initial=1)))), np.int32)
+    requests = state.make_requests(tokens, start, limit, estimate, np.ones(len(output), np.int8))
+    slots = state.make_slots(slots_n, -(-longest // size) + 1, 1)
+    work = state.make_work(settings.token_budget, slots_n)
+    sums = np.zeros(5, np.float64)
+    trace = np.zeros((1024 if record else 1, len(TRACE)), np.int64)
+    ends = np.ascontiguousarray(output, np.int32)
+    paced = settings.pacing and cost is not None
+    trace = _run(pool, requests, slots, plan.scan(), work, cost or _NO_COST, ends, paced, sums, trace, record)
     counts = slots.counts
+    if counts[state.FINISHED] < len(output):
+        raise RuntimeError(f"kv_tokens: {settings.kv_tokens} cannot hold the longest request")
+    steps, pages = int(counts[state.STEP]), pool.free.shape[0]
+    modelled = cost is not None
     return SimulatedRun(
-        steps=int(counts[state.STEP]),
+        steps=steps,
         prefill_tokens=int(counts[state.PREFILL_TOKENS]),
         decode_tokens=int(counts[state.DECODE_TOKENS]),
         hit_rate=float(counts[state.HIT_TOKENS] / max(len(tokens), 1)),
         retractions=int(counts[state.RETRACTIONS]),
+        recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS]),
         evicted_pages=int(pool.counts[N_EVICTED]),
+        peak_running=int(counts[state.PEAK_RUNNING]),
+        seconds=float(sums[SECONDS]) if modelled else 0.0,
+        compute_seconds=float(sums[COMPUTE_SECONDS]) if modelled else 0.0,
+        memory_seconds=float(sums[MEMORY_SECONDS]) if modelled else 0.0,
+        mean_occupancy=float(sums[HELD_SECONDS] / max(sums[SECONDS], 1e-300) / pages) if modelled else 0.0,
+        peak_occupancy=float(sums[PEAK_HELD] / pages),
+        trace=trace[:steps] if record else None,
     )
+
+
+@njit
+def _run(
+    pool: PagePool,
+    requests: Requests,
+    slots: Slots,
+    scan: Scan,
+    work: Work,
+    cost: StepCost,
+    ends: Int32,
+    paced: bool,
+    sums: Float64,
+    trace: Int64,
+    record: bool,
+) -> Int64:
+    """Step until all have finished or nobody can go on; return the trace, which grows as needed."""
+    budget = work.tokens.shape[0]
+    retracted = np.zeros((slots.running.shape[0], 2), np.int32)
+    done = np.zeros(slots.running.shape[0], np.int32)
+    while slots.counts[state.FINISHED] < ends.shape[0]:
+        relieve(pool, requests, slots, scan, cost, retracted)
+        outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
+        admit(pool, requests, slots, scan, outlook, step_tokens)
+        prefilled = slots.counts[state.PREFILL_TOKENS]
+        tokens = build(pool, requests, slots, work, step_tokens, False)
+        if tokens == 0:
+            break
+        samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]
+        compute = step_compute_seconds(cost, float(tokens), float(samples), float(attended))
+        memory = memory_seconds(cost, float(tokens), float(work.size[state.W_KV_DECODE]))
+        seconds, pages = pair_seconds(cost, compute, memory), held(pool)
+        sums[SECONDS] += seconds
+        sums[COMPUTE_SECONDS] += compute
+        sums[MEMORY_SECONDS] += memory
+        sums[HELD_SECONDS] += pages * seconds
+        sums[PEAK_HELD] = max(sums[PEAK_HELD], pages)
+        if record:
+            step = slots.counts[state.STEP] - 1
+            if step == trace.shape[0]:
+                grown = np.zeros((2 * step, trace.shape[1]), np.int64)
+                grown[:step] = trace
+                trace = grown
+            trace[step, 0], trace[step, 1], trace[step, 2] = tokens, samples, attended
+            trace[step, 3] = work.size[state.W_KV_DECODE]
+            trace[step, 4] = slots.counts[state.PREFILL_TOKENS] - prefilled
+            trace[step, 5] = tokens - trace[step, 4]
+            trace[step, 6] = slots.counts[state.RUNNING]
+        n = 0
+        for i in range(samples):
+            slot = work.sample_slots[i]
+            request = slots.request[slot]
+            requests.generated[request] += 1
+            if requests.generated[request] == ends[request]:
+                done[n] = slot
+                n += 1
+        retire(pool, slots, scan, done[:n])
+    return trace

@@ -80,7 +80,14 @@ class Plan:
 
     def scan(self) -> Scan:
         """Return the scan that the scheduler admits from."""
-        return make_scan(self.order, self.compute, self.memory, two_sided=self.policy == "blend")
+        return make_scan(
+            self.order,
+            self.compute,
+            self.memory,
+            self.estimate,
+            two_sided=self.policy == "blend",
+            segments=self.segments,
+        )
 
     @property
     def density(self) -> Float64:

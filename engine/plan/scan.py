@@ -1,13 +1,19 @@
 """The dual scan: which waiting request is admitted next, decided while the engine runs.
 
-Every policy stands behind the same two calls, `propose` and `accept`. A one-sided policy (fcfs, random,
-dfs) walks its order from the left. `blend` walks it from both ends, compute-heavy requests at the left and
-memory-heavy ones at the right, and keeps the memory of the two sides in the proportion whose mixed density
-is that of the whole remaining work (Zhao et al., BlendServe, ASPLOS 2026).
+Every policy stands behind the same calls, `propose` and `accept`. A one-sided policy (fcfs, random, dfs)
+walks its order from the left. `blend` has two sides: compute-heavy requests at the left, in the order of the
+plan, and memory-heavy ones (density below that of all requests together) at the right, longest answer first.
+
+After Zhao et al., BlendServe, ASPLOS 2026, with two departures. The share of memory of the right side is not
+taken from the densities under the two scanners but from those of all that remains on either side
+(`right_share`), so that one extreme request at an end does not swing it. And the right side takes the longest
+answer *that fits its share* instead of only the next one (backfilling): long answers that start one behind
+the other also end together, in waves that leave the memory half empty.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +21,7 @@ import numpy.typing as npt
 
 from engine.jit import njit
 
+Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -22,7 +29,9 @@ Float64 = npt.NDArray[np.float64]
 LEFT, RIGHT, RETRY = 0, 1, 2
 NOBODY = -1
 # Indices into `Scan.cursor`.
-AT_LEFT, AT_RIGHT, TWO_SIDED, N_RETRY = 0, 1, 2, 3
+AT_LEFT, N_RIGHT, N_RETRY, PAUSED_UNTIL = 0, 1, 2, 3
+# Indices into `Scan.waiting`.
+COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
 
 
 class Scan(NamedTuple):
@@ -30,115 +39,186 @@ class Scan(NamedTuple):
 
     Attributes
     ----------
-    order
-        int32 [N]: request indices, compute-heavy to memory-heavy for `blend`.
+    left
+        int32 [L]: requests of the left side (all of them for a one-sided policy), in order.
+    right
+        int32 [R]: waiting requests of the right side, longest expected answer first.
+    segments
+        int64 [k, 4]: the parts of `left` (begin, end) and of `right` (begin, end) that are blended with each
+        other; all of one segment are admitted before any of the next.
+    length
+        float64 [N]: expected output tokens by which `right` is sorted.
+    heavy
+        int8 [N]: 1 for requests of the right side.
     compute, memory
-        float64 [N]: modelled seconds of each request after prefix sharing.
+        float64 [N]: modelled seconds of what each request still has to do, after prefix sharing.
     cursor
-        int64 [4]: next position at the left, at the right, whether both ends are used, retries waiting.
+        int64 [4]: next position at the left, requests at the right, retries waiting, and the step until
+        which admission rests because nobody fitted.
     retry
         int32 [N]: retracted requests, which go before any new one.
-    remaining
-        float64 [2]: compute and memory seconds of all requests that are not finished.
+    waiting
+        float64 [3]: seconds of all requests that are not admitted: compute, memory left, memory right.
     """
 
-    order: Int32
+    left: Int32
+    right: Int32
+    segments: Int64
+    length: Float64
+    heavy: Int8
     compute: Float64
     memory: Float64
     cursor: Int64
     retry: Int32
-    remaining: Float64
+    waiting: Float64
 
 
-def make_scan(order: Int32, compute: Float64, memory: Float64, *, two_sided: bool) -> Scan:
-    """Return a scan at its start; `compute` and `memory` are indexed by request, not by position."""
+def make_scan(
+    order: Int32,
+    compute: Float64,
+    memory: Float64,
+    length: Float64,
+    *,
+    two_sided: bool,
+    segments: Int64 | None = None,
+) -> Scan:
+    """Return a scan at its start.
+
+    Parameters
+    ----------
+    order
+        int32 [N]: request indices, the compute-heavy first for a two-sided scan.
+    compute, memory, length
+        float64 [N]: modelled seconds, and expected output tokens, by request index.
+    segments
+        int64 [k + 1]: positions in `order` at which a segment begins, and N. None or empty: one segment.
+    """
     n = order.shape[0]
-    return Scan(
-        order=np.ascontiguousarray(order, np.int32),
-        compute=np.ascontiguousarray(compute, np.float64),
-        memory=np.ascontiguousarray(memory, np.float64),
-        cursor=np.array([0, n - 1, int(two_sided), 0], np.int64),
+    order = np.ascontiguousarray(order, np.int32)
+    compute, memory = np.array(compute, np.float64), np.array(memory, np.float64)
+    heavy = np.zeros(n, np.int8)
+    bounds = np.array([0, n]) if segments is None or len(segments) < 2 else segments
+    lefts, rights, table, at = [], [], [], np.zeros(2, np.int64)
+    for begin, end in itertools.pairwise(bounds.tolist()):
+        part = order[begin:end]
+        if two_sided:
+            c, m = compute[part], memory[part]
+            # Relative margin: requests that are all alike must not fall to both sides by rounding.
+            heavy[part[c * m.sum() < (1.0 - 1e-9) * m * c.sum()]] = 1
+        left, right = part[heavy[part] == 0], part[heavy[part] == 1]
+        # Stable: requests of equal length keep the order of the plan, in which prefixes are together.
+        lefts.append(left)
+        rights.append(right[np.argsort(-length[right], kind="stable")])
+        sizes = np.array([left.shape[0], right.shape[0]])
+        table.append([at[0], at[0] + sizes[0], at[1], at[1] + sizes[1]])
+        at += sizes
+    scan = Scan(
+        left=np.ascontiguousarray(np.concatenate(lefts)),
+        right=np.ascontiguousarray(np.concatenate(rights)),
+        segments=np.array(table, np.int64),
+        length=np.array(length, np.float64),
+        heavy=heavy,
+        compute=compute,
+        memory=memory,
+        cursor=np.zeros(9, np.int64),
         retry=np.zeros(max(n, 1), np.int32),
-        remaining=np.array([compute.sum(), memory.sum()], np.float64),
+        waiting=np.array([compute.sum(), memory[heavy == 0].sum(), memory[heavy == 1].sum()], np.float64),
     )
+    scan.cursor[N_WAITING] = n
+    _open_segment(scan, 0)
+    return scan
+
+
+@njit
+def _open_segment(scan: Scan, segment: int) -> None:
+    """Go to the first segment from `segment` on in which anybody waits, if there is one."""
+    for i in range(segment, scan.segments.shape[0]):
+        scan.cursor[SEGMENT] = i
+        scan.cursor[AT_LEFT], scan.cursor[LEFT_END] = scan.segments[i, 0], scan.segments[i, 1]
+        scan.cursor[AT_RIGHT] = scan.segments[i, 2]
+        scan.cursor[N_RIGHT] = scan.segments[i, 3] - scan.segments[i, 2]
+        if scan.cursor[AT_LEFT] < scan.cursor[LEFT_END] or scan.cursor[N_RIGHT] > 0:
+            break
 
 
 @njit
 def left_share(target: float, left: float, right: float) -> float:
-    """Return the share of KV memory that the left scanner should hold, in [0, 1].
+    """Return the share of KV memory that the left side should hold, in [0, 1].
 
     Solves ``M_l + M_r = M`` and ``left M_l + right M_r = target M`` for ``M_l / M`` and clamps it: outside
     [right, left] the target cannot be mixed from the two densities and one side gets everything.
     """
     if left <= right:
-        # The ends have the same density (or estimates crossed them): any split mixes to it.
+        # The sides have the same density (or estimates crossed them): any split mixes to it.
         return 0.5 if left == right else (1.0 if target >= left else 0.0)
     return min(1.0, max(0.0, (target - right) / (left - right)))
 
 
 @njit
+def right_share(left_memory: float, right_memory: float) -> float:
+    """Return the share of KV memory that the right side should hold.
+
+    It is ``1 - left_share`` for the densities of all that remains on the left and on the right, each weighted
+    by its memory time: the density of the whole then mixes exactly in proportion to the memory times.
+    """
+    total = left_memory + right_memory
+    return right_memory / total if total > 0.0 else 0.5
+
+
+@njit
 def waiting(scan: Scan) -> int:
     """Return how many requests are not admitted."""
-    return int(scan.cursor[AT_RIGHT] - scan.cursor[AT_LEFT] + 1 + scan.cursor[N_RETRY])
+    return int(scan.cursor[N_WAITING])
 
 
 @njit
-def density(scan: Scan, request: int) -> float:
-    """Return compute over memory seconds of one request."""
-    return float(scan.compute[request] / max(scan.memory[request], 1e-12))
+def propose(scan: Scan, side: int, place: int) -> int:
+    """Return the request that `side` (LEFT, RIGHT, or RETRY) would admit next, or NOBODY.
 
-
-@njit
-def preferred_side(scan: Scan, load_left: float, load_right: float) -> int:
-    """Return the side that is short of its share.
-
-    Parameters
-    ----------
-    load_left, load_right
-        The ledger of side balance: ``p + d / 2`` tokens of each running request, by the side that admitted
-        it. It is the average KV that a request reads per step, so a long answer that has only just begun
-        already counts in full.
+    `place` is a position among the waiting requests of the right side; the other sides ignore it.
     """
-    if scan.cursor[TWO_SIDED] == 0 or scan.cursor[AT_LEFT] >= scan.cursor[AT_RIGHT]:
-        return LEFT
-    target = scan.remaining[0] / max(scan.remaining[1], 1e-12)
-    share = left_share(
-        target,
-        density(scan, int(scan.order[scan.cursor[AT_LEFT]])),
-        density(scan, int(scan.order[scan.cursor[AT_RIGHT]])),
-    )
-    # With nothing running both sides are level; the larger share begins.
-    if load_left + load_right <= 0.0:
-        return LEFT if share >= 0.5 else RIGHT
-    return LEFT if load_left * (1.0 - share) <= load_right * share and share > 0.0 else RIGHT
-
-
-@njit
-def propose(scan: Scan, side: int) -> int:
-    """Return the request that `side` (LEFT, RIGHT, or RETRY) would admit next, or NOBODY."""
     if side == RETRY:
         return int(scan.retry[scan.cursor[N_RETRY] - 1]) if scan.cursor[N_RETRY] > 0 else NOBODY
-    if scan.cursor[AT_LEFT] > scan.cursor[AT_RIGHT] or (side == RIGHT and scan.cursor[TWO_SIDED] == 0):
-        return NOBODY
-    return int(scan.order[scan.cursor[AT_LEFT] if side == LEFT else scan.cursor[AT_RIGHT]])
+    if side == RIGHT:
+        return int(scan.right[scan.cursor[AT_RIGHT] + place]) if place < scan.cursor[N_RIGHT] else NOBODY
+    return int(scan.left[scan.cursor[AT_LEFT]]) if scan.cursor[AT_LEFT] < scan.cursor[LEFT_END] else NOBODY
 
 
 @njit
-def accept(scan: Scan, side: int) -> None:
-    """Take the request that `propose` returned for `side`."""
+def accept(scan: Scan, side: int, place: int) -> None:
+    """Take the request that `propose` returned for `side` and `place`."""
+    request = propose(scan, side, place)
     if side == RETRY:
         scan.cursor[N_RETRY] -= 1
     elif side == LEFT:
         scan.cursor[AT_LEFT] += 1
     else:
-        scan.cursor[AT_RIGHT] -= 1
+        first = scan.cursor[AT_RIGHT]
+        for i in range(first + place, first + scan.cursor[N_RIGHT] - 1):
+            scan.right[i] = scan.right[i + 1]
+        scan.cursor[N_RIGHT] -= 1
+    _count(scan, request, -1)
+    if side != RETRY and scan.cursor[AT_LEFT] == scan.cursor[LEFT_END] and scan.cursor[N_RIGHT] == 0:
+        _open_segment(scan, scan.cursor[SEGMENT] + 1)
+        wake(scan)
 
 
 @njit
-def give_back(scan: Scan, request: int, remaining_of: Float64) -> None:
-    """Queue a retracted request; the one with the most tokens left (`remaining_of` [N]) is retried first."""
+def give_back(scan: Scan, request: int, remaining: float, compute: float, memory: float) -> None:
+    """Queue a retracted request, to be retried before any new one, the longest first.
+
+    Parameters
+    ----------
+    remaining
+        Tokens that it still has to generate.
+    compute, memory
+        Seconds of work that it still has to do, its lost tokens included.
+    """
+    scan.length[request] = remaining
+    scan.compute[request], scan.memory[request] = compute, memory
+    _count(scan, request, 1)
     place = scan.cursor[N_RETRY]
-    while place > 0 and remaining_of[scan.retry[place - 1]] > remaining_of[request]:
+    while place > 0 and scan.length[scan.retry[place - 1]] > remaining:
         scan.retry[place] = scan.retry[place - 1]
         place -= 1
     scan.retry[place] = request
@@ -146,7 +226,8 @@ def give_back(scan: Scan, request: int, remaining_of: Float64) -> None:
 
 
 @njit
-def finish(scan: Scan, request: int) -> None:
-    """Take a finished request out of the remaining work, which sets the target density."""
-    scan.remaining[0] = max(0.0, scan.remaining[0] - scan.compute[request])
-    scan.remaining[1] = max(0.0, scan.remaining[1] - scan.memory[request])
+def _count(scan: Scan, request: int, sign: int) -> None:
+    scan.cursor[N_WAITING] += sign
+    side = RIGHT_MEMORY if scan.heavy[request] else LEFT_MEMORY
+    scan.waiting[COMPUTE] = max(0.0, scan.waiting[COMPUTE] + sign * scan.compute[request])
+    scan.waiting[side] = max(0.0, scan.waiting[side] + sign * scan.memory[request])

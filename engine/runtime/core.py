@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.cost import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.decoder import Decoder
 from engine.runtime import admission, scheduler, state
 from engine.runtime import flight as flights
 from engine.runtime.logprobs import LogprobStore
+from engine.runtime.pacing import prepare
 from engine.runtime.pages import N_EVICTED, available, check, make_pool
 from engine.runtime.runner import CpuRunner, LogprobWish
 from engine.runtime.sampling import Sampling, StopChecker
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from engine.cost import StepCost
     from engine.plan.policies import Plan
     from engine.runtime.flight import Flight
     from engine.runtime.logprobs import TokenLogprobs
@@ -50,6 +53,9 @@ class EngineSettings:
         Most tokens computed in one step; at least `max_sequences`.
     max_sequences
         Most requests running at a time.
+    pacing
+        Let the remaining work decide how many tokens a step computes, at most `token_budget`: for devices
+        that overlap compute and memory work.
     verify
         Check the invariants of the page pool after every step (slow; for tests).
     """
@@ -58,6 +64,7 @@ class EngineSettings:
     page_size: int = 16
     token_budget: int = 1024
     max_sequences: int = 256
+    pacing: bool = False
     verify: bool = False
 
     def __post_init__(self) -> None:
@@ -119,8 +126,11 @@ class Engine:
         start: Int64,
         sampling: Sequence[Sampling],
         plan: Plan,
+        cost: StepCost | None = None,
     ) -> None:
         """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``; a decoder gets a `CpuRunner`.
+
+        `cost` is that of the device profile that the plan was made with; None is a nominal CPU.
 
         Raises
         ------
@@ -148,11 +158,14 @@ class Engine:
         )
         size = settings.page_size
         longest = int((prompt + max_new).max(initial=1))
-        self.pool = make_pool(settings.kv_tokens // size, size)
+        self.pool = make_pool(settings.kv_tokens // size, size, settings.max_sequences)
         self.slots = state.make_slots(
             settings.max_sequences, -(-longest // size) + 1, int(max_new.max(initial=1))
         )
         self.scan = plan.scan()
+        self._cost = cost or step_cost(
+            ModelShape.of(decoder.config, decoder.weights.embed.element_size()), NOMINAL["cpu"]
+        )
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
         self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
         self._parked: dict[int, Int32] = {}
@@ -253,13 +266,17 @@ class Engine:
 
         Returns False if all that could go on waits for a result.
         """
-        pool, requests, slots = self.pool, self.requests, self.slots
-        for i in range(admission.relieve(pool, requests, slots, self.scan, self._retracted)):
+        pool, requests, slots, scan = self.pool, self.requests, self.slots, self.scan
+        for i in range(admission.relieve(pool, requests, slots, scan, self._cost, self._retracted)):
             request, slot = self._retracted[i].tolist()
             for flight, _ in self._in_flight:
                 flights.take_back(requests, flight, slot)
             self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
-        admitted = admission.admit(pool, requests, slots, self.scan, self.settings.token_budget)
+        settings = self.settings
+        outlook, tokens = prepare(
+            pool, requests, slots, scan, self._cost, settings.token_budget, settings.pacing
+        )
+        admitted = admission.admit(pool, requests, slots, scan, outlook, tokens)
         newcomers = slots.running[slots.counts[state.RUNNING] - admitted : slots.counts[state.RUNNING]]
         first_time = slots.request[newcomers]
         first_time = first_time[self._started_at[first_time] == 0]
@@ -269,7 +286,7 @@ class Engine:
                 answer = self._parked.pop(int(slots.request[slot]), None)
                 if answer is not None:
                     slots.output[slot, : len(answer)] = answer
-        if scheduler.build(pool, requests, slots, self._work, self.settings.token_budget):
+        if scheduler.build(pool, requests, slots, self._work, tokens):
             return True
         if not self._in_flight:
             raise CapacityError(f"no request can go on although {self.unfinished} are unfinished")

@@ -56,6 +56,10 @@ class PagePool(NamedTuple):
         int32 [n + 1]: the chain; the previous of a first node is ``-2 - bucket``.
     lru_next, lru_prev
         int32 [n + 1]: the LRU list, oldest first, closed through row `n`.
+    holder
+        int32 [n + 1]: exclusive or of the numbers of all holders; with one holder, its number.
+    alone
+        int32 [holders]: how many pages each holder holds that nobody else does: what its end frees.
     """
 
     counts: Int64
@@ -74,10 +78,12 @@ class PagePool(NamedTuple):
     chain_prev: Int32
     lru_next: Int32
     lru_prev: Int32
+    holder: Int32
+    alone: Int32
 
 
-def make_pool(pages: int, page_size: int) -> PagePool:
-    """Return a pool of `pages` free pages of `page_size` tokens each."""
+def make_pool(pages: int, page_size: int, holders: int) -> PagePool:
+    """Return a pool of `pages` free pages of `page_size` tokens each, for holders ``0 .. holders - 1``."""
     rows = pages + 1
     counts = np.zeros(4, np.int64)
     counts[N_FREE] = pages
@@ -101,6 +107,8 @@ def make_pool(pages: int, page_size: int) -> PagePool:
         chain_prev=np.full(rows, NONE, np.int32),
         lru_next=lru_next,
         lru_prev=lru_prev,
+        holder=np.zeros(rows, np.int32),
+        alone=np.zeros(holders, np.int32),
     )
 
 
@@ -108,6 +116,12 @@ def make_pool(pages: int, page_size: int) -> PagePool:
 def available(pool: PagePool) -> int:
     """Return how many pages can be taken now: the free ones and the evictable ones."""
     return int(pool.counts[N_FREE] + pool.counts[N_LRU])
+
+
+@njit
+def held(pool: PagePool) -> int:
+    """Return how many pages are held."""
+    return int(pool.free.shape[0]) - available(pool)
 
 
 @njit
@@ -166,8 +180,8 @@ def _make_free(pool: PagePool, page: int) -> None:
 
 
 @njit
-def take_page(pool: PagePool) -> int:
-    """Take a page as private with ref 1, evicting the least recently used node if none is free.
+def take_page(pool: PagePool, holder: int) -> int:
+    """Take a page as private with ref 1, held by `holder`, evicting the least recently used node if none is free.
 
     Returns NONE if every page is held.
     """
@@ -183,6 +197,8 @@ def take_page(pool: PagePool) -> int:
     page = pool.free[pool.counts[N_FREE]]
     pool.state[page] = PRIVATE
     pool.ref[page] = 1
+    pool.holder[page] = holder
+    pool.alone[holder] += 1
     pool.owner[page] = NONE
     pool.length[page] = 0
     pool.ready[page] = 0
@@ -257,22 +273,31 @@ def match(pool: PagePool, tokens: Int32, path: Int32) -> tuple[int, int, int]:
 
 
 @njit
-def hold(pool: PagePool, page: int) -> None:
-    """Add a reference to a cached page."""
+def hold(pool: PagePool, page: int, holder: int) -> None:
+    """Add `holder`, which must not hold it yet, to the holders of a cached page."""
     if pool.ref[page] == 0:
         _lru_remove(pool, page)
+        pool.alone[holder] += 1
+        pool.holder[page] = 0
+    elif pool.ref[page] == 1:
+        pool.alone[pool.holder[page]] -= 1
     pool.ref[page] += 1
+    pool.holder[page] ^= holder
 
 
 @njit
-def release(pool: PagePool, page: int) -> None:
-    """Drop a reference. Callers release a sequence's pages from the last to the first.
+def release(pool: PagePool, page: int, holder: int) -> None:
+    """Take `holder` off a page. Callers release a sequence's pages from the last to the first.
 
     At ref 0 a complete node becomes evictable; a private page or a node that was never completed is freed.
     """
     pool.ref[page] -= 1
+    pool.holder[page] ^= holder
     if pool.ref[page] > 0:
+        if pool.ref[page] == 1:
+            pool.alone[pool.holder[page]] += 1
         return
+    pool.alone[holder] -= 1
     if pool.state[page] == CACHED and pool.ready[page] == pool.length[page]:
         pool.owner[page] = NONE
         _lru_append(pool, page)
@@ -304,12 +329,15 @@ def check(pool: PagePool) -> None:
     _require(set(listed) == idle, "the LRU list is not the set of unheld nodes")
     order = {p: i for i, p in enumerate(listed)}
     children = np.zeros(n + 1, np.int64)
+    alone = np.zeros_like(pool.alone)
     for page in range(n):
         _require(pool.ref[page] >= 0, "negative reference count")
         if pool.state[page] == FREE:
             _require(pool.ref[page] == 0, "a free page is held")
         if pool.state[page] == PRIVATE:
             _require(pool.ref[page] == 1, "a private page is not held exactly once")
+        if pool.ref[page] == 1:
+            alone[pool.holder[page]] += 1
         if pool.state[page] != CACHED:
             continue
         parent = int(pool.parent[page])
@@ -323,6 +351,7 @@ def check(pool: PagePool) -> None:
         if pool.ref[page] == 0:
             _require(bool(pool.ready[page] == pool.length[page]), "an unheld node is incomplete")
             _require(parent not in order or order[parent] > order[page], "a parent precedes its child in LRU")
+    _require(bool((alone == pool.alone).all()), "counts of pages held alone are wrong")
     _require(bool((children == pool.children).all()), "child counts are wrong")
     _require(int(children.sum()) == pool.counts[N_CACHED], "count of nodes is wrong")
 

@@ -8,9 +8,9 @@ follower takes the page over.
 from __future__ import annotations
 
 from engine.jit import njit
-from engine.plan.scan import Scan
-from engine.plan.scan import finish as scan_finish
-from engine.runtime.admission import free_slot, known_tokens
+from engine.plan.scan import PAUSED_UNTIL, Scan
+from engine.runtime.admission import free_slot
+from engine.runtime.forecast import known_tokens, settle
 from engine.runtime.pages import CACHED, NONE, PagePool, release
 from engine.runtime.state import (
     DECODE_TOKENS,
@@ -22,7 +22,9 @@ from engine.runtime.state import (
     STEP,
     STOPPED,
     UNFINISHED,
+    W_ATTENDED,
     W_COPIES,
+    W_KV_DECODE,
     W_KV_READ,
     W_SAMPLES,
     W_SEQUENCES,
@@ -37,21 +39,23 @@ from engine.runtime.state import (
 
 
 @njit
-def build(pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int) -> int:
+def build(
+    pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int, rows: bool = True
+) -> int:
     """Fill `work` with the next step, at most `token_budget` tokens, decoding sequences first.
+
+    Without `rows` only its sizes, sequences and samples are filled: what a simulation needs.
 
     Returns the number of tokens; 0 only if nothing is running.
     """
     slots.counts[STEP] += 1
-    for i in range(5):
-        work.size[i] = 0
+    work.size[:] = 0
     for decoding in (True, False):
         for i in range(slots.counts[RUNNING]):
             slot = slots.running[i]
             request = slots.request[slot]
             prompt = requests.start[request + 1] - requests.start[request]
-            ready = slots.computed[slot] >= prompt
-            if ready != decoding:
+            if (slots.computed[slot] >= prompt) != decoding:
                 continue
             room = token_budget - work.size[W_TOKENS]
             if room <= 0:
@@ -60,7 +64,7 @@ def build(pool: PagePool, requests: Requests, slots: Slots, work: Work, token_bu
                 continue
             count = _claim(pool, requests, slots, slot, min(room, known_tokens(requests, request)))
             if count > 0:
-                _emit(pool, requests, slots, work, slot, count)
+                _emit(pool, requests, slots, work, slot, count, rows)
     return int(work.size[W_TOKENS])
 
 
@@ -91,7 +95,7 @@ def _catch_up(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot
     else:
         return False
     slots.source[slot] = NONE
-    release(pool, source)
+    release(pool, source, slot)
     return True
 
 
@@ -133,42 +137,58 @@ def _claim(pool: PagePool, requests: Requests, slots: Slots, slot: int, limit: i
 
 
 @njit
-def _emit(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int, count: int) -> None:
+def _emit(
+    pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int, count: int, rows: bool
+) -> None:
     size = pool.tokens.shape[1]
     request = slots.request[slot]
-    first_token = requests.start[request]
-    prompt = requests.start[request + 1] - first_token
+    prompt = requests.start[request + 1] - requests.start[request]
     start = slots.computed[slot]
-    row = work.size[W_TOKENS]
+    end = start + count
+    if rows:
+        _fill_rows(requests, slots, work, slot, count, size)
+    for index in range(start // size, (min(end, prompt) + size - 1) // size):
+        _mark_ready(pool, slots.pages[slot, index], min(end - index * size, size), slots.counts[STEP])
+    sequence, row = work.size[W_SEQUENCES], work.size[W_TOKENS]
+    work.first[sequence] = row
+    work.length[sequence] = count
+    work.context[sequence] = end
+    work.slot[sequence] = slot
+    work.size[W_SEQUENCES] += 1
+    work.size[W_TOKENS] += count
+    work.size[W_KV_READ] += end
+    slots.computed[slot] = end
+    if start >= prompt and count == 1:
+        work.size[W_KV_DECODE] += end
+    else:
+        work.size[W_ATTENDED] += count * start + count * (count + 1) // 2
+    if start >= prompt:
+        slots.counts[DECODE_TOKENS] += count
+    else:
+        slots.counts[PREFILL_TOKENS] += count
+    if end == known_tokens(requests, request):
+        sample = work.size[W_SAMPLES]
+        work.sample_rows[sample] = row + count - 1
+        work.sample_slots[sample] = slot
+        work.size[W_SAMPLES] += 1
+        if slots.fresh[slot]:
+            settle(requests, slots, slot, slots.counts[STEP], size)
+
+
+@njit
+def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: int, size: int) -> None:
+    first_token = requests.start[slots.request[slot]]
+    prompt = requests.start[slots.request[slot] + 1] - first_token
+    row, start = work.size[W_TOKENS], slots.computed[slot]
     for i in range(count):
         place = start + i
-        page = slots.pages[slot, place // size]
         if place < prompt:
             work.tokens[row + i] = requests.tokens[first_token + place]
         else:
             work.tokens[row + i] = slots.output[slot, place - prompt]
         work.positions[row + i] = place
-        work.pages[row + i] = page
+        work.pages[row + i] = slots.pages[slot, place // size]
         work.slots[row + i] = place % size
-        _mark_ready(pool, page, place % size + 1, slots.counts[STEP])
-    sequence = work.size[W_SEQUENCES]
-    work.first[sequence] = row
-    work.length[sequence] = count
-    work.context[sequence] = start + count
-    work.slot[sequence] = slot
-    work.size[W_SEQUENCES] += 1
-    work.size[W_TOKENS] += count
-    work.size[W_KV_READ] += start + count
-    slots.computed[slot] = start + count
-    if start >= prompt:
-        slots.counts[DECODE_TOKENS] += count
-    else:
-        slots.counts[PREFILL_TOKENS] += count
-    if start + count == known_tokens(requests, request):
-        sample = work.size[W_SAMPLES]
-        work.sample_rows[sample] = row + count - 1
-        work.sample_slots[sample] = slot
-        work.size[W_SAMPLES] += 1
 
 
 @njit
@@ -201,11 +221,12 @@ def commit(requests: Requests, slots: Slots, work: Work, sampled: Int64, stops: 
 
 @njit
 def retire(pool: PagePool, slots: Slots, scan: Scan, finished: Int32) -> None:
-    """Release the slots in `finished` (int32, slot numbers) and take their work out of the scan."""
+    """Release the slots in `finished` (int32, slot numbers) and let admission go on."""
     for k in range(finished.shape[0]):
         for place in range(slots.counts[RUNNING]):
             if slots.running[place] == finished[k]:
-                scan_finish(scan, slots.request[finished[k]])
                 free_slot(pool, slots, place)
                 slots.counts[FINISHED] += 1
                 break
+    if finished.shape[0] > 0:
+        scan.cursor[PAUSED_UNTIL] = 0

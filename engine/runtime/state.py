@@ -80,6 +80,14 @@ class Slots(NamedTuple):
         int32 [S]: page to copy a partial hit from (or -1), and how many tokens of it.
     output
         int32 [S, longest answer]: the generated tokens.
+    due
+        float64 [S]: the last step in which the sequence is expected to hold memory.
+    base
+        float64 [S]: at step T, up to `due`, it holds at most ``base + T / page size`` pages.
+    by_due
+        int32 [S]: the running slots by `due`, soonest first (the first ``counts[RUNNING]``).
+    fresh
+        int8 [S]: 1 until its prompt is computed, while `due` rests on a guess of when that will be.
     """
 
     counts: Int64
@@ -94,6 +102,10 @@ class Slots(NamedTuple):
     source: Int32
     source_tokens: Int32
     output: Int32
+    due: Float64
+    base: Float64
+    by_due: Int32
+    fresh: Int8
 
 
 class Work(NamedTuple):
@@ -102,7 +114,8 @@ class Work(NamedTuple):
     Attributes
     ----------
     size
-        int64 [5]: tokens, sequences, samples, copies, KV tokens read by attention.
+        int64 [7]: tokens, sequences, samples, copies, KV tokens read by attention; of these, KV tokens read by
+        decoding sequences; and the sum over prefill tokens of the keys each of them sees.
     tokens, positions, pages, slots
         int64 [T]: token id, position, and place of its KV.
     first, length, context, slot
@@ -128,7 +141,7 @@ class Work(NamedTuple):
 
 
 # Indices into `Work.size`.
-W_TOKENS, W_SEQUENCES, W_SAMPLES, W_COPIES, W_KV_READ = 0, 1, 2, 3, 4
+W_TOKENS, W_SEQUENCES, W_SAMPLES, W_COPIES, W_KV_READ, W_KV_DECODE, W_ATTENDED = range(7)
 
 
 def make_requests(
@@ -163,13 +176,17 @@ def make_slots(slots: int, pages_each: int, longest_answer: int) -> Slots:
         source=np.full(slots, -1, np.int32),
         source_tokens=np.zeros(slots, np.int32),
         output=np.zeros((slots, longest_answer), np.int32),
+        due=np.zeros(slots, np.float64),
+        base=np.zeros(slots, np.float64),
+        by_due=np.zeros(slots, np.int32),
+        fresh=np.zeros(slots, np.int8),
     )
 
 
 def make_work(token_budget: int, slots: int) -> Work:
     """Return buffers for steps of up to `token_budget` tokens."""
     return Work(
-        size=np.zeros(5, np.int64),
+        size=np.zeros(7, np.int64),
         tokens=np.zeros(token_budget, np.int64),
         positions=np.zeros(token_budget, np.int64),
         pages=np.zeros(token_budget, np.int64),

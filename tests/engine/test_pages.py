@@ -35,13 +35,16 @@ class Model:
     """A pool beside a plain account of what it should hold."""
 
     def __init__(self, pages: int, size: int) -> None:
-        self.pool, self.pages, self.size = make_pool(pages, size), pages, size
+        self.pool, self.pages, self.size = make_pool(pages, size, 64), pages, size
         self.nodes: dict[tuple, int] = {}
         self.refs: dict[int, int] = {}
         self.ready: set[int] = set()
         self.idle_since: dict[tuple, int] = {}
         self.clock = 0
         self.evictions = 0
+        # Holder numbers: in use, and the one that acts.
+        self.holders: dict[int, set[int]] = {}
+        self.me = 0
         self.sessions: list[tuple] = []
 
     def match(self, prompt: tuple) -> tuple[list[int], int, int]:
@@ -63,12 +66,14 @@ class Model:
         return next((key for key, p in self.nodes.items() if p == page), None)
 
     def hold(self, page: int) -> None:
-        hold(self.pool, page)
+        hold(self.pool, page, self.me)
+        self.holders.setdefault(self.me, set()).add(page)
         self.refs[page] = self.refs.get(page, 0) + 1
         self.idle_since.pop(self.key_of(page), None)
 
     def release(self, page: int) -> None:
-        release(self.pool, page)
+        release(self.pool, page, self.me)
+        self.holders[self.me].remove(page)
         self.refs[page] -= 1
         if self.refs[page]:
             return
@@ -82,7 +87,7 @@ class Model:
 
     def take(self) -> int:
         used = len(self.refs) + len(self.idle_since)
-        page = take_page(self.pool)
+        page = take_page(self.pool, self.me)
         if used == self.pages:
             if not self.idle_since:
                 assert page == NONE
@@ -97,11 +102,13 @@ class Model:
             self.evictions += 1
         assert page not in self.refs
         self.refs[page] = 1
+        self.holders.setdefault(self.me, set()).add(page)
         self.ready.discard(page)
         return page
 
     def start(self, prompt: tuple) -> None:
         """Look a prompt up, hold what is found and put the rest into the tree, as admission does."""
+        self.me = next(i for i in range(64) if not self.holders.get(i))
         full, boundary, common = self.match(prompt)
         duplicate = len(full) * self.size + common == len(prompt)
         for page in full:
@@ -124,10 +131,10 @@ class Model:
             path.append(page)
         if boundary != NONE:
             self.release(boundary)
-        self.sessions.append((prompt, path))
+        self.sessions.append((self.me, path))
 
     def stop(self, which: int, complete: bool) -> None:
-        _, path = self.sessions.pop(which % len(self.sessions))
+        self.me, path = self.sessions.pop(which % len(self.sessions))
         if complete:
             # Whoever has computed the end of a prompt has seen all of it computed.
             for page in path:
@@ -140,6 +147,8 @@ class Model:
         check(self.pool)
         n = self.pages
         assert {p: int(r) for p, r in enumerate(self.pool.ref[:n]) if r} == self.refs
+        alone = [sum(self.refs[p] == 1 for p in self.holders.get(i, ())) for i in range(64)]
+        assert self.pool.alone.tolist() == alone
         assert set(np.flatnonzero(self.pool.state[:n] == CACHED)) == set(self.nodes.values())
         assert self.pool.counts[N_CACHED] == len(self.nodes)
         assert self.pool.counts[N_LRU] == len(self.idle_since)

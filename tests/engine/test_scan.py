@@ -8,25 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.plan.scan import (
-    AT_LEFT,
+    COMPUTE,
     LEFT,
+    LEFT_MEMORY,
     NOBODY,
     RETRY,
     RIGHT,
+    RIGHT_MEMORY,
     accept,
-    finish,
     give_back,
     left_share,
     make_scan,
-    preferred_side,
     propose,
+    right_share,
     waiting,
 )
 
 
-def scan_of(compute: list[float], memory: list[float], *, two_sided: bool = True):
-    order = np.arange(len(compute), dtype=np.int32)
-    return make_scan(order, np.array(compute, float), np.array(memory, float), two_sided=two_sided)
+def scan_of(compute, memory, length=None, *, two_sided: bool = True):
+    n = len(compute)
+    order = np.arange(n, dtype=np.int32)
+    lengths = np.arange(n, 0, -1.0) if length is None else np.array(length, float)
+    return make_scan(order, np.array(compute, float), np.array(memory, float), lengths, two_sided=two_sided)
 
 
 def test_share_of_the_published_example() -> None:
@@ -56,66 +59,64 @@ def test_crossed_densities_give_one_side_everything() -> None:
     assert left_share(0.5, 1.0, 3.0) == 0.0
 
 
-def test_the_side_that_is_short_goes_next() -> None:
-    # Densities 4 and 0.5, target (4 + 2 + 1 + 0.5) / 4 = 1.875: the left share is 1.375 / 3.5.
-    scan = scan_of([4, 2, 1, 0.5], [1, 1, 1, 1])
-    share = 1.375 / 3.5
-    assert preferred_side(scan, 0.0, 0.0) == RIGHT
-    assert preferred_side(scan, 100 * share - 1, 100 * (1 - share) + 1) == LEFT
-    assert preferred_side(scan, 100 * share + 1, 100 * (1 - share) - 1) == RIGHT
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 9), st.floats(0.01, 9)), min_size=2, max_size=12))
+def test_the_share_of_the_right_side_is_that_of_the_formula(costs) -> None:
+    scan = scan_of([c for c, _ in costs], [m for _, m in costs])
+    heavy = scan.heavy == 1
+    c, m = scan.compute, scan.memory
+    if heavy.all() or not heavy.any():
+        return
+    densities = c[~heavy].sum() / m[~heavy].sum(), c[heavy].sum() / m[heavy].sum()
+    share = right_share(scan.waiting[LEFT_MEMORY], scan.waiting[RIGHT_MEMORY])
+    assert share == pytest.approx(1 - left_share(c.sum() / m.sum(), *densities))
 
 
-@pytest.mark.parametrize(("remaining", "side"), [((100.0, 1.0), LEFT), ((0.01, 1.0), RIGHT)])
-def test_both_densities_on_one_side_of_the_target(remaining: tuple[float, float], side: int) -> None:
-    scan = scan_of([4, 2, 1], [1, 1, 1])
-    scan.remaining[:] = remaining
-    for loads in ((0.0, 0.0), (1000.0, 1.0), (1.0, 1000.0)):
-        assert preferred_side(scan, *loads) == side
+def test_the_share_without_memory_work() -> None:
+    assert right_share(0.0, 0.0) == 0.5
 
 
-def test_equal_densities_balance_the_two_sides() -> None:
-    scan = scan_of([2, 2, 2, 2], [1, 1, 1, 1])
-    assert preferred_side(scan, 10.0, 11.0) == LEFT
-    assert preferred_side(scan, 11.0, 10.0) == RIGHT
+def test_sides_by_density_and_the_longest_first_at_the_right() -> None:
+    # Density of all: 16 / 8 = 2.
+    scan = scan_of([6, 1, 7, 1, 1], [1, 1, 2, 2, 2], [1, 5, 1, 9, 7])
+    assert scan.heavy.tolist() == [0, 1, 0, 1, 1]
+    assert scan.left.tolist() == [0, 2]
+    assert scan.right.tolist() == [3, 4, 1]
+    assert [propose(scan, RIGHT, i) for i in range(4)] == [3, 4, 1, NOBODY]
+    assert scan.waiting.tolist() == [16, 3, 5]
 
 
-def test_target_follows_what_is_unfinished() -> None:
-    scan = scan_of([8, 1, 1], [1, 1, 4])
-    finish(scan, 0)
-    assert scan.remaining.tolist() == [2, 5]
-    finish(scan, 2)
-    assert scan.remaining.tolist() == [1, 1]
+def test_requests_of_one_kind_make_one_queue() -> None:
+    scan = scan_of([0.1] * 7, [0.3] * 7)
+    assert scan.left.tolist() == list(range(7))
+    assert propose(scan, RIGHT, 0) == NOBODY
 
 
-def test_scanners_meet() -> None:
-    scan = scan_of([3, 2, 1], [1, 1, 1])
-    assert (propose(scan, LEFT), propose(scan, RIGHT)) == (0, 2)
-    accept(scan, LEFT)
-    accept(scan, RIGHT)
-    assert propose(scan, LEFT) == propose(scan, RIGHT) == 1
-    assert preferred_side(scan, 50.0, 1.0) == LEFT
-    accept(scan, LEFT)
-    assert propose(scan, LEFT) == propose(scan, RIGHT) == NOBODY
-    assert waiting(scan) == 0
+def test_the_right_side_is_taken_from_its_middle() -> None:
+    scan = scan_of([1, 1, 1, 9], [1, 1, 1, 1], [9, 8, 7, 1])
+    accept(scan, RIGHT, 1)
+    assert [propose(scan, RIGHT, i) for i in range(3)] == [0, 2, NOBODY]
+    assert waiting(scan) == 3
+    assert scan.waiting.tolist() == [11, 1, 2]
 
 
 def test_an_empty_scan_is_not_read_past_its_end() -> None:
     scan = scan_of([3.0], [1.0])
-    accept(scan, LEFT)
-    # The Python body checks bounds, compiled code does not.
-    assert preferred_side.py_func(scan, 5.0, 5.0) == LEFT
-    assert preferred_side.py_func(scan_of([], []), 0.0, 0.0) == LEFT
+    accept(scan, LEFT, 0)
+    for side in (LEFT, RIGHT, RETRY):
+        # The Python body checks bounds, compiled code does not.
+        assert propose.py_func(scan, side, 0) == NOBODY
+        assert propose.py_func(scan_of([], []), side, 0) == NOBODY
 
 
 def test_one_sided_policies_walk_their_order() -> None:
     order = np.array([2, 0, 1], np.int32)
-    scan = make_scan(order, np.array([1.0, 9.0, 5.0]), np.ones(3), two_sided=False)
+    scan = make_scan(order, np.array([1.0, 9.0, 5.0]), np.ones(3), np.ones(3), two_sided=False)
     seen = []
     while waiting(scan):
-        assert preferred_side(scan, 1e9, 0.0) == LEFT
-        assert propose(scan, RIGHT) == NOBODY
-        seen.append(propose(scan, LEFT))
-        accept(scan, LEFT)
+        assert propose(scan, RIGHT, 0) == NOBODY
+        seen.append(propose(scan, LEFT, 0))
+        accept(scan, LEFT, 0)
     assert seen == [2, 0, 1]
 
 
@@ -124,50 +125,51 @@ def test_one_sided_policies_walk_their_order() -> None:
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12), st.randoms())
 def test_retries_go_longest_remaining_first(remaining: list[int], rng) -> None:
     scan = scan_of([1.0] * len(remaining), [1.0] * len(remaining))
-    left = np.array(remaining, float)
     for _ in remaining:
-        accept(scan, LEFT)
+        accept(scan, LEFT, 0)
+    assert scan.waiting == pytest.approx(0)
     back = list(range(len(remaining)))
     rng.shuffle(back)
     for request in back:
-        give_back(scan, request, left)
+        give_back(scan, request, float(remaining[request]), 2.0, 3.0)
     assert waiting(scan) == len(remaining)
+    assert scan.waiting[COMPUTE] == pytest.approx(2 * len(remaining))
+    assert scan.waiting[LEFT_MEMORY] == pytest.approx(3 * len(remaining))
     again = []
-    while propose(scan, RETRY) != NOBODY:
-        again.append(propose(scan, RETRY))
-        accept(scan, RETRY)
+    while propose(scan, RETRY, 0) != NOBODY:
+        again.append(propose(scan, RETRY, 0))
+        accept(scan, RETRY, 0)
     assert sorted(again) == sorted(back)
     assert [remaining[i] for i in again] == sorted(remaining, reverse=True)
     assert waiting(scan) == 0
 
 
-STEP = st.tuples(st.floats(0, 100), st.floats(0, 100), st.booleans(), st.booleans())
-
-
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 9), st.floats(0.01, 9)), min_size=1, max_size=12),
-    st.lists(STEP, min_size=12, max_size=12),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.booleans()), min_size=12, max_size=12),
     st.booleans(),
 )
 def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
-    """Whatever the loads, and whether the preferred or the other side fits."""
+    """Whatever side goes next, whichever place of the right side fits, and whoever comes back."""
     scan = scan_of([c for c, _ in costs], [m for _, m in costs], two_sided=two_sided)
     taken = []
-    for left, right, other, retract in steps:
-        side = preferred_side(scan, left, right)
-        if other and two_sided:
-            side = RIGHT if side == LEFT else LEFT
-        request = propose(scan, side)
-        if request == NOBODY:
+    for right, place, retract in steps:
+        side = RIGHT if right else LEFT
+        if propose(scan, side, 0) == NOBODY:
+            side = RIGHT + LEFT - side
+        if propose(scan, side, 0) == NOBODY:
             break
-        if not two_sided:
-            assert request == scan.order[scan.cursor[AT_LEFT]]
-        accept(scan, side)
+        place = min(place, len(scan.right) - 1)
+        while side == RIGHT and propose(scan, RIGHT, place) == NOBODY:
+            place -= 1
+        request = propose(scan, side, place)
+        accept(scan, side, place)
         if retract:
-            give_back(scan, request, np.zeros(len(costs)))
-            assert propose(scan, RETRY) == request
-            accept(scan, RETRY)
+            give_back(scan, request, 1.0, 1.0, 1.0)
+            assert propose(scan, RETRY, 0) == request
+            accept(scan, RETRY, 0)
         taken.append(request)
         assert waiting(scan) == len(costs) - len(taken)
     assert sorted(taken) == list(range(len(costs)))
+    assert scan.waiting == pytest.approx(0, abs=1e-9)

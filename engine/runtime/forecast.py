@@ -1,0 +1,161 @@
+"""The capacity ledger: how many pages the running sequences will hold, from now to the end of the last one.
+
+Every running sequence is a straight line: at step T, until the step `due` in which it is expected to end, it
+holds at most ``base + T / page size`` pages, where `base` already rounds up to whole pages. The line is fixed
+when the sequence is admitted, and drawn anew when its prompt is computed and when it outgrows its expected
+length; time alone changes nothing. The sum of the lines is largest just before one of them ends, so only those
+steps are looked at, and one pass over the sequences in the order of their ends (`Slots.by_due`) finds it.
+
+Pages that several sequences hold are counted as if they stayed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.jit import njit
+from engine.runtime.pages import PagePool, held
+from engine.runtime.state import RUNNING, Requests, Slots
+
+OUTGROWN_STRETCH = 1.25
+
+
+@njit
+def expected_output(requests: Requests, request: int) -> float:
+    """Return E[d | d > generated]: the estimate, and a stretched one once the answer has outgrown it."""
+    done = float(requests.generated[request])
+    expected = requests.estimate[request]
+    if done >= expected:
+        expected = OUTGROWN_STRETCH * done + 1.0
+    return float(min(expected, requests.max_new[request]))
+
+
+@njit
+def remaining_output(requests: Requests, request: int) -> float:
+    """Return how many tokens a request that is not finished is expected to generate still, at least 1."""
+    return float(max(1.0, np.ceil(expected_output(requests, request) - requests.generated[request])))
+
+
+@njit
+def known_tokens(requests: Requests, request: int) -> int:
+    """Return prompt plus generated tokens."""
+    prompt = requests.start[request + 1] - requests.start[request]
+    return int(prompt + requests.generated[request])
+
+
+@njit
+def draw(requests: Requests, request: int, step: float, delay: float, size: int) -> tuple[float, float]:
+    """Return (due, base) of a request that decodes from `step` on, or up to `delay` steps later."""
+    due = step + delay + remaining_output(requests, request) - 1.0
+    return due, (known_tokens(requests, request) + size - 1 - step) / size
+
+
+@njit
+def enter(slots: Slots, slot: int, due: float, base: float) -> None:
+    """Put `slot` into `by_due`, which must hold ``counts[RUNNING] - 1`` entries."""
+    slots.due[slot], slots.base[slot] = due, base
+    place = slots.counts[RUNNING] - 1
+    while place > 0 and slots.due[slots.by_due[place - 1]] > due:
+        slots.by_due[place] = slots.by_due[place - 1]
+        place -= 1
+    slots.by_due[place] = slot
+
+
+@njit
+def leave(slots: Slots, slot: int) -> None:
+    """Take `slot` out of the ``counts[RUNNING]`` entries of `by_due`."""
+    n, low, high = slots.counts[RUNNING], 0, slots.counts[RUNNING]
+    while low < high:
+        middle = (low + high) // 2
+        if slots.due[slots.by_due[middle]] < slots.due[slot]:
+            low = middle + 1
+        else:
+            high = middle
+    while slots.by_due[low] != slot:
+        low += 1
+    for place in range(low, n - 1):
+        slots.by_due[place] = slots.by_due[place + 1]
+
+
+@njit
+def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) -> None:
+    """Draw the line of `slot` anew: its prompt is computed, and it generates from `step` on."""
+    due, base = draw(requests, slots.request[slot], step, 0.0, size)
+    leave(slots, slot)
+    enter(slots, slot, due, base)
+    slots.fresh[slot] = 0
+
+
+@njit
+def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> bool:
+    """Draw the lines of all sequences that should have ended before `step`; return whether there were any."""
+    found = False
+    while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
+        slot = slots.by_due[0]
+        request = slots.request[slot]
+        delay = 0.0
+        if slots.fresh[slot]:
+            missing = known_tokens(requests, request) - slots.computed[slot]
+            delay = np.ceil(missing / token_budget)
+        due, base = draw(requests, request, step, delay, size)
+        leave(slots, slot)
+        enter(slots, slot, due, base)
+        found = True
+    return found
+
+
+@njit
+def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> float:
+    """Return the largest number of pages held at any time from now on, with a candidate admitted.
+
+    Parameters
+    ----------
+    due, base
+        The candidate's line.
+    shared
+        Pages of it that others hold already, each by at least two of them.
+    """
+    size = pool.tokens.shape[1]
+    n = slots.counts[RUNNING]
+    alone = 0
+    for i in range(n):
+        alone += pool.alone[slots.by_due[i]]
+    stays = float(held(pool) - alone)
+    most, total, alive, placed = 0.0, 0.0, 0, False
+    for i in range(n - 1, -1, -1):
+        slot = slots.by_due[i]
+        if not placed and due >= slots.due[slot]:
+            total += base - shared
+            alive += 1
+            placed = True
+            most = max(most, stays + total + alive * due / size)
+        total += slots.base[slot] + pool.alone[slot] - slots.n_pages[slot]
+        alive += 1
+        most = max(most, stays + total + alive * slots.due[slot] / size)
+    if not placed:
+        most = max(most, stays + total + base - shared + (alive + 1) * due / size)
+    return most
+
+
+@njit
+def side_peak(slots: Slots, side: int, due: float, base: float, size: int) -> float:
+    """Return the largest number of pages that one side will hold, with a candidate admitted to it.
+
+    Shared pages count once for each sequence: what the side reads, not what it occupies.
+    """
+    most, total, alive, placed = 0.0, 0.0, 0, False
+    for i in range(slots.counts[RUNNING] - 1, -1, -1):
+        slot = slots.by_due[i]
+        if not placed and due >= slots.due[slot]:
+            total += base
+            alive += 1
+            placed = True
+            most = max(most, total + alive * due / size)
+        if slots.side[slot] != side:
+            continue
+        total += slots.base[slot]
+        alive += 1
+        most = max(most, total + alive * slots.due[slot] / size)
+    if not placed:
+        most = max(most, total + base + (alive + 1) * due / size)
+    return most
