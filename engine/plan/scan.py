@@ -226,6 +226,24 @@ def give_back(scan: Scan, request: int, remaining: float, compute: float, memory
 
 
 @njit
+def rest(scan: Scan, side: int, step: int) -> None:
+    """Do not ask `side` (LEFT stands for retries as well) again before `step`, unless it is woken."""
+    scan.cursor[RIGHT_RESTS if side == RIGHT else LEFT_RESTS] = step
+
+
+@njit
+def rests(scan: Scan, side: int, step: int) -> bool:
+    """Return whether `side` need not be asked in `step`."""
+    return bool(step < scan.cursor[RIGHT_RESTS if side == RIGHT else LEFT_RESTS])
+
+
+@njit
+def wake(scan: Scan) -> None:
+    """Ask both sides again: memory has been freed."""
+    scan.cursor[LEFT_RESTS] = scan.cursor[RIGHT_RESTS] = 0
+
+
+@njit
 def _count(scan: Scan, request: int, sign: int) -> None:
     scan.cursor[N_WAITING] += sign
     side = RIGHT_MEMORY if scan.heavy[request] else LEFT_MEMORY

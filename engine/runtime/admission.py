@@ -18,14 +18,16 @@ from engine.plan.scan import (
     N_RETRY,
     N_RIGHT,
     NOBODY,
-    PAUSED_UNTIL,
     RETRY,
     RIGHT,
     Scan,
     accept,
     give_back,
     propose,
+    rest,
+    rests,
     right_share,
+    wake,
 )
 from engine.runtime.forecast import draw, enter, known_tokens, leave, peak, remaining_output, side_peak
 from engine.runtime.pacing import Outlook
@@ -45,8 +47,9 @@ from engine.runtime.state import (
 RIGHT_SLACK = 1.2
 """The right side's forecast peak may exceed its share by this factor: a peak is larger than the average that
 the share is about. In simulations of balanced mixes 1.15 to 1.25 gives the shortest makespan."""
-PAUSE = 32
-"""Steps for which admission rests after nobody fitted, unless a request ends before."""
+REST = 32
+"""Steps for which a side is not asked again after nobody fitted, unless a request ends before: the forecast
+does not change by time alone, but the share of the right side does, slowly."""
 
 
 @njit
@@ -70,27 +73,25 @@ def admit(
     int
         The number admitted; they are the last entries of ``slots.running``.
     """
-    step = slots.counts[STEP] + 1
-    if step < scan.cursor[PAUSED_UNTIL]:
-        return 0
+    step = int(slots.counts[STEP] + 1)
     wanted = outlook.decoding + outlook.missing
     path = np.empty(slots.pages.shape[1] + 1, np.int32)
-    admitted, right_is_full = 0, False
+    admitted = 0
     while wanted < step_tokens and slots.counts[RUNNING] < slots.running.shape[0]:
         delay = wanted // step_tokens
+        retrying = scan.cursor[N_RETRY] > 0
         slot = NONE
-        if scan.cursor[N_RETRY] > 0:
-            slot = _try(pool, requests, slots, scan, RETRY, 0, path, delay)
-        else:
-            if not right_is_full:
-                place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
-                if place != NONE:
-                    slot = _try(pool, requests, slots, scan, RIGHT, place, path, delay)
-                right_is_full = slot == NONE
+        if not retrying and scan.cursor[N_RIGHT] > 0 and not rests(scan, RIGHT, step):
+            place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
+            if place != NONE:
+                slot = _try(pool, requests, slots, scan, RIGHT, place, path, delay)
             if slot == NONE:
-                slot = _try(pool, requests, slots, scan, LEFT, 0, path, delay)
+                rest(scan, RIGHT, step + REST)
+        if slot == NONE and not rests(scan, LEFT, step):
+            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, path, delay)
+            if slot == NONE:
+                rest(scan, LEFT, step + REST)
         if slot == NONE:
-            scan.cursor[PAUSED_UNTIL] = step + PAUSE
             break
         admitted += 1
         found = slots.shared[slot] * pool.tokens.shape[1] + slots.source_tokens[slot]
@@ -303,7 +304,7 @@ def retract(pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: 
     flops = (known + remaining) * cost.flops_per_token + remaining * cost.flops_per_sample
     reads = remaining * (known + 0.5 * remaining) * cost.kv_bytes_per_token
     give_back(scan, request, remaining, flops / cost.flops, reads / cost.read_bytes)
-    scan.cursor[PAUSED_UNTIL] = 0
+    wake(scan)
 
 
 @njit

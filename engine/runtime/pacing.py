@@ -20,7 +20,7 @@ import numpy as np
 from engine.cost import StepCost, step_memory_seconds
 from engine.jit import njit
 from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, Scan
-from engine.runtime.forecast import known_tokens, refresh, remaining_output
+from engine.runtime.forecast import known_tokens, refresh
 from engine.runtime.pages import PagePool
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
 
@@ -60,7 +60,8 @@ def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outl
         slot = slots.running[i]
         request = slots.request[slot]
         known = known_tokens(requests, request)
-        remaining = remaining_output(requests, request)
+        # The expected end is kept up to date by `refresh`, and by `settle` when the prompt is computed.
+        remaining = max(1.0, slots.due[slot] - slots.counts[STEP])
         reads = remaining * (known + 0.5 * remaining)
         if slots.side[slot] == RIGHT:
             reads_right += reads

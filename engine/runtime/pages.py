@@ -30,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 
 NONE = -1
 FREE, PRIVATE, CACHED = 0, 1, 2
+# Columns of `PagePool.links`.
+ROOT, SMALLER, LARGER = 0, 1, 2
 # Indices into `PagePool.counts`.
 N_FREE, N_LRU, N_EVICTED, N_CACHED = 0, 1, 2, 3
 
@@ -50,10 +52,9 @@ class PagePool(NamedTuple):
         int64 [n + 1]: the step in which `ready` last grew.
     tokens
         int32 [n + 1, page_size]: the tokens of a node.
-    bucket
-        int32 [buckets]: first node of each hash chain, keyed by (parent, first token).
-    chain_next, chain_prev
-        int32 [n + 1]: the chain; the previous of a first node is ``-2 - bucket``.
+    links
+        int32 [n + 1, 3]: the search tree of each page's children (see `_goes_before`): its root, and as a member
+        of its parent's tree the smaller and the larger subtree.
     lru_next, lru_prev
         int32 [n + 1]: the LRU list, oldest first, closed through row `n`.
     holder
@@ -73,9 +74,7 @@ class PagePool(NamedTuple):
     children: Int32
     ready_step: Int64
     tokens: Int32
-    bucket: Int32
-    chain_next: Int32
-    chain_prev: Int32
+    links: Int32
     lru_next: Int32
     lru_prev: Int32
     holder: Int32
@@ -87,7 +86,6 @@ def make_pool(pages: int, page_size: int, holders: int) -> PagePool:
     rows = pages + 1
     counts = np.zeros(4, np.int64)
     counts[N_FREE] = pages
-    buckets = 1 << max(4, int(np.ceil(np.log2(2 * rows))))
     lru_next, lru_prev = np.full(rows, NONE, np.int32), np.full(rows, NONE, np.int32)
     lru_next[pages] = lru_prev[pages] = pages
     return PagePool(
@@ -102,9 +100,7 @@ def make_pool(pages: int, page_size: int, holders: int) -> PagePool:
         children=np.zeros(rows, np.int32),
         ready_step=np.full(rows, NONE, np.int64),
         tokens=np.zeros((rows, page_size), np.int32),
-        bucket=np.full(buckets, NONE, np.int32),
-        chain_next=np.full(rows, NONE, np.int32),
-        chain_prev=np.full(rows, NONE, np.int32),
+        links=np.full((rows, 3), NONE, np.int32),
         lru_next=lru_next,
         lru_prev=lru_prev,
         holder=np.zeros(rows, np.int32),
@@ -125,14 +121,51 @@ def held(pool: PagePool) -> int:
 
 
 @njit
-def _bucket(pool: PagePool, parent: int, token: int) -> int:
-    h = np.uint64(parent + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token + 1) * np.uint64(
-        0xC2B2AE3D27D4EB4F
-    )
-    h ^= h >> np.uint64(29)
-    h *= np.uint64(0xBF58476D1CE4E5B9)
-    h ^= h >> np.uint64(32)
-    return int(h & np.uint64(pool.bucket.shape[0] - 1))
+def _goes_before(pool: PagePool, node: int, tokens: Int32) -> tuple[bool, int]:
+    """Compare `tokens` with those of `node`: whether they go before, and how many they share.
+
+    The children of a page are a search tree in lexicographic order, balanced like a treap with a hash of the
+    page number as priority. Thousands of prompts may part in the middle of one page; the child that shares
+    most with a prompt lies on the path that a search for the prompt takes.
+    """
+    limit = min(tokens.shape[0], pool.length[node])
+    same = 0
+    while same < limit and tokens[same] == pool.tokens[node, same]:
+        same += 1
+    if same < limit:
+        return bool(tokens[same] < pool.tokens[node, same]), same
+    return bool(tokens.shape[0] < pool.length[node]), same
+
+
+@njit
+def _priority(page: int) -> int:
+    return ((page + 1) * 2654435761) & 0xFFFFFFFF
+
+
+@njit
+def _tree_insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
+    links = pool.links
+    at, link = parent, ROOT
+    node = links[at, link]
+    while node != NONE and _priority(node) > _priority(page):
+        before, _ = _goes_before(pool, node, tokens)
+        at, link = node, SMALLER if before else LARGER
+        node = links[at, link]
+    links[at, link] = page
+    # Split what was there into the parts before and after the new node.
+    low, low_link, high, high_link = page, SMALLER, page, LARGER
+    while node != NONE:
+        before, _ = _goes_before(pool, node, tokens)
+        if before:
+            links[high, high_link] = node
+            high, high_link = node, SMALLER
+            node = links[node, SMALLER]
+        else:
+            links[low, low_link] = node
+            low, low_link = node, LARGER
+            node = links[node, LARGER]
+    links[low, low_link] = NONE
+    links[high, high_link] = NONE
 
 
 @njit
@@ -158,14 +191,25 @@ def _lru_append(pool: PagePool, page: int) -> None:
 
 @njit
 def _tree_remove(pool: PagePool, page: int) -> None:
-    before, after = pool.chain_prev[page], pool.chain_next[page]
-    if before <= -2:
-        pool.bucket[-2 - before] = after
-    else:
-        pool.chain_next[before] = after
-    if after != NONE:
-        pool.chain_prev[after] = before
-    pool.children[pool.parent[page]] -= 1
+    links, parent = pool.links, pool.parent[page]
+    tokens = pool.tokens[page, : pool.length[page]]
+    at, link = parent, ROOT
+    while links[at, link] != page:
+        node = links[at, link]
+        before, _ = _goes_before(pool, node, tokens)
+        at, link = node, SMALLER if before else LARGER
+    low, high = links[page, SMALLER], links[page, LARGER]
+    while low != NONE and high != NONE:
+        if _priority(low) > _priority(high):
+            links[at, link] = low
+            at, link = low, LARGER
+            low = links[low, LARGER]
+        else:
+            links[at, link] = high
+            at, link = high, SMALLER
+            high = links[high, SMALLER]
+    links[at, link] = low if low != NONE else high
+    pool.children[parent] -= 1
     pool.counts[N_CACHED] -= 1
 
 
@@ -211,16 +255,11 @@ def insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
     """Put a private page into the tree below `parent` (NONE: the root), standing for `tokens`."""
     if parent == NONE:
         parent = pool.free.shape[0]
-    slot = _bucket(pool, parent, tokens[0])
-    first = pool.bucket[slot]
-    pool.chain_next[page] = first
-    pool.chain_prev[page] = -2 - slot
-    if first != NONE:
-        pool.chain_prev[first] = page
-    pool.bucket[slot] = page
+    _tree_insert(pool, page, parent, tokens)
     pool.parent[page] = parent
     pool.children[parent] += 1
     pool.children[page] = 0
+    pool.links[page, ROOT] = NONE
     pool.state[page] = CACHED
     pool.length[page] = tokens.shape[0]
     pool.tokens[page, : tokens.shape[0]] = tokens
@@ -253,18 +292,15 @@ def match(pool: PagePool, tokens: Int32, path: Int32) -> tuple[int, int, int]:
         if rest <= 0:
             return full, NONE, 0
         best, common = NONE, 0
-        node = pool.bucket[_bucket(pool, parent, tokens[start])]
+        wanted = tokens[start : start + min(rest, size)]
+        node = pool.links[parent, ROOT]
         while node != NONE:
-            if pool.parent[node] == parent:
-                limit = min(rest, pool.length[node])
-                same = 0
-                while same < limit and pool.tokens[node, same] == tokens[start + same]:
-                    same += 1
-                if same > common:
-                    best, common = node, same
-                    if common == size:
-                        break
-            node = pool.chain_next[node]
+            before, same = _goes_before(pool, node, wanted)
+            if same > common:
+                best, common = node, same
+                if common == size:
+                    break
+            node = pool.links[node, SMALLER if before else LARGER]
         if common < size:
             return full, int(best), common
         path[full] = best
@@ -352,8 +388,22 @@ def check(pool: PagePool) -> None:
             _require(bool(pool.ready[page] == pool.length[page]), "an unheld node is incomplete")
             _require(parent not in order or order[parent] > order[page], "a parent precedes its child in LRU")
     _require(bool((alone == pool.alone).all()), "counts of pages held alone are wrong")
+    for page in range(n + 1):
+        if page == n or pool.state[page] == CACHED:
+            found = _in_order(pool, int(pool.links[page, ROOT]))
+            _require(all(int(pool.parent[p]) == page for p in found), "a child is in another page's tree")
+            keys = [tuple(pool.tokens[p, : pool.length[p]].tolist()) for p in found]
+            _require(keys == sorted(set(keys)), "children are out of order")
+            _require(len(found) == children[page], "a child is missing from its parent's tree")
     _require(bool((children == pool.children).all()), "child counts are wrong")
     _require(int(children.sum()) == pool.counts[N_CACHED], "count of nodes is wrong")
+
+
+def _in_order(pool: PagePool, node: int) -> list[int]:
+    if node == NONE:
+        return []
+    low, high = (int(pool.links[node, link]) for link in (SMALLER, LARGER))
+    return [*_in_order(pool, low), node, *_in_order(pool, high)]
 
 
 def _require(condition: bool, message: str) -> None:

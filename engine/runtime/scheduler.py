@@ -8,7 +8,7 @@ follower takes the page over.
 from __future__ import annotations
 
 from engine.jit import njit
-from engine.plan.scan import PAUSED_UNTIL, Scan
+from engine.plan.scan import Scan, wake
 from engine.runtime.admission import free_slot
 from engine.runtime.forecast import known_tokens, settle
 from engine.runtime.pages import CACHED, NONE, PagePool, release
@@ -50,22 +50,52 @@ def build(
     """
     slots.counts[STEP] += 1
     work.size[:] = 0
-    for decoding in (True, False):
-        for i in range(slots.counts[RUNNING]):
-            slot = slots.running[i]
-            request = slots.request[slot]
-            prompt = requests.start[request + 1] - requests.start[request]
-            if (slots.computed[slot] >= prompt) != decoding:
-                continue
-            room = token_budget - work.size[W_TOKENS]
-            if room <= 0:
-                break
-            if not decoding and not _catch_up(pool, requests, slots, work, slot):
-                continue
-            count = _claim(pool, requests, slots, slot, min(room, known_tokens(requests, request)))
-            if count > 0:
-                _emit(pool, requests, slots, work, slot, count, rows)
+    _decode(requests, slots, work, token_budget, pool.tokens.shape[1], rows)
+    for i in range(slots.counts[RUNNING]):
+        slot = slots.running[i]
+        room = token_budget - work.size[W_TOKENS]
+        if room <= 0:
+            break
+        if slots.fresh[slot] == 0 or not _catch_up(pool, requests, slots, work, slot):
+            continue
+        count = _claim(pool, requests, slots, slot, room)
+        if count > 0:
+            _emit(pool, requests, slots, work, slot, count, rows)
     return int(work.size[W_TOKENS])
+
+
+@njit
+def _decode(
+    requests: Requests, slots: Slots, work: Work, token_budget: int, page_size: int, rows: bool
+) -> None:
+    """Fill `work` with one token of every sequence that only lacks the token sampled last.
+
+    Most of a run is spent here, so it calls nothing: the arguments of a call are some hundred numbers.
+    """
+    n, read = 0, 0
+    for i in range(min(slots.counts[RUNNING], token_budget)):
+        slot = slots.running[i]
+        if slots.fresh[slot]:
+            continue
+        place = slots.computed[slot]
+        if rows:
+            request = slots.request[slot]
+            work.tokens[n] = slots.output[slot, requests.generated[request] - 1]
+            work.positions[n] = place
+            work.pages[n] = slots.pages[slot, place // page_size]
+            work.slots[n] = place % page_size
+        work.first[n] = n
+        work.length[n] = 1
+        work.context[n] = place + 1
+        work.slot[n] = slot
+        work.sample_rows[n] = n
+        work.sample_slots[n] = slot
+        slots.computed[slot] = place + 1
+        read += place + 1
+        n += 1
+    work.size[W_TOKENS] = work.size[W_SEQUENCES] = work.size[W_SAMPLES] = n
+    work.size[W_KV_READ] = work.size[W_KV_DECODE] = read
+    slots.counts[DECODE_TOKENS] += n
 
 
 @njit
@@ -158,10 +188,7 @@ def _emit(
     work.size[W_TOKENS] += count
     work.size[W_KV_READ] += end
     slots.computed[slot] = end
-    if start >= prompt and count == 1:
-        work.size[W_KV_DECODE] += end
-    else:
-        work.size[W_ATTENDED] += count * start + count * (count + 1) // 2
+    work.size[W_ATTENDED] += count * start + count * (count + 1) // 2
     if start >= prompt:
         slots.counts[DECODE_TOKENS] += count
     else:
@@ -229,4 +256,4 @@ def retire(pool: PagePool, slots: Slots, scan: Scan, finished: Int32) -> None:
                 slots.counts[FINISHED] += 1
                 break
     if finished.shape[0] > 0:
-        scan.cursor[PAUSED_UNTIL] = 0
+        wake(scan)
