@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -11,6 +15,45 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_PACKAGE: Final = Path(__file__).parent
+_KEPT: Final = 4
+"""Cache folders of earlier sources that are kept, for other checkouts and branches."""
+
+
+def _sources_digest() -> str:
+    """Return a digest of all modules with compiled functions."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        source = path.read_bytes()
+        if b"engine.jit import" in source:
+            digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + source)
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    """Return the folder of compiled code for exactly these sources, with the oldest others removed.
+
+    numba's own cache looks at the file of a function only: after a change in a function that it calls, it would
+    go on using the old one, compiled into it.
+    """
+    above = _PACKAGE / "__pycache__"
+    writable = os.access(above if above.exists() else _PACKAGE, os.W_OK)
+    if not writable:
+        above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightblend"
+    folder = above / f"numba-{_sources_digest()}"
+    if not folder.exists():
+        try:
+            others = sorted(above.glob("numba-*"), key=lambda p: p.stat().st_mtime)
+        except FileNotFoundError:
+            others = []
+        for old in others[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+if not os.environ.get("NUMBA_CACHE_DIR"):
+    numba.config.CACHE_DIR = str(_cache_folder())
 
 
 def njit(function: Callable[P, R]) -> Callable[P, R]:
