@@ -34,8 +34,8 @@ def _sources_digest() -> str:
 def _cache_folder() -> Path:
     """Return the folder of compiled code for exactly these sources, with the oldest others removed.
 
-    numba's own cache looks at the file of a function only: after a change in a function that it calls, it would
-    go on using the old one, compiled into it.
+    numba's own cache looks at the file of a function only: after a change in a function that it calls, it
+    would go on using the old one, compiled into it.
     """
     above = _PACKAGE / "__pycache__"
     writable = os.access(above if above.exists() else _PACKAGE, os.W_OK)
@@ -53,7 +53,7 @@ def _cache_folder() -> Path:
 
 
 if not os.environ.get("NUMBA_CACHE_DIR"):
-    numba.config.CACHE_DIR = str(_cache_folder())
+    numba.config.CACHE_DIR = str(_cache_folder())  # type: ignore[attr-defined]
 
 
 def njit(function: Callable[P, R]) -> Callable[P, R]:

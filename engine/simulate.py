@@ -19,14 +19,15 @@ from engine.jit import njit
 from engine.runtime import state
 from engine.runtime.admission import admit, relieve
 from engine.runtime.pacing import prepare
-from engine.runtime.pages import N_EVICTED, PagePool, held, make_pool
+from engine.runtime.pages import N_EVICTED, held, make_pool
 from engine.runtime.scheduler import build, retire
-from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 if TYPE_CHECKING:
     from engine.plan.policies import Plan
     from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
+    from engine.runtime.pages import PagePool
+    from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD = range(5)
 TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
@@ -159,7 +160,7 @@ def _run(
         outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
         admit(pool, requests, slots, scan, outlook, step_tokens)
         prefilled = slots.counts[state.PREFILL_TOKENS]
-        tokens = build(pool, requests, slots, work, step_tokens, False)
+        tokens = build(pool, requests, slots, work, step_tokens, rows=False)
         if tokens == 0:
             break
         samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from engine.cost import DeviceProfile, ModelShape, measure_cpu
+from engine.cost import DeviceProfile, ModelShape, measure_cpu, step_cost
 from engine.devices import find_device, find_dtype, nominal_profile, torch_dtype
 from engine.errors import EngineError
 from engine.handoff import Job, read_job, write_message
@@ -112,6 +112,8 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
         job.offsets,
         job.sampling,
         job.plan,
+        # The nominal profile, not the measured one: the plan's seconds are in its terms.
+        step_cost(shape, nominal_profile(settings.device)),
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}

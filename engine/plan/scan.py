@@ -29,7 +29,7 @@ Float64 = npt.NDArray[np.float64]
 LEFT, RIGHT, RETRY = 0, 1, 2
 NOBODY = -1
 # Indices into `Scan.cursor`.
-AT_LEFT, N_RIGHT, N_RETRY, PAUSED_UNTIL = 0, 1, 2, 3
+AT_LEFT, LEFT_END, AT_RIGHT, N_RIGHT, N_RETRY, N_WAITING, SEGMENT, LEFT_RESTS, RIGHT_RESTS = range(9)
 # Indices into `Scan.waiting`.
 COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
 
@@ -53,8 +53,9 @@ class Scan(NamedTuple):
     compute, memory
         float64 [N]: modelled seconds of what each request still has to do, after prefix sharing.
     cursor
-        int64 [4]: next position at the left, requests at the right, retries waiting, and the step until
-        which admission rests because nobody fitted.
+        int64 [9]: of the segment in hand, the next position at the left and the end of it, the first position
+        at the right and how many wait there; retries waiting; all that wait; the segment; and the steps
+        before which the two sides are not asked again, because nobody fitted (`rest`, `wake`).
     retry
         int32 [N]: retracted requests, which go before any new one.
     waiting

@@ -9,9 +9,10 @@ compute-heavy requests that should run beside them wait for thousands of steps.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from engine.cost import StepCost
 from engine.jit import njit
 from engine.plan.scan import (
     LEFT,
@@ -30,7 +31,6 @@ from engine.plan.scan import (
     wake,
 )
 from engine.runtime.forecast import draw, enter, known_tokens, leave, peak, remaining_output, side_peak
-from engine.runtime.pacing import Outlook
 from engine.runtime.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
 from engine.runtime.state import (
     HIT_TOKENS,
@@ -43,6 +43,10 @@ from engine.runtime.state import (
     Requests,
     Slots,
 )
+
+if TYPE_CHECKING:
+    from engine.cost import StepCost
+    from engine.runtime.pacing import Outlook
 
 LEFT_RESERVE = 0.5
 """Part of the left side's share that the right side leaves free even at its peak. The share is about averages

@@ -3,8 +3,8 @@
 Every running sequence is a straight line: at step T, until the step `due` in which it is expected to end, it
 holds at most ``base + T / page size`` pages, where `base` already rounds up to whole pages. The line is fixed
 when the sequence is admitted, and drawn anew when its prompt is computed and when it outgrows its expected
-length; time alone changes nothing. The sum of the lines is largest just before one of them ends, so only those
-steps are looked at, and one pass over the sequences in the order of their ends (`Slots.by_due`) finds it.
+length; time alone changes nothing. The sum of the lines is largest just before one of them ends, so only
+those steps are looked at, in one pass over the sequences in the order of their ends (`Slots.by_due`).
 
 Pages that several sequences hold are counted as if they stayed.
 """

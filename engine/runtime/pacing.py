@@ -3,7 +3,7 @@
 A step takes as long as the slower of its compute and its memory work (`engine.cost.pair_seconds`). Over a
 night both are used fully if every step has them in the proportion in which they remain:
 
-    compute(step) = rho * memory(step),   rho = remaining compute / (remaining KV reads + remaining weight reads)
+    compute(step) = rho * memory(step),   rho = remaining compute / (remaining KV and weight reads)
 
 Memory work of a step is given by the requests that decode, so this equation sets its prefill tokens. With
 rho < 1 prefill then hides behind the reading of the KV cache to the very end; with rho > 1 every step is as
@@ -13,7 +13,7 @@ same budget costs nothing: the work done is the same.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from engine.cost import StepCost, step_memory_seconds
 from engine.jit import njit
 from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, Scan
 from engine.runtime.forecast import known_tokens, refresh
-from engine.runtime.pages import PagePool
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
+
+if TYPE_CHECKING:
+    from engine.runtime.pages import PagePool
 
 GRAIN = 128
 """Budgets are multiples of this: step shapes recur, and GEMM tiles are full."""

@@ -53,8 +53,8 @@ class PagePool(NamedTuple):
     tokens
         int32 [n + 1, page_size]: the tokens of a node.
     links
-        int32 [n + 1, 3]: the search tree of each page's children (see `_goes_before`): its root, and as a member
-        of its parent's tree the smaller and the larger subtree.
+        int32 [n + 1, 3]: the search tree of each page's children (see `_goes_before`): its root, and as a
+        member of its parent's tree the smaller and the larger subtree.
     lru_next, lru_prev
         int32 [n + 1]: the LRU list, oldest first, closed through row `n`.
     holder
@@ -225,7 +225,7 @@ def _make_free(pool: PagePool, page: int) -> None:
 
 @njit
 def take_page(pool: PagePool, holder: int) -> int:
-    """Take a page as private with ref 1, held by `holder`, evicting the least recently used node if none is free.
+    """Take a page as private, held by `holder` alone, evicting the least recently used node if none is free.
 
     Returns NONE if every page is held.
     """

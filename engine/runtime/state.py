@@ -114,8 +114,8 @@ class Work(NamedTuple):
     Attributes
     ----------
     size
-        int64 [7]: tokens, sequences, samples, copies, KV tokens read by attention; of these, KV tokens read by
-        decoding sequences; and the sum over prefill tokens of the keys each of them sees.
+        int64 [7]: tokens, sequences, samples, copies, KV tokens read by attention; of these, those read
+        by decoding sequences; and the sum over prefill tokens of the keys each of them sees.
     tokens, positions, pages, slots
         int64 [T]: token id, position, and place of its KV.
     first, length, context, slot

@@ -100,6 +100,23 @@ def test_the_right_side_is_taken_from_its_middle() -> None:
     assert scan.waiting.tolist() == [11, 1, 2]
 
 
+def test_segments_come_one_after_the_other_and_have_sides_of_their_own() -> None:
+    order = np.arange(6, dtype=np.int32)
+    costs = np.array([9.0, 1, 5, 4, 3, 1]), np.ones(6), np.arange(6, 0, -1.0)
+    scan = make_scan(order, *costs, two_sided=True, segments=np.array([0, 2, 2, 5, 6]))
+    assert scan.heavy.tolist() == [0, 1, 0, 0, 1, 0]
+    taken = []
+    while waiting(scan):
+        for side in (RIGHT, LEFT):
+            request = propose(scan, side, 0)
+            if request != NOBODY:
+                accept(scan, side, 0)
+                taken.append(request)
+                break
+    assert taken == [1, 0, 4, 2, 3, 5]
+    assert scan.waiting == pytest.approx(0)
+
+
 def test_an_empty_scan_is_not_read_past_its_end() -> None:
     scan = scan_of([3.0], [1.0])
     accept(scan, LEFT, 0)
@@ -160,11 +177,9 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
             side = RIGHT + LEFT - side
         if propose(scan, side, 0) == NOBODY:
             break
-        place = min(place, len(scan.right) - 1)
-        while side == RIGHT and propose(scan, RIGHT, place) == NOBODY:
-            place -= 1
-        request = propose(scan, side, place)
-        accept(scan, side, place)
+        at = next(i for i in range(place, -1, -1) if propose(scan, side, i) != NOBODY)
+        request = propose(scan, side, at)
+        accept(scan, side, at)
         if retract:
             give_back(scan, request, 1.0, 1.0, 1.0)
             assert propose(scan, RETRY, 0) == request
