@@ -75,11 +75,12 @@ def _decode(
     n, read = 0, 0
     for i in range(min(slots.counts[RUNNING], token_budget)):
         slot = slots.running[i]
-        if slots.fresh[slot]:
+        request, place = slots.request[slot], slots.computed[slot]
+        prompt = requests.start[request + 1] - requests.start[request]
+        # Nothing is left to compute while the last token of an answer is on its way.
+        if slots.fresh[slot] or place >= prompt + requests.generated[request]:
             continue
-        place = slots.computed[slot]
         if rows:
-            request = slots.request[slot]
             work.tokens[n] = slots.output[slot, requests.generated[request] - 1]
             work.positions[n] = place
             work.pages[n] = slots.pages[slot, place // page_size]
