@@ -59,7 +59,9 @@ class DeviceInputs:
         to longer sequences are overwritten by the prefill operation, which comes second.
         """
         scale = q.shape[-1] ** -0.5
-        out = torch.empty_like(q)
+        # Padding rows that no operation writes must be finite: their KV goes to the padding page, which masked
+        # places of real sequences point to.
+        out = torch.zeros_like(q)
         rows = self.decode_context.shape[0]
         self.ops.decode(
             q[:rows],

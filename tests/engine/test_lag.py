@@ -33,7 +33,7 @@ def answers(done) -> list[tuple]:
             c.token_ids.tolist(),
             c.text,
             c.finish_reason,
-            None if c.logprobs is None else c.logprobs.chosen.round(3).tolist(),
+            None if c.logprobs is None else c.logprobs.chosen.tolist(),
         )
         for _, c in sorted(done.items())
     ]
@@ -43,7 +43,10 @@ def both(decoder, prompts, sampling, *more, **settings):
     """Run with and without lag, compare the answers, and return the two engines and the answers."""
     one, expected = run_engine(decoder, prompts, sampling, *more, lag=0, **settings)
     two, found = run_engine(decoder, prompts, sampling, *more, lag=1, **settings)
-    assert answers(found) == answers(expected)
+    for got, wanted in zip(answers(found), answers(expected), strict=True):
+        assert got[:3] == wanted[:3]
+        # The sums of a row are rounded differently in a step of another size.
+        assert got[3] == pytest.approx(wanted[3], abs=1e-4)
     assert_idle(two)
     return one, two, answers(found)
 
