@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 2)
+Folder (format version 3)
     job.json        what to run: model folder, dtype, device, engine settings, device profile figures
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _LENGTH = struct.Struct(">I")
-_ARRAYS = ("order", "estimate", "compute", "memory", "segments")
+_ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
     "prompt_tokens",
     "distinct_tokens",

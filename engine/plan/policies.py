@@ -24,6 +24,7 @@ from engine.plan.tree import build_tree, distinct_tokens, hit_rate_optimum, node
 if TYPE_CHECKING:
     from engine.cost import DeviceProfile, ModelShape
     from engine.plan.order import Accept, CostOf
+    from engine.plan.scan import Bool
     from engine.plan.tree import Float64, Int32, Int64, NodeCosts, PrefixTree
 
 POLICIES = {
@@ -34,6 +35,13 @@ POLICIES = {
     "interleave": "workloads mixed in proportion, each depth-first",
 }
 """Policy name -> what it does, in a few words."""
+
+
+LINK = 0.5
+"""A request is kept beside the one that it shares a prefix with if it would cost this much more alone.
+
+Prefixes that matter less are common ones, such as system prompts: some running request always holds them.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,9 @@ class Plan:
     segments
         int64 [k + 1]: requests ``order[segments[i]:segments[i + 1]]`` are a segment; all of one come before
         any of the next, and only those of one segment are blended. Empty: all are one segment.
+    linked
+        bool [N]: whether the request at a position of the order has to stay with the one before it: without
+        their common prefix it would cost at least `LINK` more. Empty: nobody has to.
     saved_tokens
         Prompt tokens that each request shares with the one before it in the order.
     constraint_tokens, constraint_seconds
@@ -74,6 +85,7 @@ class Plan:
     distinct_tokens: int
     hit_rate_optimum: float
     segments: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    linked: Bool = field(default_factory=lambda: np.zeros(0, np.bool_))
     saved_tokens: int = 0
     constraint_tokens: int = 0
     constraint_seconds: float = 0.0
@@ -87,6 +99,7 @@ class Plan:
             self.estimate,
             two_sided=self.policy == "blend",
             segments=self.segments,
+            linked=self.linked,
         )
 
     @property
@@ -200,10 +213,22 @@ def plan_tree(
         distinct_tokens=distinct_tokens(tree),
         hit_rate_optimum=hit_rate_optimum(tree),
         segments=segments,
+        linked=_linked(ordered, estimate, shape, device),
         saved_tokens=saved_tokens(ordered),
         constraint_tokens=max(0, free - saved_tokens(ordered)),
         constraint_seconds=_unpaired(compute[ordered.sorted], memory[ordered.sorted], segments),
     )
+
+
+def _linked(ordered: PrefixTree, estimate: Float64, shape: ModelShape, device: DeviceProfile) -> Bool:
+    n = ordered.sorted.shape[0]
+    prompt, common = ordered.depth[:n].astype(np.float64), ordered.common.astype(np.float64)
+    output, nothing = estimate[ordered.sorted], np.zeros(n)
+    own = shape.request_flops(prompt, common, output) / device.flops
+    whole = shape.request_flops(prompt, nothing, output) / device.flops
+    own += shape.request_kv_bytes(prompt, output) / device.read_bytes
+    whole += shape.request_kv_bytes(prompt, output) / device.read_bytes
+    return np.asarray((common > 0) & (whole >= (1.0 + LINK) * own))
 
 
 def _check(policy: str) -> None:

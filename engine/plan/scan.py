@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from engine.jit import njit
 
+Bool = npt.NDArray[np.bool_]
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -82,6 +83,7 @@ def make_scan(
     *,
     two_sided: bool,
     segments: Int64 | None = None,
+    linked: Bool | None = None,
 ) -> Scan:
     """Return a scan at its start.
 
@@ -93,23 +95,31 @@ def make_scan(
         float64 [N]: modelled seconds, and expected output tokens, by request index.
     segments
         int64 [k + 1]: positions in `order` at which a segment begins, and N. None or empty: one segment.
+    linked
+        bool [N]: whether the request at a position of `order` has to stay with the one before it, for the
+        sake of a prefix. Requests that stay together go to one side, by their density together, and count
+        with their mean length there. None: nobody has to.
     """
     n = order.shape[0]
     order = np.ascontiguousarray(order, np.int32)
     compute, memory = np.array(compute, np.float64), np.array(memory, np.float64)
     heavy = np.zeros(n, np.int8)
     bounds = np.array([0, n]) if segments is None or len(segments) < 2 else segments
+    alone = np.ones(n, bool) if linked is None or len(linked) < n else ~linked
+    key = np.array(length, np.float64)
     lefts, rights, table, at = [], [], [], np.zeros(2, np.int64)
     for begin, end in itertools.pairwise(bounds.tolist()):
         part = order[begin:end]
         if two_sided:
-            c, m = compute[part], memory[part]
+            unit = np.cumsum(alone[begin:end]) - alone[begin:end][:1].sum()
+            c, m = np.bincount(unit, compute[part]), np.bincount(unit, memory[part])
             # Relative margin: requests that are all alike must not fall to both sides by rounding.
-            heavy[part[c * m.sum() < (1.0 - 1e-9) * m * c.sum()]] = 1
+            heavy[part] = (c * m.sum() < (1.0 - 1e-9) * m * c.sum())[unit]
+            key[part] = (np.bincount(unit, length[part]) / np.bincount(unit))[unit]
         left, right = part[heavy[part] == 0], part[heavy[part] == 1]
         # Stable: requests of equal length keep the order of the plan, in which prefixes are together.
         lefts.append(left)
-        rights.append(right[np.argsort(-length[right], kind="stable")])
+        rights.append(right[np.argsort(-key[right], kind="stable")])
         sizes = np.array([left.shape[0], right.shape[0]])
         table.append([at[0], at[0] + sizes[0], at[1], at[1] + sizes[1]])
         at += sizes

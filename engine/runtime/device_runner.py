@@ -59,8 +59,8 @@ class DeviceInputs:
         to longer sequences are overwritten by the prefill operation, which comes second.
         """
         scale = q.shape[-1] ** -0.5
-        # Padding rows that no operation writes must be finite: their KV goes to the padding page, which masked
-        # places of real sequences point to.
+        # Padding rows that no operation writes must be finite: their KV goes to the padding page, which the
+        # masked places of real sequences point to.
         out = torch.zeros_like(q)
         rows = self.decode_context.shape[0]
         self.ops.decode(

@@ -188,3 +188,17 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
         assert waiting(scan) == len(costs) - len(taken)
     assert sorted(taken) == list(range(len(costs)))
     assert scan.waiting == pytest.approx(0, abs=1e-9)
+
+
+def test_requests_with_a_prefix_in_common_stay_together() -> None:
+    order, length = np.arange(6, dtype=np.int32), np.array([1.0, 9, 2, 8, 3, 7])
+    compute, memory = np.array([8.0, 1, 1, 1, 1, 1]), np.array([1.0, 1, 1, 1, 1, 9])
+    linked = np.array([False, True, False, True, False, False])
+    scan = make_scan(order, compute, memory, length, two_sided=True, linked=linked)
+    # The density of all is 13 / 14, that of the first two 9 / 2; then come means of 5, 3 and 7.
+    assert scan.left.tolist() == [0, 1, 2, 3, 4]
+    assert scan.right.tolist() == [5]
+    memory[:] = 1, 1, 3, 3, 4, 3
+    scan = make_scan(order, compute, memory, length, two_sided=True, linked=linked)
+    assert scan.left.tolist() == [0, 1]
+    assert scan.right.tolist() == [5, 2, 3, 4]
