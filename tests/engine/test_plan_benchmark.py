@@ -18,15 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.plan.tree import build_tree
-from engine.runtime.core import EngineSettings
 
 pytestmark = [
     pytest.mark.skipif(
         not (sources.traces() / "mmlu.parquet").exists(),
         reason="no traces; set NIGHTBLEND_TRACES to their folder",
-    ),
-    pytest.mark.skipif(
-        "pacing" not in EngineSettings.__dataclass_fields__, reason="the scheduler does not pace yet"
     ),
 ]
 PROMISED = {
