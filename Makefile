@@ -51,7 +51,7 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --quick $(BENCH)
 
-ci: test test-kernels test-s3 bench-plan-quick ## what continuous integration runs
+ci: lint test-kernels test-s3 bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) .demo

@@ -196,8 +196,8 @@ def azure_only(all_tasks):
 def test_only_the_asked_for_tasks_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cells, "simulate", made_up)
     arguments = ["--quick", "--jobs", "1", "--scratch", str(tmp_path), "--requests", "2000"]
-    benchmark.main([*arguments, "--section", "traces", "--cells", "*d1.40-s0.05*"])
+    benchmark.main([*arguments, "--section", "traces", "--cells", "*d1.40-s0.35*"])
     text = capsys.readouterr().out
-    assert text.count("a100 azure 1.40/5%") == 1
+    assert text.count("a100 azure 1.40/35%") == 1
     assert "a100 azure 0.90" not in text
     assert "== grid" not in text
