@@ -231,6 +231,12 @@ def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) ->
 
 
 @njit
+def decode_seconds(cost: StepCost, known: float, remaining: float) -> float:
+    """Return the memory time of generating `remaining` tokens after `known` ones: the KV read for them."""
+    return remaining * (known + 0.5 * remaining) * cost.kv_bytes_per_token / cost.read_bytes
+
+
+@njit
 def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     """Return the time of compute and memory work given together."""
     return max(compute, memory) + cost.interference * min(compute, memory)

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from engine.cost import NOMINAL, ModelShape, StepCost, pair_seconds, step_compute_seconds, step_cost
-from engine.cost import step_memory_seconds as memory_seconds
+from engine.cost import (
+    NOMINAL,
+    ModelShape,
+    StepCost,
+    pair_seconds,
+    step_compute_seconds,
+    step_cost,
+    step_memory_seconds,
+)
 from engine.jit import njit
 from engine.runtime import state
 from engine.runtime.admission import admit, relieve
@@ -165,7 +172,7 @@ def _run(
             break
         samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]
         compute = step_compute_seconds(cost, float(tokens), float(samples), float(attended))
-        memory = memory_seconds(cost, float(tokens), float(work.size[state.W_KV_DECODE]))
+        memory = step_memory_seconds(cost, float(tokens), float(work.size[state.W_KV_DECODE]))
         seconds, pages = pair_seconds(cost, compute, memory), held(pool)
         sums[SECONDS] += seconds
         sums[COMPUTE_SECONDS] += compute

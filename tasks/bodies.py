@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from tasks.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
-from tasks.identity import answer_settings, canonical_json, digest, json_digest
+from tasks.identity import answer_settings, canonical_json, digest, settled_answer_key
 from tasks.prompts import chat_content, completion_content, content_digest
 from tasks.sampling import (
     CONTENT_FIELD,
@@ -177,9 +177,7 @@ class BodyReader:
             parsed.max_tokens, parsed.sampling = settled.max_tokens, settled.sampling
             parsed.content = chat_content(body) if endpoint == "chat" else completion_content(body)
             content = content_digest(parsed.content)
-            parsed.answer_key = json_digest(
-                f'["answer","{endpoint}","{content.hex()}",{settled.answer_settings}]'
-            )
+            parsed.answer_key = settled_answer_key(endpoint, content.hex(), settled.answer_settings)
         except RequestError as error:
             parsed.error = error
             content = hashlib.sha256(canonical_json(body.get(CONTENT_FIELD[endpoint])).encode()).digest()

@@ -69,16 +69,6 @@ def digest(kind: str, *parts: object) -> str:
     return hashlib.sha256(canonical_json([kind, *parts]).encode()).hexdigest()
 
 
-def json_digest(text: str) -> str:
-    """Return `digest` of parts that are in canonical JSON already, as one list that begins with the kind."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def text_digest(text: str) -> str:
-    """SHA-256 of a text's UTF-8 bytes: the cheap way to bring a long prompt into a key."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:
     """Name an answer: two requests with equal keys ask for the same thing of the run's model.
 
@@ -87,7 +77,7 @@ def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:
     endpoint : str
         `chat` or `completions`.
     content : str
-        `text_digest` of the normalised prompt in its canonical form.
+        `tasks.prompts.content_digest` of the normalised prompt, in hexadecimal digits.
     sampling : mapping
         The effective settings, `seed` only if the request gave one. For a greedy request `seed`, `top_k` and
         `top_p` do not enter (they have no effect), nor does the order of stop strings for any.
@@ -97,7 +87,12 @@ def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:
     str
         64 hexadecimal digits.
     """
-    return digest("answer", endpoint, content, answer_settings(sampling))
+    return settled_answer_key(endpoint, content, canonical_json(answer_settings(sampling)))
+
+
+def settled_answer_key(endpoint: str, content: str, settings: str) -> str:
+    """Return `answer_key` from `answer_settings` in canonical JSON, which many requests have in common."""
+    return hashlib.sha256(f'["answer","{endpoint}","{content}",{settings}]'.encode()).hexdigest()
 
 
 def answer_settings(sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +197,7 @@ def model_digest(folder: Path) -> str:
             "Name a Hugging Face model folder or a hub id",
         )
     with ThreadPoolExecutor(4) as pool:
-        contents = list(pool.map(_file_digest, files))
+        contents = list(pool.map(file_digest, files))
     return digest("model", list(zip(names, contents, strict=True)))
 
 
@@ -298,6 +293,7 @@ def _pair(request: str, answer: str) -> bytes:
     return (request + answer).encode("ascii")
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ that decides on rows.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.accounting import Account
-from tasks.identity import digest
+from tasks.identity import digest, file_digest
 from tasks.lines import ReadFailure
 from tasks.parse_object import ParsedObject
 from tasks.storage import ObjectNotFoundError
@@ -110,7 +109,7 @@ class ParsedRows:
             for number, path in enumerate(paths):
                 key = f"{table}-{number:05d}.parquet"
                 self._store.put_file(f"{place}/{key}", path)
-                files.append({"table": table, "key": key, "sha256": _sha256(path)})
+                files.append({"table": table, "key": key, "sha256": file_digest(path)})
         objects = [
             {"uri": uri, "etag": etag, "size": size, **_described(group.objects[uri, etag, size])}
             for uri, etag, size in names
@@ -144,7 +143,7 @@ class ParsedRows:
             for entry in record["files"]:
                 path = folder / str(entry["key"]).replace("/", "-")
                 self._store.get_file(f"{place}/{entry['key']}", path)
-                if entry["table"] not in TABLES or _sha256(path) != entry["sha256"]:
+                if entry["table"] not in TABLES or file_digest(path) != entry["sha256"]:
                     return None
                 files.setdefault(entry["table"], []).append(path)
         except (ObjectNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -195,11 +194,6 @@ def _parsed(entry: Mapping[str, Any]) -> ParsedObject:
         int(entry["shapes"]),
         int(entry["size"]),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(groups: Sequence[Group], table: str) -> list[Path]:

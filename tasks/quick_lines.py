@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from tasks.bodies import InexactNumberError
+from tasks.identity import settled_answer_key
 from tasks.prompts import CONTENT_TAG, ROLES
 from tasks.schema import SCHEMAS
 
@@ -53,8 +54,8 @@ class QuickLines:
         job, run_date, source_uri = names
         place = orjson.dumps(["request", job, run_date.isoformat(), source_uri])
         self._id_start = place[:-1] + b',["custom_id",'
-        # Fields beside the messages -> row so far, end of the answer key, digest; None: the general way.
-        self._known: dict[bytes, tuple[list[Any], bytes, bytes] | None] = {}
+        # Fields beside the messages -> row so far, settings of the answer key, digest; None: the general way.
+        self._known: dict[bytes, tuple[list[Any], str, bytes] | None] = {}
 
     def add(self, line: RawLine, drafts: Drafts) -> bool:
         """Make a draft of a line; False, with nothing done, if it is for the general way."""
@@ -93,9 +94,7 @@ class QuickLines:
         row[_REQUEST_ID] = own.hex()
         row[_CUSTOM_ID] = custom_id
         row[_SOURCE_LINE] = line.number
-        row[_ANSWER_KEY] = hashlib.sha256(
-            b'["answer","chat","%b",%b]' % (named.hexdigest().encode(), settings)
-        ).hexdigest()
+        row[_ANSWER_KEY] = settled_answer_key("chat", named.hexdigest(), settings)
         # Arrow takes the bytes as they are.
         row[_MESSAGES] = content
         drafts.rows.append(row)
@@ -106,7 +105,7 @@ class QuickLines:
         drafts.counts.requests += 1
         return True
 
-    def _learn(self, others: bytes, body: dict[str, Any]) -> tuple[list[Any], bytes, bytes] | None:
+    def _learn(self, others: bytes, body: dict[str, Any]) -> tuple[list[Any], str, bytes] | None:
         if len(self._known) >= _MOST:
             self._known.clear()
         found = None
@@ -127,6 +126,6 @@ class QuickLines:
                 "sampling": settled.sampling,
             }
             template = [row.get(name, value) for name, value in zip(_COLUMNS, self._template, strict=True)]
-            found = (template, settled.answer_settings.encode(), settled.digest)
+            found = (template, settled.answer_settings, settled.digest)
         self._known[others] = found
         return found

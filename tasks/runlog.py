@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from tasks.identity import file_digest
 from tasks.liveness import Heartbeat, is_gone, this_process
 from tasks.runrecords import (
     STATUSES,
@@ -71,12 +72,6 @@ def digest_ids(ids: Iterable[str]) -> str:
     for one in sorted(ids):
         digest.update(one.encode() + b"\n")
     return digest.hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class RunLog:
@@ -341,7 +336,7 @@ class RunLog:
         """
         if kind not in PART_KINDS:
             raise ValueError(f"kind must be one of {', '.join(sorted(PART_KINDS))}, not {kind!r}")
-        sha256 = digest_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        sha256 = file_digest(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
         name = f"{kind}/{label}{'-' if label else ''}{sha256[:16]}.{ext}"
         known = self._state.parts.get(name)
         if known is not None and known.sha256 == sha256:
@@ -369,7 +364,7 @@ class RunLog:
     def fetch_part(self, part: Part, path: Path) -> None:
         """Copy a part to a local file; raise `LogFormatError` if it is not what was recorded."""
         self.store.get_file(self.key(part.name), path)
-        if digest_file(path) != part.sha256:
+        if file_digest(path) != part.sha256:
             raise LogFormatError(
                 f"{self.store.object_uri(self.key(part.name))} does not have the recorded content"
             )

@@ -224,10 +224,9 @@ def _linked(ordered: PrefixTree, estimate: Float64, shape: ModelShape, device: D
     n = ordered.sorted.shape[0]
     prompt, common = ordered.depth[:n].astype(np.float64), ordered.common.astype(np.float64)
     output, nothing = estimate[ordered.sorted], np.zeros(n)
-    own = shape.request_flops(prompt, common, output) / device.flops
-    whole = shape.request_flops(prompt, nothing, output) / device.flops
-    own += shape.request_kv_bytes(prompt, output) / device.read_bytes
-    whole += shape.request_kv_bytes(prompt, output) / device.read_bytes
+    reads = shape.request_kv_bytes(prompt, output) / device.read_bytes
+    own = shape.request_flops(prompt, common, output) / device.flops + reads
+    whole = shape.request_flops(prompt, nothing, output) / device.flops + reads
     return np.asarray((common > 0) & (whole >= (1.0 + LINK) * own))
 
 

@@ -30,7 +30,7 @@ Float64 = npt.NDArray[np.float64]
 LEFT, RIGHT, RETRY = 0, 1, 2
 NOBODY = -1
 # Indices into `Scan.cursor`.
-AT_LEFT, LEFT_END, AT_RIGHT, N_RIGHT, N_RETRY, N_WAITING, SEGMENT, LEFT_RESTS, RIGHT_RESTS = range(9)
+AT_LEFT, LEFT_END, AT_RIGHT, N_RIGHT, N_RETRY, SEGMENT, LEFT_RESTS, RIGHT_RESTS = range(8)
 # Indices into `Scan.waiting`.
 COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
 
@@ -54,8 +54,8 @@ class Scan(NamedTuple):
     compute, memory
         float64 [N]: modelled seconds of what each request still has to do, after prefix sharing.
     cursor
-        int64 [9]: of the segment in hand, the next position at the left and the end of it, the first position
-        at the right and how many wait there; retries waiting; all that wait; the segment; and the steps
+        int64 [8]: of the segment in hand, the next position at the left and the end of it, the first position
+        at the right and how many wait there; retries waiting; the segment; and the steps
         before which the two sides are not asked again, because nobody fitted (`rest`, `wake`).
     retry
         int32 [N]: retracted requests, which go before any new one.
@@ -131,11 +131,10 @@ def make_scan(
         heavy=heavy,
         compute=compute,
         memory=memory,
-        cursor=np.zeros(9, np.int64),
+        cursor=np.zeros(8, np.int64),
         retry=np.zeros(max(n, 1), np.int32),
         waiting=np.array([compute.sum(), memory[heavy == 0].sum(), memory[heavy == 1].sum()], np.float64),
     )
-    scan.cursor[N_WAITING] = n
     _open_segment(scan, 0)
     return scan
 
@@ -179,7 +178,11 @@ def right_share(left_memory: float, right_memory: float) -> float:
 @njit
 def waiting(scan: Scan) -> int:
     """Return how many requests are not admitted."""
-    return int(scan.cursor[N_WAITING])
+    later = scan.segments[scan.cursor[SEGMENT] + 1 :]
+    total = scan.cursor[LEFT_END] - scan.cursor[AT_LEFT] + scan.cursor[N_RIGHT] + scan.cursor[N_RETRY]
+    for i in range(later.shape[0]):
+        total += later[i, 1] - later[i, 0] + later[i, 3] - later[i, 2]
+    return int(total)
 
 
 @njit
@@ -256,7 +259,6 @@ def wake(scan: Scan) -> None:
 
 @njit
 def _count(scan: Scan, request: int, sign: int) -> None:
-    scan.cursor[N_WAITING] += sign
     side = RIGHT_MEMORY if scan.heavy[request] else LEFT_MEMORY
     scan.waiting[COMPUTE] = max(0.0, scan.waiting[COMPUTE] + sign * scan.compute[request])
     scan.waiting[side] = max(0.0, scan.waiting[side] + sign * scan.memory[request])

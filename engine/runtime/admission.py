@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.cost import StepCost, decode_seconds, step_compute_seconds
 from engine.jit import njit
 from engine.plan.scan import (
     LEFT,
@@ -45,7 +46,6 @@ from engine.runtime.state import (
 )
 
 if TYPE_CHECKING:
-    from engine.cost import StepCost
     from engine.runtime.pacing import Outlook
 
 LEFT_RESERVE = 0.5
@@ -121,7 +121,7 @@ def _longest_that_fits(
     while low < high:
         middle = (low + high) // 2
         due, base = draw(requests, propose(scan, RIGHT, middle), step, delay, size)
-        if side_peak(slots, RIGHT, due, base, size) <= limit:
+        if side_peak(pool, slots, RIGHT, due, base) <= limit:
             high = middle
         else:
             low = middle + 1
@@ -306,9 +306,8 @@ def retract(pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: 
     free_slot(pool, slots, place)
     slots.counts[RETRACTIONS] += 1
     known, remaining = known_tokens(requests, request), remaining_output(requests, request)
-    flops = (known + remaining) * cost.flops_per_token + remaining * cost.flops_per_sample
-    reads = remaining * (known + 0.5 * remaining) * cost.kv_bytes_per_token
-    give_back(scan, request, remaining, flops / cost.flops, reads / cost.read_bytes)
+    compute = step_compute_seconds(cost, known + remaining, remaining, 0.0)
+    give_back(scan, request, remaining, compute, decode_seconds(cost, float(known), remaining))
     wake(scan)
 
 

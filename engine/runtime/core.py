@@ -243,7 +243,7 @@ class Engine:
             sequences=int(work.size[state.W_SEQUENCES]),
             running=running,
             kv_tokens_read=int(work.size[state.W_KV_READ]),
-            attended_tokens=int((work.positions[: work.size[state.W_TOKENS]] + 1).sum()),
+            attended_tokens=int(work.size[state.W_KV_DECODE] + work.size[state.W_ATTENDED]),
             available_pages=available(self.pool),
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
             recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),

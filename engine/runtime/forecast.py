@@ -18,6 +18,8 @@ from engine.runtime.pages import PagePool, held
 from engine.runtime.state import RUNNING, Requests, Slots
 
 OUTGROWN_STRETCH = 1.25
+EVERY = -1
+"""Both sides, where one is asked for."""
 
 
 @njit
@@ -80,28 +82,27 @@ def leave(slots: Slots, slot: int) -> None:
 @njit
 def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) -> None:
     """Draw the line of `slot` anew: its prompt is computed, and it generates from `step` on."""
-    due, base = draw(requests, slots.request[slot], step, 0.0, size)
-    leave(slots, slot)
-    enter(slots, slot, due, base)
+    _draw_anew(requests, slots, slot, step, 0.0, size)
     slots.fresh[slot] = 0
 
 
 @njit
-def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> bool:
-    """Draw the lines of all sequences that should have ended before `step`; return whether there were any."""
-    found = False
+def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
+    """Draw the lines of all sequences that should have ended before `step`."""
     while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
         slot = slots.by_due[0]
-        request = slots.request[slot]
         delay = 0.0
         if slots.fresh[slot]:
-            missing = known_tokens(requests, request) - slots.computed[slot]
+            missing = known_tokens(requests, slots.request[slot]) - slots.computed[slot]
             delay = np.ceil(missing / token_budget)
-        due, base = draw(requests, request, step, delay, size)
-        leave(slots, slot)
-        enter(slots, slot, due, base)
-        found = True
-    return found
+        _draw_anew(requests, slots, slot, step, delay, size)
+
+
+@njit
+def _draw_anew(requests: Requests, slots: Slots, slot: int, step: float, delay: float, size: int) -> None:
+    due, base = draw(requests, slots.request[slot], step, delay, size)
+    leave(slots, slot)
+    enter(slots, slot, due, base)
 
 
 @njit
@@ -115,34 +116,25 @@ def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> 
     shared
         Pages of it that others hold already, each by at least two of them.
     """
-    size = pool.tokens.shape[1]
-    n = slots.counts[RUNNING]
     alone = 0
-    for i in range(n):
+    for i in range(slots.counts[RUNNING]):
         alone += pool.alone[slots.by_due[i]]
-    stays = float(held(pool) - alone)
-    most, total, alive, placed = 0.0, 0.0, 0, False
-    for i in range(n - 1, -1, -1):
-        slot = slots.by_due[i]
-        if not placed and due >= slots.due[slot]:
-            total += base - shared
-            alive += 1
-            placed = True
-            most = max(most, stays + total + alive * due / size)
-        total += slots.base[slot] + pool.alone[slot] - slots.n_pages[slot]
-        alive += 1
-        most = max(most, stays + total + alive * slots.due[slot] / size)
-    if not placed:
-        most = max(most, stays + total + base - shared + (alive + 1) * due / size)
-    return most
+    return held(pool) - alone + _highest(pool, slots, EVERY, due, base - shared)
 
 
 @njit
-def side_peak(slots: Slots, side: int, due: float, base: float, size: int) -> float:
+def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
     """Return the largest number of pages that one side will hold, with a candidate admitted to it.
 
     Shared pages count once for each sequence: what the side reads, not what it occupies.
     """
+    return _highest(pool, slots, side, due, base)
+
+
+@njit
+def _highest(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
+    """Return the highest sum of the lines of one side and a candidate; of `EVERY` side, less shared pages."""
+    size = pool.tokens.shape[1]
     most, total, alive, placed = 0.0, 0.0, 0, False
     for i in range(slots.counts[RUNNING] - 1, -1, -1):
         slot = slots.by_due[i]
@@ -151,7 +143,9 @@ def side_peak(slots: Slots, side: int, due: float, base: float, size: int) -> fl
             alive += 1
             placed = True
             most = max(most, total + alive * due / size)
-        if slots.side[slot] != side:
+        if side == EVERY:
+            total += pool.alone[slot] - slots.n_pages[slot]
+        elif slots.side[slot] != side:
             continue
         total += slots.base[slot]
         alive += 1

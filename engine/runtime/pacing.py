@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.cost import StepCost, step_memory_seconds
+from engine.cost import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
 from engine.jit import njit
 from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, Scan
 from engine.runtime.forecast import known_tokens, refresh
@@ -57,34 +57,26 @@ class Outlook(NamedTuple):
 def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outlook:
     """Return the outlook before the next step; cost O(running)."""
     decoding, kv_tokens, missing, generate = 0, 0.0, 0.0, 0.0
-    reads_left, reads_right = 0.0, 0.0
+    left, right = scan.waiting[LEFT_MEMORY], scan.waiting[RIGHT_MEMORY]
     for i in range(slots.counts[RUNNING]):
         slot = slots.running[i]
         request = slots.request[slot]
         known = known_tokens(requests, request)
         # The expected end is kept up to date by `refresh`, and by `settle` when the prompt is computed.
         remaining = max(1.0, slots.due[slot] - slots.counts[STEP])
-        reads = remaining * (known + 0.5 * remaining)
+        reads = decode_seconds(cost, float(known), remaining)
         if slots.side[slot] == RIGHT:
-            reads_right += reads
+            right += reads
         else:
-            reads_left += reads
+            left += reads
         generate += remaining
         if slots.fresh[slot]:
             missing += known - slots.computed[slot]
         else:
             decoding += 1
             kv_tokens += known
-    per_token = cost.kv_bytes_per_token / cost.read_bytes
-    flops = (missing + generate) * cost.flops_per_token + generate * cost.flops_per_sample
-    return Outlook(
-        decoding,
-        kv_tokens,
-        missing,
-        scan.waiting[COMPUTE] + flops / cost.flops,
-        scan.waiting[LEFT_MEMORY] + reads_left * per_token,
-        scan.waiting[RIGHT_MEMORY] + reads_right * per_token,
-    )
+    compute = scan.waiting[COMPUTE] + step_compute_seconds(cost, missing + generate, generate, 0.0)
+    return Outlook(decoding, kv_tokens, missing, compute, left, right)
 
 
 @njit

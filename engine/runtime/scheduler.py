@@ -16,12 +16,9 @@ from engine.runtime.state import (
     DECODE_TOKENS,
     FINISHED,
     HIT_TOKENS,
-    LENGTH,
     PREFILL_TOKENS,
     RUNNING,
     STEP,
-    STOPPED,
-    UNFINISHED,
     W_ATTENDED,
     W_COPIES,
     W_KV_DECODE,
@@ -29,9 +26,7 @@ from engine.runtime.state import (
     W_SAMPLES,
     W_SEQUENCES,
     W_TOKENS,
-    Int8,
     Int32,
-    Int64,
     Requests,
     Slots,
     Work,
@@ -217,34 +212,6 @@ def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: i
         work.positions[row + i] = place
         work.pages[row + i] = slots.pages[slot, place // size]
         work.slots[row + i] = place % size
-
-
-@njit
-def commit(requests: Requests, slots: Slots, work: Work, sampled: Int64, stops: Int64, reasons: Int8) -> None:
-    """Append the sampled tokens and say which answers are complete.
-
-    Parameters
-    ----------
-    sampled
-        int64 [samples], in the order of ``work.sample_rows``.
-    stops
-        int64: the model's stop tokens.
-    reasons
-        int8, at least [samples]; receives UNFINISHED, STOPPED or LENGTH for each sample.
-    """
-    for i in range(work.size[W_SAMPLES]):
-        slot = work.sample_slots[i]
-        request = slots.request[slot]
-        done = requests.generated[request]
-        slots.output[slot, done] = sampled[i]
-        requests.generated[request] = done + 1
-        reasons[i] = UNFINISHED
-        if requests.ignore_stop[request] == 0:
-            for stop in stops:
-                if stop == sampled[i]:
-                    reasons[i] = STOPPED
-        if reasons[i] == UNFINISHED and done + 1 >= requests.max_new[request]:
-            reasons[i] = LENGTH
 
 
 @njit

@@ -221,6 +221,16 @@ def optional_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> da
         return None
 
 
+def turns_of(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the turns of a conversation, which must be there."""
+    turns = record.get(name)
+    if turns is None:
+        raise missing(name)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise invalid(name, "must be a list of turns")
+    return turns
+
+
 def without_last_answer(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return a conversation up to where its last answer was asked for."""
     kept = list(messages)

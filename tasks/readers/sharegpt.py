@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import Logged, Reader, invalid, label, missing, text_id, without_last_answer
+from tasks.readers.logged import Logged, Reader, label, text_id, turns_of, without_last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,14 +33,9 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged:
     """Make a conversation a chat request."""
-    turns = record.get("conversations")
-    if turns is None:
-        raise missing("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise invalid("conversations", "must be a list of turns")
     messages = [
         {"role": ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
-        for turn in turns
+        for turn in turns_of(record, "conversations")
     ]
     body: dict[str, Any] = {"messages": without_last_answer(messages)}
     if model := label(record.get("model")):

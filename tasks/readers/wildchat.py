@@ -12,10 +12,9 @@ from tasks.readers.logged import (
     Logged,
     Reader,
     event_time,
-    invalid,
     label,
-    missing,
     text_id,
+    turns_of,
     without_last_answer,
 )
 
@@ -32,12 +31,10 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged:
     """Make a conversation a chat request."""
-    turns = record.get("conversation")
-    if turns is None:
-        raise missing("conversation")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise invalid("conversation", "must be a list of turns")
-    messages = [{"role": turn.get("role"), "content": turn.get("content")} for turn in turns]
+    messages = [
+        {"role": turn.get("role"), "content": turn.get("content")}
+        for turn in turns_of(record, "conversation")
+    ]
     return Logged(
         body={"model": label(record.get("model")), "messages": without_last_answer(messages)},
         custom_id=text_id(record, "conversation_hash"),

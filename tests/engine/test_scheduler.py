@@ -19,6 +19,7 @@ from engine.cost import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.scan import LEFT, RIGHT, make_scan
 from engine.runtime import admission, forecast, pacing, scheduler, state
+from engine.runtime import flight as flights
 from engine.runtime.pages import CACHED, N_EVICTED, available, check, make_pool
 
 SHAPE = ModelShape(1000, 100, 2, 16, 64, 4400)
@@ -158,8 +159,11 @@ class Drive:
         requests = slots.request[work.sample_slots[: len(sampled)]]
         for i, request in enumerate(requests.tolist()):
             sampled[i] = self.load.answers[request][self.requests.generated[request]]
-        reasons = np.zeros(len(sampled) + 1, np.int8)
-        scheduler.commit(self.requests, slots, work, sampled, np.array([STOP]), reasons)
+        flight = flights.make_flight(slots.running.shape[0])
+        flights.assume(self.requests, slots, work, flight)
+        flights.fill(self.requests, slots, flight, sampled, np.array([STOP]))
+        flights.end(self.requests, flight)
+        reasons = flight.reason
         done = []
         for i, request in enumerate(requests.tolist()):
             complete = self.requests.generated[request] == len(self.load.answers[request])
