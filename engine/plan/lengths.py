@@ -1,4 +1,7 @@
-"""Expected output lengths before anything has run: what the log knows, else the mean of similar requests."""
+"""Expected output lengths: the estimators, and the simplest of them.
+
+`fixed` and `logged` are here, `sampled` is `engine.plan.sampled`, `combined` is `engine.plan.length_model`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,25 @@ GLOBAL: Final = "global"
 MAX_TOKENS: Final = "max_tokens"
 SOURCES: Final = (OBSERVED, WORKLOAD, GLOBAL, MAX_TOKENS)
 """Where an estimate comes from, best first."""
+
+FIXED: Final = "fixed"
+LOGGED: Final = "logged"
+SAMPLED: Final = "sampled"
+COMBINED: Final = "combined"
+ESTIMATORS: Final = {
+    COMBINED: "earlier nights, a sample that is answered first, and what the run shows as it goes on",
+    SAMPLED: "the mean of a sample of the same prefix, which is answered first",
+    LOGGED: "the length in the log, else the mean of the workload's logged lengths",
+    FIXED: "half of the most output tokens",
+}
+"""Estimator -> where it takes lengths from, in a few words."""
+SAMPLE: Final = 0.01
+"""Part of the requests that is answered first to learn lengths from."""
+
+
+def fixed_lengths(max_tokens: Int64) -> Float64:
+    """Return `UNKNOWN_FRACTION` of the limit of each request, float64 [N], tokens, at least 1."""
+    return np.asarray(np.maximum(UNKNOWN_FRACTION * max_tokens, 1.0), np.float64)
 
 
 def estimate_lengths(
