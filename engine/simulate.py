@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
     from engine.runtime.pages import PagePool
+    from engine.runtime.revision import Reviser
     from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD = range(5)
@@ -57,6 +58,8 @@ class SimulatedRun:
         device.
     mean_occupancy, peak_occupancy
         Part of the KV memory that is held: mean over the modelled time, and peak.
+    replans
+        How often the waiting requests were ordered anew.
     trace
         int64 [steps, 7], the columns of `TRACE`, if it was recorded.
     """
@@ -74,6 +77,7 @@ class SimulatedRun:
     memory_seconds: float
     mean_occupancy: float
     peak_occupancy: float
+    replans: int = 0
     trace: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
 
@@ -86,6 +90,7 @@ def simulate(
     cost: StepCost | None = None,
     *,
     record: bool = False,
+    reviser: Reviser | None = None,
 ) -> SimulatedRun:
     """Run all requests through the scheduler, each answer ending after ``output[i]`` tokens.
 
@@ -101,6 +106,8 @@ def simulate(
         The modelled device, the one that the plan was made for; None counts only.
     record
         Keep the composition of every step.
+    reviser
+        Estimates and orders anew as answers come in; None keeps the plan to the end.
 
     Raises
     ------
@@ -120,8 +127,17 @@ def simulate(
     trace = np.zeros((1024 if record else 1, len(TRACE)), np.int64)
     ends = np.ascontiguousarray(output, np.int32)
     paced = settings.pacing and cost is not None
-    trace = _run(pool, requests, slots, plan.scan(), work, cost or _NO_COST, ends, paced, sums, trace, record)
-    counts = slots.counts
+    scan, counts = plan.scan(), slots.counts
+    never = np.array([1 << 62, 1 << 62])
+    while True:
+        pause = never if reviser is None else reviser.watch.at
+        trace = _run(
+            pool, requests, slots, scan, work, cost or _NO_COST, ends, paced, sums, trace, record, pause
+        )
+        if reviser is None or not reviser.due(slots) or counts[state.FINISHED] == len(output):
+            break
+        ended = (requests.generated == ends).astype(np.int8)
+        scan = reviser.look(requests, slots, scan, ended, size, settings.token_budget)
     if counts[state.FINISHED] < len(output):
         raise RuntimeError(f"kv_tokens: {settings.kv_tokens} cannot hold the longest request")
     steps, pages = int(counts[state.STEP]), pool.free.shape[0]
@@ -140,6 +156,7 @@ def simulate(
         memory_seconds=float(sums[MEMORY_SECONDS]) if modelled else 0.0,
         mean_occupancy=float(sums[HELD_SECONDS] / max(sums[SECONDS], 1e-300) / pages) if modelled else 0.0,
         peak_occupancy=float(sums[PEAK_HELD] / pages),
+        replans=0 if reviser is None else reviser.replans,
         trace=trace[:steps] if record else None,
     )
 
@@ -157,8 +174,12 @@ def _run(
     sums: Float64,
     trace: Int64,
     record: bool,
+    pause: Int64,
 ) -> Int64:
-    """Step until all have finished or nobody can go on; return the trace, which grows as needed."""
+    """Step until all have finished, nobody can go on, or `pause` is reached; return the trace, as it grew.
+
+    `pause` are finished requests and generated tokens (`engine.plan.replan.Watch`).
+    """
     budget = work.tokens.shape[0]
     retracted = np.zeros((slots.running.shape[0], 2), np.int32)
     done = np.zeros(slots.running.shape[0], np.int32)
@@ -199,4 +220,6 @@ def _run(
                 done[n] = slot
                 n += 1
         retire(pool, slots, scan, done[:n])
+        if slots.counts[state.FINISHED] >= pause[0] or slots.counts[state.DECODE_TOKENS] >= pause[1]:
+            break
     return trace

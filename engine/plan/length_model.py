@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.plan.features import LEVELS, Features, NodeTree, make_nodes
+from engine.plan.lengths import UNKNOWN_FRACTION
 from engine.plan.survival import (
     BINS,
     add_to_parents,
@@ -87,6 +88,8 @@ class Fit:
     ----------
     mean
         float64 [N], tokens: E[min(d, limit) | d > generated].
+    start
+        float64 [N], tokens: E[min(d, limit)], before anything is generated.
     node, limit
         int32 [N], int64 [N]: row of `distribution` of each request, and its limit.
     distribution
@@ -98,6 +101,7 @@ class Fit:
     """
 
     mean: Float64
+    start: Float64
     node: Int32
     limit: Int64
     distribution: Float64
@@ -203,12 +207,15 @@ class LengthModel:
         counts += self.history if (ratio == 1.0).all() else rescale_nodes(self.history, ratio, values)
         distribution = self._posterior(counts)
         mean = means(distribution, self.node, generated, self.limit, values)
+        start = means(distribution, self.node, np.zeros_like(generated), self.limit, values)
         if not counts[0].any():
-            mean = np.maximum(0.5 * self.limit, generated + 1.0)
+            start = np.maximum(UNKNOWN_FRACTION * self.limit, 1.0)
+            mean = np.clip(start, np.minimum(generated + 1.0, self.limit), self.limit)
         over = (ended == 1) | (generated >= self.limit)
         mean[over] = generated[over]
         mean, trust = self._with_log(mean, generated, over)
-        return Fit(mean, self.node, self.limit, distribution, trust, ratio)
+        start = np.where(trust > 0.0, mean, start)
+        return Fit(mean, start, self.node, self.limit, distribution, trust, ratio)
 
     def _posterior(self, counts: Float64) -> Float64:
         weight = credibility(

@@ -158,7 +158,9 @@ def interleave(tree: PrefixTree, group: npt.NDArray[np.integer]) -> PrefixTree:
     return arrange(tree, np.lexsort((of_leaf, place)).astype(np.int32))
 
 
-def segments_of(priority: Int64 | None, window: Int64 | None, requests: int) -> Int64:
+def segments_of(
+    priority: Int64 | None, window: Int64 | None, requests: int, first: Int32 | None = None
+) -> Int64:
     """Return the number of each request's segment, int64 [N], first segment 0.
 
     A higher priority comes first; among equals the earlier deadline window. Negative windows stand for no
@@ -170,18 +172,26 @@ def segments_of(priority: Int64 | None, window: Int64 | None, requests: int) -> 
         int64 [N] or None: no request differs.
     window
         int64 [N] or None: number of the deadline window, rising with time.
+    first
+        int32 [n] or None: requests that come before their equals.
     """
-    first = np.zeros(requests, np.int64) if priority is None else -np.asarray(priority, np.int64)
+    rank = np.zeros(requests, np.int64) if priority is None else -np.asarray(priority, np.int64)
     last = np.zeros(requests, np.int64) if window is None else np.asarray(window, np.int64)
     none = np.iinfo(np.int64).max
-    pairs = np.stack((first, np.where(last < 0, none, last)), axis=1)
-    _, segment = np.unique(pairs, axis=0, return_inverse=True)
+    behind = np.ones(requests, np.int64)
+    if first is not None:
+        behind[first] = 0
+    by_rank = np.unique(rank, return_inverse=True)[1].reshape(-1)
+    by_end = np.unique(np.where(last < 0, none, last), return_inverse=True)[1].reshape(-1)
+    key = 2 * (by_rank * (by_end.max(initial=0) + 1) + by_end) + behind
+    _, segment = np.unique(key, return_inverse=True)
     return segment.reshape(-1).astype(np.int64)
 
 
 def by_segment(tree: PrefixTree, segment: Int64) -> list[PrefixTree]:
     """Return the prefix tree of each segment's requests, first segment first; request indices stay."""
-    of_leaf = segment[tree.sorted]
+    # The tree may have requests of some segments only.
+    of_leaf = np.unique(segment[tree.sorted], return_inverse=True)[1].reshape(-1)
     if of_leaf.max(initial=0) < 1 << 16:
         # numpy sorts 16 bits by radix.
         of_leaf = of_leaf.astype(np.uint16)
@@ -203,7 +213,7 @@ def join(tree: PrefixTree, parts: list[Int32]) -> tuple[PrefixTree, Int64]:
 
 
 def leaf_of(tree: PrefixTree) -> Int32:
-    """Return the leaf number of each request, int32 [N]."""
-    leaf = np.empty(tree.sorted.shape[0], np.int32)
-    leaf[tree.sorted] = np.arange(leaf.shape[0], dtype=np.int32)
+    """Return the leaf number of each request, int32 [highest request + 1]; -1 for one not in the tree."""
+    leaf = np.full(int(tree.sorted.max(initial=-1)) + 1, -1, np.int32)
+    leaf[tree.sorted] = np.arange(tree.sorted.shape[0], dtype=np.int32)
     return leaf

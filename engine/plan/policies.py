@@ -120,6 +120,7 @@ def make_plan(
     group: Int64 | None = None,
     priority: Int64 | None = None,
     window: Int64 | None = None,
+    first: Int32 | None = None,
     accept: Accept | None = None,
 ) -> Plan:
     """Order the requests whose prompts are ``tokens[start[i]:start[i + 1]]``.
@@ -136,6 +137,8 @@ def make_plan(
         int64 [N]: requests of a higher priority come first. None: all have the same.
     window
         int64 [N]: number of the request's deadline window, earlier ones first; negative for none.
+    first
+        int32 [n]: requests that come before all others of the same priority and window.
     accept
         Modelled seconds of an order, to reject a change of `blend` that does not pay (`order.blend`).
 
@@ -156,6 +159,7 @@ def make_plan(
         group=group,
         priority=priority,
         window=window,
+        first=first,
         accept=accept,
     )
 
@@ -171,9 +175,13 @@ def plan_tree(
     group: Int64 | None = None,
     priority: Int64 | None = None,
     window: Int64 | None = None,
+    first: Int32 | None = None,
     accept: Accept | None = None,
 ) -> Plan:
-    """Order the requests of a prefix tree, however it was built; arguments are those of `make_plan`."""
+    """Order the requests of a prefix tree, however it was built; arguments are those of `make_plan`.
+
+    The tree may have only some of the requests that the arguments are about.
+    """
     _check(policy)
     n = tree.sorted.shape[0]
     estimate = np.ascontiguousarray(estimate, np.float64)
@@ -198,9 +206,10 @@ def plan_tree(
 
     ordered = order(tree, accept)
     segments, free = np.array([0, n], np.int64), saved_tokens(ordered)
-    if priority is not None or window is not None:
+    if priority is not None or window is not None or first is not None:
         # The modelled seconds are of whole orders, so they cannot judge a segment.
-        parts = [order(part).sorted for part in by_segment(tree, segments_of(priority, window, n))]
+        segment = segments_of(priority, window, estimate.shape[0], first)
+        parts = [order(part).sorted for part in by_segment(tree, segment)]
         ordered, segments = join(tree, parts)
     _, compute, memory = cost_of(ordered if policy == "blend" else tree)
     return Plan(

@@ -90,20 +90,20 @@ def make_scan(
     Parameters
     ----------
     order
-        int32 [N]: request indices, the compute-heavy first for a two-sided scan.
+        int32 [n]: indices of the requests that wait, the compute-heavy first for a two-sided scan.
     compute, memory, length
         float64 [N]: modelled seconds, and expected output tokens, by request index.
     segments
-        int64 [k + 1]: positions in `order` at which a segment begins, and N. None or empty: one segment.
+        int64 [k + 1]: positions in `order` at which a segment begins, and n. None or empty: one segment.
     linked
-        bool [N]: whether the request at a position of `order` has to stay with the one before it, for the
+        bool [n]: whether the request at a position of `order` has to stay with the one before it, for the
         sake of a prefix. Requests that stay together go to one side, by their density together, and count
         with their mean length there. None: nobody has to.
     """
     n = order.shape[0]
     order = np.ascontiguousarray(order, np.int32)
     compute, memory = np.array(compute, np.float64), np.array(memory, np.float64)
-    heavy = np.zeros(n, np.int8)
+    heavy = np.zeros(compute.shape[0], np.int8)
     bounds = np.array([0, n]) if segments is None or len(segments) < 2 else segments
     alone = np.ones(n, bool) if linked is None or len(linked) < n else ~linked
     key = np.array(length, np.float64)
@@ -132,8 +132,11 @@ def make_scan(
         compute=compute,
         memory=memory,
         cursor=np.zeros(8, np.int64),
-        retry=np.zeros(max(n, 1), np.int32),
-        waiting=np.array([compute.sum(), memory[heavy == 0].sum(), memory[heavy == 1].sum()], np.float64),
+        retry=np.zeros(max(compute.shape[0], 1), np.int32),
+        waiting=np.array(
+            [compute[order].sum(), memory[order][heavy[order] == 0].sum(), memory[heavy == 1].sum()],
+            np.float64,
+        ),
     )
     _open_segment(scan, 0)
     return scan
@@ -183,6 +186,31 @@ def waiting(scan: Scan) -> int:
     for i in range(later.shape[0]):
         total += later[i, 1] - later[i, 0] + later[i, 3] - later[i, 2]
     return int(total)
+
+
+def waiting_requests(scan: Scan) -> Int32:
+    """Return the requests that have not been admitted yet, int32 [n]; retracted ones are not among them."""
+    cursor = scan.cursor
+    parts = [
+        scan.left[cursor[AT_LEFT] : cursor[LEFT_END]],
+        scan.right[cursor[AT_RIGHT] : cursor[AT_RIGHT] + cursor[N_RIGHT]],
+    ]
+    for begin, end, first, last in scan.segments[cursor[SEGMENT] + 1 :].tolist():
+        parts += [scan.left[begin:end], scan.right[first:last]]
+    return np.concatenate(parts)
+
+
+def take_over(scan: Scan, old: Scan) -> None:
+    """Let `scan`, a new order of what waits in `old`, go on with what `old` knows of the other requests."""
+    others = np.ones(old.heavy.shape[0], np.bool_)
+    others[waiting_requests(scan)] = False
+    for name in ("heavy", "compute", "memory", "length"):
+        getattr(scan, name)[others] = getattr(old, name)[others]
+    retries = old.retry[: old.cursor[N_RETRY]]
+    scan.retry[: retries.shape[0]] = retries
+    scan.cursor[N_RETRY] = retries.shape[0]
+    for request in retries.tolist():
+        _count(scan, request, 1)
 
 
 @njit

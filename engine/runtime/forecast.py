@@ -91,11 +91,24 @@ def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budg
     """Draw the lines of all sequences that should have ended before `step`."""
     while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
         slot = slots.by_due[0]
-        delay = 0.0
-        if slots.fresh[slot]:
-            missing = known_tokens(requests, slots.request[slot]) - slots.computed[slot]
-            delay = np.ceil(missing / token_budget)
-        _draw_anew(requests, slots, slot, step, delay, size)
+        _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
+
+
+@njit
+def redraw(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
+    """Draw the lines of all running sequences anew: their estimates have changed."""
+    for i in range(slots.counts[RUNNING]):
+        slot = slots.running[i]
+        _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
+
+
+@njit
+def _delay(requests: Requests, slots: Slots, slot: int, token_budget: int) -> float:
+    """Return how many steps the prompt of a running sequence still takes, at least."""
+    if not slots.fresh[slot]:
+        return 0.0
+    missing = known_tokens(requests, slots.request[slot]) - slots.computed[slot]
+    return float(np.ceil(missing / token_budget))
 
 
 @njit

@@ -1,0 +1,75 @@
+"""Puts what a run has learnt about answer lengths into its scheduler: new estimates, and a new order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.plan.replan import Replanning, Watch
+from engine.plan.scan import N_RETRY, Scan, take_over, waiting_requests, wake
+from engine.runtime.forecast import redraw
+from engine.runtime.state import DECODE_TOKENS, FINISHED, RUNNING, STEP, Requests, Slots
+
+if TYPE_CHECKING:
+    from engine.cost import DeviceProfile, ModelShape
+    from engine.plan.policies import Plan
+    from engine.runtime.state import Int8
+
+
+class Reviser:
+    """Looks at the answers of one run when it is time, and revises what remains.
+
+    Attributes
+    ----------
+    watch
+        When the next look is due.
+    plan
+        The last plan that was made: of the requests that waited then.
+    looks, replans
+        How often it has looked, and made a plan.
+    drift
+        Of the last look, see `engine.plan.replan.DRIFT`.
+    """
+
+    def __init__(self, replanning: Replanning, plan: Plan, shape: ModelShape, device: DeviceProfile) -> None:
+        self.watch = Watch(plan.order.shape[0], float(plan.estimate.sum()))
+        self.plan = plan
+        self.looks = self.replans = 0
+        self.drift = 0.0
+        self._replanning, self._shape, self._device = replanning, shape, device
+
+    def due(self, slots: Slots) -> bool:
+        """Return whether it is time to look."""
+        return self.watch.due(int(slots.counts[FINISHED]), int(slots.counts[DECODE_TOKENS]))
+
+    def look(
+        self, requests: Requests, slots: Slots, scan: Scan, ended: Int8, page_size: int, token_budget: int
+    ) -> Scan:
+        """Give running requests their new expected lengths, and return the scan to go on with.
+
+        Parameters
+        ----------
+        ended
+            int8 [N]: 1 for answers that ended by themselves.
+        """
+        waiting = waiting_requests(scan)
+        found = self._replanning.look(
+            waiting, requests.generated, ended, self.plan.estimate, self._shape, self._device
+        )
+        # Waiting requests keep the estimates of the order that they are in.
+        begun = slots.request[slots.running[: slots.counts[RUNNING]]]
+        begun = np.concatenate((begun, scan.retry[: scan.cursor[N_RETRY]]))
+        if found.plan is not None:
+            begun = np.concatenate((begun, waiting))
+            self.plan = found.plan
+            self.replans += 1
+            old, scan = scan, found.plan.scan()
+            take_over(scan, old)
+        requests.estimate[begun] = np.clip(found.estimate[begun], 1.0, requests.max_new[begun])
+        redraw(requests, slots, float(slots.counts[STEP] + 1), page_size, token_budget)
+        wake(scan)
+        self.watch.looked(int(slots.counts[FINISHED]), int(slots.counts[DECODE_TOKENS]))
+        self.looks += 1
+        self.drift = found.drift
+        return scan
