@@ -1,16 +1,18 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 3)
+Folder (format version 4)
     job.json        what to run: model folder, dtype, device, engine settings, device profile figures
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
     requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
+    lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`)
     answers     `items`: finished sequences of one step (`engine.worker.answer_item`)
     step        measurements of one step (`engine.runtime.core.StepSample`, and modelled times)
+    plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
     fatal       it cannot go on (`message`); the process ends
@@ -29,6 +31,7 @@ import numpy as np
 
 from engine.errors import EngineError
 from engine.plan.policies import Plan
+from engine.plan.replan import Replanning
 from engine.runtime.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
@@ -86,6 +89,7 @@ class Job:
     choices: list[int]
     sampling: list[Sampling]
     plan: Plan
+    replanning: Replanning | None = None
 
 
 def write_job(
@@ -95,6 +99,7 @@ def write_job(
     offsets: npt.NDArray[np.int64],
     requests: Sequence[tuple[str, int, Sampling]],
     plan: Plan,
+    replanning: Replanning | None = None,
 ) -> None:
     """Write the folder of an engine process.
 
@@ -107,10 +112,17 @@ def write_job(
     with (folder / "requests.jsonl").open("w") as file:
         for request_id, choice, sampling in requests:
             file.write(json.dumps({"request_id": request_id, "choice": choice, **asdict(sampling)}) + "\n")
-    arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
-    np.savez(folder / "plan.npz", policy=np.array(plan.policy), **arrays)
+    write_plan_file(folder / "plan.npz", plan)
+    if replanning is not None:
+        np.savez(folder / "lengths.npz", **replanning.arrays())  # type: ignore[arg-type]
     # Last, so that a folder with job.json is complete.
     (folder / "job.json").write_text(json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}))
+
+
+def write_plan_file(path: Path, plan: Plan) -> None:
+    """Write a plan as arrays."""
+    arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
+    np.savez(path, policy=np.array(plan.policy), **arrays)
 
 
 def read_job(folder: Path) -> Job:
@@ -140,10 +152,15 @@ def read_job(folder: Path) -> Job:
             **{name: stored[name] for name in _ARRAYS},
             **{name: stored[name].item() for name in _SCALARS},
         )
+    replanning = None
+    if (folder / "lengths.npz").exists():
+        with np.load(folder / "lengths.npz") as stored:
+            replanning = Replanning.from_arrays({name: stored[name] for name in stored.files})
     counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
     if len(counts) != 1 or offsets[-1] != len(tokens):
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
-    return Job(JobSettings(**raw), np.asarray(tokens), offsets, request_ids, choices, sampling, plan)
+    settings = JobSettings(**raw)
+    return Job(settings, np.asarray(tokens), offsets, request_ids, choices, sampling, plan, replanning)
 
 
 def write_message(stream: IO[bytes], message: dict[str, Any]) -> None:

@@ -20,11 +20,12 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.cost import DeviceProfile, ModelShape, measure_cpu, step_cost
 from engine.devices import find_device, find_dtype, nominal_profile, torch_dtype
 from engine.errors import EngineError
-from engine.handoff import Job, read_job, write_message
+from engine.handoff import Job, read_job, write_message, write_plan_file
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings, StepSample
+from engine.runtime.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.runtime.token_text import TokenText
 
@@ -44,7 +45,7 @@ def run(folder: Path, pipe: IO[bytes]) -> int:
     try:
         job = read_job(folder)
         with _device_lock(job.settings.device):
-            return _answer(job, pipe, stop)
+            return _answer(folder, job, pipe, stop)
     except EngineError as error:
         write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
@@ -87,7 +88,7 @@ class _device_lock:  # noqa: N801 - used like a function
             self._file.close()
 
 
-def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
+def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
     begin = time.perf_counter()
     settings = job.settings
     place = find_device(settings.device)
@@ -99,6 +100,10 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
     runner = make_runner(decoder, runner_sizes(job, config), shape.kv_bytes_per_token)
     tokenizer = _tokenizer(Path(settings.model))
     token_text = TokenText(tokenizer)
+    nominal = nominal_profile(settings.device)
+    reviser = None
+    if job.replanning is not None:
+        reviser = Reviser(job.replanning, job.plan, shape, nominal)
     engine = Engine(
         runner,
         tokenizer,
@@ -113,7 +118,8 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
         job.sampling,
         job.plan,
         # The nominal profile, not the measured one: the plan's seconds are in its terms.
-        step_cost(shape, nominal_profile(settings.device)),
+        step_cost(shape, nominal),
+        reviser,
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}
@@ -124,10 +130,16 @@ def _answer(job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
             items = [answer_item(job, completion, token_text) for completion in finished]
             write_message(pipe, {"type": "answers", "items": items})
 
+    replans = 0
     while engine.unfinished and not stop.is_set():
         finished, sample = engine.step()
         write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
         send(finished)
+        if reviser is not None and reviser.replans > replans:
+            replans = reviser.replans
+            name = f"plan-{replans}.npz"
+            write_plan_file(folder / name, reviser.plan)
+            write_message(pipe, {"type": "plan", "file": name})
     send(engine.drain())
     complete = not engine.unfinished
     write_message(pipe, {"type": "done" if complete else "stopped", "counters": engine.counters()})

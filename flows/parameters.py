@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from engine.devices import DTYPES
+from engine.plan.lengths import COMBINED, ESTIMATORS
 from engine.plan.policies import POLICIES
 from tasks.errors import ConfigurationError, bounded
 from tasks.readers.formats import AUTO, FORMATS
@@ -97,6 +98,13 @@ class NightlyParameters(BaseModel):
         description="; ".join(f"{name}: {what}" for name, what in POLICIES.items()) + ".",
         json_schema_extra={"enum": list(POLICIES)},
         examples=["blend"],
+    )
+    lengths: str = Field(
+        default=COMBINED,
+        title="Answer lengths",
+        description="; ".join(f"{name}: {what}" for name, what in ESTIMATORS.items()) + ".",
+        json_schema_extra={"enum": list(ESTIMATORS)},
+        examples=[COMBINED],
     )
     max_tokens: int = Field(
         default=256,
@@ -198,6 +206,13 @@ class NightlyParameters(BaseModel):
             raise ValueError(f"is unknown; it must be one of {', '.join(POLICIES)}")
         return value
 
+    @field_validator("lengths")
+    @classmethod
+    def _known_lengths(cls, value: str) -> str:
+        if value not in ESTIMATORS:
+            raise ValueError(f"is unknown; it must be one of {', '.join(ESTIMATORS)}")
+        return value
+
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, value: str) -> str:
@@ -264,6 +279,7 @@ class NightlyParameters(BaseModel):
         find_reader(self.format, columns)
         settings = NightSettings(
             policy=self.policy,
+            lengths=self.lengths,
             device=device,
             dtype=find_dtype(self.dtype, device),
             kv_tokens=self.kv_tokens,

@@ -17,6 +17,7 @@ from engine.errors import EngineError
 from engine.plan.tree import build_tree, hit_rate_optimum
 from tasks.choices import Choices, sequences
 from tasks.engine_process import engine_process
+from tasks.lengths import write_lengths
 from tasks.outputs import OutputSink, answer_of
 from tasks.plan import FIRST_FOLDER, write_plan
 from tasks.reuse import reuse_answers
@@ -55,6 +56,8 @@ class _Session:
         self.choices = Choices()
         self._begin = time.monotonic()
         self.engine_starts = 0
+        self.folder = night.scratch / FIRST_FOLDER
+        self.replans = 0
         self.output_tokens = 0
         self.peak_running = 0
         self.device: dict[str, Any] = {}
@@ -82,6 +85,10 @@ class _Session:
             case "step":
                 self._sink.add_step(message)
                 self.peak_running = max(self.peak_running, message["running"])
+            case "plan":
+                path = self.folder / message["file"]
+                self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")
+                self.replans += 1
             case "done":
                 self.failure = None
             case "stopped":
@@ -139,6 +146,7 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
         if night.log.is_holder:
             sink.flush()
     results = {**_totals(night, work, session), "reused_answers": reused}
+    write_lengths(night, work)
     night.log.finish_step("infer", results)
     return results
 
@@ -152,6 +160,7 @@ def _run_engine(
 ) -> str | None:
     """Run one engine process to its end; return None if it answered everything, else why it died."""
     session.engine_starts += 1
+    session.folder = folder
     session.failure = "it ended without a word"
     asked = False
     with engine_process(folder) as engine:
@@ -220,6 +229,7 @@ def _totals(night: Night, work: NightWork, session: _Session) -> dict[str, Any]:
         "kv_tokens": session.kv_tokens,
         "device": session.device,
         "engine_starts": session.engine_starts,
+        "replans": session.replans,
         **_utilisation(totals, engine_seconds, session.device),
     }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.plan.lengths import COMBINED
 from tasks.sampling import SamplingDefaults
 from tasks.schema import SCHEMAS, conform
 
@@ -28,6 +29,8 @@ class NightSettings:
     ----------
     policy
         Order policy, a key of `engine.plan.policies.POLICIES`.
+    lengths
+        Estimator of answer lengths, a key of `engine.plan.lengths.ESTIMATORS`.
     kv_tokens
         KV memory in tokens; None takes what the longest request and `max_sequences` suggest.
     page_size, token_budget, max_sequences
@@ -49,6 +52,7 @@ class NightSettings:
     """
 
     policy: str = "blend"
+    lengths: str = COMBINED
     kv_tokens: int | None = None
     page_size: int = 16
     token_budget: int = 1024

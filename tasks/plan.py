@@ -10,11 +10,27 @@ from engine.cost import ModelShape
 from engine.devices import ELEMENT_BYTES, nominal_profile
 from engine.handoff import JobSettings, write_job
 from engine.models.config import load_config
-from engine.plan.lengths import estimate_lengths
-from engine.plan.policies import POLICIES, make_plan
+from engine.plan.features import Features
+from engine.plan.length_model import LengthModel
+from engine.plan.lengths import (
+    COMBINED,
+    ESTIMATORS,
+    FIXED,
+    LOGGED,
+    SAMPLE,
+    SAMPLED,
+    estimate_lengths,
+    fixed_lengths,
+)
+from engine.plan.order import segments_of
+from engine.plan.policies import POLICIES, plan_tree
+from engine.plan.replan import Replanning
+from engine.plan.sampled import choose_sample
+from engine.plan.tree import build_tree
 from engine.runtime.sampling import Sampling
 from tasks.choices import Choices, choice_seed, sequences
 from tasks.errors import ConfigurationError
+from tasks.lengths import read_history, workload_numbers
 from tasks.work import load_work, sampling_of
 
 if TYPE_CHECKING:
@@ -22,6 +38,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from engine.plan.tree import PrefixTree
     from tasks.night import Night
     from tasks.work import NightWork
 
@@ -64,6 +81,10 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         raise ConfigurationError(
             "--policy", f"{settings.policy!r} is unknown", f"Choose one of {', '.join(POLICIES)}"
         )
+    if settings.lengths not in ESTIMATORS:
+        raise ConfigurationError(
+            "--lengths", f"{settings.lengths!r} is unknown", f"Choose one of {', '.join(ESTIMATORS)}"
+        )
     config = load_config(night.model_dir)
     asked = _sequences(night, work, choices or Choices())
     chosen = [i for i, _, _ in asked]
@@ -73,18 +94,13 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     prompt = np.diff(offsets)
     max_new = np.minimum([s.max_tokens for s in sampling], config.max_positions - prompt).astype(np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
-    unknown = float("nan")
-    observed = [row["observed_output_tokens"] for row in rows]
-    groups = {name: i for i, name in enumerate(sorted({row["workload"] for row in rows}))}
-    group = np.array([groups[row["workload"]] for row in rows], np.int64)
-    estimate, _ = estimate_lengths(
-        np.array([unknown if d is None else d for d in observed], np.float64), max_new, group
-    )
+    group = workload_numbers([row["workload"] for row in rows])
     priority, window = _constraints(rows)
-    made = make_plan(
+    tree = build_tree(tokens, offsets)
+    estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
+    made = plan_tree(
         settings.policy,
-        tokens,
-        offsets,
+        tree,
         estimate,
         ModelShape.of(config, ELEMENT_BYTES[settings.dtype]),
         nominal_profile(settings.device),
@@ -92,6 +108,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         group=group,
         priority=priority,
         window=window,
+        first=replanning.sample if replanning is not None and len(replanning.sample) else None,
     )
     job = JobSettings(
         model=str(night.model_dir),
@@ -103,9 +120,11 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         max_sequences=settings.max_sequences,
     )
     named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
-    write_job(folder, job, tokens, offsets, named, made)
+    write_job(folder, job, tokens, offsets, named, made, replanning)
     return {
         "policy": settings.policy,
+        "lengths": settings.lengths,
+        "sampled": 0 if replanning is None else len(replanning.sample),
         "remaining": len(set(chosen)),
         "sequences": len(rows),
         "answered_before": len(work.answered),
@@ -121,6 +140,43 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         "constraint_tokens": made.constraint_tokens,
         "constraint_seconds": made.constraint_seconds,
     }
+
+
+def _lengths(
+    night: Night,
+    rows: list[dict[str, Any]],
+    tokens: npt.NDArray[np.int32],
+    offsets: Int64,
+    tree: PrefixTree,
+    limit: Int64,
+    group: Int64,
+    constraints: tuple[Int64 | None, Int64 | None],
+) -> tuple[npt.NDArray[np.float64], Replanning | None]:
+    """Return the expected lengths, and what it takes to plan again if the estimator learns from answers."""
+    settings = night.settings
+    if settings.lengths == FIXED or not rows:
+        return fixed_lengths(limit), None
+    observed = [row["observed_output_tokens"] for row in rows]
+    logged = np.array([np.nan if d is None else d for d in observed], np.float64)
+    if settings.lengths == LOGGED:
+        return estimate_lengths(logged, limit, group)[0], None
+    model = None
+    if settings.lengths == COMBINED:
+        model = LengthModel.of(Features.of(tokens, offsets, group), limit, read_history(night), logged)
+    # No other order goes by lengths.
+    samples = settings.policy == "blend" or settings.lengths == SAMPLED
+    constrained = any(c is not None for c in constraints)
+    found = Replanning(
+        policy=settings.policy,
+        seed=settings.run_seed,
+        tree=tree,
+        limit=limit,
+        segment=segments_of(*constraints, len(rows)) if constrained else None,
+        group=group,
+        model=model,
+        sample=choose_sample(tree, SAMPLE, settings.run_seed) if samples else np.zeros(0, np.int32),
+    )
+    return found.estimate(np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int8)), found
 
 
 def _constraints(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:

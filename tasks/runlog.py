@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PART_KINDS = frozenset({"requests", "profiles", "plan", "outputs", "errors", "quarantine", "steps"})
+PART_KINDS = frozenset(
+    {"requests", "profiles", "plan", "outputs", "errors", "quarantine", "steps", "lengths"}
+)
 
 
 class RunIsLiveError(Exception):

@@ -23,6 +23,7 @@ VERSIONS: Final[dict[str, int]] = {
     "errors": 2,
     "quarantine": 1,
     "steps": 1,
+    "lengths": 1,
 }
 """Version of each table's schema."""
 
@@ -211,6 +212,14 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
         _col("retractions", pa.int32(), "requests", "Requests put back for lack of memory"),
         _col("evicted_pages", pa.int32(), "pages", "Cached pages given up"),
+    ],
+    # What later nights learn from; stays in the run directory.
+    "lengths": [
+        _WORKLOAD,
+        _col("input_tokens", pa.int32(), "tokens", "Prompt tokens"),
+        _col("output_tokens", pa.int32(), "tokens", "Length of the answer, of several choices the mean"),
+        _col("ended", pa.bool_(), "", "Whether it ended by itself; false: cut off by its limit"),
+        _col("prefix_hashes", HASHES, "", "Of the first 16, 64, 256, 1024 tokens; 0: the prompt is shorter"),
     ],
 }
 

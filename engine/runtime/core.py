@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.plan.policies import Plan
     from engine.runtime.flight import Flight
     from engine.runtime.logprobs import TokenLogprobs
+    from engine.runtime.revision import Reviser
     from engine.runtime.runner import Launched, Runner
     from engine.runtime.state import Int32, Int64
 
@@ -127,10 +128,12 @@ class Engine:
         sampling: Sequence[Sampling],
         plan: Plan,
         cost: StepCost | None = None,
+        reviser: Reviser | None = None,
     ) -> None:
         """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``; a decoder gets a `CpuRunner`.
 
-        `cost` is that of the device profile that the plan was made with; None is a nominal CPU.
+        `cost` is that of the device profile that the plan was made with; None is a nominal CPU. With a
+        `reviser` what waits is estimated and ordered anew as answers come in.
 
         Raises
         ------
@@ -168,6 +171,8 @@ class Engine:
         )
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
         self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
+        self._reviser = reviser
+        self._ended = np.zeros(len(max_new), np.int8)
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
         runner.begin(sampling, self.slots)
@@ -209,6 +214,7 @@ class Engine:
             "evicted_pages": int(self.pool.counts[N_EVICTED]),
             "peak_running": int(counts[state.PEAK_RUNNING]),
             "surplus_tokens": self.surplus_tokens,
+            "replans": 0 if self._reviser is None else self._reviser.replans,
         }
 
     def run(self) -> Iterator[tuple[list[Completion], StepSample]]:
@@ -231,6 +237,8 @@ class Engine:
         finished = []
         while len(self._in_flight) > (self._runner.lag if launched else 0):
             finished += self._arrive(*self._in_flight.popleft())
+        if self._reviser is not None and self._reviser.due(self.slots):
+            self._revise(self._reviser)
         counts = self.slots.counts
         sample = StepSample(
             step=int(counts[state.STEP]),
@@ -260,6 +268,12 @@ class Engine:
         while self._in_flight:
             finished += self._arrive(*self._in_flight.popleft())
         return finished
+
+    def _revise(self, reviser: Reviser) -> None:
+        settings = self.settings
+        self.scan = reviser.look(
+            self.requests, self.slots, self.scan, self._ended, settings.page_size, settings.token_budget
+        )
 
     def _schedule(self) -> bool:
         """Fill the step's work: retract if memory is short, then admit, then build.
@@ -332,6 +346,7 @@ class Engine:
     def _completion(self, slot: int, reason: int) -> Completion:
         request = int(self.slots.request[slot])
         output = self.slots.output[slot, : self.requests.generated[request]].copy()
+        self._ended[request] = reason == state.STOPPED
         return Completion(
             request=request,
             token_ids=output,

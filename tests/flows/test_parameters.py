@@ -17,7 +17,14 @@ GIVEN = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store
 def test_everything_typed_arrives_in_the_night():
     request = NightlyParameters.parse(
         GIVEN
-        | {"run_date": "2026-03-04", "policy": "dfs", "max_tokens": "9", "temperature": "0.5", "top_k": "3"}
+        | {
+            "run_date": "2026-03-04",
+            "policy": "dfs",
+            "lengths": "logged",
+            "max_tokens": "9",
+            "temperature": "0.5",
+            "top_k": "3",
+        }
         | {"kv_tokens": "4096", "publish": False, "rerun": True, "model_filter": ["small-*"], "run_seed": "7"}
     ).to_request()
     settings = request.settings
@@ -25,7 +32,7 @@ def test_everything_typed_arrives_in_the_night():
     assert (settings.policy, settings.kv_tokens, settings.publish) == ("dfs", 4096, False)
     assert settings.defaults.as_dict() == {"max_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 1.0}
     assert (request.rerun, request.take_over, request.model_filter) == (True, False, ("small-*",))
-    assert settings.run_seed == 7
+    assert (settings.run_seed, settings.lengths) == (7, "logged")
 
 
 def test_device_and_precision_are_found_before_the_run(monkeypatch):
