@@ -7,20 +7,37 @@ tokens, ``P`` parameters, ``L`` layers, ``H`` query heads x head dim (BlendServe
 
 from __future__ import annotations
 
-import time
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.jit import njit
+from engine.profiles import NOMINAL, DeviceProfile, measure_cpu
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from engine.models.config import ModelConfig
+    from engine.profiles import Points
 
     Floats = npt.NDArray[np.float64]
+
+__all__ = [
+    "NOMINAL",
+    "DeviceProfile",
+    "ModelShape",
+    "StepCost",
+    "experts_hit",
+    "gemm_efficiency",
+    "measure_cpu",
+    "pair_seconds",
+    "step_compute_seconds",
+    "step_cost",
+    "step_memory_seconds",
+    "step_seconds",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,8 @@ class ModelShape:
     Attributes
     ----------
     body_parameters
-        Parameters that every token meets in a GEMM: no embedding, no LM head.
+        Parameters that a token meets in GEMMs: no embedding, no LM head; the routed experts it goes to, of a
+        mixture of experts, not the others.
     head_parameters
         Parameters of the LM head, met by sampled rows only.
     layers, query_size
@@ -38,7 +56,16 @@ class ModelShape:
     kv_bytes_per_token
         Bytes of keys and values of one token in all layers.
     weight_bytes
-        Bytes read once per step: body and head.
+        Bytes read once per step, where all experts are met: body and head.
+    hidden_size, element_bytes
+        Row of activations: elements, and bytes of each. The all-reduce of tensor parallelism carries them.
+    resident_bytes
+        Bytes of all weights in memory: an embedding that is not tied to the LM head is held, not read.
+    experts, experts_per_token, expert_bytes
+        Routed experts of a layer, those that a token goes to, and the bytes of all of them in all layers;
+        0 for a dense model.
+    activation_bytes
+        Bytes of a token's largest intermediates in one layer.
     """
 
     body_parameters: int
@@ -47,21 +74,81 @@ class ModelShape:
     query_size: int
     kv_bytes_per_token: int
     weight_bytes: int
+    hidden_size: int = 0
+    element_bytes: int = 2
+    resident_bytes: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_bytes: int = 0
+    activation_bytes: int = 0
 
     @classmethod
-    def of(cls, config: ModelConfig, bytes_per_element: int = 4) -> ModelShape:
-        """Return the shape of a dense model whose weights and KV both use `bytes_per_element`."""
-        query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        attention = config.hidden_size * (query + 2 * kv) + query * config.hidden_size
-        body = config.layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-        head = config.vocab_size * config.hidden_size
-        return cls(
-            body_parameters=body,
-            head_parameters=head,
+    def of(
+        cls, config: ModelConfig, bytes_per_element: int = 4, kv_bytes_per_element: int | None = None
+    ) -> ModelShape:
+        """Return the shape of a dense model; its KV is of the size of its weights where none is given."""
+        return cls.make(
+            hidden=config.hidden_size,
             layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            tied=config.tie_embeddings,
+            bytes_per_element=bytes_per_element,
+            kv_bytes_per_element=kv_bytes_per_element,
+        )
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        hidden: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        intermediate: int,
+        vocabulary: int,
+        tied: bool,
+        experts: int = 0,
+        experts_per_token: int = 0,
+        bytes_per_element: int = 2,
+        kv_bytes_per_element: int | None = None,
+    ) -> ModelShape:
+        """Return the shape of a decoder with gated MLPs; `intermediate` is that of one expert, if any.
+
+        MHA, GQA and MQA differ in `kv_heads` only. The router counts as a part of the body.
+
+        Raises
+        ------
+        ValueError
+            If `experts_per_token` does not fit `experts`.
+        """
+        if not (1 <= experts_per_token <= experts or experts_per_token == experts == 0):
+            raise ValueError(f"experts_per_token: {experts_per_token} of {experts} experts")
+        query, kv = heads * head_dim, kv_heads * head_dim
+        attention = hidden * (query + 2 * kv) + query * hidden
+        mlp, head = 3 * hidden * intermediate, vocabulary * hidden
+        shared = layers * (attention + (hidden * experts if experts else mlp))
+        routed = layers * experts * mlp
+        weight = (shared + routed + head) * bytes_per_element
+        width = max(1, experts_per_token) * intermediate
+        return cls(
+            body_parameters=shared + layers * experts_per_token * mlp,
+            head_parameters=head,
+            layers=layers,
             query_size=query,
-            kv_bytes_per_token=2 * bytes_per_element * kv * config.layers,
-            weight_bytes=(body + head) * bytes_per_element,
+            kv_bytes_per_token=2 * (kv_bytes_per_element or bytes_per_element) * kv * layers,
+            weight_bytes=weight,
+            hidden_size=hidden,
+            element_bytes=bytes_per_element,
+            resident_bytes=weight + (0 if tied else head * bytes_per_element),
+            experts=experts,
+            experts_per_token=experts_per_token,
+            expert_bytes=routed * bytes_per_element,
+            activation_bytes=bytes_per_element * (2 * hidden + query + 2 * kv + 3 * width),
         )
 
     def request_flops(self, p: Floats, c: Floats, d: Floats) -> Floats:
@@ -84,90 +171,29 @@ class ModelShape:
         return (kv_tokens_read + tokens) * self.kv_bytes_per_token + self.weight_bytes
 
 
-@dataclass(frozen=True)
-class DeviceProfile:
-    """What a device achieves.
-
-    Attributes
-    ----------
-    name, source
-        The device, and where the figures come from: ``measured`` here, or ``nominal``: datasheet peaks times
-        an assumed efficiency, good enough to order requests by, not to promise times.
-    flops, read_bytes
-        F and W: achieved FLOP/s of the GEMMs, and achieved read bytes/s.
-    peak_flops, peak_bytes
-        The ceilings that MFU and MBU refer to; None where unknown.
-    overlaps
-        Whether compute and memory work run side by side.
-    """
-
-    name: str
-    source: str
-    flops: float
-    read_bytes: float
-    peak_flops: float | None
-    peak_bytes: float | None
-    overlaps: bool
-
-    def pair_seconds(self, compute: float, memory: float) -> float:
-        """Return the time of compute and memory work given together: their sum without overlap."""
-        return max(compute, memory) if self.overlaps else compute + memory
-
-
-def _nominal(name: str, tflops: float, gbytes: float) -> DeviceProfile:
-    peak, bandwidth = tflops * 1e12, gbytes * 1e9
-    return DeviceProfile(name, "nominal", 0.7 * peak, 0.85 * bandwidth, peak, bandwidth, overlaps=False)
-
-
-NOMINAL = {
-    profile.name: profile
-    for profile in (
-        _nominal("a100", 312, 2039),
-        _nominal("h100", 989, 3350),
-        _nominal("h200", 989, 4800),
-        _nominal("l40s", 362, 864),
-        # Two cores of a server processor in float32; `measure_cpu` replaces it in a real run.
-        DeviceProfile("cpu", "nominal", 1e11, 1e10, None, None, overlaps=False),
-    )
-}
-"""Dense bf16 peaks and memory bandwidths of the vendors' datasheets (SXM versions; L40S PCIe)."""
-
-
-def measure_cpu(seconds: float = 0.3) -> DeviceProfile:
-    """Measure this machine: a float32 GEMM of model-like shape, and a read-only sum over 64 MB.
-
-    The best of several rounds within `seconds` is taken, since other processes only ever slow it down.
-    """
-    import torch
-
-    left, right = torch.rand(256, 1024), torch.rand(1024, 1024)
-    block = torch.rand(16 * 1024 * 1024)
-    flops = bandwidth = 0.0
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not flops:
-        begin = time.perf_counter()
-        torch.mm(left, right)
-        middle = time.perf_counter()
-        block.sum()
-        done = time.perf_counter()
-        flops = max(flops, 2.0 * 256 * 1024 * 1024 / (middle - begin))
-        bandwidth = max(bandwidth, block.numel() * 4 / (done - middle))
-    return DeviceProfile("cpu", "measured", flops, bandwidth, flops, bandwidth, overlaps=False)
-
-
 class StepCost(NamedTuple):
-    """What the time of a step depends on, as plain numbers that compiled functions take.
+    """What the time of a step depends on, as numbers and arrays that compiled functions take.
 
     Attributes
     ----------
     flops_per_token, flops_per_sample, flops_per_attended
         FLOPs of a token in the body, of a sampled row in the LM head, of one key seen by one query.
     kv_bytes_per_token, weight_bytes
-        Bytes of the KV of one token; bytes of the weights, read once per step.
+        Bytes of the KV of one token; bytes that a step reads of the weights if it meets all experts.
     flops, read_bytes
-        F and W of the device: FLOP/s and bytes/s.
+        F and W of the device: FLOP/s of large GEMMs and bytes/s.
     interference
-        g of ``pair = max + g * min``: 0 is perfect overlap of compute and memory work, 1 is none.
+        g of ``pair = max + g * min``: 0 is perfect overlap of compute and memory work, 1 is none. Where the
+        device has a measured surface, its mean.
+    experts, experts_per_token, expert_bytes, expert_flops_per_token
+        Of a mixture of experts: bytes of all routed experts (part of `weight_bytes`), and the part of
+        `flops_per_token` done in them.
+    reduce_per_token, reduce_per_step
+        Seconds of the all-reduces of tensor parallelism: of each token, and latency of each step.
+    gemm_rows, gemm_efficiency
+        float64 [k]: logarithms of the table of `DeviceProfile.gemm`; k may be 0.
+    pair_share, pair_interference
+        float64 [m]: the surface of `DeviceProfile.pair`; m = 0: `interference` everywhere.
     """
 
     flops_per_token: float
@@ -178,6 +204,16 @@ class StepCost(NamedTuple):
     flops: float
     read_bytes: float
     interference: float
+    experts: float
+    experts_per_token: float
+    expert_bytes: float
+    expert_flops_per_token: float
+    reduce_per_token: float
+    reduce_per_step: float
+    gemm_rows: Floats
+    gemm_efficiency: Floats
+    pair_share: Floats
+    pair_interference: Floats
 
 
 def step_cost(
@@ -186,6 +222,7 @@ def step_cost(
     *,
     overlap: bool | None = None,
     interference: float | None = None,
+    nano_batches: int = 1,
 ) -> StepCost:
     """Return the cost of steps of a model on a device.
 
@@ -194,40 +231,114 @@ def step_cost(
     overlap
         Whether compute and memory work run side by side; None is what the device profile says.
     interference
-        g of `StepCost`, in [0, 1]; None is 0 with overlap and 1 without.
+        g of `StepCost`, in [0, 1]; None is the surface of the device if work overlaps and it has one, else 0
+        with overlap and 1 without.
+    nano_batches
+        Parts that a step is cut into; each reads the weights anew.
 
     Raises
     ------
     ValueError
-        If `interference` is outside [0, 1].
+        If `interference` is outside [0, 1], or `nano_batches` below 1.
     """
+    if nano_batches < 1:
+        raise ValueError(f"nano_batches: {nano_batches} is below 1")
+    # No overlap asked for: the surface of work given together says nothing.
+    overlaps = overlap if overlap is not None else device.overlaps or bool(device.pair)
+    surface = _points(device.pair if interference is None and overlaps else ())
     if interference is None:
-        interference = 0.0 if (device.overlaps if overlap is None else overlap) else 1.0
+        interference = float(surface[:, 1].mean()) if len(surface) else 0.0 if overlaps else 1.0
     if not 0.0 <= interference <= 1.0:
         raise ValueError(f"interference: {interference} is outside 0 to 1")
+    gemm = np.log(_points(device.gemm))
+    # Ring all-reduce: each device sends 2 (n - 1) / n of the data; two per layer, after attention and MLP.
+    n, row = device.shards, shape.hidden_size * shape.element_bytes
+    reduced = 2.0 * (n - 1) / n * row / device.link_bytes if n > 1 else 0.0
+    used = shape.experts_per_token / shape.experts if shape.experts else 0.0
     return StepCost(
         flops_per_token=2.0 * shape.body_parameters,
         flops_per_sample=2.0 * shape.head_parameters,
         flops_per_attended=4.0 * shape.query_size * shape.layers,
         kv_bytes_per_token=float(shape.kv_bytes_per_token),
-        weight_bytes=float(shape.weight_bytes),
+        weight_bytes=float(shape.weight_bytes * nano_batches),
         flops=device.flops,
         read_bytes=device.read_bytes,
         interference=interference,
+        experts=float(shape.experts),
+        experts_per_token=float(shape.experts_per_token),
+        expert_bytes=float(shape.expert_bytes * nano_batches),
+        expert_flops_per_token=2.0 * used * shape.expert_bytes / shape.element_bytes,
+        reduce_per_token=2.0 * shape.layers * reduced,
+        reduce_per_step=2.0 * shape.layers * device.link_seconds * nano_batches if n > 1 else 0.0,
+        gemm_rows=gemm[:, 0].copy(),
+        gemm_efficiency=gemm[:, 1].copy(),
+        pair_share=surface[:, 0].copy(),
+        pair_interference=surface[:, 1].copy(),
     )
+
+
+def _points(points: Points) -> Floats:
+    return np.array(points, np.float64).reshape(-1, 2)
+
+
+@njit
+def _interpolate(x: float, places: Floats, values: Floats) -> float:
+    """Return `values` at `x`, linear between `places` and constant outside."""
+    last = places.shape[0] - 1
+    if x <= places[0]:
+        return float(values[0])
+    for i in range(1, last + 1):
+        if x < places[i]:
+            part = (x - places[i - 1]) / (places[i] - places[i - 1])
+            return float(values[i - 1] + part * (values[i] - values[i - 1]))
+    return float(values[last])
+
+
+@njit
+def gemm_efficiency(cost: StepCost, rows: float) -> float:
+    """Return the part of F that a GEMM with so many rows reaches; below the first point it takes as long."""
+    if cost.gemm_rows.shape[0] == 0 or rows <= 0.0:
+        return 1.0
+    x = math.log(rows)
+    if x < cost.gemm_rows[0]:
+        return math.exp(cost.gemm_efficiency[0] + x - cost.gemm_rows[0])
+    return math.exp(_interpolate(x, cost.gemm_rows, cost.gemm_efficiency))
+
+
+@njit
+def experts_hit(cost: StepCost, tokens: float) -> float:
+    """Return the expected number of experts of a layer that `tokens` tokens meet: ``E (1 - (1 - k/E)^n)``.
+
+    Routing is taken as uniform and independent, as it is trained to be.
+    """
+    if cost.experts == 0.0:
+        return 0.0
+    return float(cost.experts * (1.0 - (1.0 - cost.experts_per_token / cost.experts) ** tokens))
 
 
 @njit
 def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended: float) -> float:
-    """Return the compute time of a step; `attended` is the sum over prefill tokens of the keys each sees."""
-    flops = tokens * cost.flops_per_token + samples * cost.flops_per_sample
-    return (flops + attended * cost.flops_per_attended) / cost.flops
+    """Return the compute time of a step; `attended` is the sum over prefill tokens of the keys each sees.
+
+    All-reduces of tensor parallelism count as compute time: the layer's next GEMM waits for them.
+    """
+    dense = tokens * (cost.flops_per_token - cost.expert_flops_per_token) / gemm_efficiency(cost, tokens)
+    head = samples * cost.flops_per_sample / gemm_efficiency(cost, samples)
+    flops = dense + head + attended * cost.flops_per_attended
+    if cost.experts > 0.0 and tokens > 0.0:
+        rows = tokens * cost.experts_per_token / experts_hit(cost, tokens)
+        flops += tokens * cost.expert_flops_per_token / gemm_efficiency(cost, rows)
+    reduce = cost.reduce_per_step + tokens * cost.reduce_per_token if tokens > 0.0 else 0.0
+    return flops / cost.flops + reduce
 
 
 @njit
 def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) -> float:
-    """Return the memory time of a step: KV read by decoding requests, KV written, weights read once."""
-    return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + cost.weight_bytes) / cost.read_bytes
+    """Return the memory time of a step: KV read by decoding requests, KV written, weights that it meets."""
+    weights = cost.weight_bytes
+    if cost.experts > 0.0:
+        weights -= cost.expert_bytes * (1.0 - experts_hit(cost, tokens) / cost.experts)
+    return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + weights) / cost.read_bytes
 
 
 @njit
@@ -239,7 +350,10 @@ def decode_seconds(cost: StepCost, known: float, remaining: float) -> float:
 @njit
 def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     """Return the time of compute and memory work given together."""
-    return max(compute, memory) + cost.interference * min(compute, memory)
+    interference = cost.interference
+    if cost.pair_share.shape[0] > 0 and compute + memory > 0.0:
+        interference = _interpolate(memory / (compute + memory), cost.pair_share, cost.pair_interference)
+    return max(compute, memory) + interference * min(compute, memory)
 
 
 @njit
