@@ -196,7 +196,10 @@ def mixed_lengths(count: int, longest: int) -> tuple[list[int], list[int]]:
 
 
 def calibrate(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> DeviceProfile:
-    """Fit F and W of the cost model without overlap to measured steps, by relative least squares."""
+    """Fit F and W of the cost model without overlap to measured steps, by relative least squares.
+
+    The fit knows one rate for GEMMs of all sizes, so the profile it returns has no efficiency by rows.
+    """
     flops = np.array([shape.step_flops(s.tokens, s.samples, s.attended_tokens) for s in steps])
     moved = np.array([shape.step_bytes(s.tokens, s.kv_tokens_read) for s in steps])
     seconds = np.array([s.seconds for s in steps])
@@ -205,7 +208,7 @@ def calibrate(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile
     (a, b), *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
     if a <= 0 or b <= 0:
         return profile
-    return replace(profile, flops=scale[0] / a, read_bytes=scale[1] / b)
+    return replace(profile, flops=scale[0] / a, read_bytes=scale[1] / b, gemm=())
 
 
 def step_errors(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_results_name_the_device_and_what_failed(tmp_path: Path) -> None:
 
 def test_calibration_finds_the_rates_behind_step_times() -> None:
     shape = ModelShape.of(gpu_engine.LLAMA_8B, 2)
-    truth = NOMINAL["h100"]
+    truth = replace(NOMINAL["h100"], gemm=())
     cost = step_cost(shape, truth)
     rng = np.random.default_rng(0)
     steps = []
