@@ -1,4 +1,4 @@
-"""The command line: `nightblend run`."""
+"""The command line: `nightblend run` and `nightblend inspect`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
         starting Prefect's own API inside the process takes about ten seconds.
     """
     options = vars(_parser().parse_args(arguments))
-    options.pop("command")
-    as_json = options.pop("json")
+    command, as_json = options.pop("command"), options.pop("json")
+    if command == "inspect":
+        return _inspect(options, as_json=as_json)
     if with_flow is None:
         with_flow = bool(os.environ.get("PREFECT_API_URL"))
     # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
@@ -58,6 +59,21 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
 
         print_table(result)
     return int(result["exit_code"])
+
+
+def _inspect(options: dict[str, Any], *, as_json: bool) -> int:
+    from flows.inspect_view import print_inspection
+    from tasks.inspect_run import inspect_run
+
+    try:
+        result = inspect_run(options["run"], options["top"])
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
+        return explain(error)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print_inspection(result)
+    return int(ExitCode.OK)
 
 
 def _run(options: dict[str, Any], *, with_flow: bool) -> dict[str, Any]:
@@ -143,6 +159,16 @@ def _parser() -> _Parser:
                 text += f" Default: {field.default}."
             run.add_argument(option(name), metavar=name.upper(), help=text)
     run.add_argument("--json", action="store_true", default=False, help="print one JSON object on stdout")
+    inspect = commands.add_parser(
+        "inspect",
+        help="show what a run did",
+        description="Show what a run did: shared prefixes, densities, the mix over time, planned and actual "
+        "figures. Nothing of a prompt is shown.",
+        allow_abbrev=False,
+    )
+    inspect.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
+    inspect.add_argument("--top", type=int, default=10, help="most prefixes to list. Default: 10.")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
 

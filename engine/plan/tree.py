@@ -316,3 +316,22 @@ def depth_first_leaves(parent: Int32, rank: UInt64, leaves: int) -> Int32:
             stack[top] = children[i]
             top += 1
     return out
+
+
+@njit
+def _leaf_ranges(parent: Int32, leaves: int) -> tuple[Int32, Int32]:
+    nodes = parent.shape[0]
+    first, count = np.full(nodes, leaves, np.int32), np.zeros(nodes, np.int32)
+    for node in range(nodes):
+        if node < leaves:
+            first[node], count[node] = node, 1
+        above = parent[node]
+        if above >= 0:
+            first[above] = min(first[above], first[node])
+            count[above] += count[node]
+    return first, count
+
+
+def leaf_ranges(tree: PrefixTree) -> tuple[Int32, Int32]:
+    """Return the first leaf below each node and the number of leaves, int32 [nodes]: they are neighbours."""
+    return _leaf_ranges(tree.parent, tree.sorted.shape[0])
