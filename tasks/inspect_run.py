@@ -288,5 +288,5 @@ def _planned(steps: Mapping[str, Mapping[str, Any]], samples: pl.DataFrame) -> d
             "planned": infer.get("hit_rate_optimum", plan.get("hit_rate_optimum")),
             "actual": infer.get("hit_rate"),
         },
-        "recomputed_tokens": {"planned": 0, "actual": infer.get("recomputed_tokens")},
+        "recomputed_tokens": {"planned": None, "actual": infer.get("recomputed_tokens")},
     }
