@@ -1,0 +1,168 @@
+"""The simulator against the engine itself: the same steps, the same hits, evictions and retractions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import flatten
+from scripted import STOP, ScriptedRunner
+
+from engine.cost import (
+    NOMINAL,
+    ModelShape,
+    step_compute_seconds,
+    step_cost,
+    step_memory_seconds,
+    step_seconds,
+)
+from engine.plan.policies import POLICIES, make_plan
+from engine.runtime import state
+from engine.runtime.core import Engine, EngineSettings
+from engine.runtime.sampling import Sampling
+from engine.simulate import TRACE, simulate
+
+SHAPE = ModelShape(1000, 100, 2, 16, 64, 4400)
+COST = step_cost(SHAPE, NOMINAL["a100"])
+COMPOSITION = [state.W_TOKENS, state.W_SAMPLES, state.W_ATTENDED, state.W_KV_DECODE]
+
+
+def random_night(seed: int, count: int, longest: int, wrong: float):
+    """Return tokens, start, output lengths and estimates; stems are shared, `wrong` scales the estimates."""
+    rng = np.random.default_rng(seed)
+    stems = [rng.integers(2, 5, int(rng.integers(1, 24))).tolist() for _ in range(3)]
+    prompts = []
+    for _ in range(count):
+        stem = stems[int(rng.integers(3))]
+        tail = rng.integers(2, 5, int(rng.integers(1, 8))).tolist()
+        prompts.append(stem[: int(rng.integers(0, len(stem) + 1))] + tail)
+        if rng.random() < 0.1:
+            prompts[-1] = prompts[int(rng.integers(len(prompts)))]
+    output = rng.integers(1, longest + 1, count).astype(np.int32)
+    estimate = output * wrong * (1.0 if wrong == 1.0 else rng.uniform(0.5, 1.5, count))
+    return *flatten(prompts), output, np.clip(estimate, 1.0, None)
+
+
+def run_both(policy: str, night, pages: int, size: int, budget: int, sequences: int, *, pacing: bool):
+    """Run the engine step by step and the simulator; return both records and the simulated run."""
+    tokens, start, output, estimate = night
+    plan = make_plan(policy, tokens, start, estimate, SHAPE, NOMINAL["a100"], seed=3)
+    limit = int(max(output.max(), np.ceil(estimate.max())))
+    pages = max(pages, -(-int(np.diff(start).max() + limit) // size) + 1)
+    sizes = EngineSettings(pages * size, size, budget, sequences, pacing=pacing, verify=True)
+    runner = ScriptedRunner(output, start, pages * size, size)
+    sampling = [Sampling(max_tokens=limit)] * len(output)
+    engine = Engine(runner, None, sizes, tokens, start, sampling, plan, COST)
+    lengths, rows = {}, []
+    for done, sample in engine.run():
+        lengths.update({c.request: len(c.token_ids) for c in done})
+        assert all(c.token_ids[-1] == STOP for c in done if len(c.token_ids) < limit)
+        rows.append(
+            [*runner.steps[-1][COMPOSITION], sample.prefill_tokens, sample.decode_tokens, sample.running]
+        )
+    assert [lengths[i] for i in range(len(output))] == output.tolist()
+    run = simulate(plan, tokens, start, output, sizes, COST, record=True)
+    return engine, np.array(rows), run
+
+
+def assert_equal(engine: Engine, rows, run, tokens) -> None:
+    assert run.trace.tolist() == rows.tolist()
+    counters = engine.counters()
+    for name in ("steps", "prefill_tokens", "decode_tokens", "retractions", "recomputed_tokens"):
+        assert getattr(run, name) == counters[name], name
+    assert run.evicted_pages == counters["evicted_pages"]
+    assert run.peak_running == counters["peak_running"]
+    assert run.hit_rate == pytest.approx(counters["hit_tokens"] / len(tokens))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(sorted(POLICIES)),
+    st.integers(2, 40),
+    st.sampled_from([3, 12, 60]),
+    st.sampled_from([0.2, 1.0, 3.0]),
+    st.integers(8, 80),
+    st.integers(1, 8),
+    st.integers(1, 10),
+    st.integers(0, 40),
+    st.booleans(),
+)
+def test_the_engine_takes_the_simulated_steps(
+    seed, policy, count, longest, wrong, pages, size, sequences, extra, pacing
+) -> None:
+    night = random_night(seed, count, longest, wrong)
+    assert_equal(*run_both(policy, night, pages, size, sequences + extra, sequences, pacing=pacing), night[0])
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("pacing", [False, True])
+def test_the_property_above_reaches_retractions_evictions_and_hits(policy: str, pacing: bool) -> None:
+    retractions, evictions, hits, recomputed = 0, 0, 0.0, 0
+    for seed in range(6):
+        night = random_night(seed, 30, 40, 0.2)
+        engine, rows, run = run_both(policy, night, 30, 1 + seed % 5, 20 + seed, 10, pacing=pacing)
+        assert_equal(engine, rows, run, night[0])
+        retractions += run.retractions
+        evictions += run.evicted_pages
+        hits += run.hit_rate
+        recomputed += run.recomputed_tokens
+    assert retractions > 0
+    assert evictions > 0
+    assert hits > 0
+    assert recomputed > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(sorted(POLICIES)), st.booleans(), st.integers(20, 200))
+def test_seconds_are_those_of_the_recorded_steps(seed, policy, pacing, pages) -> None:
+    night = random_night(seed, 25, 30, 1.0)
+    _, _, run = run_both(policy, night, pages, 4, 40, 8, pacing=pacing)
+    names = ("tokens", "samples", "attended", "kv_tokens_read")
+    columns = [run.trace[:, TRACE.index(name)] for name in names]
+    steps = list(zip(*(c.astype(float) for c in columns), strict=True))
+    assert run.seconds == pytest.approx(sum(step_seconds(COST, *step) for step in steps))
+    compute = sum(step_compute_seconds(COST, *step[:3]) for step in steps)
+    memory = sum(step_memory_seconds(COST, step[0], step[3]) for step in steps)
+    assert run.compute_seconds == pytest.approx(compute)
+    assert run.memory_seconds == pytest.approx(memory)
+    assert max(compute, memory) <= run.seconds * (1 + 1e-9)
+    assert run.seconds <= (compute + memory) * (1 + 1e-9)
+    assert 0 < run.mean_occupancy <= run.peak_occupancy <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(sorted(POLICIES)), st.booleans(), st.integers(8, 80))
+def test_every_token_is_computed_once_or_counted_as_recomputed(seed, policy, pacing, pages) -> None:
+    tokens, start, output, estimate = random_night(seed, 25, 30, 0.3)
+    _, _, run = run_both(policy, (tokens, start, output, estimate), pages, 4, 40, 8, pacing=pacing)
+    least = len(tokens) + int(output.sum()) - len(output) - round(run.hit_rate * len(tokens))
+    computed = run.prefill_tokens + run.decode_tokens
+    if run.retractions == 0:
+        assert computed == least
+    else:
+        assert least <= computed <= least + run.recomputed_tokens + run.retractions
+
+
+def test_the_simulated_scheduler_does_not_see_the_true_lengths() -> None:
+    """Two nights that differ only in how one answer ends are the same up to the step in which it does."""
+    tokens, start, output, estimate = random_night(5, 20, 30, 1.0)
+    estimate[:] = 20.0
+    output[:] = 30
+    sizes = EngineSettings(400, 4, 32, 8, pacing=True)
+    plan = make_plan("blend", tokens, start, estimate, SHAPE, NOMINAL["a100"])
+    one = simulate(plan, tokens, start, output, sizes, COST, record=True).trace
+    shorter = output.copy()
+    shorter[3] = 29
+    two = simulate(plan, tokens, start, shorter, sizes, COST, record=True).trace
+    same = int(np.argmin((one[: len(two)] == two[: len(one)]).all(1)))
+    assert same >= 28
+
+
+def test_a_memory_too_small_for_the_longest_request_is_refused() -> None:
+    tokens, start, output, estimate = random_night(1, 8, 60, 1.0)
+    output[2] = 60
+    plan = make_plan("dfs", tokens, start, estimate, SHAPE, NOMINAL["a100"])
+    with pytest.raises(RuntimeError, match="cannot hold the longest request"):
+        simulate(plan, tokens, start, output, EngineSettings(40, 4, 16, 4))
