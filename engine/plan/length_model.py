@@ -213,8 +213,10 @@ class LengthModel:
             mean = np.clip(start, np.minimum(generated + 1.0, self.limit), self.limit)
         over = (ended == 1) | (generated >= self.limit)
         mean[over] = generated[over]
-        mean, trust = self._with_log(mean, generated, over)
-        start = np.where(trust > 0.0, mean, start)
+        trust, told = self._trust(mean, generated)
+        mean = mean + np.where(over, 0.0, trust * (told - mean))
+        mean = np.where(over, mean, np.clip(mean, np.minimum(generated + 1.0, self.limit), self.limit))
+        start = np.clip(start + trust * (told - start), 1.0, self.limit)
         return Fit(mean, start, self.node, self.limit, distribution, trust, ratio)
 
     def _posterior(self, counts: Float64) -> Float64:
@@ -244,19 +246,19 @@ class LengthModel:
                 ratio[self.workload == workload[part[0]]] = found
         return ratio
 
-    def _with_log(
-        self, mean: Float64, generated: Int32, over: npt.NDArray[np.bool_]
-    ) -> tuple[Float64, Float64]:
-        """Return the means with the logged lengths in them, and how much of each comes from the log.
+    def _trust(self, mean: Float64, generated: Int32) -> tuple[Float64, Float64]:
+        """Return how much of each estimate comes from the log, and the length that the log tells.
 
         By workload: true length = mean + a (r logged - mean), r and a fitted to the answers so far, starting
         from r = a = 1. An answer that still runs stands there with its mean.
+
+        Returns
+        -------
+        (a, r logged)
+            float64 [N] each; 0 without a logged length.
         """
-        trust = np.zeros(mean.shape[0])
+        trust, told = np.zeros(mean.shape[0]), np.zeros(mean.shape[0])
         has = ~np.isnan(self.logged)
-        if not has.any():
-            return mean, trust
-        out = mean.copy()
         workload = self.workload[self.node]
         for w in np.unique(workload[has]).tolist():
             mine = has & (workload == w)
@@ -267,12 +269,9 @@ class LengthModel:
             centre = float(mean[mine].mean())
             x, y = r * log - centre, d - centre
             v = float(np.mean((r * self.logged[mine] - centre) ** 2)) + 1e-9
-            a = float(np.clip((x @ y + PAIRS * v) / (x @ x + PAIRS * v), 0.0, 1.0))
-            rest = mine & ~over
-            out[rest] += a * (r * self.logged[rest] - mean[rest])
-            trust[mine] = a
-        low = np.minimum(generated + 1.0, self.limit)
-        return np.where(over, mean, np.clip(out, low, self.limit)), trust
+            trust[mine] = np.clip((x @ y + PAIRS * v) / (x @ x + PAIRS * v), 0.0, 1.0)
+            told[mine] = r * self.logged[mine]
+        return trust, told
 
 
 def _count_history(tree: NodeTree, history: History | None) -> Float64:
