@@ -120,7 +120,7 @@ def _draw_anew(requests: Requests, slots: Slots, slot: int, step: float, delay: 
 
 @njit
 def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> float:
-    """Return the largest number of pages held at any time from now on, with a candidate admitted.
+    """Return the largest number of pages held at any time until a candidate, if admitted, has ended.
 
     Parameters
     ----------
@@ -162,7 +162,9 @@ def _highest(pool: PagePool, slots: Slots, side: int, due: float, base: float) -
             continue
         total += slots.base[slot]
         alive += 1
-        most = max(most, total + alive * slots.due[slot] / size)
+        # What is held after the candidate's end is not its doing: refusing it would not help.
+        if placed or side != EVERY:
+            most = max(most, total + alive * slots.due[slot] / size)
     if not placed:
         most = max(most, total + base + (alive + 1) * due / size)
     return most
