@@ -413,7 +413,7 @@ SEQUENCE = st.tuples(st.integers(1, 30), st.integers(1, 30))
 @settings(deadline=None)
 @given(st.lists(SEQUENCE, max_size=7), SEQUENCE, st.integers(1, 5))
 def test_the_forecast_bounds_a_simulation_closely(running, candidate, size: int) -> None:
-    """With known lengths: never below the true peak while the candidate runs, and a page each above at most."""
+    """Known lengths: never below the true peak while the candidate runs, less than a page each above."""
     everyone = [*running, candidate]
     peak = 0
     # What is held once the candidate has ended does not speak against it.
