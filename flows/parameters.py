@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from engine.devices import DTYPES
-from engine.plan.lengths import COMBINED, ESTIMATORS
+from engine.plan.lengths import ESTIMATORS, LOGGED
 from engine.plan.policies import POLICIES
 from tasks.errors import ConfigurationError, bounded
 from tasks.readers.formats import AUTO, FORMATS
@@ -100,11 +100,11 @@ class NightlyParameters(BaseModel):
         examples=["blend"],
     )
     lengths: str = Field(
-        default=COMBINED,
+        default=LOGGED,
         title="Answer lengths",
         description="; ".join(f"{name}: {what}" for name, what in ESTIMATORS.items()) + ".",
         json_schema_extra={"enum": list(ESTIMATORS)},
-        examples=[COMBINED],
+        examples=[LOGGED],
     )
     max_tokens: int = Field(
         default=256,

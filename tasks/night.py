@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.plan.lengths import COMBINED
+from engine.plan.lengths import LOGGED
 from tasks.sampling import SamplingDefaults
 from tasks.schema import SCHEMAS, conform
 
@@ -52,7 +52,7 @@ class NightSettings:
     """
 
     policy: str = "blend"
-    lengths: str = COMBINED
+    lengths: str = LOGGED
     kv_tokens: int | None = None
     page_size: int = 16
     token_budget: int = 1024
