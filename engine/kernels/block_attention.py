@@ -1,100 +1,163 @@
-"""Paged attention by block tables on the device, in plain torch: the reference of the device kernels.
+"""What decode and prefill attention over block tables share: their float32 reference, and parts of the kernels.
 
-All lengths are read from device tensors, so a call needs no host knowledge and can be captured in a graph:
-sequences without rows and rows without a sequence are allowed. It computes in float32 and gathers whole block
-tables: right, not fast.
+Both kernels walk over a sequence's keys in tiles and keep, per query row, the largest score so far, the sum
+of exponentials and the weighted sum of values, rescaled when the largest score changes (Milakov and
+Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022).
 """
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
 import torch
-from torch import Tensor
+
+from engine.kernels.backend import kernel, tl
+from engine.kernels.fp8 import dequantise_kv
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG2E: Final = math.log2(math.e)
+"""Folded into the scale of the scores, so that the kernels take powers of two."""
+SEARCH: Final = 1024
+"""Sequences that one operation of the work lists covers."""
+INTERPRETED_PROGRAMS: Final = 3
+"""Size of the persistent grids where there is no GPU: enough for work to be split among them."""
 
 
-def decode_attention_reference(
+def padded(n: int) -> int:
+    """Return the power of two that a matrix product pads `n` rows or dimensions to, at least 16."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many blocks of a persistent grid run beside each other, one per multiprocessor."""
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def check(q: Tensor, cache: Tensor, scales: Tensor | None, out: Tensor) -> None:
+    """Refuse what the kernels' address arithmetic does not cover.
+
+    Raises
+    ------
+    ValueError
+        If heads or head dimensions do not fit together, or a tensor is not laid out as it must be.
+    """
+    _, heads, dim = q.shape
+    if heads % cache.shape[2] or dim != cache.shape[4] or out.shape != q.shape:
+        raise ValueError(
+            f"q {tuple(q.shape)}, cache {tuple(cache.shape)} and out {tuple(out.shape)} do not fit together"
+        )
+    if not cache.is_contiguous() or any(x.stride()[1:] != (dim, 1) for x in (q, out)):
+        raise ValueError("the cache must be contiguous, and so must each row of q and out")
+    if (scales is not None) != (cache.dtype == torch.float8_e4m3fn):
+        raise ValueError(f"scales go with an e4m3 cache, and only with it; this one is {cache.dtype}")
+
+
+def attend_reference(
     q: Tensor,
     cache: Tensor,
-    block_table: Tensor,
-    context: Tensor,
-    *,
+    pages: Tensor,
+    position: Tensor,
     scale: float,
-    window: int | None = None,
-    out: Tensor | None = None,
+    window: int | None,
+    scales: Tensor | None,
 ) -> Tensor:
-    """Return ``softmax(scale q k^T) v`` for one query per sequence, the last of its context.
+    """Return float32 [n, heads, dim]: q [n, heads, dim] at `position` int64 [n] over one sequence's pages.
 
-    Parameters
-    ----------
-    q
-        [B, heads, head dim].
-    cache
-        One layer's cache [pages, 2, kv heads, page size, head dim].
-    block_table
-        int32 [B, P]: pages of each sequence; entries past its context may be any page that exists.
-    context
-        int32 [B], at least 1: tokens of the sequence, this step's included.
-    scale, window
-        Factor of the scores; how many of the last tokens are seen, None for all.
-    out
-        [B, heads, head dim], written and returned; made here if None.
+    Rows at negative positions see nothing and give zeros.
     """
-    out = torch.empty_like(q) if out is None else out
-    for i in range(q.shape[0]):
-        last = context[i : i + 1].to(torch.int64) - 1
-        out[i : i + 1] = _attend(q[i : i + 1], cache, block_table[i], last, scale, window).to(q.dtype)
-    return out
-
-
-def prefill_attention_reference(
-    q: Tensor,
-    cache: Tensor,
-    block_table: Tensor,
-    query_start: Tensor,
-    context: Tensor,
-    *,
-    scale: float,
-    window: int | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Return causal attention for sequences of any number of rows; the last row sees the whole context.
-
-    Parameters
-    ----------
-    q
-        [tokens, heads, head dim].
-    query_start
-        int32 [S + 1]: sequence i has the rows from ``query_start[i]`` to before ``query_start[i + 1]``. Rows
-        of no sequence are left as they are in `out`.
-    block_table, context
-        int32 [S, P], [S]; as for `decode_attention_reference`.
-    """
-    out = torch.empty_like(q) if out is None else out
-    rows = torch.arange(q.shape[0], device=q.device)
-    for i in range(context.shape[0]):
-        first, end = query_start[i].to(torch.int64), query_start[i + 1].to(torch.int64)
-        position = context[i].to(torch.int64) - (end - rows)
-        result = _attend(q, cache, block_table[i], position, scale, window).to(q.dtype)
-        inside = (rows >= first) & (rows < end)
-        # Rows of others have meaningless positions; what came of them is not looked at.
-        out.copy_(torch.where(inside[:, None, None], result, out))
-    return out
-
-
-def _attend(
-    q: Tensor, cache: Tensor, pages: Tensor, position: Tensor, scale: float, window: int | None
-) -> Tensor:
-    """Return float32 [n, heads, dim]: q [n, heads, dim] at `position` int64 [n] over one sequence's pages."""
     n, heads, dim = q.shape
     kv_heads = cache.shape[2]
-    k, v = (
-        cache[pages.to(torch.int64), i].to(torch.float32).permute(1, 0, 2, 3).reshape(kv_heads, -1, dim)
-        for i in (0, 1)
-    )
+    gathered = cache[pages.to(torch.int64)]
+    wide = gathered.to(torch.float32) if scales is None else dequantise_kv(gathered, scales)
+    k, v = (wide[:, i].permute(1, 0, 2, 3).reshape(kv_heads, -1, dim) for i in (0, 1))
     queries = q.to(torch.float32).view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
     scores = queries @ k[:, None].transpose(-1, -2) * scale
     place = torch.arange(k.shape[1], device=q.device)
     hidden = place > position[:, None]
+    # Places that no row sees may hold anything, which a weight of 0 would not cancel.
+    v = v.masked_fill(hidden.all(0)[:, None], 0.0)
     if window is not None:
         hidden |= place <= position[:, None] - window
-    result = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[:, None]
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    result = weights.masked_fill(position[:, None] < 0, 0.0) @ v[:, None]
     return result.permute(2, 0, 1, 3).reshape(n, heads, dim)
+
+
+@kernel
+def find_last(starts: tl.tensor, count: tl.tensor, wanted: tl.tensor, BLOCK: tl.constexpr) -> Any:  # noqa: ANN401
+    """Return the place of the last of `count` rising numbers that is at most `wanted`."""
+    found = 0
+    for begin in range(0, count, BLOCK):
+        place = begin + tl.arange(0, BLOCK)
+        start = tl.load(starts + place, mask=place < count, other=2147483647)
+        found += tl.sum((start <= wanted).to(tl.int32), 0)
+    return found - 1
+
+
+@kernel
+def scan_tile(
+    query: tl.tensor,
+    total: tl.tensor,
+    top: tl.tensor,
+    norm: tl.tensor,
+    cache: tl.tensor,
+    pages: tl.tensor,
+    head: tl.tensor,
+    begin: tl.tensor,
+    length: tl.tensor,
+    position: tl.tensor,
+    factor: tl.tensor,
+    MASK: tl.constexpr,
+    WINDOW: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    TILE: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> Any:  # noqa: ANN401
+    """Take the TILE keys from `begin` on into the rows' sums, maxima (times log2 e) and norms.
+
+    Row i sees the places up to ``position[i]``, the last WINDOW of them if that is not 0; MASK says that
+    some row may not see all of the tile. Nothing is read at or after `length`.
+    """
+    place = begin + tl.arange(0, TILE)
+    dim = tl.arange(0, WIDTH)
+    if MASK:
+        page = tl.load(pages + place // PAGE, mask=place < length, other=0).to(tl.int64)
+    else:
+        page = tl.load(pages + place // PAGE).to(tl.int64)
+    keys = cache + ((page * 2 * KV_HEADS + head) * PAGE + place % PAGE)[:, None] * DIM + dim[None, :]
+    values = keys + KV_HEADS * PAGE * DIM
+    if MASK:
+        stored = (place < length)[:, None] & (dim < DIM)[None, :]
+        k = tl.load(keys, mask=stored, other=0.0).to(query.dtype)
+        v = tl.load(values, mask=stored, other=0.0).to(query.dtype)
+    elif WIDTH != DIM:
+        k = tl.load(keys, mask=(dim < DIM)[None, :], other=0.0).to(query.dtype)
+        v = tl.load(values, mask=(dim < DIM)[None, :], other=0.0).to(query.dtype)
+    else:
+        k = tl.load(keys).to(query.dtype)
+        v = tl.load(values).to(query.dtype)
+    score = tl.dot(query, tl.trans(k), input_precision="ieee")
+    if MASK:
+        seen = place[None, :] <= position[:, None]
+        if WINDOW:
+            seen = seen & (place[None, :] > position[:, None] - WINDOW)
+        score = tl.where(seen, score, float("-inf"))
+    larger = tl.maximum(top, tl.max(score, 1) * factor)
+    shift = larger
+    if WINDOW:
+        # A row may see nothing yet: its exponents must be -inf - 0, not -inf + inf.
+        shift = tl.where(larger > float("-inf"), larger, 0.0)
+    weight = tl.exp2(score * factor - shift[:, None])
+    decay = tl.exp2(top - shift)
+    norm = norm * decay + tl.sum(weight, 1)
+    total = tl.dot(weight.to(query.dtype), v, total * decay[:, None], input_precision="ieee")
+    return total, larger, norm

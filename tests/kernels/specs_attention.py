@@ -1,0 +1,99 @@
+"""Launches of the attention kernels, at the sizes of Llama-3.1-8B and others, for `compile_only`."""
+
+from __future__ import annotations
+
+from compile_only import Spec
+
+from engine.kernels.block_attention import SEARCH
+from engine.kernels.decode_attention import (
+    decode_attention_kernel,
+    decode_work_kernel,
+    merge_splits_kernel,
+    settings,
+)
+from engine.kernels.prefill_attention import prefill_attention_kernel, prefill_work_kernel
+from engine.kernels.prefill_attention import settings as prefill_settings
+
+INTEGERS = ("count", "q_stride", "table_stride", "out_stride")
+
+
+def _shape(dim: int, share: int, rows: int) -> dict[str, object]:
+    width = 1 << (dim - 1).bit_length()
+    return {"KV_HEADS": 8, "SHARE": share, "DIM": dim, "ROWS": rows, "WIDTH": width, "SEARCH": SEARCH}
+
+
+def _decode(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: bool = False) -> Spec:
+    pointers = dict.fromkeys(("table", "context", "starts"), "*i32")
+    pointers |= dict.fromkeys(("scales", "partial", "logs"), "*fp32")
+    pointers |= {"q": "*bf16", "cache": "*fp8e4nv" if fp8 else "*bf16", "out": "*bf16"}
+    name = f"decode_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    return Spec(
+        name + "_window" * (window > 0) + "_fp8" * fp8,
+        decode_attention_kernel,
+        {**pointers, **dict.fromkeys(INTEGERS, "i32"), "factor": "fp32"},
+        {**_shape(dim, share, 16), "PAGE": page, "WINDOW": window, "FP8": fp8, **settings(dim)},
+        unaligned=("count", "table_stride"),
+        attention=True,
+        architectures=("sm_90",) if fp8 else ("sm_80", "sm_90"),
+    )
+
+
+def _prefill(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: bool = False) -> Spec:
+    pointers = dict.fromkeys(("table", "query_start", "context", "work"), "*i32")
+    pointers |= {"q": "*bf16", "cache": "*fp8e4nv" if fp8 else "*bf16", "out": "*bf16", "scales": "*fp32"}
+    chosen = prefill_settings(dim)
+    shape = _shape(dim, share, chosen.pop("ROWS"))
+    name = f"prefill_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    return Spec(
+        name + "_window" * (window > 0) + "_fp8" * fp8,
+        prefill_attention_kernel,
+        {**pointers, **dict.fromkeys(INTEGERS, "i32"), "factor": "fp32"},
+        {**shape, "PAGE": page, "WINDOW": window, "FP8": fp8, **chosen},
+        unaligned=("count", "table_stride"),
+        attention=True,
+        architectures=("sm_90",) if fp8 else ("sm_80", "sm_90"),
+    )
+
+
+SPECS = [
+    *(_prefill(dim) for dim in (64, 80, 96, 128, 256)),
+    _prefill(128, page=64),
+    _prefill(128, share=7),
+    _prefill(128, window=4096),
+    _prefill(128, fp8=True),
+    Spec(
+        "prefill_work",
+        prefill_work_kernel,
+        {"query_start": "*i32", "work": "*i32", "count": "i32"},
+        {"SHARE": 4, "ROWS": 128, "SEARCH": SEARCH, "num_warps": 4},
+        unaligned=("count",),
+        attention=True,
+    ),
+    *(_decode(dim) for dim in (64, 80, 96, 128, 256)),
+    *(_decode(128, page=page) for page in (64, 128)),
+    _decode(128, share=7),
+    _decode(128, window=4096),
+    _decode(128, fp8=True),
+    Spec(
+        "decode_work",
+        decode_work_kernel,
+        {"context": "*i32", "starts": "*i32", "count": "i32"},
+        {"WINDOW": 0, "TILE": 64, "SEARCH": SEARCH, "num_warps": 4},
+        unaligned=("count",),
+        attention=True,
+    ),
+    Spec(
+        "merge_splits",
+        merge_splits_kernel,
+        {
+            **dict.fromkeys(("context", "starts"), "*i32"),
+            **dict.fromkeys(("partial", "logs"), "*fp32"),
+            "out": "*bf16",
+            "count": "i32",
+            "out_stride": "i32",
+        },
+        {**_shape(128, 4, 16), "LEAST": 4, "num_warps": 4},
+        unaligned=("count",),
+        attention=True,
+    ),
+]
