@@ -54,9 +54,11 @@ class Kernel:
         launcher: Callable[..., object] = self.compiled()[grid]
         return launcher
 
-    def __call__(self, *arguments: object) -> Any:  # noqa: ANN401 - a Triton tensor
+    def __call__(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - a Triton tensor
         """Stand for the calls in other kernels' bodies, which Triton compiles."""
-        raise TypeError(f"{self.__name__} is called by kernels only, not with {len(arguments)} arguments")
+        raise TypeError(
+            f"{self.__name__} is called by kernels only, not with {len(arguments) + len(options)} arguments"
+        )
 
     def compiled(self) -> Any:  # noqa: ANN401 - Triton's own, untyped
         """Return what ``triton.jit`` makes of the function."""

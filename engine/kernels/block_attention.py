@@ -1,4 +1,4 @@
-"""What decode and prefill attention over block tables share: their float32 reference, and parts of the kernels.
+"""What decode and prefill attention over block tables share: the float32 reference and parts of the kernels.
 
 Both kernels walk over a sequence's keys in tiles and keep, per query row, the largest score so far, the sum
 of exponentials and the weighted sum of values, rescaled when the largest score changes (Milakov and
@@ -23,8 +23,8 @@ LOG2E: Final = math.log2(math.e)
 """Folded into the scale of the scores, so that the kernels take powers of two."""
 SEARCH: Final = 1024
 """Sequences that one operation of the work lists covers."""
-INTERPRETED_PROGRAMS: Final = 3
-"""Size of the persistent grids where there is no GPU: enough for work to be split among them."""
+INTERPRETED_PROGRAMS: Final = 1
+"""Stands for the number of multiprocessors in the interpreter, where every program costs time."""
 
 
 def padded(n: int) -> int:

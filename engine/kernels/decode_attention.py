@@ -167,7 +167,7 @@ def decode_work_kernel(
     TILE: tl.constexpr,
     SEARCH: tl.constexpr,
 ) -> None:
-    """Write ``starts[i]``, the tiles per KV head of all sequences before i, and of all at ``starts[count]``."""
+    """Write ``starts[i]``: tiles per KV head of all sequences before i; ``starts[count]`` is that of all."""
     total = 0
     tl.store(starts, 0)
     for begin in range(0, count, SEARCH):
@@ -251,7 +251,8 @@ def decode_attention_kernel(
         for i in range(skipped + tile - unit, skipped + until - unit):
             total, top, norm = scan_tile(
                 query, total, top, norm, cache, table + wide * table_stride, head, i * TILE, length,
-                position, gain, True, WINDOW, KV_HEADS, DIM, PAGE, TILE, WIDTH,
+                position, gain, MASK=True, WINDOW=WINDOW,
+                KV_HEADS=KV_HEADS, DIM=DIM, PAGE=PAGE, TILE=TILE, WIDTH=WIDTH,
             )  # fmt: skip
         result = total * (undo / norm)[:, None]
         if until - tile == tiles:

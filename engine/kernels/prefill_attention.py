@@ -104,7 +104,8 @@ def prefill_attention_reference(
     rows = torch.arange(q.shape[0], device=q.device)
     for i in range(context.shape[0]):
         first, end = query_start[i].to(torch.int64), query_start[i + 1].to(torch.int64)
-        position = context[i].to(torch.int64) - (end - rows)
+        last = context[i].to(torch.int64) - 1
+        position = (last + 1 - (end - rows)).minimum(last)
         result = attend_reference(q, cache, block_table[i], position, scale, window, scales).to(q.dtype)
         inside = (rows >= first) & (rows < end)
         # Rows of others have meaningless positions; what came of them is not looked at.
@@ -222,7 +223,10 @@ def prefill_attention_kernel(
         least = prefix + tile * ROWS // SHARE
         most = prefix + tl.minimum((tile * ROWS + ROWS - 1) // SHARE, tokens - 1)
         used = (row < tokens * SHARE)[:, None] & (dim < DIM)[None, :]
-        line, column = (first + token).to(tl.int64), ((head * SHARE + row % SHARE) * DIM)[:, None] + dim[None, :]
+        line, column = (
+            (first + token).to(tl.int64),
+            ((head * SHARE + row % SHARE) * DIM)[:, None] + dim[None, :],
+        )
         query = tl.load(q + (line * q_stride)[:, None] + column, mask=used, other=0.0)
         gain, undo = factor, 1.0
         if FP8:
@@ -237,15 +241,17 @@ def prefill_attention_kernel(
             masked = tl.maximum(least + 1 - WINDOW, 0) // TILE
         else:
             # Every row sees all of these.
-            for i in range(0, masked):
+            for i in range(masked):
                 total, top, norm = scan_tile(
                     query, total, top, norm, cache, pages, head, i * TILE, length,
-                    position, gain, False, WINDOW, KV_HEADS, DIM, PAGE, TILE, WIDTH,
+                    position, gain, MASK=False, WINDOW=WINDOW,
+                    KV_HEADS=KV_HEADS, DIM=DIM, PAGE=PAGE, TILE=TILE, WIDTH=WIDTH,
                 )  # fmt: skip
         for i in range(masked, most // TILE + 1):
             total, top, norm = scan_tile(
                 query, total, top, norm, cache, pages, head, i * TILE, length,
-                position, gain, True, WINDOW, KV_HEADS, DIM, PAGE, TILE, WIDTH,
+                position, gain, MASK=True, WINDOW=WINDOW,
+                KV_HEADS=KV_HEADS, DIM=DIM, PAGE=PAGE, TILE=TILE, WIDTH=WIDTH,
             )  # fmt: skip
         target = out + (line * out_stride)[:, None] + column
         tl.store(target, (total * (undo / norm)[:, None]).to(out.dtype.element_ty), mask=used)

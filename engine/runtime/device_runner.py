@@ -14,7 +14,7 @@ import torch
 
 from engine.errors import CapacityError
 from engine.runtime.buckets import Bucket, Buckets
-from engine.runtime.device_attention import AttentionOps, attention_ops
+from engine.runtime.device_attention import AttentionOps
 from engine.runtime.graphs import StepGraphs
 from engine.runtime.logprobs import Measured, measure
 from engine.runtime.runner import Launched, LogprobWish, StepResult
@@ -110,7 +110,7 @@ class DeviceRunner:
     lag
         See `engine.runtime.runner.Runner`.
     ops
-        Attention operations; None takes those of the device.
+        Attention operations; None takes the kernels.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DeviceRunner:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
         self._on_device, pages = embed.device, kv_tokens // page_size
-        self._ops = ops or attention_ops(self._on_device)
+        self._ops = ops or AttentionOps()
         self._buckets = Buckets(token_budget, max_sequences)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)

@@ -12,7 +12,8 @@ from models import CONFIGS, decoder_of, greedy, reference_model
 from test_engine import assert_idle, run_engine, some_prompts
 from test_lag import answers
 
-from engine.kernels.block_attention import decode_attention_reference, prefill_attention_reference
+from engine.kernels.decode_attention import decode_attention_reference
+from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.runtime.buckets import Bucket, Buckets, sequence_sizes, token_sizes
 from engine.runtime.device_runner import DeviceRunner
 from engine.runtime.runner import CpuRunner

@@ -11,7 +11,8 @@ from test_engine import some_prompts
 
 from engine.cost import NOMINAL, ModelShape
 from engine.errors import CapacityError
-from engine.kernels.block_attention import decode_attention_reference, prefill_attention_reference
+from engine.kernels.decode_attention import decode_attention_reference
+from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device_attention import AttentionOps

@@ -22,6 +22,11 @@ EXPECTED = {
     "silu_and_mul_kernel",
     "gather_rows_kernel",
     "draw_kernel",
+    "decode_work_kernel",
+    "decode_attention_kernel",
+    "merge_splits_kernel",
+    "prefill_work_kernel",
+    "prefill_attention_kernel",
 }
 
 

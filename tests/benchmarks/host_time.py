@@ -1,0 +1,120 @@
+"""Host time per step at 2,000 tokens and 1,000 sequences, on the CPU.
+
+    python -m tests.benchmarks.host_time            # prints and writes results/host_time.json
+    python -m tests.benchmarks.host_time --quick    # 100 steps, writes nothing
+
+Everything that the host does for a step runs: scheduling, filling and sending the step's buffers, block-table
+changes, sampling calls, taking in the result of the step before. The forward pass is left out: on a GPU it
+is one call that replays a graph. On the CPU sampling is computed and not only launched, over few logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.cost import NOMINAL, ModelShape
+from engine.models.decoder import Decoder
+from engine.plan.policies import make_plan
+from engine.runtime.core import Engine, EngineSettings, StepSample
+from engine.runtime.device_runner import DeviceRunner
+from engine.runtime.sampling import Sampling
+from tests.benchmarks.gpu_engine import LLAMA_8B, TINY, random_weights
+from tests.benchmarks.gpu_ops import Bench
+
+RESULT = Path(__file__).parent / "results" / "host_time.json"
+TOKENS, SEQUENCES, LENGTH, GOAL_MS = 2000, 1000, 256, 2.0
+
+
+def processor() -> str:
+    """The processor's name, and how many threads of it there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} threads"
+
+
+def steps(count: int, temperature: float) -> list[StepSample]:
+    """Run until `count` steps were full; prompts are as long as answers, so half of the tokens decode."""
+    bench = Bench(torch.device("cpu"), torch.float32, dry=True)
+    config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
+    decoder = Decoder(config, random_weights(config, bench))
+    # Arrivals of finished requests' places per step are the prompts' share of a step over their length.
+    requests = SEQUENCES + (TOKENS - SEQUENCES) * (count + 4 * LENGTH) // LENGTH
+    rng = np.random.default_rng(0)
+    start = np.arange(requests + 1, dtype=np.int64) * LENGTH
+    tokens = rng.integers(0, config.vocab_size, start[-1]).astype(np.int32)
+    # The first ones end one after the other, so that the run is steady at once.
+    answers = np.full(requests, LENGTH)
+    answers[:SEQUENCES] = rng.integers(2, LENGTH, SEQUENCES)
+    sampling = [
+        Sampling(max_tokens=int(n), temperature=temperature, seed=i, ignore_eos=True)
+        for i, n in enumerate(answers)
+    ]
+    kv_tokens = SEQUENCES * (2 * LENGTH + 32)
+    settings = EngineSettings(kv_tokens, 16, TOKENS, SEQUENCES)
+    runner = DeviceRunner(decoder, kv_tokens, 16, TOKENS, SEQUENCES, 2 * LENGTH)
+    runner._graphs = lambda _: None
+    shape = ModelShape.of(config, 4)
+    plan = make_plan("fcfs", tokens, start, answers.astype(np.float64), shape, NOMINAL["h100"], seed=1)
+    engine = Engine(runner, None, settings, tokens, start, sampling, plan)
+    full: list[StepSample] = []
+    while engine.unfinished and len(full) < count:
+        _, step = engine.step()
+        if step.tokens >= 0.95 * TOKENS and step.sequences >= 0.95 * SEQUENCES:
+            full.append(step)
+    if len(full) < count:
+        raise RuntimeError(f"only {len(full)} of {count} steps were full")
+    return full
+
+
+def main() -> None:
+    """Measure, print, and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="100 steps: a trial, not a result")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, float]] = {}
+    for name, temperature in (("greedy", 0.0), ("drawn", 0.8)):
+        # The first tenth warms caches up.
+        count = 100 if quick else 1000
+        measured = steps(count + count // 10, temperature)[count // 10 :]
+        times = [1e3 * step.seconds for step in measured]
+        found[name] = {
+            "steps": count,
+            "tokens_per_step": statistics.mean(step.tokens for step in measured),
+            "sequences_per_step": statistics.mean(step.sequences for step in measured),
+            "ms_p50": statistics.median(times),
+            "ms_mean": statistics.mean(times),
+            "ms_p95": float(np.quantile(times, 0.95)),
+        }
+        row = found[name]
+        print(
+            f"{name:8}{row['tokens_per_step']:7.0f} tokens {row['sequences_per_step']:6.0f} sequences", end=""
+        )
+        print(f"   p50 {row['ms_p50']:.2f} ms, mean {row['ms_mean']:.2f}, p95 {row['ms_p95']:.2f}", end="")
+        print(f"   goal {GOAL_MS} ms")
+    if quick:
+        return
+    about = {
+        "label": "measured on the host, forward pass left out",
+        "device": processor(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "load_at_end": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "goal_ms": GOAL_MS,
+    }
+    RESULT.write_text(json.dumps({**about, **found}, indent=2) + "\n")
+    print(f"wrote {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
