@@ -105,7 +105,7 @@ def main() -> None:
     if quick:
         return
     about = {
-        "label": "measured on the host, forward pass left out; sampling computed on the CPU, not only launched",
+        "label": "measured on the host, without the forward pass; sampling is computed, not only launched",
         "device": processor(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "load_at_end": os.getloadavg()[0],
