@@ -40,6 +40,12 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+@lru_cache
+def is_hopper(device: torch.device) -> bool:
+    """Return whether the device multiplies from shared memory by groups of warps (sm_90 and later)."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def check(q: Tensor, cache: Tensor, scales: Tensor | None, out: Tensor) -> None:
     """Refuse what the kernels' address arithmetic does not cover.
 

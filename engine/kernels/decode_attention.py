@@ -105,14 +105,15 @@ def decode_attention_reference(
 
 
 def settings(dim: int) -> dict[str, int]:
-    """Return the launch settings for heads of `dim` elements: 16 kB of keys in 16 bits per tile.
+    """Return the launch settings for heads of `dim` elements: up to 16 kB of keys in 16 bits per tile.
 
     LEAST is the fewest tiles that are worth a program of their own. A page number is loaded two stages before
     the keys it leads to, and these two before they are used: fewer than 5 stages keep no tile in flight.
     """
     width = padded(dim)
-    warps = 4 if width <= 128 else 8
-    return {"TILE": max(16, min(128, 8192 // width)), "LEAST": 4, "num_warps": warps, "num_stages": 5}
+    # More than 16 keys of large heads do not fit into the registers.
+    tile = min(128, 8192 // width) if width <= 128 else 16
+    return {"TILE": tile, "LEAST": 4, "num_warps": 4, "num_stages": 5}
 
 
 def launch(

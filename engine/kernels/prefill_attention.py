@@ -18,6 +18,7 @@ from engine.kernels.block_attention import (
     attend_reference,
     check,
     find_last,
+    is_hopper,
     multiprocessors,
     padded,
     scan_tile,
@@ -113,11 +114,15 @@ def prefill_attention_reference(
     return out
 
 
-def settings(dim: int) -> dict[str, int]:
-    """Return the launch settings for heads of `dim` elements: 128 rows by 64 keys, halved for large heads."""
+def settings(dim: int, *, hopper: bool) -> dict[str, int]:
+    """Return the launch settings for heads of `dim` elements: 128 rows by 64 keys, less for large heads.
+
+    Before Hopper the products take their operands from registers, which leaves room for 32 keys. A page
+    number is loaded two stages before the keys it leads to: fewer than 5 stages keep no tile in flight.
+    """
     if padded(dim) > 128:
         return {"ROWS": 64, "TILE": 32, "num_warps": 8, "num_stages": 5}
-    return {"ROWS": 128, "TILE": 64, "num_warps": 8, "num_stages": 5}
+    return {"ROWS": 128, "TILE": 64 if hopper else 32, "num_warps": 8, "num_stages": 5}
 
 
 def launch(
@@ -138,7 +143,7 @@ def launch(
     share, count = heads // kv_heads, context.shape[0]
     if not q.shape[0] or not count:
         return out
-    chosen = settings(dim)
+    chosen = settings(dim, hopper=is_hopper(q.device))
     work = torch.empty(count + 2, dtype=torch.int32, device=q.device)
     prefill_work_kernel[(1,)](
         query_start, work, count, SHARE=share, ROWS=chosen["ROWS"], SEARCH=SEARCH, num_warps=4

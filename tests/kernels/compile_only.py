@@ -70,7 +70,7 @@ def specs() -> list[Spec]:
     """The specs of all modules beside this one."""
     sys.path.insert(0, str(HERE))
     found = [s for path in sorted(HERE.glob("specs_*.py")) for s in import_module(path.stem).SPECS]
-    names = [spec.name for spec in found]
+    names = [f"{spec.name} {architecture}" for spec in found for architecture in spec.architectures]
     if len(set(names)) != len(names):
         raise ValueError(f"two specs have the same name: {sorted(names)}")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compile_only import Spec
+from compile_only import ARCHITECTURES, Spec
 
 from engine.kernels.block_attention import SEARCH
 from engine.kernels.decode_attention import (
@@ -38,10 +38,18 @@ def _decode(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: b
     )
 
 
-def _prefill(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: bool = False) -> Spec:
+def _prefill(
+    dim: int,
+    architecture: str,
+    *,
+    page: int = 16,
+    share: int = 4,
+    window: int = 0,
+    fp8: bool = False,
+) -> Spec:
     pointers = dict.fromkeys(("table", "query_start", "context", "work"), "*i32")
     pointers |= {"q": "*bf16", "cache": "*fp8e4nv" if fp8 else "*bf16", "out": "*bf16", "scales": "*fp32"}
-    chosen = prefill_settings(dim)
+    chosen = prefill_settings(dim, hopper=architecture == "sm_90")
     shape = _shape(dim, share, chosen.pop("ROWS"))
     name = f"prefill_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
     return Spec(
@@ -51,16 +59,16 @@ def _prefill(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: 
         {**shape, "PAGE": page, "WINDOW": window, "FP8": fp8, **chosen},
         unaligned=("count", "table_stride"),
         attention=True,
-        architectures=("sm_90",) if fp8 else ("sm_80", "sm_90"),
+        architectures=(architecture,),
     )
 
 
 SPECS = [
-    *(_prefill(dim) for dim in (64, 80, 96, 128, 256)),
-    _prefill(128, page=64),
-    _prefill(128, share=7),
-    _prefill(128, window=4096),
-    _prefill(128, fp8=True),
+    *(_prefill(dim, a) for dim in (64, 80, 96, 128, 256) for a in ARCHITECTURES),
+    *(_prefill(128, a, page=64) for a in ARCHITECTURES),
+    *(_prefill(128, a, share=7) for a in ARCHITECTURES),
+    *(_prefill(128, a, window=4096) for a in ARCHITECTURES),
+    _prefill(128, "sm_90", fp8=True),
     Spec(
         "prefill_work",
         prefill_work_kernel,
