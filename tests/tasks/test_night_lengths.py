@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from demo_nights import DAY, answer, batch_line, night_request, opened, outputs_of, write_lines
 
-from engine.plan.lengths import ESTIMATORS
+from engine.plan.lengths import COMBINED, ESTIMATORS
 from tasks.errors import ConfigurationError
 from tasks.lengths import FADING, read_history, workload_number
 from tasks.plan import plan
@@ -31,8 +31,8 @@ def lines(long: int = 40, count: int = 48) -> list[str]:
     ]
 
 
-def request_of(root, day=0, **settings):
-    request = night_request(root, part_answers=100, max_sequences=4, **settings)
+def request_of(root, day=0, lengths=COMBINED, **settings):
+    request = night_request(root, part_answers=100, max_sequences=4, lengths=lengths, **settings)
     return replace(request, run_date=DAY + timedelta(days=day))
 
 
