@@ -17,7 +17,7 @@ ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DRIVER_FILES: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
-_NEEDED: Final = ("triton", "engine.kernels.decode_attention", "engine.kernels.prefill_attention")
+_NEEDED: Final = ("triton",)
 
 
 class DeviceError(EngineError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,7 +14,7 @@ from tasks.errors import ConfigurationError, bounded
 from tasks.readers.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -25,6 +25,10 @@ SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 # On the CPU and on a GPU.
 _TOKEN_BUDGET, _MAX_SEQUENCES = (1024, 2048), (128, 512)
+
+
+_CHOICES: Final[Mapping[str, Collection[str]]] = {"policy": POLICIES, "lengths": ESTIMATORS, "dtype": DTYPES}
+"""Field -> the values it may have."""
 
 
 class NightlyParameters(BaseModel):
@@ -199,25 +203,12 @@ class NightlyParameters(BaseModel):
         default=False, title="Take over", description="Take the date from another run that seems alive."
     )
 
-    @field_validator("policy")
+    @field_validator(*_CHOICES)
     @classmethod
-    def _known_policy(cls, value: str) -> str:
-        if value not in POLICIES:
-            raise ValueError(f"is unknown; it must be one of {', '.join(POLICIES)}")
-        return value
-
-    @field_validator("lengths")
-    @classmethod
-    def _known_lengths(cls, value: str) -> str:
-        if value not in ESTIMATORS:
-            raise ValueError(f"is unknown; it must be one of {', '.join(ESTIMATORS)}")
-        return value
-
-    @field_validator("dtype")
-    @classmethod
-    def _known_dtype(cls, value: str) -> str:
-        if value not in DTYPES:
-            raise ValueError(f"is unknown; it must be one of {', '.join(DTYPES)}")
+    def _known(cls, value: str, info: Any) -> str:  # noqa: ANN401 - pydantic's own type
+        choices = _CHOICES[info.field_name]
+        if value not in choices:
+            raise ValueError(f"is unknown; it must be one of {', '.join(choices)}")
         return value
 
     @field_validator("heartbeat_s")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cost import DeviceProfile
 from engine.errors import EngineError
+from engine.optimum import utilisation
 from engine.plan.tree import build_tree, hit_rate_optimum
 from tasks.choices import Choices, sequences
 from tasks.engine_process import engine_process
@@ -241,7 +242,5 @@ def _utilisation(totals: dict[str, Any], seconds: float, device: dict[str, Any])
     profile = DeviceProfile(**device)
     compute = totals["modelled_compute_seconds"] * profile.flops
     moved = totals["modelled_memory_seconds"] * profile.read_bytes
-    return {
-        "mfu": compute / (seconds * profile.peak_flops) if profile.peak_flops else None,
-        "mbu": moved / (seconds * profile.peak_bytes) if profile.peak_bytes else None,
-    }
+    mfu, mbu = utilisation(profile, compute, moved, seconds)
+    return {"mfu": mfu, "mbu": mbu}

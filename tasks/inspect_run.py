@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.cost import DeviceProfile
 from engine.plan.tree import build_tree, leaf_ranges
 from tasks.errors import ConfigurationError
+from tasks.run_parts import fetch, read_table
 from tasks.runlog import RunLog
-from tasks.schema import SCHEMAS, conform
 from tasks.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.plan.tree import PrefixTree
-    from tasks.runrecords import Part
 
 SLICES: Final = 10
 """Equal parts of the run's time in which the mix is shown."""
@@ -103,28 +101,17 @@ class _Reader:
     def __init__(self, log: RunLog, folder: Path) -> None:
         self._log, self._folder = log, folder
 
-    def fetch(self, part: Part) -> Path:
-        path = self._folder / part.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._log.fetch_part(part, path)
-        return path
-
     def table(self, kind: str, columns: list[str] | None = None) -> pl.DataFrame:
         """Return the rows of all Parquet parts of a kind, in log order."""
-        schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
-        tables = [schema.empty_table()]
-        for part in self._log.state.parts_of(kind):
-            if part.name.endswith(".parquet"):
-                with pq.ParquetFile(self.fetch(part)) as file:
-                    known = [name for name in schema.names if name in file.schema_arrow.names]
-                    tables.append(conform(file.read(columns=known), schema))
-        return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+        return pl.DataFrame(pl.from_arrow(read_table(self._log, kind, self._folder, columns)))
 
     def requests(self, names: list[str]) -> tuple[pl.DataFrame, PrefixTree] | None:
         """Return id and workload of the requests in the order of their tokens, and their prefix tree."""
         if len(names) != 3:
             return None
-        table, tokens, offsets = (self.fetch(self._log.state.parts[name]) for name in names)
+        table, tokens, offsets = (
+            fetch(self._log, self._log.state.parts[name], self._folder) for name in names
+        )
         rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
         return rows, build_tree(np.load(tokens, mmap_mode="r"), np.load(offsets))
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from engine.plan.features import LEVELS, Features, prefix_keys
 from engine.plan.length_model import History
+from tasks.run_parts import fetch
 from tasks.runlog import RunLog, date_prefix, run_prefix
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
@@ -87,11 +88,7 @@ def read_history(night: Night) -> History | None:
     for age, run_log in enumerate(_earlier_runs(night)):
         weight = FADING**age
         for part in run_log.state.parts_of("lengths"):
-            path = night.scratch / "history" / part.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                run_log.fetch_part(part, path)
-            rows = pl.read_parquet(path)
+            rows = pl.read_parquet(fetch(run_log, part, night.scratch / "history"))
             step = -(-rows.height // ROWS)
             tables.append(rows.gather_every(step).with_columns(pl.lit(weight * step).alias("weight")))
     if not tables:

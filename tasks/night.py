@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from engine.plan.lengths import LOGGED
+from tasks.run_parts import fetch, read_table
 from tasks.sampling import SamplingDefaults
-from tasks.schema import SCHEMAS, conform
 
 if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
+
+    import pyarrow as pa
 
     from tasks.runlog import RunLog
     from tasks.runrecords import Attempt, Part
@@ -104,19 +103,8 @@ class Night:
 
     def fetch(self, part: Part) -> Path:
         """Bring a part to `scratch`, verified, and return its path; it is fetched only once."""
-        path = self.scratch / part.name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.log.fetch_part(part, path)
-        return path
+        return fetch(self.log, part, self.scratch)
 
     def read_table(self, kind: str, columns: list[str] | None = None) -> pa.Table:
         """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
-        paths = [self.fetch(part) for part in self.parts(kind) if part.name.endswith(".parquet")]
-        schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
-        tables = []
-        for path in paths:
-            with pq.ParquetFile(path) as file:
-                found = [name for name in schema.names if name in file.schema_arrow.names]
-                tables.append(conform(file.read(columns=found), schema))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+        return read_table(self.log, kind, self.scratch, columns)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from tasks.run_parts import fetch
 from tasks.runlog import RunLog
 
 if TYPE_CHECKING:
@@ -79,10 +80,6 @@ def _other_runs(night: Night) -> Iterator[RunLog]:
 
 def _outputs(night: Night, run_log: RunLog) -> Iterator[dict[str, Any]]:
     for part in run_log.state.parts_of("outputs"):
-        path = night.scratch / "reuse" / part.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            run_log.fetch_part(part, path)
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(fetch(run_log, part, night.scratch / "reuse")) as file:
             for batch in file.iter_batches(batch_size=2048, columns=list(_COLUMNS)):
                 yield from batch.to_pylist()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.plan.features import LEVELS, Features, NodeTree, make_nodes
-from engine.plan.lengths import UNKNOWN_FRACTION
+from engine.plan.lengths import fixed_lengths
 from engine.plan.survival import (
     BINS,
     add_to_parents,
@@ -209,7 +209,7 @@ class LengthModel:
         mean = means(distribution, self.node, generated, self.limit, values)
         start = means(distribution, self.node, np.zeros_like(generated), self.limit, values)
         if not counts[0].any():
-            start = np.maximum(UNKNOWN_FRACTION * self.limit, 1.0)
+            start = fixed_lengths(self.limit)
             mean = np.clip(start, np.minimum(generated + 1.0, self.limit), self.limit)
         over = (ended == 1) | (generated >= self.limit)
         mean[over] = generated[over]

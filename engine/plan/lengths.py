@@ -84,7 +84,7 @@ def estimate_lengths(
     if np.any(max_tokens < 1):
         raise ValueError("max_tokens must be at least 1")
     source = np.full(n, 3, np.int64)
-    lengths = UNKNOWN_FRACTION * max_tokens.astype(np.float64)
+    lengths = fixed_lengths(max_tokens)
     if known.any():
         _, member = np.unique(group, return_inverse=True)
         count = np.bincount(member[known], minlength=n)

@@ -74,14 +74,11 @@ class Revision(NamedTuple):
     ----------
     estimate
         float64 [N], tokens: expected lengths of all requests.
-    drift
-        See `DRIFT`.
     plan
         The waiting requests in their new order; None if the old one stays.
     """
 
     estimate: Float64
-    drift: float
     plan: Plan | None
 
 
@@ -170,8 +167,8 @@ class Replanning:
         old = shape.request_kv_bytes(prompt[waiting], before[waiting])
         drift = float(np.abs(new - old).sum() / max(old.sum(), 1e-9))
         if drift < DRIFT or not waiting.shape[0]:
-            return Revision(estimate, drift, None)
-        return Revision(estimate, drift, self.replan(waiting, estimate, shape, device))
+            return Revision(estimate, None)
+        return Revision(estimate, self.replan(waiting, estimate, shape, device))
 
     def replan(self, remaining: Int32, estimate: Float64, shape: ModelShape, device: DeviceProfile) -> Plan:
         """Return a plan of the requests `remaining` (int32 [n]); its figures per request are for all N."""

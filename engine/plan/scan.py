@@ -178,14 +178,9 @@ def right_share(left_memory: float, right_memory: float) -> float:
     return right_memory / total if total > 0.0 else 0.5
 
 
-@njit
 def waiting(scan: Scan) -> int:
     """Return how many requests are not admitted."""
-    later = scan.segments[scan.cursor[SEGMENT] + 1 :]
-    total = scan.cursor[LEFT_END] - scan.cursor[AT_LEFT] + scan.cursor[N_RIGHT] + scan.cursor[N_RETRY]
-    for i in range(later.shape[0]):
-        total += later[i, 1] - later[i, 0] + later[i, 3] - later[i, 2]
-    return int(total)
+    return int(waiting_requests(scan).shape[0] + scan.cursor[N_RETRY])
 
 
 def waiting_requests(scan: Scan) -> Int32:

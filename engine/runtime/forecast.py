@@ -146,7 +146,10 @@ def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) 
 
 @njit
 def _highest(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
-    """Return the highest sum of the lines of one side and a candidate; of `EVERY` side, less shared pages."""
+    """Return the highest sum of the lines of one side and a candidate.
+
+    Of `EVERY` side it is less shared pages, and until the candidate's end.
+    """
     size = pool.tokens.shape[1]
     most, total, alive, placed = 0.0, 0.0, 0, False
     for i in range(slots.counts[RUNNING] - 1, -1, -1):

@@ -26,17 +26,14 @@ class Reviser:
         When the next look is due.
     plan
         The last plan that was made: of the requests that waited then.
-    looks, replans
-        How often it has looked, and made a plan.
-    drift
-        Of the last look, see `engine.plan.replan.DRIFT`.
+    replans
+        How often it has made one.
     """
 
     def __init__(self, replanning: Replanning, plan: Plan, shape: ModelShape, device: DeviceProfile) -> None:
         self.watch = Watch(plan.order.shape[0], float(plan.estimate.sum()))
         self.plan = plan
-        self.looks = self.replans = 0
-        self.drift = 0.0
+        self.replans = 0
         self._replanning, self._shape, self._device = replanning, shape, device
 
     def due(self, slots: Slots) -> bool:
@@ -70,6 +67,4 @@ class Reviser:
         redraw(requests, slots, float(slots.counts[STEP] + 1), page_size, token_budget)
         wake(scan)
         self.watch.looked(int(slots.counts[FINISHED]), int(slots.counts[DECODE_TOKENS]))
-        self.looks += 1
-        self.drift = found.drift
         return scan

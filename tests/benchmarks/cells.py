@@ -22,12 +22,12 @@ from orders import plan_of
 
 from engine.cost import (
     NOMINAL,
-    ModelShape,
     pair_seconds,
     step_compute_seconds,
     step_cost,
     step_memory_seconds,
 )
+from engine.optimum import PRESETS
 from engine.plan.lengths import estimate_lengths
 from engine.plan.partition import partition
 from engine.plan.tree import build_tree, distinct_tokens, node_costs
@@ -55,9 +55,7 @@ PAGE_SIZE = 16
 MEMORY_BYTES = {"a100": 80e9, "h200": 141e9}
 MEMORY_USED = 0.9
 """Part of the device's memory for weights and KV; the rest is for activations and the CUDA context."""
-# Llama-3.1-8B in bf16: 32 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 14336, vocabulary 128256.
-_BODY = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336)
-SHAPE = ModelShape(_BODY, 4096 * 128256, 32, 4096, 131072, 2 * (_BODY + 4096 * 128256))
+SHAPE = PRESETS["llama-3.1-8b"]
 MODEL = "Llama-3.1-8B"
 
 
@@ -179,7 +177,7 @@ means of the workloads in a sample of 1 %, and in all of it."""
 
 def code_digest() -> str:
     """Return a digest of the code that a cell's figures depend on."""
-    files = [ROOT / "engine" / "cost.py", ROOT / "engine" / "simulate.py"]
+    files = [ROOT / "engine" / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
     files += sorted((ROOT / "engine" / "plan").glob("*.py")) + sorted(
         (ROOT / "engine" / "runtime").glob("*.py")
     )

@@ -13,6 +13,8 @@ from engine.kernels.prefill_attention import prefill_attention, prefill_attentio
 from tests.benchmarks.gpu_ops import Bench, Row, relative_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 PAGE_SIZES = (16, 64, 128)
@@ -86,23 +88,23 @@ def attention(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], li
     found: dict[str, Any] = {}
     rows: list[Row] = []
 
-    def decode(key: str, label: str, sequences: int, length: int, *, fp8: bool = False) -> None:
-        case = Case.of(bench, sequences, length, fp8=fp8)
+    def add(
+        key: str, label: str, measure: Callable[[int], tuple[float, float]], ceiling: str, unit: str
+    ) -> None:
         for page in PAGE_SIZES:
-            rate, error = case.decode(page)
-            share = rate / figures["read_gb_s"]
+            rate, error = measure(page)
+            share = rate / figures[ceiling]
             found.setdefault(key, share)
             found[f"{key}_page_{page}"] = share
-            rows.append(Row(f"{label}, pages of {page}", rate, "GB/s", share, error))
+            rows.append(Row(f"{label}, pages of {page}", rate, unit, share, error))
+
+    def decode(key: str, label: str, sequences: int, length: int, *, fp8: bool = False) -> None:
+        case = Case.of(bench, sequences, length, fp8=fp8)
+        add(key, label, case.decode, "read_gb_s", "GB/s")
 
     def prefill(key: str, label: str, length: int, new: int) -> None:
         case = Case.of(bench, 1, length)
-        for page in PAGE_SIZES:
-            rate, error = case.prefill(page, new)
-            share = rate / figures["matmul_tflops"]
-            found.setdefault(key, share)
-            found[f"{key}_page_{page}"] = share
-            rows.append(Row(f"{label}, pages of {page}", rate, "TFLOP/s", share, error))
+        add(key, label, lambda page: case.prefill(page, new), "matmul_tflops", "TFLOP/s")
 
     length = bench.size(4096, 256)
     decode("decode_attention_share", "decode, batch 256 of 4k", bench.size(256, 2), length)

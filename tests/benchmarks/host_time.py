@@ -28,18 +28,12 @@ from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings, StepSample
 from engine.runtime.device_runner import DeviceRunner
 from engine.runtime.sampling import Sampling
+from tests.benchmarks.cpu_engine import processor
 from tests.benchmarks.gpu_engine import LLAMA_8B, TINY, random_weights
 from tests.benchmarks.gpu_ops import Bench
 
 RESULT = Path(__file__).parent / "results" / "host_time.json"
 TOKENS, SEQUENCES, LENGTH, GOAL_MS = 2000, 1000, 256, 2.0
-
-
-def processor() -> str:
-    """The processor's name, and how many threads of it there are."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} threads"
 
 
 def steps(count: int, temperature: float) -> list[StepSample]:
@@ -106,7 +100,7 @@ def main() -> None:
         return
     about = {
         "label": "measured on the host, without the forward pass; sampling is computed, not only launched",
-        "device": processor(),
+        "device": f"{processor()}, {os.cpu_count()} threads",
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "load_at_end": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

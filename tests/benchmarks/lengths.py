@@ -34,6 +34,7 @@ from engine.plan.tree import build_tree
 from engine.runtime.core import EngineSettings
 from engine.runtime.revision import Reviser
 from engine.simulate import simulate
+from tasks.lengths import FADING
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -130,7 +131,7 @@ def history_of(nights: list[Night]) -> History:
     joined = Features(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("group", "keys", "prompt")))
     length = np.concatenate([night.mix.output for night in nights]).astype(np.float64)
     weight = np.concatenate(
-        [np.full(night.n, 0.8 ** (len(nights) - 1 - i)) for i, night in enumerate(nights)]
+        [np.full(night.n, FADING ** (len(nights) - 1 - i)) for i, night in enumerate(nights)]
     )
     return History(joined, length, np.ones(length.size, np.int8), weight)
 
