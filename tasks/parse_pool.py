@@ -177,8 +177,8 @@ class ParsePool:
             entry = next(entry for entry in pending if entry.process is process and entry.done is None)
             try:
                 kind, *said = pickle.loads(process.link.recv_bytes())  # noqa: S301 - from our own process
-            except EOFError:
-                raise ParseProcessError(f"a parsing process ended with {process.popen.wait()}") from None
+            except (EOFError, ConnectionError):
+                raise _ended(process) from None
             if kind == "failed":
                 raise ParseProcessError(f"a parsing process failed with {said[0]}")
             if kind == "names":
@@ -207,8 +207,13 @@ class ParsePool:
     def _tell(self, process: _Process, message: object) -> None:
         try:
             process.link.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-        except (BrokenPipeError, ConnectionError):
-            raise ParseProcessError(f"a parsing process ended with {process.popen.wait()}") from None
+        except ConnectionError:
+            raise _ended(process) from None
+
+
+def _ended(process: _Process) -> ParseProcessError:
+    """Return what to raise once the other end is closed: it reads as a reset if messages were left unread."""
+    return ParseProcessError(f"a parsing process ended with {process.popen.wait()}")
 
 
 def _cores() -> int:

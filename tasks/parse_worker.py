@@ -28,11 +28,11 @@ def serve(link: Connection, area: mmap.mmap) -> None:
     while True:
         try:
             message = pickle.loads(link.recv_bytes())  # noqa: S301 - from our own parent
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             worker.handle(message, area)
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         except Exception as error:  # noqa: BLE001 - told to the parent, which ends the run
             # Its type and place only: its text could quote a prompt.

@@ -199,12 +199,17 @@ def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert codes == {"invalid_json", "line_too_long", "duplicate_custom_id_conflict"}
 
 
-def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", ["0", "0.3"])
+def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    """At once, or only when it has been sent what it never reads."""
+    dies = tmp_path / "dies"
+    dies.write_text(f"#!/bin/sh\nsleep {seconds}\nexit 1\n")
+    dies.chmod(0o755)
     path = tmp_path / "day.jsonl"
     path.write_bytes(log(500))
     monkeypatch.setattr(extract_module, "SMALL_BYTES", 1000)
     monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", str(dies))
     with pytest.raises(ParseProcessError, match="ended with 1"):
         extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "s", processes=1)
 
