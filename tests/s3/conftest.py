@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import boto3
 import pytest
-from radosgw import ACCESS_KEY, SECRET_KEY, Server, missing_programs
+from radosgw import ACCESS_KEY, SECRET_KEY, CannotStartError, Server, missing_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,9 @@ def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip(
             f"not installed: {', '.join(missing)} (apt-get install radosgw ceph-mon ceph-osd, as root)"
         )
-    with Server(tmp_path_factory.mktemp("ceph")) as server, pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
+        server = _start(stack, tmp_path_factory)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE"):
             patch.delenv(name, raising=False)
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -35,6 +38,18 @@ def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("AWS_ENDPOINT_URL", server.url)
         patch.setenv("NO_PROXY", "127.0.0.1")
         yield server.url
+
+
+def _start(stack: ExitStack, folders: pytest.TempPathFactory) -> Server:
+    """Start a server, a second time in new folders and on new ports if the first start fails."""
+    why = ""
+    for _ in range(2):
+        try:
+            return stack.enter_context(Server(folders.mktemp("ceph")))
+        except CannotStartError as error:
+            why = f"radosgw cannot be started here: {error}"
+            print(why)
+    pytest.skip(why)
 
 
 @pytest.fixture

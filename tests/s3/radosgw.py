@@ -8,6 +8,7 @@ installs the Debian packages if they are not there and this user may; else it sa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -20,13 +21,15 @@ import uuid
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PROGRAMS = ("monmaptool", "ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 ACCESS_KEY = "AKNIGHTBLEND"
 SECRET_KEY = "test-secret-of-radosgw"
-START_S = 60.0
+# Seconds that the whole start may take; ten suffice on an idle machine.
+START_S = 130.0
 CONFIGURATION = """[global]
 fsid = {fsid}
 mon host = v1:127.0.0.1:{monitor}
@@ -60,8 +63,17 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
+class CannotStartError(RuntimeError):
+    """The server did not start; the message names the step and ends with what its log says."""
+
+
 class Server:
     """A running server; use it as a context manager.
+
+    Raises
+    ------
+    CannotStartError
+        On entering, where a step of the start fails or takes too long.
 
     Attributes
     ----------
@@ -76,6 +88,7 @@ class Server:
         gateway, self._monitor = _free_port(), _free_port()
         self.url = f"http://127.0.0.1:{gateway}"
         self._fsid = str(uuid.uuid4())
+        self._deadline = 0.0
         text = CONFIGURATION.format(fsid=self._fsid, monitor=self._monitor, gateway=gateway, folder=folder)
         self._configuration.write_text(text)
 
@@ -98,6 +111,7 @@ class Server:
                 process.wait()
 
     def _start(self) -> None:
+        self._deadline = time.monotonic() + START_S
         folder = self._folder
         for name in ("mon", "osd"):
             (folder / name).mkdir()
@@ -110,18 +124,26 @@ class Server:
         self._run("ceph", "osd", "new", osd)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._daemon("ceph-osd", "-i", "0")
+        self._until("the OSD is up", self._osd_is_up)
         user = ("--uid", "test", "--display-name", "test")
         keys = ("--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         self._run("radosgw-admin", "user", "create", *user, *keys)
         self._daemon("radosgw", "-n", "client.rgw.a")
-        self._wait()
+        self._until("the gateway answers", self._answers)
 
-    def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            [*command, "-c", str(self._configuration)], capture_output=True, timeout=START_S, check=False
-        )
+    def _run(self, *command: str) -> bytes:
+        left = max(1.0, self._deadline - time.monotonic())
+        try:
+            done = subprocess.run(
+                [*command, "-c", str(self._configuration)], capture_output=True, timeout=left, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise CannotStartError(
+                f"{' '.join(command[:3])} was not done {START_S:g} s after the start{self._log()}"
+            ) from None
         if done.returncode:
-            raise RuntimeError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+            raise CannotStartError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+        return done.stdout
 
     def _daemon(self, *command: str) -> None:
         with (self._folder / f"{command[0]}.out").open("wb") as out:
@@ -133,19 +155,34 @@ class Server:
             )
         self._processes.append(started)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_S
+    def _until(self, what: str, holds: Callable[[], bool]) -> None:
+        while not holds():
+            ended = self._processes[-1].poll() is not None
+            if ended or time.monotonic() > self._deadline:
+                why = "its process ended" if ended else f"not within {START_S:g} s"
+                raise CannotStartError(f"waiting until {what}: {why}{self._log()}")
+            time.sleep(0.2)
+
+    def _osd_is_up(self) -> bool:
+        return bool(json.loads(self._run("ceph", "osd", "stat", "--format", "json"))["num_up_osds"])
+
+    def _answers(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while True:
-            try:
-                with opener.open(self.url, timeout=2):
-                    return
-            except urllib.error.HTTPError:
-                return
-            except OSError:
-                if time.monotonic() > deadline or self._processes[-1].poll() is not None:
-                    raise RuntimeError(f"radosgw does not answer; see {self._folder}") from None
-                time.sleep(0.2)
+        try:
+            with opener.open(self.url, timeout=2):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
+    def _log(self) -> str:
+        """Return the last lines of every daemon's log."""
+        ends = [
+            f"\n{file.name}: ...{file.read_text(errors='replace')[-600:]}"
+            for file in sorted(self._folder.glob("*.log"))
+        ]
+        return "".join(ends)
 
 
 def install() -> int:
