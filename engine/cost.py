@@ -86,7 +86,10 @@ class ModelShape:
     def of(
         cls, config: ModelConfig, bytes_per_element: int = 4, kv_bytes_per_element: int | None = None
     ) -> ModelShape:
-        """Return the shape of a dense model; its KV is of the size of its weights where none is given."""
+        """Return the shape of a dense model; its KV is of the size of its weights where none is given.
+
+        The matrices of an 8-bit checkpoint take a byte per parameter, whatever the rest is computed in.
+        """
         return cls.make(
             hidden=config.hidden_size,
             layers=config.layers,
@@ -98,6 +101,7 @@ class ModelShape:
             tied=config.tie_embeddings,
             bytes_per_element=bytes_per_element,
             kv_bytes_per_element=kv_bytes_per_element,
+            body_bytes_per_element=None if config.quantised is None else 1,
         )
 
     @classmethod
@@ -116,9 +120,11 @@ class ModelShape:
         experts_per_token: int = 0,
         bytes_per_element: int = 2,
         kv_bytes_per_element: int | None = None,
+        body_bytes_per_element: int | None = None,
     ) -> ModelShape:
         """Return the shape of a decoder with gated MLPs; `intermediate` is that of one expert, if any.
 
+        KV and the body's matrices are of `bytes_per_element` where nothing else is said.
         MHA, GQA and MQA differ in `kv_heads` only. The router counts as a part of the body.
 
         Raises
@@ -133,7 +139,8 @@ class ModelShape:
         mlp, head = 3 * hidden * intermediate, vocabulary * hidden
         shared = layers * (attention + (hidden * experts if experts else mlp))
         routed = layers * experts * mlp
-        weight = (shared + routed + head) * bytes_per_element
+        body_bytes = body_bytes_per_element or bytes_per_element
+        weight = (shared + routed) * body_bytes + head * bytes_per_element
         width = max(1, experts_per_token) * intermediate
         return cls(
             body_parameters=shared + layers * experts_per_token * mlp,
@@ -147,7 +154,7 @@ class ModelShape:
             resident_bytes=weight + (0 if tied else head * bytes_per_element),
             experts=experts,
             experts_per_token=experts_per_token,
-            expert_bytes=routed * bytes_per_element,
+            expert_bytes=routed * body_bytes,
             activation_bytes=bytes_per_element * (2 * hidden + query + 2 * kv + 3 * width),
         )
 

@@ -6,13 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.cost import NOMINAL, DeviceProfile
+from engine.cost import NOMINAL, DeviceProfile, ModelShape
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
 
+    from engine.models.config import ModelConfig
+
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+KV_DTYPES: Final = ("auto", "fp8")
 ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DRIVER_FILES: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
 
@@ -86,6 +89,42 @@ def find_dtype(asked: str, device: str) -> str:
     if asked != "auto":
         return asked
     return "float32" if device == "cpu" else "bfloat16"
+
+
+def check_kv_dtype(asked: str, device: str) -> str:
+    """Return the type of the KV cache: `auto`, that of the activations, or `fp8` (e4m3).
+
+    Parameters
+    ----------
+    asked
+        One of `KV_DTYPES`.
+    device
+        As `find_device` returned it.
+
+    Raises
+    ------
+    DeviceError
+        If `asked` is unknown, or the device cannot compute with it.
+    """
+    if asked not in KV_DTYPES:
+        raise DeviceError("--kv-dtype", f"{asked!r} is unknown", f"use {', '.join(KV_DTYPES)}")
+    if asked == "fp8":
+        if device == "cpu":
+            raise DeviceError("--kv-dtype", "fp8 needs a GPU", "use auto on the CPU")
+        import torch
+
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 9):
+            found = ".".join(map(str, capability))
+            raise DeviceError(
+                "--kv-dtype", f"fp8 needs compute capability 8.9, this GPU has {found}", "use auto"
+            )
+    return asked
+
+
+def model_shape(config: ModelConfig, dtype: str, kv_dtype: str = "auto") -> ModelShape:
+    """Return the shape of a model computed in `dtype`, a key of `ELEMENT_BYTES`, with such a KV cache."""
+    return ModelShape.of(config, ELEMENT_BYTES[dtype], 1 if kv_dtype == "fp8" else None)
 
 
 def torch_dtype(name: str) -> torch.dtype:

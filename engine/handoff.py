@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
@@ -61,7 +61,7 @@ class JobSettings:
     ----------
     model
         Path of the model folder.
-    dtype, device
+    dtype, kv_dtype, device
         Compute precision and device, as `engine.devices` names them.
     kv_tokens
         KV memory in tokens; None lets the engine choose.
@@ -71,6 +71,7 @@ class JobSettings:
 
     model: str
     dtype: str = "float32"
+    kv_dtype: str = "auto"
     device: str = "cpu"
     kv_tokens: int | None = None
     page_size: int = 16

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.cost import DeviceProfile, ModelShape, measure_cpu, step_cost
-from engine.devices import find_device, find_dtype, nominal_profile, torch_dtype
+from engine.devices import check_kv_dtype, find_device, find_dtype, model_shape, nominal_profile, torch_dtype
 from engine.errors import EngineError
 from engine.handoff import Job, read_job, write_message, write_plan_file
 from engine.models.config import ModelConfig, load_config
@@ -93,11 +93,13 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     settings = job.settings
     place = find_device(settings.device)
     config = load_config(Path(settings.model))
-    dtype = torch_dtype(find_dtype(settings.dtype, place))
-    shape = ModelShape.of(config, dtype.itemsize)
+    dtype, kv_dtype = find_dtype(settings.dtype, place), check_kv_dtype(settings.kv_dtype, place)
+    shape = model_shape(config, dtype, kv_dtype)
     device = measure_cpu() if place == "cpu" else nominal_profile(place)
-    decoder = Decoder(config, load_weights(Path(settings.model), config, dtype, place))
-    runner = make_runner(decoder, runner_sizes(job, config), shape.kv_bytes_per_token)
+    decoder = Decoder(config, load_weights(Path(settings.model), config, torch_dtype(dtype), place))
+    runner = make_runner(
+        decoder, runner_sizes(job, config), shape.kv_bytes_per_token, fp8_kv=kv_dtype == "fp8"
+    )
     tokenizer = _tokenizer(Path(settings.model))
     token_text = TokenText(tokenizer)
     nominal = nominal_profile(settings.device)

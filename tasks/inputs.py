@@ -127,7 +127,7 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
         "model": model_digest(model_dir),
         "defaults": settings.defaults.as_dict(),
         "run_seed": settings.run_seed,
-        "dtype": settings.dtype,
+        "dtype": settings.precision,
     }
     return PreparedInputs(
         run_date=resolved.run_date,

@@ -34,8 +34,9 @@ class NightSettings:
         KV memory in tokens; None takes what the longest request and `max_sequences` suggest.
     page_size, token_budget, max_sequences
         Tokens per KV page; most tokens per step; most requests running at a time.
-    defaults, run_seed, dtype
-        Sampling where a request says nothing; seed of requests without one; compute precision.
+    defaults, run_seed, dtype, kv_dtype
+        Sampling where a request says nothing; seed of requests without one; compute precision, and that of
+        the KV cache (one of `engine.devices.KV_DTYPES`).
     device
         `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.devices` resolved them.
     part_seconds, part_answers
@@ -59,6 +60,7 @@ class NightSettings:
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     run_seed: int = 0
     dtype: str = "float32"
+    kv_dtype: str = "auto"
     device: str = "cpu"
     part_seconds: float = 60.0
     part_answers: int = 2000
@@ -68,6 +70,11 @@ class NightSettings:
     lease_s: float = 90.0
     heartbeat_s: float = 20.0
     publish: bool = True
+
+    @property
+    def precision(self) -> str:
+        """What the answers depend on of `dtype` and `kv_dtype`, as it enters the keys."""
+        return self.dtype if self.kv_dtype == "auto" else f"{self.dtype}, KV {self.kv_dtype}"
 
 
 @dataclass(slots=True)

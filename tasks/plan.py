@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost import ModelShape
-from engine.devices import ELEMENT_BYTES, nominal_profile
+from engine.devices import model_shape, nominal_profile
 from engine.handoff import JobSettings, write_job
 from engine.models.config import load_config
 from engine.plan.features import Features
@@ -102,7 +101,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         settings.policy,
         tree,
         estimate,
-        ModelShape.of(config, ELEMENT_BYTES[settings.dtype]),
+        model_shape(config, settings.dtype, settings.kv_dtype),
         nominal_profile(settings.device),
         seed=settings.run_seed,
         group=group,
@@ -113,6 +112,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     job = JobSettings(
         model=str(night.model_dir),
         dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
         device=settings.device,
         kv_tokens=settings.kv_tokens,
         page_size=settings.page_size,

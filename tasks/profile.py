@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost import NOMINAL, ModelShape
-from engine.devices import ELEMENT_BYTES, nominal_profile
+from engine.cost import NOMINAL
+from engine.devices import ELEMENT_BYTES, model_shape, nominal_profile
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
@@ -59,7 +59,7 @@ def profile(night: Night) -> dict[str, Any]:
             field, value, choices = "--dtype", night.settings.dtype, ", ".join(ELEMENT_BYTES)
         raise ConfigurationError(field, f"{value!r} is unknown", f"Choose one of {choices}")
     device = nominal_profile(night.settings.device)
-    shape = ModelShape.of(config, ELEMENT_BYTES[night.settings.dtype])
+    shape = model_shape(config, night.settings.dtype, night.settings.kv_dtype)
 
     limit = table["max_tokens"].fill_null(night.settings.defaults.max_tokens).to_numpy().astype(np.int64)
     room = np.maximum(config.max_positions - np.diff(offsets), 1)

@@ -31,6 +31,13 @@ class Fp8Weight(NamedTuple):
     input_scale: Tensor | None = None
 
 
+def linear(x: Tensor, weight: Tensor | Fp8Weight, bias: Tensor | None = None) -> Tensor:
+    """Return ``x W^T + bias``, [tokens, in] -> [tokens, out], in 8 bits where the matrix is."""
+    if isinstance(weight, Fp8Weight):
+        return fp8_linear(x, weight, bias)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
 def quantise_weight(weight: Tensor) -> Fp8Weight:
     """Return a matrix [out, in] in e4m3 with the scale ``max |w| / 448`` for each row."""
     data, scale = quantise_rows_reference(weight)

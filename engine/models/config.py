@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UnsupportedModelError
+from engine.models.quantisation import Fp8Scheme, parse_quantisation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +84,8 @@ class ModelConfig:
     """Shape of a dense decoder-only model (sizes in elements, lengths in tokens).
 
     `windows` has one entry per layer: the most recent tokens a token of that layer attends to, itself
-    included, or None for all of them.
+    included, or None for all of them. `quantised` says how to read the matrices of an 8-bit
+    checkpoint.
     """
 
     architecture: str
@@ -103,6 +105,7 @@ class ModelConfig:
     out_bias: bool
     windows: tuple[int | None, ...]
     stop_token_ids: tuple[int, ...]
+    quantised: Fp8Scheme | None = None
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -129,7 +132,6 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         raise UnsupportedModelError("architectures", architecture, f"supported are {known}")
     _refuse(raw, "hidden_act", {"silu"}, "only the SiLU-gated MLP is implemented")
     _refuse(raw, "mlp_bias", {False, None}, "use a checkpoint without MLP biases")
-    _refuse(raw, "quantization_config", {None}, "use an unquantised checkpoint")
     _refuse(raw, "pretraining_tp", {1, None}, "use a checkpoint exported with pretraining_tp = 1")
     kind = ARCHITECTURES[architecture]
     heads = raw["num_attention_heads"]
@@ -157,6 +159,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         out_bias=bias if kind.out_bias is None else kind.out_bias,
         windows=_parse_windows(raw, kind),
         stop_token_ids=tuple(sorted(int(i) for i in stop_ids)),
+        quantised=parse_quantisation(raw.get("quantization_config")),
     )
 
 

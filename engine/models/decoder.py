@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 
 from engine import kernels
+from engine.kernels.linear import linear
 from engine.kernels.rope import inverse_frequencies
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ class StepInputs(Protocol):
     @property
     def sample_rows(self) -> Tensor: ...  # noqa: D102
 
-    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
-        """Return attention of q [T, heads, head dim] over one layer's cache, of the same shape."""
+    def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
+        """Return attention of q [T, heads, head dim] over one layer's cache, of the same shape.
+
+        `scales` are those of a cache in e4m3, float32 [2, kv heads]; None of any other.
+        """
 
 
 class Decoder:
@@ -90,5 +94,6 @@ class Decoder:
         qkv = linear(hidden, layer.qkv, layer.qkv_bias)
         norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
         places = inputs.pages, inputs.slots
-        q = kernels.qk_rope_store(qkv, rope, cache, *places, norms=norms, eps=config.rms_eps)
-        return inputs.attend(q, cache, config.windows[index]).flatten(1)
+        scales = layer.kv_scales if cache.dtype == torch.float8_e4m3fn else None
+        q = kernels.qk_rope_store(qkv, rope, cache, *places, norms=norms, eps=config.rms_eps, scales=scales)
+        return inputs.attend(q, cache, config.windows[index], scales).flatten(1)

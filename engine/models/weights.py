@@ -17,9 +17,10 @@ import torch
 from safetensors import safe_open
 
 from engine.errors import EngineError
+from engine.kernels.linear import Fp8Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from torch import Tensor
@@ -29,18 +30,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer. Matrices are [out, in]; norms are [hidden] or [head_dim]."""
+    """One decoder layer. Matrices are [out, in]; norms are [hidden] or [head_dim].
+
+    `kv_scales`, float32 [2, kv heads], are those of keys and values in a KV cache in e4m3: of the checkpoint
+    where it has them, else 1.
+    """
 
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Tensor | Fp8Weight
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
+    out: Tensor | Fp8Weight
     out_bias: Tensor | None
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Tensor | Fp8Weight
+    down: Tensor | Fp8Weight
+    kv_scales: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class ModelWeights:
         """Bytes of all distinct tensors."""
         tensors = [self.embed, self.norm] + ([] if self.head is self.embed else [self.head])
         for layer in self.layers:
-            tensors += [t for t in vars(layer).values() if t is not None]
+            for held in vars(layer).values():
+                tensors += [t for t in (held if isinstance(held, Fp8Weight) else (held,)) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -105,22 +112,8 @@ def assemble(
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
-
-    def pack(parts: dict[str, int], *columns: int) -> Tensor:
-        """Return the tensors of `parts` (name -> rows), one below the other."""
-        whole = torch.empty((sum(parts.values()), *columns), dtype=dtype, device=device)
-        first = 0
-        for name, rows in parts.items():
-            tensor, shape = read(name), (rows, *columns)
-            if tuple(tensor.shape) != shape:
-                found = tuple(tensor.shape)
-                raise EngineError(f"--model: tensor {name} has shape {found}, config.json implies {shape}")
-            whole[first : first + rows].copy_(tensor)
-            first += rows
-        return whole
-
-    def take(name: str, *shape: int) -> Tensor:
-        return pack({name: shape[0]}, *shape[1:])
+    packer = _Packer(config, read, dtype, device)
+    pack, take, matrix = packer.pack, packer.take, packer.matrix
 
     def layer(i: int) -> LayerWeights:
         attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
@@ -128,15 +121,16 @@ def assemble(
         biases = {f"{attn}.{n}_proj.bias": size for n, size in sizes.items()}
         return LayerWeights(
             input_norm=take(f"model.layers.{i}.input_layernorm.weight", hidden),
-            qkv=pack({f"{attn}.{n}_proj.weight": size for n, size in sizes.items()}, hidden),
+            qkv=matrix({f"{attn}.{n}_proj": size for n, size in sizes.items()}, hidden),
             qkv_bias=pack(biases) if config.qkv_bias else None,
             q_norm=take(f"{attn}.q_norm.weight", config.head_dim) if config.qk_norm else None,
             k_norm=take(f"{attn}.k_norm.weight", config.head_dim) if config.qk_norm else None,
-            out=take(f"{attn}.o_proj.weight", hidden, q_size),
+            out=matrix({f"{attn}.o_proj": hidden}, q_size),
             out_bias=take(f"{attn}.o_proj.bias", hidden) if config.out_bias else None,
             post_norm=take(f"model.layers.{i}.post_attention_layernorm.weight", hidden),
-            gate_up=pack({f"{mlp}.{n}_proj.weight": inner for n in ("gate", "up")}, hidden),
-            down=take(f"{mlp}.down_proj.weight", hidden, inner),
+            gate_up=matrix({f"{mlp}.{n}_proj": inner for n in ("gate", "up")}, hidden),
+            down=matrix({f"{mlp}.down_proj": hidden}, inner),
+            kv_scales=packer.kv_scales(attn),
         )
 
     embed = take("model.embed_tokens.weight", config.vocab_size, hidden)
@@ -146,3 +140,78 @@ def assemble(
         norm=take("model.norm.weight", hidden),
         head=embed if config.tie_embeddings else take("lm_head.weight", config.vocab_size, hidden),
     )
+
+
+class _Packer:
+    """Puts tensors of a checkpoint below each other in new ones, on the device and in the final precision."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        read: Callable[[str], Tensor],
+        dtype: torch.dtype,
+        device: str | torch.device,
+    ) -> None:
+        self._config, self._read, self._dtype, self._device = config, read, dtype, device
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Return one tensor."""
+        return self.pack({name: shape[0]}, *shape[1:])
+
+    def pack(self, parts: dict[str, int], *columns: int) -> Tensor:
+        """Return the tensors of `parts` (name -> rows)."""
+        return self._pack(
+            ((name, rows, self._read(name)) for name, rows in parts.items()), columns, self._dtype
+        )
+
+    def matrix(self, parts: dict[str, int], columns: int) -> Tensor | Fp8Weight:
+        """Return the matrices of `parts` (module -> rows) in 8 bits if the checkpoint holds them so.
+
+        A module that the checkpoint leaves unquantised is recognised by the type of its tensor.
+        """
+        tensors = {module: self._read(f"{module}.weight") for module in parts}
+        rows = ((f"{name}.weight", parts[name], tensor) for name, tensor in tensors.items())
+        kinds = {tensor.dtype == torch.float8_e4m3fn for tensor in tensors.values()}
+        if kinds == {False}:
+            return self._pack(rows, (columns,), self._dtype)
+        scheme, first = self._config.quantised, next(iter(parts))
+        if scheme is None or len(kinds) > 1:
+            reason = (
+                "config.json has no quantization_config" if scheme is None else "others beside it are not"
+            )
+            raise EngineError(f"--model: tensor {first}.weight is in 8 bits, but {reason}")
+        scales = [self._scale(f"{name}.weight_scale", count) for name, count in parts.items()]
+        inputs = None
+        if scheme.fixed_inputs:
+            # One product takes one scale for its activations: the largest, which clips none of them.
+            inputs = torch.stack([self._scale(f"{name}.input_scale", 1) for name in parts]).max()
+        return Fp8Weight(self._pack(rows, (columns,), torch.float8_e4m3fn), torch.cat(scales), inputs)
+
+    def kv_scales(self, module: str) -> Tensor:
+        """Return float32 [2, kv heads]: the scales of a KV cache in e4m3, 1 where the checkpoint has none."""
+        heads = self._config.kv_heads
+        if self._config.quantised is None or not self._config.quantised.kv_scales:
+            return torch.ones((2, heads), device=self._device)
+        return torch.stack([self._scale(f"{module}.{name}_scale", heads) for name in ("k", "v")])
+
+    def _scale(self, name: str, count: int) -> Tensor:
+        """Return float32 [count] of a tensor with `count` numbers, or with one for all."""
+        found = self._read(name).reshape(-1).to(torch.float32)
+        if found.numel() not in {1, count}:
+            raise EngineError(f"--model: tensor {name} has {found.numel()} numbers, not 1 or {count}")
+        return found.expand(count).to(self._device, copy=True)
+
+    def _pack(
+        self, parts: Iterable[tuple[str, int, Tensor]], columns: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
+        found = list(parts)
+        whole = torch.empty((sum(rows for _, rows, _ in found), *columns), dtype=dtype, device=self._device)
+        first = 0
+        for name, rows, tensor in found:
+            shape = (rows, *columns)
+            if tuple(tensor.shape) != shape:
+                has = tuple(tensor.shape)
+                raise EngineError(f"--model: tensor {name} has shape {has}, config.json implies {shape}")
+            whole[first : first + rows].copy_(tensor)
+            first += rows
+        return whole

@@ -156,8 +156,9 @@ class CpuInputs:
     groups: dict[int | None, list[AttentionGroup]]
     _scratch: Tensor | None = None
 
-    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
-        """Return attention of q [T, heads, head dim] over one layer's cache."""
+    def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
+        """Return attention of q [T, heads, head dim] over one layer's cache, which is never in e4m3 here."""
+        del scales
         if self._scratch is None:
             self._scratch = gather_scratch(cache, [g for groups in self.groups.values() for g in groups])
         return paged_attention(q, cache, self.groups[window], self._scratch)

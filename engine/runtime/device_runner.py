@@ -52,7 +52,7 @@ class DeviceInputs:
     query_start: Tensor
     ops: AttentionOps
 
-    def attend(self, q: Tensor, cache: Tensor, window: int | None) -> Tensor:
+    def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
         """Return attention of q [T, heads, head dim] over one layer's cache.
 
         The decode operation takes as many rows from the front as there may be sequences. Those that belong
@@ -70,6 +70,7 @@ class DeviceInputs:
             self.decode_context,
             scale=scale,
             window=window,
+            scales=scales,
             out=out[:rows],
         )
         if self.prefill_table is not None:
@@ -81,6 +82,7 @@ class DeviceInputs:
                 self.prefill_context,
                 scale=scale,
                 window=window,
+                scales=scales,
                 out=out,
             )
         return out
@@ -111,6 +113,8 @@ class DeviceRunner:
         See `engine.runtime.runner.Runner`.
     ops
         Attention operations; None takes the kernels.
+    kv_dtype
+        Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class DeviceRunner:
         *,
         lag: int = 1,
         ops: AttentionOps | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
@@ -138,7 +143,10 @@ class DeviceRunner:
         self._mirror = np.full((max_sequences + 1, self._width), pages, np.int32)
         with torch.inference_mode():
             shape = (config.layers, pages + 1, 2, config.kv_heads, page_size, config.head_dim)
-            self._cache = torch.zeros(shape, dtype=embed.dtype, device=self._on_device)
+            self._cache = torch.zeros(shape, dtype=kv_dtype or embed.dtype, device=self._on_device)
+            # Numbers of one byte cannot be picked by index as they are, only as bytes.
+            one_byte = self._cache.element_size() == 1
+            self._copied = self._cache.view(torch.uint8) if one_byte else self._cache
             self._table = torch.from_numpy(self._mirror).to(self._on_device, copy=True)
             self._last = torch.zeros(max_sequences + 1, dtype=torch.int64, device=self._on_device)
             self._logits = torch.zeros(
@@ -208,8 +216,8 @@ class DeviceRunner:
         """Copy the pages of partial hits; what lies past the shared tokens is written before it is seen."""
         for first in range(0, count, COPY_PAGES):
             part = slice(first, min(first + COPY_PAGES, count))
-            pages = self._cache.index_select(1, step.copy_source[part])
-            self._cache.index_copy_(1, step.copy_target[part].to(torch.int64), pages)
+            pages = self._copied.index_select(1, step.copy_source[part])
+            self._copied.index_copy_(1, step.copy_target[part].to(torch.int64), pages)
 
     def _update_table(self, slots: Slots) -> None:
         """Send the entries of the block tables that changed."""

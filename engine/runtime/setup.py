@@ -50,6 +50,7 @@ def make_runner(
     sizes: RunnerSizes,
     kv_bytes_per_token: int,
     *,
+    fp8_kv: bool = False,
     memory: DeviceMemory | None = None,
     ops: AttentionOps | None = None,
 ) -> Runner:
@@ -57,6 +58,8 @@ def make_runner(
 
     Parameters
     ----------
+    fp8_kv
+        Whether the KV cache is in e4m3, on a device that is not the CPU.
     memory, ops
         Of a device that is not CUDA, for tests; with neither, the CPU runner is taken there.
 
@@ -83,6 +86,7 @@ def make_runner(
             sizes.max_sequences,
             sizes.longest,
             ops=ops,
+            kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
         )
 
     kv_tokens = sizes.kv_tokens

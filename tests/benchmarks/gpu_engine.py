@@ -80,6 +80,7 @@ def random_weights(config: ModelConfig, bench: Bench) -> ModelWeights:
             post_norm=ones(hidden),
             gate_up=matrix(2 * config.intermediate_size, hidden),
             down=matrix(hidden, config.intermediate_size),
+            kv_scales=torch.ones((2, config.kv_heads), device=bench.device),
         )
         for _ in range(config.layers)
     ]
