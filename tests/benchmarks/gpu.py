@@ -23,6 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.profiles import DeviceProfile, write_profile
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -160,7 +162,7 @@ def write(report: Report, folder: Path, seconds: float) -> None:
     print(f"wrote {target}")
     if "profile" in report.figures:
         profile = folder / f"profile-{device}.json"
-        profile.write_text(json.dumps(report.figures["profile"], indent=2) + "\n")
+        write_profile(DeviceProfile(**report.figures["profile"]), profile)
         print(f"wrote {profile}")
 
 
