@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
+
 from tasks import decompress
 from tasks.decompress import TextStream
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.decompress import Codec, Readable
 
 BLOCK_BYTES: Final = 4 << 20
+_LINE_FEED: Final = 10
 KEPT_BYTES: Final = 8192
 """How much of a line over the limit is kept."""
 
@@ -74,7 +77,8 @@ class Block:
     offset
         Where it begins in the uncompressed object.
     data
-        Its text; of a line that is too long the beginning.
+        Its text; of a line that is too long the beginning. It may be overwritten by later blocks, where it
+        comes from memory that they share.
     lines
         How many lines it has; all but the object's last end in a line feed.
     length
@@ -83,24 +87,31 @@ class Block:
 
     first: int
     offset: int
-    data: bytes
+    data: bytes | memoryview
     lines: int
     length: int = 0
 
     def split(self, max_line_bytes: int) -> Iterator[RawLine]:
         """Yield its lines."""
         if self.length:
-            yield RawLine(self.first, self.offset, self.length, self.data, True)  # noqa: FBT003
+            yield RawLine(self.first, self.offset, self.length, bytes(self.data), True)  # noqa: FBT003
             return
-        offset = self.offset
-        pieces = self.data.split(b"\n")
-        if not pieces[-1]:
-            pieces.pop()
-        for number, data in enumerate(pieces, self.first):
-            length = len(data)
+        text = memoryview(self.data)
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == _LINE_FEED).tolist()
+        if not ends or ends[-1] != len(text) - 1:
+            ends.append(len(text))
+        begin = 0
+        for number, end in enumerate(ends, self.first):
+            length = end - begin
             too_long = length > max_line_bytes
-            yield RawLine(number, offset, length, data[:KEPT_BYTES] if too_long else data, too_long)
-            offset += length + 1
+            data = bytes(text[begin : min(end, begin + KEPT_BYTES) if too_long else end])
+            yield RawLine(number, self.offset + begin, length, data, too_long)
+            begin = end + 1
+
+
+def _line_feeds(data: bytes, end: int) -> int:
+    """Count the line feeds before `end`: several times as fast as `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8, count=end) == _LINE_FEED))
 
 
 class BlockReader:
@@ -178,9 +189,8 @@ class BlockReader:
         self._held, self._held_bytes = [data[split:]] if self._tail else [], self._tail
         if not split:
             return None
-        data = data[:split]
-        lines = data.count(b"\n") + (not data.endswith(b"\n"))
-        block = Block(self._number, self._offset, data, lines)
+        lines = _line_feeds(data, split) + (data[split - 1] != _LINE_FEED)
+        block = Block(self._number, self._offset, memoryview(data)[:split], lines)
         self._number += lines
         self._offset += split
         return block

@@ -60,7 +60,7 @@ class _Worker:
         if parser is None:
             raise RuntimeError("the first block came without its context")
         drafts = Drafts()
-        block = Block(first, offset, area[:size], lines, length)
+        block = Block(first, offset, memoryview(area)[:size], lines, length)
         for line in block.split(self._max_line_bytes):
             parser.add_line(line, drafts)
         names, bodies = drafts.digests()
