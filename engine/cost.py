@@ -195,8 +195,9 @@ class StepCost(NamedTuple):
     experts, experts_per_token, expert_bytes, expert_flops_per_token
         Of a mixture of experts: bytes of all routed experts (part of `weight_bytes`), and the part of
         `flops_per_token` done in them.
-    reduce_per_token, reduce_per_step
-        Seconds of the all-reduces of tensor parallelism: of each token, and latency of each step.
+    reduce_per_token, fixed_per_step
+        Seconds of the all-reduces of tensor parallelism for each token; seconds of each step: their latency,
+        and what the device profile says that a step takes beside its work.
     gemm_rows, gemm_efficiency
         float64 [k]: logarithms of the table of `DeviceProfile.gemm`; k may be 0.
     pair_share, pair_interference
@@ -216,7 +217,7 @@ class StepCost(NamedTuple):
     expert_bytes: float
     expert_flops_per_token: float
     reduce_per_token: float
-    reduce_per_step: float
+    fixed_per_step: float
     gemm_rows: Floats
     gemm_efficiency: Floats
     pair_share: Floats
@@ -261,6 +262,7 @@ def step_cost(
     # Ring all-reduce: each device sends 2 (n - 1) / n of the data; two per layer, after attention and MLP.
     n, row = device.shards, shape.hidden_size * shape.element_bytes
     reduced = 2.0 * (n - 1) / n * row / device.link_bytes if n > 1 else 0.0
+    latency = 2.0 * shape.layers * device.link_seconds * nano_batches if n > 1 else 0.0
     used = shape.experts_per_token / shape.experts if shape.experts else 0.0
     return StepCost(
         flops_per_token=2.0 * shape.body_parameters,
@@ -276,7 +278,7 @@ def step_cost(
         expert_bytes=float(shape.expert_bytes * nano_batches),
         expert_flops_per_token=2.0 * used * shape.expert_bytes / shape.element_bytes,
         reduce_per_token=2.0 * shape.layers * reduced,
-        reduce_per_step=2.0 * shape.layers * device.link_seconds * nano_batches if n > 1 else 0.0,
+        fixed_per_step=latency + device.step_seconds,
         gemm_rows=gemm[:, 0].copy(),
         gemm_efficiency=gemm[:, 1].copy(),
         pair_share=surface[:, 0].copy(),
@@ -335,7 +337,7 @@ def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended
     if cost.experts > 0.0 and tokens > 0.0:
         rows = tokens * cost.experts_per_token / experts_hit(cost, tokens)
         flops += tokens * cost.expert_flops_per_token / gemm_efficiency(cost, rows)
-    reduce = cost.reduce_per_step + tokens * cost.reduce_per_token if tokens > 0.0 else 0.0
+    reduce = cost.fixed_per_step + tokens * cost.reduce_per_token if tokens > 0.0 else 0.0
     return flops / cost.flops + reduce
 
 

@@ -1,11 +1,12 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 4)
-    job.json        what to run: model folder, dtype, device, engine settings, device profile figures
+Folder (format version 5)
+    job.json        what to run: model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
     requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
+    profile.json    the device profile the plan counts with (`engine.profiles`); absent: the nominal one
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
@@ -32,6 +33,7 @@ import numpy as np
 from engine.errors import EngineError
 from engine.plan.policies import Plan
 from engine.plan.replan import Replanning
+from engine.profiles import DeviceProfile, read_profile, write_profile
 from engine.runtime.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Job:
     sampling: list[Sampling]
     plan: Plan
     replanning: Replanning | None = None
+    profile: DeviceProfile | None = None
 
 
 def write_job(
@@ -101,6 +104,7 @@ def write_job(
     requests: Sequence[tuple[str, int, Sampling]],
     plan: Plan,
     replanning: Replanning | None = None,
+    profile: DeviceProfile | None = None,
 ) -> None:
     """Write the folder of an engine process.
 
@@ -116,6 +120,8 @@ def write_job(
     write_plan_file(folder / "plan.npz", plan)
     if replanning is not None:
         np.savez(folder / "lengths.npz", **replanning.arrays())  # type: ignore[arg-type]
+    if profile is not None:
+        write_profile(profile, folder / "profile.json")
     # Last, so that a folder with job.json is complete.
     (folder / "job.json").write_text(json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}))
 
@@ -160,8 +166,18 @@ def read_job(folder: Path) -> Job:
     counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
     if len(counts) != 1 or offsets[-1] != len(tokens):
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
-    settings = JobSettings(**raw)
-    return Job(settings, np.asarray(tokens), offsets, request_ids, choices, sampling, plan, replanning)
+    profile = folder / "profile.json"
+    return Job(
+        JobSettings(**raw),
+        np.asarray(tokens),
+        offsets,
+        request_ids,
+        choices,
+        sampling,
+        plan,
+        replanning,
+        read_profile(profile) if profile.exists() else None,
+    )
 
 
 def write_message(stream: IO[bytes], message: dict[str, Any]) -> None:

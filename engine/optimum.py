@@ -125,7 +125,7 @@ def optimum(
     kv_bytes = float(shape.request_kv_bytes(prompt, output).sum())
     tokens = float((prompt - cached + output).sum())
     steps = max(kv_bytes / shape.kv_bytes_per_token / kv_tokens, float(output.max()), 1.0)
-    reduce = tokens * cost.reduce_per_token + steps * cost.reduce_per_step
+    reduce = tokens * cost.reduce_per_token + steps * cost.fixed_per_step
     compute = float(shape.request_flops(prompt, cached, output).sum()) / cost.flops + reduce
     memory = kv_bytes / cost.read_bytes + steps * step_memory_seconds(cost, tokens / steps, 0.0)
     longest = _longest(cost, prompt, cached, output)

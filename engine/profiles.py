@@ -54,6 +54,8 @@ class DeviceProfile:
         Device memory of the whole group; None where unknown.
     shards, link_bytes, link_seconds
         Devices in the group; bytes/s that each sends to the others, and latency of one all-reduce.
+    step_seconds
+        What every step takes beside its compute and memory work.
     """
 
     name: str
@@ -69,6 +71,7 @@ class DeviceProfile:
     shards: int = 1
     link_bytes: float = 0.0
     link_seconds: float = 0.0
+    step_seconds: float = 0.0
 
     def pair_seconds(self, compute: float, memory: float) -> float:
         """Return the time of compute and memory work given together: their sum without overlap."""
@@ -187,7 +190,7 @@ def _check(name: str, value: Any) -> None:  # noqa: ANN401 - whatever a file hol
     elif name == "shards":
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: must be a whole number from 1")
-    elif name in {"link_bytes", "link_seconds"}:
+    elif name in {"link_bytes", "link_seconds", "step_seconds"}:
         if not _is_number(value) or value < 0:
             raise ValueError(f"{name}: must be a number from 0")
     elif value is None and name in {"peak_flops", "peak_bytes", "memory_bytes"}:

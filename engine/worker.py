@@ -44,7 +44,7 @@ def run(folder: Path, pipe: IO[bytes]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         job = read_job(folder)
-        with _device_lock(job.settings.device):
+        with device_lock(job.settings.device):
             return _answer(folder, job, pipe, stop)
     except EngineError as error:
         write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
@@ -66,7 +66,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _device_lock:  # noqa: N801 - used like a function
+class device_lock:  # noqa: N801 - used like a function
     """Keeps two engines off one accelerator; the CPU is shared by all."""
 
     def __init__(self, device: str) -> None:
@@ -95,17 +95,17 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     config = load_config(Path(settings.model))
     dtype, kv_dtype = find_dtype(settings.dtype, place), check_kv_dtype(settings.kv_dtype, place)
     shape = model_shape(config, dtype, kv_dtype)
-    device = measure_cpu() if place == "cpu" else nominal_profile(place)
+    planned = job.profile or nominal_profile(settings.device)
+    device = job.profile or (measure_cpu() if place == "cpu" else planned)
     decoder = Decoder(config, load_weights(Path(settings.model), config, torch_dtype(dtype), place))
     runner = make_runner(
         decoder, runner_sizes(job, config), shape.kv_bytes_per_token, fp8_kv=kv_dtype == "fp8"
     )
     tokenizer = _tokenizer(Path(settings.model))
     token_text = TokenText(tokenizer)
-    nominal = nominal_profile(settings.device)
     reviser = None
     if job.replanning is not None:
-        reviser = Reviser(job.replanning, job.plan, shape, nominal)
+        reviser = Reviser(job.replanning, job.plan, shape, planned)
     engine = Engine(
         runner,
         tokenizer,
@@ -119,8 +119,8 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
         job.offsets,
         job.sampling,
         job.plan,
-        # The nominal profile, not the measured one: the plan's seconds are in its terms.
-        step_cost(shape, nominal),
+        # Of the profile that the plan was made with: its seconds are in these terms.
+        step_cost(shape, planned),
         reviser,
     )
     seconds = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""The command line: `nightblend run` and `nightblend inspect`."""
+"""The command line: `nightblend run`, `nightblend inspect` and `nightblend calibrate`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.parameters import NightlyParameters, option
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
     command, as_json = options.pop("command"), options.pop("json")
     if command == "inspect":
         return _inspect(options, as_json=as_json)
+    if command == "calibrate":
+        return _calibrate(options, as_json=as_json)
     if with_flow is None:
         with_flow = bool(os.environ.get("PREFECT_API_URL"))
     # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
@@ -73,6 +76,38 @@ def _inspect(options: dict[str, Any], *, as_json: bool) -> int:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print_inspection(result)
+    return int(ExitCode.OK)
+
+
+def _calibrate(options: dict[str, Any], *, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from engine.profiles import write_profile
+    from tasks.calibrate import calibrate_device
+
+    out = Path(options.pop("out"))
+    if not out.parent.is_dir():
+        wrong = ConfigurationError("--out", f"there is no folder {out.parent}", "Make it, or name another")
+        return explain(wrong)
+    try:
+        print(f"measuring for {options['seconds']:g} s", file=sys.stderr)
+        found = calibrate_device(**options)
+        write_profile(found.profile, out)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
+        return explain(error)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return int(ExitCode.OK)
+    profile = found.profile
+    print(f"{profile.name}, measured on {found.steps:,} steps of the engine")
+    print(f"  compute     {profile.flops / 1e9:,.0f} GFLOP/s")
+    print(f"  memory      {profile.read_bytes / 1e9:,.1f} GB/s read")
+    print(f"  each step   {1e3 * profile.step_seconds:.2f} ms beside its work")
+    print(
+        f"Step times of the cost model are off by {found.error_p50:.1%} in the median and "
+        f"{found.error_p95:.1%} at the 95th percentile, on steps that were not fitted."
+    )
+    print(f"Written to {out}; plan with it by: nightblend run --device-profile {out} ...")
     return int(ExitCode.OK)
 
 
@@ -169,6 +204,21 @@ def _parser() -> _Parser:
     inspect.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
     inspect.add_argument("--top", type=int, default=10, help="most prefixes to list. Default: 10.")
     inspect.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure this machine",
+        description="Measure what this machine achieves with a model, by running the engine on made-up "
+        "requests, and write a device profile for the planner.",
+        allow_abbrev=False,
+    )
+    calibrate.add_argument("--model", required=True, help="model folder or hub id")
+    calibrate.add_argument("--out", required=True, metavar="FILE", help="where to write the profile (JSON)")
+    calibrate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
+    calibrate.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
+    calibrate.add_argument(
+        "--seconds", type=float, default=60.0, help="how long to measure, loading apart. Default: 60."
+    )
+    calibrate.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
 

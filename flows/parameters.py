@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -155,6 +156,13 @@ class NightlyParameters(BaseModel):
         json_schema_extra={"enum": list(KV_DTYPES)},
         examples=["auto", "fp8"],
     )
+    device_profile: str | None = Field(
+        default=None,
+        title="Device profile",
+        description="File of `nightblend calibrate`: what the plan counts with; empty takes nominal figures.",
+        min_length=1,
+        examples=["cpu.json"],
+    )
     kv_tokens: int | None = Field(
         default=None,
         title="KV memory (tokens)",
@@ -260,6 +268,7 @@ class NightlyParameters(BaseModel):
             If a date must be given and is not, a setting is out of range, or the device is not there.
         """
         from engine.devices import DeviceError, check_kv_dtype, find_device, find_dtype
+        from engine.profiles import ProfileError, read_profile
         from tasks.inputs import NightRequest
         from tasks.night import NightSettings
         from tasks.readers.generic import parse_columns
@@ -280,6 +289,12 @@ class NightlyParameters(BaseModel):
             check_kv_dtype(self.kv_dtype, device)
         except DeviceError as error:
             raise ConfigurationError(error.option, error.message, error.remedy) from None
+        try:
+            profile = None if self.device_profile is None else read_profile(Path(self.device_profile))
+        except ProfileError as error:
+            raise ConfigurationError(
+                option("device_profile"), str(error), "Write one with `nightblend calibrate`"
+            ) from None
         columns = parse_columns(self.columns)
         find_reader(self.format, columns)
         settings = NightSettings(
@@ -302,6 +317,7 @@ class NightlyParameters(BaseModel):
             lease_s=self.lease_s,
             heartbeat_s=self.heartbeat_s,
             publish=self.publish,
+            device_profile=profile,
         )
         return NightRequest(
             job=self.job,

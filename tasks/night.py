@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from engine.profiles import DeviceProfile
     from tasks.runlog import RunLog
     from tasks.runrecords import Attempt, Part
     from tasks.storage import Store
@@ -49,6 +50,8 @@ class NightSettings:
         Liveness of the run log.
     publish
         False keeps the results in the run directory only.
+    device_profile
+        What the plan counts with; None is the nominal profile of `device`.
     """
 
     policy: str = "blend"
@@ -70,6 +73,7 @@ class NightSettings:
     lease_s: float = 90.0
     heartbeat_s: float = 20.0
     publish: bool = True
+    device_profile: DeviceProfile | None = None
 
     @property
     def precision(self) -> str:

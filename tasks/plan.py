@@ -102,7 +102,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         tree,
         estimate,
         model_shape(config, settings.dtype, settings.kv_dtype),
-        nominal_profile(settings.device),
+        settings.device_profile or nominal_profile(settings.device),
         seed=settings.run_seed,
         group=group,
         priority=priority,
@@ -120,7 +120,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         max_sequences=settings.max_sequences,
     )
     named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
-    write_job(folder, job, tokens, offsets, named, made, replanning)
+    write_job(folder, job, tokens, offsets, named, made, replanning, settings.device_profile)
     return {
         "policy": settings.policy,
         "lengths": settings.lengths,

@@ -58,7 +58,7 @@ def profile(night: Night) -> dict[str, Any]:
         if value.partition(":")[0] in devices:
             field, value, choices = "--dtype", night.settings.dtype, ", ".join(ELEMENT_BYTES)
         raise ConfigurationError(field, f"{value!r} is unknown", f"Choose one of {choices}")
-    device = nominal_profile(night.settings.device)
+    device = night.settings.device_profile or nominal_profile(night.settings.device)
     shape = model_shape(config, night.settings.dtype, night.settings.kv_dtype)
 
     limit = table["max_tokens"].fill_null(night.settings.defaults.max_tokens).to_numpy().astype(np.int64)

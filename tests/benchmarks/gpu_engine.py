@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.cost import DeviceProfile, ModelShape, step_cost, step_seconds
+from engine.calibrate import fit, mixed_lengths, step_errors, timed_steps
+from engine.cost import DeviceProfile, ModelShape
 from engine.models.config import ModelConfig, RopeConfig
 from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
@@ -171,14 +172,7 @@ class EngineBench:
             steps.append(step)
             host.append(step.seconds - (runner.waited - before))
         seconds = time.perf_counter() - begin
-        # While a step runs on the device, the host goes through the loop of the next one.
-        lag = self.runner.lag
-        steps = [
-            replace(step, seconds=steps[i + lag].seconds)
-            for i, step in enumerate(steps[: len(steps) - lag])
-            if step.prefill_tokens + step.decode_tokens
-        ]
-        return Run(steps, host, seconds, int(start[-1]) + sum(outputs))
+        return Run(timed_steps(steps, self.runner.lag), host, seconds, int(start[-1]) + sum(outputs))
 
 
 def decode_lengths(made: EngineBench, spare: int) -> tuple[list[int], list[int]]:
@@ -186,39 +180,6 @@ def decode_lengths(made: EngineBench, spare: int) -> tuple[list[int], list[int]]
     room = min(made.runner.kv_tokens // made.sequences, made.longest) - spare
     prompt = int(room / (1 + 1.15 * made.sequences / made.budget))
     return [prompt] * made.sequences, [room - prompt + spare // 2] * made.sequences
-
-
-def mixed_lengths(count: int, longest: int) -> tuple[list[int], list[int]]:
-    """Log-normal prompts around 512 tokens and answers around 128, at most 0.8 and 0.1 of `longest`."""
-    rng = np.random.default_rng(7)
-    prompts = rng.lognormal(np.log(0.1 * longest), 0.9, count).clip(2, 0.8 * longest)
-    outputs = rng.lognormal(np.log(0.025 * longest), 0.7, count).clip(2, 0.1 * longest)
-    return prompts.astype(int).tolist(), outputs.astype(int).tolist()
-
-
-def calibrate(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> DeviceProfile:
-    """Fit F and W of the cost model without overlap to measured steps, by relative least squares.
-
-    The fit knows one rate for GEMMs of all sizes, so the profile it returns has no efficiency by rows.
-    """
-    flops = np.array([shape.step_flops(s.tokens, s.samples, s.attended_tokens) for s in steps])
-    moved = np.array([shape.step_bytes(s.tokens, s.kv_tokens_read) for s in steps])
-    seconds = np.array([s.seconds for s in steps])
-    design = np.stack([flops, moved], 1) / seconds[:, None]
-    scale = design.max(0)
-    (a, b), *_ = np.linalg.lstsq(design / scale, np.ones(len(steps)), rcond=None)
-    if a <= 0 or b <= 0:
-        return profile
-    return replace(profile, flops=scale[0] / a, read_bytes=scale[1] / b, gemm=())
-
-
-def step_errors(steps: list[StepSample], shape: ModelShape, profile: DeviceProfile) -> list[float]:
-    """Relative errors of the modelled step times."""
-    cost = step_cost(shape, profile)
-    return [
-        abs(step_seconds(cost, s.tokens, s.samples, s.attended_tokens, s.kv_tokens_read) / s.seconds - 1)
-        for s in steps
-    ]
 
 
 def engine(
@@ -243,7 +204,7 @@ def engine(
     mbu = moved / sum(s.seconds for s in full) / read
     mixed = made.run(*mixed_lengths(bench.size(1024, 6), longest), profile)
     steps = mixed.steps[1:]
-    fitted = calibrate(steps[::2], shape, profile)
+    fitted = fit(steps[::2], shape, profile)
     errors = step_errors(steps[1::2], shape, fitted)
     found = {
         "engine_prefill_mfu": mfu,

@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from engine.cost import NOMINAL, ModelShape, step_cost, step_seconds
-from engine.runtime.core import StepSample
 from tests.benchmarks import gpu, gpu_engine, gpu_ops
 
 ATTENTION = (
@@ -53,22 +47,3 @@ def test_results_name_the_device_and_what_failed(tmp_path: Path) -> None:
     assert (written["read_gb_s"], written["matmul_tflops"]) == (4000.0, 700.0)
     assert written["failed"] == {"bad": "ZeroDivisionError: division by zero"}
     assert {"torch", "triton", "transformers"} <= set(written["versions"])
-
-
-def test_calibration_finds_the_rates_behind_step_times() -> None:
-    shape = ModelShape.of(gpu_engine.LLAMA_8B, 2)
-    truth = replace(NOMINAL["h100"], gemm=())
-    cost = step_cost(shape, truth)
-    rng = np.random.default_rng(0)
-    steps = []
-    for _ in range(40):
-        tokens, kv = int(rng.integers(1, 4000)), int(rng.integers(0, 400_000))
-        seconds = step_seconds(cost, tokens, 50, 900 * tokens, kv)
-        counts = dict.fromkeys(StepSample.__dataclass_fields__, 0)
-        known = {"tokens": tokens, "samples": 50, "attended_tokens": 900 * tokens, "kv_tokens_read": kv}
-        steps.append(StepSample(**{**counts, **known, "seconds": seconds}))
-    fitted = gpu_engine.calibrate(steps[::2], shape, NOMINAL["a100"])
-    assert fitted.flops == pytest.approx(truth.flops, rel=1e-6)
-    assert fitted.read_bytes == pytest.approx(truth.read_bytes, rel=1e-6)
-    assert max(gpu_engine.step_errors(steps[1::2], shape, fitted)) < 1e-6
-    assert min(gpu_engine.step_errors(steps[1::2], shape, NOMINAL["a100"])) > 0.1

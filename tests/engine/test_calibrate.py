@@ -1,0 +1,106 @@
+"""Fitting a device profile to measured steps, and measuring steps with an engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from models import decoder_of, reference_model
+
+from engine.calibrate import calibrate, fit, mixed_lengths, step_errors, timed_steps
+from engine.cost import NOMINAL, ModelShape, step_cost, step_seconds
+from engine.errors import EngineError
+from engine.runtime.core import EngineSettings, StepSample
+from engine.runtime.runner import CpuRunner
+
+SHAPE = ModelShape.make(
+    hidden=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=14336,
+    vocabulary=128256,
+    tied=False,
+)
+
+
+def sample(**known: float) -> StepSample:
+    return StepSample(**{**dict.fromkeys(StepSample.__dataclass_fields__, 0), **known})
+
+
+def steps_of(device, count: int = 40, noise: float = 0.0) -> list[StepSample]:
+    cost, rng = step_cost(SHAPE, device), np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        tokens, kv = int(rng.integers(1, 4000)), int(rng.integers(0, 400_000))
+        seconds = step_seconds(cost, tokens, 50, 900 * tokens, kv) * rng.uniform(1 - noise, 1 + noise)
+        made.append(
+            sample(
+                tokens=tokens, samples=50, attended_tokens=900 * tokens, kv_tokens_read=kv, seconds=seconds
+            )
+        )
+    return made
+
+
+@given(flops=st.floats(1e11, 1e15), read=st.floats(1e10, 1e13), fixed=st.sampled_from([0.0, 1e-3, 5e-2]))
+@hypothesis_settings(deadline=None)
+def test_the_fit_finds_the_rates_behind_step_times(flops: float, read: float, fixed: float) -> None:
+    truth = replace(NOMINAL["h100"], flops=flops, read_bytes=read, step_seconds=fixed, gemm=())
+    steps = steps_of(truth)
+    fitted = fit(steps[::2], SHAPE, NOMINAL["a100"])
+    assert max(step_errors(steps[1::2], SHAPE, fitted)) < 1e-4
+    least = min(s.seconds for s in steps)
+    assert fitted.step_seconds == pytest.approx(fixed, abs=1e-3 * least + 1e-3 * fixed)
+    assert (fitted.name, fitted.memory_bytes) == ("a100", NOMINAL["a100"].memory_bytes)
+    assert fitted.gemm == ()
+    assert not fitted.overlaps
+
+
+def test_errors_are_those_of_the_steps() -> None:
+    truth = replace(NOMINAL["h100"], gemm=())
+    assert min(step_errors(steps_of(truth), SHAPE, NOMINAL["a100"])) > 0.1
+    noisy = steps_of(truth, 400, noise=0.2)
+    errors = step_errors(noisy[1::2], SHAPE, fit(noisy[::2], SHAPE, truth))
+    assert 0.06 < np.median(errors) < 0.14
+
+
+def test_no_rate_is_negative() -> None:
+    """Steps that take less time the more bytes they read: no rate of reading explains that."""
+    rng = np.random.default_rng(1)
+    kv = rng.integers(0, 400_000, 50)
+    steps = [sample(tokens=100, samples=50, kv_tokens_read=int(n), seconds=1.0 - 2e-6 * n) for n in kv]
+    fitted = fit(steps, SHAPE, NOMINAL["a100"])
+    assert min(fitted.flops, fitted.read_bytes) > 0
+    assert fitted.step_seconds >= 0
+    assert fitted.read_bytes == NOMINAL["a100"].read_bytes
+
+
+def test_with_a_lag_a_step_takes_the_time_of_the_next_loop() -> None:
+    steps = [sample(seconds=float(i), decode_tokens=i != 2) for i in range(5)]
+    assert [s.seconds for s in timed_steps(steps, 1)] == [1.0, 2.0, 4.0]
+    assert [s.seconds for s in timed_steps(steps, 0)] == [0.0, 1.0, 3.0, 4.0]
+
+
+def test_an_engine_is_measured() -> None:
+    """Times are whatever this machine gives; what must hold is that the profile is of these steps."""
+    decoder = decoder_of(reference_model("llama"))
+    runner = CpuRunner(decoder, 4096)
+    settings = EngineSettings(kv_tokens=4096, page_size=16, token_budget=128, max_sequences=16)
+    shape = ModelShape.of(decoder.config)
+    found = calibrate(runner, shape, NOMINAL["cpu"], settings, 2.0)
+    assert found.steps >= 20
+    assert found.profile.source == "measured"
+    assert 0 < found.error_p50 <= found.error_p95
+    with pytest.raises(EngineError, match=r"--seconds: only .* give more time"):
+        calibrate(runner, shape, NOMINAL["cpu"], settings, 1e-9)
+
+
+def test_lengths_are_mixed() -> None:
+    prompts, outputs = mixed_lengths(1000, 1000)
+    assert 2 <= min(prompts) < np.median(prompts) < 0.2 * max(prompts) <= 160
+    assert 2 <= min(outputs) <= max(outputs) <= 100
