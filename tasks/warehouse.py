@@ -1,0 +1,185 @@
+"""Iceberg tables of the warehouse: their schemas, their catalog, replacing one date in one commit.
+
+A date of a job is replaced by one transaction: delete by (job, run_date) and add the new Parquet files as
+they are. Nothing passes through memory, and a reader sees the earlier rows or the new ones, never both.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.expressions import And, EqualTo
+
+from tasks.errors import ConfigurationError
+from tasks.schema import SCHEMAS, VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
+
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
+
+NAMESPACE: Final = "nightblend"
+TABLES: Final[dict[str, str]] = {
+    "outputs": "llm_outputs",
+    "errors": "llm_errors",
+    "quarantine": "llm_quarantine",
+}
+"""Iceberg table of each table of `tasks.schema`."""
+
+# Without this pyiceberg rebases a lost append on the winner's snapshot: two first publications of one date,
+# which have nothing to delete, would both stay and double its rows.
+PROPERTIES: Final = {"commit.retry.num-retries": "0"}
+# Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.
+_EQUAL: Final[Callable[[str, str], BooleanExpression]] = cast("Any", EqualTo)
+_SCHEMES: Final = {"sqlite": "sql", "postgresql": "sql", "postgresql+psycopg": "sql"}
+_SCHEMES_REST: Final = ("http", "https")
+
+
+def open_catalog(uri: str, warehouse: str, properties: Mapping[str, str] | None = None) -> Catalog:
+    """Open the catalog at `uri`, whose tables lie under `warehouse`.
+
+    Parameters
+    ----------
+    uri
+        `sqlite:///FILE`, `postgresql+psycopg://...`, or `http(s)://...` of a REST catalog.
+    warehouse
+        URI of the folder or bucket that holds the tables.
+    properties
+        Further properties of pyiceberg, such as the settings of the object store.
+
+    Raises
+    ------
+    ConfigurationError
+        If the kind of catalog is unknown, or is a SQLite file while the store is S3.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme == "sqlite" and warehouse.startswith("s3://"):
+        raise ConfigurationError(
+            "--catalog",
+            "a SQLite file cannot serve a store on S3, it would be lost with the machine",
+            "give a postgresql+psycopg:// or https:// (REST) catalog",
+        )
+    kind = "rest" if scheme in _SCHEMES_REST else _SCHEMES.get(scheme)
+    if kind is None:
+        # The URI may hold a password: only its scheme is repeated.
+        raise ConfigurationError(
+            "--catalog",
+            f"unknown kind {scheme!r}",
+            "give sqlite:///FILE, postgresql+psycopg:// or https:// (REST)",
+        )
+    return load_catalog(NAMESPACE, type=kind, uri=uri, warehouse=warehouse, **(properties or {}))
+
+
+def iceberg_schema(kind: str) -> pa.Schema:
+    """Return the Arrow schema of a table as Iceberg holds it.
+
+    Iceberg has no unsigned integers: uint64 becomes decimal(20, 0), which holds all of its values.
+    """
+    fields = [
+        pa.field(
+            field.name,
+            _signed(field.type),
+            nullable=field.nullable,
+            metadata={"doc": _doc(field.metadata)},
+        )
+        for field in SCHEMAS[kind]
+    ]
+    return pa.schema(fields)
+
+
+def _doc(metadata: Mapping[bytes, bytes]) -> str:
+    unit, meaning = metadata[b"unit"].decode(), metadata[b"meaning"].decode()
+    return f"{meaning} [{unit}]" if unit else meaning
+
+
+def _signed(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_uint64(kind):
+        return pa.decimal128(20, 0)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_signed(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_signed(field.type)) for field in kind])
+    return kind
+
+
+def ensure_table(catalog: Catalog, kind: str) -> Table:
+    """Load the Iceberg table of `kind`, created with its partitions if it does not exist."""
+    name = f"{NAMESPACE}.{TABLES[kind]}"
+    try:
+        return catalog.load_table(name)
+    except NoSuchTableError:
+        pass
+    with suppress(NamespaceAlreadyExistsError):
+        catalog.create_namespace(NAMESPACE)
+    try:
+        with (
+            catalog.create_table_transaction(
+                name,
+                schema=iceberg_schema(kind),
+                properties={**PROPERTIES, "nightblend.schema-version": str(VERSIONS[kind])},
+            ) as creation,
+            creation.update_spec() as spec,
+        ):
+            spec.add_identity("job")
+            spec.add_identity("run_date")
+    except TableAlreadyExistsError:
+        pass
+    return catalog.load_table(name)
+
+
+def _of_date(job: str, run_date: date) -> BooleanExpression:
+    return And(_EQUAL("job", job), _EQUAL("run_date", run_date.isoformat()))
+
+
+def current_files(table: Table, job: str, run_date: date) -> set[str]:
+    """Return the URIs of the files that hold a date of a job, in the snapshot of this handle."""
+    return {task.file.file_path for task in table.scan(row_filter=_of_date(job, run_date)).plan_files()}
+
+
+def replace_date(
+    table: Table, job: str, run_date: date, files: Sequence[str], *, publication_id: str
+) -> int | None:
+    """Let a date of a job consist of `files` alone, in one commit through the handle `table`.
+
+    The files that a date consists of say what is published, not the snapshots: those expire.
+
+    Parameters
+    ----------
+    files
+        URIs of Parquet files in `iceberg_schema`, each with rows of this job and date only; none for an
+        empty date.
+
+    Returns
+    -------
+    int or None
+        Id of the snapshot that holds the date; None if the table never had a row.
+
+    Raises
+    ------
+    CommitFailedException, ValidationException
+        If the table has changed since the handle was loaded. Check the ownership of the date, load the table
+        and try again; never repeat it blindly.
+    """
+    present = current_files(table, job, run_date)
+    if present != set(files):
+        marks: dict[str, Any] = {
+            "nightblend.publication": publication_id,
+            "nightblend.job": job,
+            "nightblend.run_date": run_date.isoformat(),
+        }
+        with table.transaction() as change:
+            if present:
+                change.delete(_of_date(job, run_date), snapshot_properties=marks)
+            if files:
+                # The deleted files may be among the new ones, so the check for duplicates would be wrong.
+                change.add_files(list(files), snapshot_properties=marks, check_duplicate_files=False)
+    snapshot = table.current_snapshot()
+    return snapshot.snapshot_id if snapshot is not None else None
