@@ -61,6 +61,15 @@ class NightlyParameters(BaseModel):
         min_length=1,
         examples=["s3://results/nightblend", "store/"],
     )
+    catalog: str | None = Field(
+        default=None,
+        title="Catalog",
+        description="Iceberg catalog of the result tables: sqlite:///FILE, "
+        "postgresql+psycopg://HOST/DATABASE, https:// (REST), or none for files only. Empty takes a SQLite "
+        "file in a folder store.",
+        min_length=1,
+        examples=["postgresql+psycopg://catalog/nightblend", "none"],
+    )
     model: str = Field(
         title="Model",
         description="Hugging Face model folder or hub id (Llama, Mistral, Qwen2 or Qwen3 architecture).",
@@ -269,6 +278,7 @@ class NightlyParameters(BaseModel):
         """
         from engine.devices import DeviceError, check_kv_dtype, find_device, find_dtype
         from engine.profiles import ProfileError, read_profile
+        from tasks.catalogs import choose_catalog
         from tasks.inputs import NightRequest
         from tasks.night import NightSettings
         from tasks.readers.generic import parse_columns
@@ -318,6 +328,7 @@ class NightlyParameters(BaseModel):
             heartbeat_s=self.heartbeat_s,
             publish=self.publish,
             device_profile=profile,
+            catalog=choose_catalog(self.catalog, self.store) if self.publish else None,
         )
         return NightRequest(
             job=self.job,

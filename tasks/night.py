@@ -52,6 +52,8 @@ class NightSettings:
         False keeps the results in the run directory only.
     device_profile
         What the plan counts with; None is the nominal profile of `device`.
+    catalog
+        URI of the Iceberg catalog to publish to (`tasks.warehouse`); None publishes files only.
     """
 
     policy: str = "blend"
@@ -74,6 +76,7 @@ class NightSettings:
     heartbeat_s: float = 20.0
     publish: bool = True
     device_profile: DeviceProfile | None = None
+    catalog: str | None = None
 
     @property
     def precision(self) -> str:

@@ -109,6 +109,14 @@ def publish(night: Night) -> dict[str, Any]:
     for path in _write_files(local, files, summary, model_name(night.model_dir)):
         night.store.put_file(f"{prefix}/{path.name}", path)
     uri = night.store.object_uri
+    tables: dict[str, str] = {}
+    if night.settings.publish and night.settings.catalog is not None:
+        from tasks.publish_tables import location, write_table_files
+
+        made = write_table_files(local, files, night.job, night.run_date, night.run_key)
+        for kind, path in made.items():
+            night.store.put_file(f"{prefix}/tables/{path.name}", path)
+            tables[kind] = location(uri(f"{prefix}/tables/{path.name}"))
     results: dict[str, Any] = {
         "publication_id": publication_id,
         "published": night.settings.publish,
@@ -117,6 +125,8 @@ def publish(night: Night) -> dict[str, Any]:
         "error_file": uri(f"{prefix}/errors.jsonl"),
         "summary_file": uri(f"{prefix}/summary.json"),
         "run_dir": uri(night.log.prefix),
+        "catalog": night.settings.catalog if night.settings.publish else None,
+        "tables": tables,
         **{name: summary[name] for name in _RETURNED},
     }
     if night.settings.publish:
@@ -240,7 +250,16 @@ def _stands(night: Night, results: dict[str, Any]) -> bool:
     if not night.settings.publish:
         return True
     current = current_publication(_date_log(night).refresh())
-    return current is not None and current.publication_id == results["publication_id"]
+    if current is None or current.publication_id != results["publication_id"]:
+        return False
+    if night.settings.catalog is None:
+        return True
+    from tasks.publish_tables import holds, open_warehouse
+
+    if results.get("catalog") != night.settings.catalog:
+        return False
+    catalog = open_warehouse(night.settings.catalog, night.store.uri)
+    return holds(catalog, night.job, night.run_date, results["tables"])
 
 
 def _commit(night: Night, publication_id: str, results: dict[str, Any]) -> None:
@@ -254,6 +273,8 @@ def _commit(night: Night, publication_id: str, results: dict[str, Any]) -> None:
                 # Whoever has taken over the run may have published more complete parts meanwhile.
                 night.log.refresh()
                 current = current_publication(date_log.refresh())
+                if night.settings.catalog is not None:
+                    _replace_tables(night, date_log, publication_id, results)
                 if current is not None and current.publication_id == publication_id:
                     log.info("publication %s is the current one already", publication_id)
                     return
@@ -267,3 +288,31 @@ def _commit(night: Night, publication_id: str, results: dict[str, Any]) -> None:
         else:
             log.info("published %s for %s", publication_id, night.run_date)
             return
+
+
+def _replace_tables(night: Night, date_log: RunLog, publication_id: str, results: dict[str, Any]) -> None:
+    """Put the publication into the warehouse, as the holder of the date's log."""
+    from tasks.publish_tables import open_warehouse, replace_tables
+
+    if night.settings.catalog is None:
+        return
+    infer = night.log.state.steps.get("infer")
+    run = {name: results[name] for name in SCHEMAS["batch_runs"].names if name in results}
+    run |= {
+        "job": night.job,
+        "run_date": night.run_date,
+        "run_key": night.run_key,
+        "attempt_id": night.attempt.id,
+        "publication_id": publication_id,
+        "policy": night.attempt.policy,
+        "device": infer.results.get("device") if infer is not None else None,
+    }
+    replace_tables(
+        open_warehouse(night.settings.catalog, night.store.uri),
+        night.job,
+        night.run_date,
+        results["tables"],
+        publication_id=publication_id,
+        run=run,
+        check_owner=date_log.refresh,
+    )

@@ -24,6 +24,8 @@ VERSIONS: Final[dict[str, int]] = {
     "quarantine": 1,
     "steps": 1,
     "lengths": 1,
+    "utilization": 1,
+    "batch_runs": 1,
 }
 """Version of each table's schema."""
 
@@ -75,6 +77,18 @@ CHOICES: Final = pa.list_(
                 pa.field("token_ids", TOKENS),
                 pa.field("finish_reason", pa.string(), nullable=False),
                 pa.field("logprobs", LOGPROBS),
+            ]
+        ),
+        nullable=False,
+    )
+)
+SNAPSHOTS: Final = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                pa.field("table", pa.string(), nullable=False),
+                pa.field("snapshot_id", pa.int64(), nullable=False),
             ]
         ),
         nullable=False,
@@ -212,6 +226,49 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
         _col("retractions", pa.int32(), "requests", "Requests put back for lack of memory"),
         _col("evicted_pages", pa.int32(), "pages", "Cached pages given up"),
+    ],
+    # Tables of the warehouse only.
+    "utilization": [
+        _JOB,
+        _RUN_DATE,
+        _col("run_key", pa.string(), "sha256[:16]", "Run that was measured"),
+        _col("started_at", UTC, "UTC", "Start of the ten seconds; a step counts where it was launched"),
+        _col("seconds", pa.float64(), "s", "Wall time of the steps"),
+        _col("steps", pa.int64(), "steps", "How many steps"),
+        _col("prefill_tokens", pa.int64(), "tokens", "Prompt tokens computed"),
+        _col("decode_tokens", pa.int64(), "tokens", "Answer tokens computed"),
+        _col("sequences", pa.float64(), "requests", "Running requests, mean over time"),
+        _col("kv_tokens_read", pa.int64(), "tokens", "KV entries read by attention, per layer"),
+        _col("free_pages", pa.int32(), "pages", "Fewest KV pages neither held nor cached"),
+        _col("modelled_compute_seconds", pa.float64(), "s", "Compute time by the cost model"),
+        _col("modelled_memory_seconds", pa.float64(), "s", "Memory time by the cost model"),
+        _col("hit_tokens", pa.int64(), "tokens", "Prompt tokens taken from the cache at admission"),
+        _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
+        _col("retractions", pa.int64(), "requests", "Requests put back for lack of memory"),
+        _col("evicted_pages", pa.int64(), "pages", "Cached pages given up"),
+    ],
+    "batch_runs": [
+        _JOB,
+        _RUN_DATE,
+        _col("run_key", pa.string(), "sha256[:16]", "Run: all that determines the answers"),
+        _col("attempt_id", pa.string(), "", "Attempt of that run"),
+        _col("publication_id", pa.string(), "sha256[:16]", "What it published"),
+        _col("status", pa.string(), "", "completed or completed_with_errors"),
+        _col("policy", pa.string(), "", "Order policy"),
+        _col("device", pa.string(), "", "What it was computed on", null=True),
+        _col("requests", pa.int64(), "requests", "Outputs and errors together"),
+        _col("outputs", pa.int64(), "requests", "Answered"),
+        _col("errors", pa.int64(), "requests", "Not answered"),
+        _col("quarantined", pa.int64(), "lines", "No requests"),
+        _col("filtered", pa.int64(), "lines", "Requests that were not asked for"),
+        _col("input_tokens", pa.int64(), "tokens", "Prompts of the outputs"),
+        _col("output_tokens", pa.int64(), "tokens", "Answers"),
+        _col("seconds", pa.float64(), "s", "Wall time of computing", null=True),
+        _col("tokens_per_second", pa.float64(), "tokens/s", "Prompt and answer tokens over it", null=True),
+        _col("hit_rate", pa.float64(), "1", "Part of the prompt tokens taken from the cache", null=True),
+        _col("hit_rate_optimum", pa.float64(), "1", "The most that could be, in unlimited memory", null=True),
+        _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed twice", null=True),
+        _col("snapshots", SNAPSHOTS, "", "Tables and the snapshots that hold the date: a consistent read"),
     ],
     # What later nights learn from; stays in the run directory.
     "lengths": [

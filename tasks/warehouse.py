@@ -1,4 +1,4 @@
-"""Iceberg tables of the warehouse: their schemas, their catalog, replacing one date in one commit.
+"""Iceberg tables of the warehouse: their schemas, replacing one date in one commit.
 
 A date of a job is replaced by one transaction: delete by (job, run_date) and add the new Parquet files as
 they are. Nothing passes through memory, and a reader sees the earlier rows or the new ones, never both.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.expressions import And, EqualTo
 
-from tasks.errors import ConfigurationError
 from tasks.schema import SCHEMAS, VERSIONS
 
 if TYPE_CHECKING:
@@ -31,51 +28,19 @@ TABLES: Final[dict[str, str]] = {
     "outputs": "llm_outputs",
     "errors": "llm_errors",
     "quarantine": "llm_quarantine",
+    "profiles": "request_profiles",
+    "utilization": "utilization_samples",
+    "batch_runs": "batch_runs",
 }
 """Iceberg table of each table of `tasks.schema`."""
+OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization")
+"""Those that are replaced date by date; `batch_runs` has a row for each attempt."""
 
 # Without this pyiceberg rebases a lost append on the winner's snapshot: two first publications of one date,
 # which have nothing to delete, would both stay and double its rows.
 PROPERTIES: Final = {"commit.retry.num-retries": "0"}
 # Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.
 _EQUAL: Final[Callable[[str, str], BooleanExpression]] = cast("Any", EqualTo)
-_SCHEMES: Final = {"sqlite": "sql", "postgresql": "sql", "postgresql+psycopg": "sql"}
-_SCHEMES_REST: Final = ("http", "https")
-
-
-def open_catalog(uri: str, warehouse: str, properties: Mapping[str, str] | None = None) -> Catalog:
-    """Open the catalog at `uri`, whose tables lie under `warehouse`.
-
-    Parameters
-    ----------
-    uri
-        `sqlite:///FILE`, `postgresql+psycopg://...`, or `http(s)://...` of a REST catalog.
-    warehouse
-        URI of the folder or bucket that holds the tables.
-    properties
-        Further properties of pyiceberg, such as the settings of the object store.
-
-    Raises
-    ------
-    ConfigurationError
-        If the kind of catalog is unknown, or is a SQLite file while the store is S3.
-    """
-    scheme = urlsplit(uri).scheme
-    if scheme == "sqlite" and warehouse.startswith("s3://"):
-        raise ConfigurationError(
-            "--catalog",
-            "a SQLite file cannot serve a store on S3, it would be lost with the machine",
-            "give a postgresql+psycopg:// or https:// (REST) catalog",
-        )
-    kind = "rest" if scheme in _SCHEMES_REST else _SCHEMES.get(scheme)
-    if kind is None:
-        # The URI may hold a password: only its scheme is repeated.
-        raise ConfigurationError(
-            "--catalog",
-            f"unknown kind {scheme!r}",
-            "give sqlite:///FILE, postgresql+psycopg:// or https:// (REST)",
-        )
-    return load_catalog(NAMESPACE, type=kind, uri=uri, warehouse=warehouse, **(properties or {}))
 
 
 def iceberg_schema(kind: str) -> pa.Schema:
@@ -83,6 +48,10 @@ def iceberg_schema(kind: str) -> pa.Schema:
 
     Iceberg has no unsigned integers: uint64 becomes decimal(20, 0), which holds all of its values.
     """
+    columns = list(SCHEMAS[kind])
+    if kind == "profiles":
+        # Within a run they need no job and date; within a table they do.
+        columns = [SCHEMAS["outputs"].field(name) for name in ("job", "run_date")] + columns
     fields = [
         pa.field(
             field.name,
@@ -90,7 +59,7 @@ def iceberg_schema(kind: str) -> pa.Schema:
             nullable=field.nullable,
             metadata={"doc": _doc(field.metadata)},
         )
-        for field in SCHEMAS[kind]
+        for field in columns
     ]
     return pa.schema(fields)
 
@@ -183,3 +152,22 @@ def replace_date(
                 change.add_files(list(files), snapshot_properties=marks, check_duplicate_files=False)
     snapshot = table.current_snapshot()
     return snapshot.snapshot_id if snapshot is not None else None
+
+
+def replace_run(table: Table, row: Mapping[str, Any]) -> None:
+    """Let the row of an attempt in `batch_runs` be `row`, in one commit.
+
+    Raises
+    ------
+    CommitFailedException, ValidationException
+        As `replace_date`.
+    """
+    mine = And(_of_date(row["job"], row["run_date"]), _EQUAL("attempt_id", row["attempt_id"]))
+    rows = pa.Table.from_pylist([dict(row)], schema=iceberg_schema("batch_runs"))
+    held = table.scan(row_filter=mine).to_arrow()
+    if held.num_rows == 1 and held.to_pylist() == rows.to_pylist():
+        return
+    with table.transaction() as change:
+        if held.num_rows:
+            change.delete(mine)
+        change.append(rows)

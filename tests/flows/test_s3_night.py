@@ -26,6 +26,7 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, monkeypatch):
         "store": f"s3://{s3_bucket}/nights",
         "model": str(MODEL),
         "run-date": DAY.isoformat(),
+        "catalog": "none",
     }
     flags = [text for name, value in arguments.items() for text in (f"--{name}", value)]
     assert cli.main(["run", *flags, "--json"], with_flow=False) == 0

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 
+from tasks.catalogs import choose_catalog, open_catalog
 from tasks.errors import ConfigurationError
 from tasks.schema import SCHEMAS
-from tasks.warehouse import TABLES, ensure_table, iceberg_schema, open_catalog, replace_date
+from tasks.warehouse import TABLES, ensure_table, iceberg_schema, replace_date
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,8 @@ def _table(catalog: Catalog) -> Table:
 def test_every_column_keeps_name_and_nullability_and_has_a_doc(catalog: Catalog, kind: str) -> None:
     table = ensure_table(catalog, kind)
     stored = {field.name: field for field in table.schema().fields}
-    assert list(stored) == SCHEMAS[kind].names
+    added = ["job", "run_date"] if kind == "profiles" else []
+    assert list(stored) == [*added, *SCHEMAS[kind].names]
     for field in SCHEMAS[kind]:
         assert stored[field.name].required == (not field.nullable)
         assert field.metadata[b"meaning"].decode() in (stored[field.name].doc or "")
@@ -95,6 +97,18 @@ def test_a_stale_handle_is_refused(catalog: Catalog, tmp_path: Path, *, earlier:
 def test_unfit_catalogs_are_refused_without_their_password() -> None:
     with pytest.raises(ConfigurationError, match=r"--catalog: [Aa] SQLite file"):
         open_catalog("sqlite:///x.db", "s3://bucket/tables")
-    with pytest.raises(ConfigurationError, match=r"[Uu]nknown kind 'mysql'") as caught:
-        open_catalog("mysql://me:hush@host/db", "s3://bucket/tables")
+    with pytest.raises(ConfigurationError, match=r"unknown kind 'mysql'"):
+        open_catalog("mysql://host/db", "s3://bucket/tables")
+    with pytest.raises(ConfigurationError, match=r"holds a password.*PGPASSWORD") as caught:
+        open_catalog("postgresql+psycopg://me:hush@host/db", "s3://bucket/tables")
     assert "hush" not in str(caught.value)
+
+
+def test_which_catalog_a_store_has(tmp_path: Path) -> None:
+    of_folder = f"sqlite:///{tmp_path}/store/_warehouse/catalog.db"
+    assert choose_catalog(None, str(tmp_path / "store")) == of_folder
+    assert choose_catalog(None, (tmp_path / "store").as_uri()) == of_folder
+    assert choose_catalog("none", "s3://bucket/x") is None
+    assert choose_catalog("https://catalog.example.org", "s3://bucket/x") == "https://catalog.example.org"
+    with pytest.raises(ConfigurationError, match=r"--catalog: is missing, and a store on S3 has no default"):
+        choose_catalog(None, "s3://bucket/x")

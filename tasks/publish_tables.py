@@ -1,0 +1,219 @@
+"""Publishes a date to the warehouse: the tables of `tasks.warehouse` hold one publication of each date.
+
+For each table a handle is loaded, the ownership of the date is checked, and the date is replaced through that
+handle, which a change in between makes fail. Then it starts over with a fresh handle, never blindly.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.catalogs import FOLDER, open_catalog, store_properties
+from tasks.schema import SCHEMAS, conform
+from tasks.warehouse import (
+    OF_A_DATE,
+    TABLES,
+    current_files,
+    ensure_table,
+    iceberg_schema,
+    replace_date,
+    replace_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import date
+    from pathlib import Path
+
+    from pyiceberg.catalog import Catalog
+
+log = logging.getLogger(__name__)
+
+SAMPLE_SECONDS: Final = 10
+BATCH_ROWS: Final = 4096
+_TRIES: Final = 30
+_T = TypeVar("_T")
+
+
+def open_warehouse(uri: str, store_uri: str) -> Catalog:
+    """Open the catalog of a store."""
+    return open_catalog(uri, f"{location(store_uri).rstrip('/')}/{FOLDER}", store_properties(store_uri))
+
+
+def location(uri: str) -> str:
+    """Return the URI of an object as Iceberg names it: that of a file without percent signs."""
+    return f"file://{unquote(urlsplit(uri).path)}" if uri.startswith("file://") else uri
+
+
+def write_table_files(
+    folder: Path, parts: Mapping[str, list[Path]], job: str, run_date: date, run_key: str
+) -> dict[str, Path]:
+    """Write the rows of a run as the warehouse holds them.
+
+    Parameters
+    ----------
+    folder
+        Local.
+    parts
+        Local Parquet files of outputs, errors, quarantine, profiles and steps.
+
+    Returns
+    -------
+    dict
+        Table -> its file; a table without rows has none.
+    """
+    found = {}
+    for kind in OF_A_DATE:
+        schema = iceberg_schema(kind)
+        path = folder / f"{TABLES[kind]}.parquet"
+        writer: pq.ParquetWriter | None = None
+        for rows in _rows(kind, parts, job, run_date, run_key):
+            if rows.num_rows:
+                writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
+                writer.write_table(conform(rows, schema))
+        if writer is not None:
+            writer.close()
+            found[kind] = path
+    return found
+
+
+def _rows(
+    kind: str, parts: Mapping[str, list[Path]], job: str, run_date: date, run_key: str
+) -> Iterator[pa.Table]:
+    if kind == "utilization":
+        if parts["steps"]:
+            yield utilization(pl.read_parquet(parts["steps"]), job, run_date, run_key)
+        return
+    for part in parts[kind]:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                rows = conform(pa.Table.from_batches([batch]), SCHEMAS[kind])
+                if kind == "profiles":
+                    for name, value, type_ in (
+                        ("job", job, pa.string()),
+                        ("run_date", run_date, pa.date32()),
+                    ):
+                        rows = rows.append_column(name, pa.repeat(pa.scalar(value, type_), rows.num_rows))
+                yield rows
+
+
+def utilization(steps: pl.DataFrame, job: str, run_date: date, run_key: str) -> pa.Table:
+    """Return the table `utilization`: the steps of a run, summed up over every ten seconds."""
+    total = pl.sum(
+        "seconds",
+        "prefill_tokens",
+        "decode_tokens",
+        "kv_tokens_read",
+        "modelled_compute_seconds",
+        "modelled_memory_seconds",
+        "hit_tokens",
+        "recomputed_tokens",
+        "retractions",
+        "evicted_pages",
+    )
+    weight = pl.col("seconds")
+    grouped = (
+        steps.lazy()
+        .with_columns(pl.col("started_at").dt.truncate(f"{SAMPLE_SECONDS}s"))
+        .group_by("started_at")
+        .agg(
+            total,
+            pl.len().alias("steps"),
+            # Steps that took no time at all count alike.
+            pl.when(weight.sum() > 0)
+            .then((pl.col("sequences") * weight).sum() / weight.sum())
+            .otherwise(pl.col("sequences").mean())
+            .alias("sequences"),
+            pl.min("free_pages"),
+        )
+        .with_columns(job=pl.lit(job), run_date=pl.lit(run_date), run_key=pl.lit(run_key))
+        .sort("started_at")
+        .collect()
+    )
+    return conform(grouped.to_arrow(), SCHEMAS["utilization"])
+
+
+def holds(catalog: Catalog, job: str, run_date: date, files: Mapping[str, str]) -> bool:
+    """Tell whether the tables hold exactly these files (table -> URI) for a date of a job."""
+    return all(
+        current_files(ensure_table(catalog, kind), job, run_date)
+        == ({files[kind]} if kind in files else set())
+        for kind in OF_A_DATE
+    )
+
+
+def replace_tables(
+    catalog: Catalog,
+    job: str,
+    run_date: date,
+    files: Mapping[str, str],
+    *,
+    publication_id: str,
+    run: Mapping[str, Any],
+    check_owner: Callable[[], object],
+) -> dict[str, int]:
+    """Let a date of a job consist of `files` in all tables, and write the row of the attempt.
+
+    Parameters
+    ----------
+    files
+        Table -> URI of its one file; tables without rows are left out.
+    run
+        Row of `batch_runs` without its `snapshots`.
+    check_owner
+        Raises if another process publishes this date now. Called after the handles are loaded.
+
+    Returns
+    -------
+    dict
+        Iceberg table -> id of the snapshot that holds the date.
+
+    Raises
+    ------
+    CommitFailedException, ValidationException
+        If others keep changing a table.
+    """
+    snapshots: dict[str, int] = {}
+    for kind in OF_A_DATE:
+        wanted = [files[kind]] if kind in files else []
+
+        def replace(kind: str = kind, wanted: list[str] = wanted) -> int | None:
+            table = ensure_table(catalog, kind)
+            check_owner()
+            return replace_date(table, job, run_date, wanted, publication_id=publication_id)
+
+        snapshot = _retried(replace)
+        if snapshot is not None:
+            snapshots[TABLES[kind]] = snapshot
+    row = {**run, "snapshots": [{"table": t, "snapshot_id": s} for t, s in snapshots.items()]}
+
+    def record() -> None:
+        table = ensure_table(catalog, "batch_runs")
+        check_owner()
+        replace_run(table, row)
+
+    _retried(record)
+    return snapshots
+
+
+def _retried(commit: Callable[[], _T]) -> _T:
+    """Call `commit`, from its beginning again where another commit came first."""
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    for tried in range(_TRIES):
+        try:
+            return commit()
+        except (CommitFailedException, ValidationException) as error:
+            if tried == _TRIES - 1:
+                raise
+            log.info("a table changed meanwhile (%s); trying again", type(error).__name__)
+            time.sleep(random.uniform(0.0, min(2.0, 0.05 * 2**tried)))  # noqa: S311 - to spread the tries
+    raise AssertionError

@@ -1,0 +1,308 @@
+"""Publications in the warehouse, read back by a reader that shares no code with the writer.
+
+The catalog is a SQLite file; with NIGHTBLEND_CATALOG it is another, such as a PostgreSQL database.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from nights import DAY, error, open_test_night
+from test_publish import fill
+
+from tasks import publish as publish_module
+from tasks import publish_tables, warehouse
+from tasks.folder import FolderStore
+from tasks.publish import publish
+from tasks.publish_tables import open_warehouse
+from tasks.runlog import RunLog, StaleWriterError, date_prefix
+from tasks.runstate import current_publication
+from tasks.schema import SCHEMAS
+from tasks.warehouse import OF_A_DATE, TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tasks.night import Night
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[FolderStore, str]:
+    """A store and the URI of its catalog; a catalog that others share gets tables of its own."""
+    store = FolderStore(tmp_path / "store")
+    shared = os.environ.get("NIGHTBLEND_CATALOG")
+    if shared is None:
+        return store, f"sqlite:///{tmp_path}/store/_warehouse/catalog.db"
+    return store, shared
+
+
+@pytest.fixture(autouse=True)
+def own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+
+
+def rows(place: tuple[FolderStore, str], kind: str) -> pl.DataFrame:
+    store, uri = place
+    table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+    os.environ["POLARS_ICEBERG_PLANNER"] = "pyiceberg"
+    return pl.scan_iceberg(table.metadata_location, reader_override="native").collect()
+
+
+def answers(place: tuple[FolderStore, str]) -> dict[tuple[str, date], list[str]]:
+    found: dict[tuple[str, date], list[str]] = {}
+    for row in rows(place, "outputs").iter_rows(named=True):
+        found.setdefault((row["job"], row["run_date"]), []).append(row["text"])
+    return {key: sorted(texts) for key, texts in found.items()}
+
+
+@contextmanager
+def night(place: tuple[FolderStore, str], scratch: Path, key: str, **more: Any) -> Iterator[Night]:
+    store, uri = place
+    with open_test_night(store, scratch / uuid4().hex, run_key=key, catalog=uri, **more) as made:
+        if "infer" not in made.log.state.steps:
+            fill(made)
+        yield made
+
+
+def run(place: tuple[FolderStore, str], scratch: Path, key: str) -> dict[str, Any]:
+    with night(place, scratch, key) as made:
+        return publish(made)
+
+
+A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
+
+
+def consistent(place: tuple[FolderStore, str], results: dict[str, Any]) -> None:
+    """The date's log and every table say the same publication."""
+    store, uri = place
+    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
+    assert current is not None
+    assert current.publication_id == results["publication_id"]
+    catalog = open_warehouse(uri, store.uri)
+    for kind in OF_A_DATE:
+        table = catalog.load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+        held = {task.file.file_path for task in table.scan().plan_files()}
+        assert held == ({results["tables"][kind]} if kind in results["tables"] else set())
+
+
+def test_a_publication_is_in_every_table(place, tmp_path) -> None:
+    results = run(place, tmp_path, A)
+    consistent(place, results)
+    assert set(results["tables"]) == set(OF_A_DATE)
+    counts = {kind: rows(place, kind).height for kind in OF_A_DATE}
+    assert counts["outputs"] == results["outputs"] == 3
+    assert counts["errors"] == results["errors"] == 2
+    assert counts["quarantine"] == results["quarantined"] == 1
+    assert counts["profiles"] == 4
+    assert counts["utilization"] == 1
+    (attempt,) = rows(place, "batch_runs").iter_rows(named=True)
+    assert attempt["publication_id"] == results["publication_id"]
+    assert (attempt["run_key"], attempt["run_date"], attempt["policy"]) == (A, DAY, "blend")
+    assert {s["table"] for s in attempt["snapshots"]} == {TABLES[kind] for kind in OF_A_DATE}
+    store, uri = place
+    for entry in attempt["snapshots"]:
+        table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{entry['table']}")
+        snapshot = table.snapshot_by_id(entry["snapshot_id"])
+        assert snapshot is not None
+        assert snapshot.summary is not None
+        assert snapshot.summary["nightblend.publication"] == results["publication_id"]
+
+
+def test_a_then_b_then_a_again(place, tmp_path) -> None:
+    first = run(place, tmp_path, A)
+    consistent(place, first)
+    second = run(place, tmp_path, B)
+    consistent(place, second)
+    assert second["publication_id"] != first["publication_id"]
+    assert run(place, tmp_path, A)["publication_id"] == first["publication_id"]
+    consistent(place, first)
+    # Asked again, nothing is committed.
+    before = _snapshots(place)
+    assert run(place, tmp_path, A) == first
+    assert _snapshots(place) == before
+
+
+def _snapshots(place: tuple[FolderStore, str]) -> list[int | None]:
+    store, uri = place
+    catalog = open_warehouse(uri, store.uri)
+    names = [f"{warehouse.NAMESPACE}.{TABLES[kind]}" for kind in OF_A_DATE]
+    return [catalog.load_table(name).metadata.current_snapshot_id for name in names]
+
+
+def test_jobs_and_dates_in_one_table(place, tmp_path) -> None:
+    run(place, tmp_path, A)
+    other = publish_tables.replace_tables
+    store, uri = place
+    catalog = open_warehouse(uri, store.uri)
+    nothing = {"status": "completed", "policy": "blend", "requests": 0, "outputs": 0, "errors": 0}
+    nothing |= {"quarantined": 0, "filtered": 0, "input_tokens": 0, "output_tokens": 0, "run_key": "k"}
+    for job, day in (("other", DAY), ("job", DAY + timedelta(1))):
+        row = {**nothing, "job": job, "run_date": day, "attempt_id": job, "publication_id": "p"}
+        other(catalog, job, day, {}, publication_id="p", run=row, check_owner=lambda: None)
+    assert answers(place) == {("job", DAY): ["line\u2028", "yes", "yes"]}
+    assert rows(place, "batch_runs").height == 3
+    # An empty date takes the rows away, of its own date only.
+    row = {**nothing, "job": "job", "run_date": DAY, "attempt_id": "late", "publication_id": "e"}
+    other(catalog, "job", DAY, {}, publication_id="e", run=row, check_owner=lambda: None)
+    assert answers(place) == {}
+    assert rows(place, "batch_runs").height == 4
+
+
+STOPS = [
+    *((publish_tables, "replace_date", nth) for nth in range(1, 6)),
+    (publish_tables, "replace_run", 1),
+    (publish_module.RunLog, "publish", 1),
+]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(("owner", "name", "nth"), STOPS)
+def test_a_crash_between_any_two_steps_is_mended_by_the_next_publisher(
+    place, tmp_path, monkeypatch, owner, name, nth, done
+) -> None:
+    before = run(place, tmp_path, A)
+    original, calls = getattr(owner, name), []
+
+    def crash(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == nth and not done:
+            raise Killed
+        result = original(*arguments, **named)
+        if len(calls) == nth:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, crash)
+        with pytest.raises(Killed):
+            run(place, tmp_path, B)
+    assert len(calls) == nth
+    after = run(place, tmp_path, B)
+    assert after["publication_id"] != before["publication_id"]
+    consistent(place, after)
+    assert answers(place) == {("job", DAY): ["line\u2028", "yes", "yes"]}
+
+
+def test_another_commit_in_between_starts_over(place, tmp_path, monkeypatch) -> None:
+    """Someone changes a table after its handle was loaded: the handle is refused, a fresh one is taken."""
+    run(place, tmp_path, A)
+    original, handles = publish_tables.replace_date, []
+
+    def late(table: Any, job: str, day: date, files: list[str], **named: Any) -> int | None:
+        handles.append(table)
+        if len(handles) == 1:
+            store, uri = place
+            fresh = open_warehouse(uri, store.uri).load_table(table.name())
+            original(fresh, "other", day, [], **named)
+            with fresh.transaction() as change:
+                change.set_properties({"touched": "yes"})
+            held = list(fresh.scan().plan_files())
+            with fresh.transaction() as change:
+                change.delete("job = 'job'")
+            assert held
+        return original(table, job, day, files, **named)
+
+    monkeypatch.setattr(publish_tables, "replace_date", late)
+    results = run(place, tmp_path, B)
+    assert len(handles) == len(OF_A_DATE) + 1
+    consistent(place, results)
+
+
+def test_a_publisher_that_was_taken_over_changes_nothing_more(place, tmp_path, monkeypatch) -> None:
+    before = run(place, tmp_path, A)
+    store, _ = place
+    original = publish_tables.ensure_table
+
+    def taken(catalog: Any, kind: str) -> Any:
+        table = original(catalog, kind)
+        if kind == "errors":
+            rival = RunLog(store, date_prefix("job", DAY.isoformat()), lease_s=5.0, heartbeat_s=0.5)
+            rival.claim(take_over=True)
+        return table
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_tables, "ensure_table", taken)
+        with pytest.raises(StaleWriterError):
+            run(place, tmp_path, B)
+    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
+    assert current is not None
+    assert current.publication_id == before["publication_id"]
+    # The first table had been replaced, the others are as they were; whoever publishes next mends it.
+    after = run(place, tmp_path, A)
+    assert after["publication_id"] == before["publication_id"]
+    consistent(place, after)
+
+
+def test_files_only_then_with_tables(place, tmp_path) -> None:
+    store, uri = place
+    with open_test_night(store, tmp_path / "one", run_key=A) as made:
+        fill(made)
+        plain = publish(made)
+    assert (plain["catalog"], plain["tables"]) == (None, {})
+    results = run(place, tmp_path, A)
+    assert results["publication_id"] == plain["publication_id"]
+    assert results["catalog"] == uri
+    consistent(place, results)
+
+
+def test_utilization_sums_over_ten_seconds() -> None:
+    begin = datetime(2026, 1, 1, 0, 0, 8, tzinfo=UTC)
+    steps = pl.DataFrame(
+        {
+            "started_at": [begin + timedelta(seconds=i) for i in range(12)],
+            "seconds": [0.5] * 11 + [1.5],
+            "sequences": [4] * 11 + [8],
+            "free_pages": list(range(20, 8, -1)),
+            **{
+                name: [1] * 12
+                for name in (
+                    "prefill_tokens",
+                    "decode_tokens",
+                    "kv_tokens_read",
+                    "hit_tokens",
+                    "recomputed_tokens",
+                    "retractions",
+                    "evicted_pages",
+                )
+            },
+            "modelled_compute_seconds": [0.1] * 12,
+            "modelled_memory_seconds": [0.2] * 12,
+        },
+        schema_overrides={"started_at": pl.Datetime("us", "UTC")},
+    )
+    found = pl.from_arrow(publish_tables.utilization(steps, "job", DAY, "k"))
+    assert isinstance(found, pl.DataFrame)
+    assert found["started_at"].dt.second().to_list() == [0, 10]
+    assert found["steps"].to_list() == [2, 10]
+    assert found["prefill_tokens"].sum() == 12
+    assert found["sequences"].to_list() == [4.0, pytest.approx((4 * 4.5 + 8 * 1.5) / 6)]
+    assert found["free_pages"].to_list() == [19, 9]
+
+
+def test_unsigned_numbers_arrive(place, tmp_path) -> None:
+    """Seeds of 64 bits are decimals in the tables."""
+    store, uri = place
+    part = tmp_path / "errors.parquet"
+    seeds = [2**64 - 1, 0, None]
+    made = [error(str(i), sampling={"seed": seed}) for i, seed in enumerate(seeds)]
+    pq.write_table(pa.Table.from_pylist(made, SCHEMAS["errors"]), part)
+    parts = {kind: [part] if kind == "errors" else [] for kind in (*OF_A_DATE, "steps")}
+    files = publish_tables.write_table_files(tmp_path, parts, "job", DAY, A)
+    assert list(files) == ["errors"]
+    table = warehouse.ensure_table(open_warehouse(uri, store.uri), "errors")
+    warehouse.replace_date(table, "job", DAY, [files["errors"].as_uri()], publication_id="p")
+    held = rows(place, "errors").sort("custom_id")["sampling"].struct.field("seed").to_list()
+    assert [None if seed is None else int(seed) for seed in held] == seeds
