@@ -1,4 +1,4 @@
-"""The command line: `nightblend run`, `nightblend inspect` and `nightblend calibrate`."""
+"""The command line: `nightblend run`, `inspect`, `rollback` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
     command, as_json = options.pop("command"), options.pop("json")
     if command == "inspect":
         return _inspect(options, as_json=as_json)
+    if command == "rollback":
+        return _rollback(options, as_json=as_json)
     if command == "calibrate":
         return _calibrate(options, as_json=as_json)
     if with_flow is None:
@@ -76,6 +78,32 @@ def _inspect(options: dict[str, Any], *, as_json: bool) -> int:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print_inspection(result)
+    return int(ExitCode.OK)
+
+
+def _rollback(options: dict[str, Any], *, as_json: bool) -> int:
+    from datetime import date
+
+    from tasks.catalogs import choose_catalog
+    from tasks.publication import roll_back
+    from tasks.storage import open_store
+
+    try:
+        day = date.fromisoformat(options["run_date"])
+    except ValueError:
+        wrong = f"{options['run_date']!r} is no date"
+        return explain(ConfigurationError("--run-date", wrong, "Give it as 2026-11-22"))
+    try:
+        catalog = choose_catalog(options["catalog"], options["store"])
+        store = open_store(options["store"])
+        found = roll_back(store, options["job"], day, to=options["to"], catalog=catalog)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
+        return explain(error)
+    if as_json:
+        print(json.dumps({**found.results, "publication_id": found.id}, ensure_ascii=False))
+    else:
+        print(f"{found.job}, {found.run_date}: publication {found.id} is the current one")
+        print(f"answers  {found.results['output_file']}")
     return int(ExitCode.OK)
 
 
@@ -204,6 +232,19 @@ def _parser() -> _Parser:
     inspect.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
     inspect.add_argument("--top", type=int, default=10, help="most prefixes to list. Default: 10.")
     inspect.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    rollback = commands.add_parser(
+        "rollback",
+        help="publish an earlier result of a date again",
+        description="Make an earlier publication of a date the current one again, in the tables and in the "
+        "date's log. Nothing is computed or deleted.",
+        allow_abbrev=False,
+    )
+    rollback.add_argument("--job", required=True, help="name of the nightly")
+    rollback.add_argument("--store", required=True, help="where its results are")
+    rollback.add_argument("--run-date", required=True, help="the date, as 2026-11-22")
+    rollback.add_argument("--to", metavar="PUBLICATION", help="which one; else the one before the current")
+    rollback.add_argument("--catalog", help="as for `run`; none rolls the files back alone")
+    rollback.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     calibrate = commands.add_parser(
         "calibrate",
         help="measure this machine",

@@ -92,6 +92,8 @@ def rows_of(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("answers", result["output_file"]),
         ("errors", result["error_file"]),
     ]
+    if result.get("catalog"):
+        rows.append(("tables", f"{', '.join(sorted(result['tables']))} in {result['catalog']}"))
     if not result["published"]:
         rows.insert(2, ("published", "no, results are in the run directory only"))
     return rows

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 
 from tasks.accounting import Account, AccountingError, check_run
 from tasks.profile import request_parts
+from tasks.publication import Publication, date_log, make_current
 from tasks.results import (
     ERROR_COLUMNS,
     OUTPUT_COLUMNS,
@@ -28,7 +27,6 @@ from tasks.results import (
     model_name,
     output_line,
 )
-from tasks.runlog import RunIsLiveError, RunLog, date_prefix
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS, conform
 from tasks.storage import check_key
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.night import Night
-
-log = logging.getLogger(__name__)
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps")
 ID_LENGTH: Final = 16
@@ -125,12 +121,22 @@ def publish(night: Night) -> dict[str, Any]:
         "error_file": uri(f"{prefix}/errors.jsonl"),
         "summary_file": uri(f"{prefix}/summary.json"),
         "run_dir": uri(night.log.prefix),
+        "policy": night.attempt.policy,
+        "device": _device(night),
         "catalog": night.settings.catalog if night.settings.publish else None,
         "tables": tables,
         **{name: summary[name] for name in _RETURNED},
     }
     if night.settings.publish:
-        _commit(night, publication_id, results)
+        make_current(
+            night.store,
+            Publication(publication_id, night.job, night.run_date, night.run_key, night.attempt.id, results),
+            catalog=night.settings.catalog,
+            lease_s=night.settings.lease_s,
+            heartbeat_s=night.settings.heartbeat_s,
+            # Whoever has taken over the run may have published more complete parts meanwhile.
+            check=night.log.refresh,
+        )
     night.log.finish_step("publish", results)
     return results
 
@@ -234,13 +240,11 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
             yield conform(pa.Table.from_batches([batch]), schema)
 
 
-def _date_log(night: Night) -> RunLog:
-    return RunLog(
-        night.store,
-        date_prefix(night.job, night.run_date.isoformat()),
-        lease_s=night.settings.lease_s,
-        heartbeat_s=night.settings.heartbeat_s,
-    )
+def _device(night: Night) -> str | None:
+    """Return the name of the device that step `infer` computed on."""
+    infer = night.log.state.steps.get("infer")
+    device = infer.results.get("device") if infer is not None else None
+    return str(device["name"]) if isinstance(device, dict) and "name" in device else None
 
 
 def _stands(night: Night, results: dict[str, Any]) -> bool:
@@ -249,7 +253,8 @@ def _stands(night: Night, results: dict[str, Any]) -> bool:
         return False
     if not night.settings.publish:
         return True
-    current = current_publication(_date_log(night).refresh())
+    log_of_date = date_log(night.store, night.job, night.run_date, lease_s=night.settings.lease_s)
+    current = current_publication(log_of_date.refresh())
     if current is None or current.publication_id != results["publication_id"]:
         return False
     if night.settings.catalog is None:
@@ -260,59 +265,3 @@ def _stands(night: Night, results: dict[str, Any]) -> bool:
         return False
     catalog = open_warehouse(night.settings.catalog, night.store.uri)
     return holds(catalog, night.job, night.run_date, results["tables"])
-
-
-def _commit(night: Night, publication_id: str, results: dict[str, Any]) -> None:
-    """Point the date's log to the publication, unless it does so already."""
-    date_log = _date_log(night)
-    # Another publisher holds the log for one append, so waiting for it is short or it is dead.
-    deadline = time.monotonic() + 2 * night.settings.lease_s
-    while True:
-        try:
-            with date_log.hold(wait=True, params={"run_key": night.run_key}):
-                # Whoever has taken over the run may have published more complete parts meanwhile.
-                night.log.refresh()
-                current = current_publication(date_log.refresh())
-                if night.settings.catalog is not None:
-                    _replace_tables(night, date_log, publication_id, results)
-                if current is not None and current.publication_id == publication_id:
-                    log.info("publication %s is the current one already", publication_id)
-                    return
-                date_log.publish(
-                    publication_id, run_key=night.run_key, attempt_id=night.attempt.id, details=results
-                )
-        except RunIsLiveError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            log.info("published %s for %s", publication_id, night.run_date)
-            return
-
-
-def _replace_tables(night: Night, date_log: RunLog, publication_id: str, results: dict[str, Any]) -> None:
-    """Put the publication into the warehouse, as the holder of the date's log."""
-    from tasks.publish_tables import open_warehouse, replace_tables
-
-    if night.settings.catalog is None:
-        return
-    infer = night.log.state.steps.get("infer")
-    run = {name: results[name] for name in SCHEMAS["batch_runs"].names if name in results}
-    run |= {
-        "job": night.job,
-        "run_date": night.run_date,
-        "run_key": night.run_key,
-        "attempt_id": night.attempt.id,
-        "publication_id": publication_id,
-        "policy": night.attempt.policy,
-        "device": infer.results.get("device") if infer is not None else None,
-    }
-    replace_tables(
-        open_warehouse(night.settings.catalog, night.store.uri),
-        night.job,
-        night.run_date,
-        results["tables"],
-        publication_id=publication_id,
-        run=run,
-        check_owner=date_log.refresh,
-    )

@@ -175,7 +175,8 @@ def test_a_live_run_keeps_its_date(tmp_path, capsys):
         ({"model": "{root}/bare"}, "--model", "tokenizer"),
         ({"model": "{root}/logs"}, "--model", "hub id"),
         ({"kv-tokens": "16"}, "--kv-tokens", "Raise it"),
-        ({"store": "s3://"}, "--store", "s3://bucket/prefix"),
+        ({"store": "s3://bucket/x"}, "--catalog", "none for files only"),
+        ({"store": "s3://", "catalog": "none"}, "--store", "s3://bucket/prefix"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, capsys, changed, field, remedy):
@@ -195,7 +196,9 @@ def test_wrong_usage_is_one_line(tmp_path, capsys, changed, field, remedy):
 def test_a_missing_bucket_is_one_line(tmp_path, capsys, s3_server):
     del s3_server
     root = day_of_logs(tmp_path)
-    assert cli.main(["run", *options(root, store="s3://no-such-bucket/x")], with_flow=False) == 2
+    assert (
+        cli.main(["run", *options(root, store="s3://no-such-bucket/x", catalog="none")], with_flow=False) == 2
+    )
     assert capsys.readouterr().err.splitlines()[-1].startswith("nightblend: --store: ")
 
 
@@ -203,7 +206,7 @@ def test_a_wrong_endpoint_is_one_line(tmp_path, capsys, s3_server, monkeypatch):
     del s3_server
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     root = day_of_logs(tmp_path)
-    assert cli.main(["run", *options(root, store="s3://bucket/x")], with_flow=False) == 2
+    assert cli.main(["run", *options(root, store="s3://bucket/x", catalog="none")], with_flow=False) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("nightblend: --store: ")
 
 

@@ -18,9 +18,10 @@ import pytest
 from nights import DAY, error, open_test_night
 from test_publish import fill
 
-from tasks import publish as publish_module
 from tasks import publish_tables, warehouse
+from tasks.errors import ConfigurationError
 from tasks.folder import FolderStore
+from tasks.publication import roll_back
 from tasks.publish import publish
 from tasks.publish_tables import open_warehouse
 from tasks.runlog import RunLog, StaleWriterError, date_prefix
@@ -48,12 +49,12 @@ def place(tmp_path: Path) -> tuple[FolderStore, str]:
 @pytest.fixture(autouse=True)
 def own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
 def rows(place: tuple[FolderStore, str], kind: str) -> pl.DataFrame:
     store, uri = place
     table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
-    os.environ["POLARS_ICEBERG_PLANNER"] = "pyiceberg"
     return pl.scan_iceberg(table.metadata_location, reader_override="native").collect()
 
 
@@ -160,7 +161,7 @@ def test_jobs_and_dates_in_one_table(place, tmp_path) -> None:
 STOPS = [
     *((publish_tables, "replace_date", nth) for nth in range(1, 6)),
     (publish_tables, "replace_run", 1),
-    (publish_module.RunLog, "publish", 1),
+    (RunLog, "publish", 1),
 ]
 
 
@@ -256,6 +257,33 @@ def test_files_only_then_with_tables(place, tmp_path) -> None:
     assert results["publication_id"] == plain["publication_id"]
     assert results["catalog"] == uri
     consistent(place, results)
+
+
+def test_rolling_back(place, tmp_path) -> None:
+    store, uri = place
+    first, second = run(place, tmp_path, A), run(place, tmp_path, B)
+    consistent(place, second)
+    back = roll_back(store, "job", DAY, catalog=uri, lease_s=5.0)
+    assert back.id == first["publication_id"]
+    consistent(place, first)
+    # Again, it goes back to what was current before; by name, to any.
+    assert roll_back(store, "job", DAY, catalog=uri, lease_s=5.0).id == second["publication_id"]
+    consistent(place, second)
+    roll_back(store, "job", DAY, to=first["publication_id"], catalog=uri, lease_s=5.0)
+    consistent(place, first)
+    assert rows(place, "batch_runs").height == 2
+    with pytest.raises(ConfigurationError, match=r"--to: 'x' was not published .* Choose of"):
+        roll_back(store, "job", DAY, to="x", catalog=uri)
+    with pytest.raises(ConfigurationError, match="nothing was published for job on"):
+        roll_back(store, "job", DAY + timedelta(1), catalog=uri)
+
+
+def test_a_single_publication_cannot_be_rolled_back(place, tmp_path) -> None:
+    store, uri = place
+    only = run(place, tmp_path, A)
+    with pytest.raises(ConfigurationError, match="is the only publication of job on"):
+        roll_back(store, "job", DAY, catalog=uri)
+    consistent(place, only)
 
 
 def test_utilization_sums_over_ten_seconds() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 
+from tasks import warehouse
 from tasks.catalogs import choose_catalog, open_catalog
 from tasks.errors import ConfigurationError
 from tasks.schema import SCHEMAS
@@ -28,7 +31,15 @@ NEXT = date(2026, 3, 2)
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    return open_catalog(f"sqlite:///{tmp_path}/catalog.db", f"file://{tmp_path}/tables")
+    uri = os.environ.get("NIGHTBLEND_CATALOG", f"sqlite:///{tmp_path}/catalog.db")
+    return open_catalog(uri, f"file://{tmp_path}/tables")
+
+
+@pytest.fixture(autouse=True)
+def own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog may be shared by many tests."""
+    monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
 def _file(folder: Path, name: str, lines: list[int], job: str = "a", day: date = DAY) -> str:
@@ -42,7 +53,7 @@ def _file(folder: Path, name: str, lines: list[int], job: str = "a", day: date =
 
 def _rows(catalog: Catalog) -> list[tuple[str, date, int, str]]:
     """Rows by Polars' own reader of the metadata file, which shares no code with the writer."""
-    location = catalog.load_table("nightblend.llm_quarantine").metadata_location
+    location = catalog.load_table(f"{warehouse.NAMESPACE}.llm_quarantine").metadata_location
     frame = pl.scan_iceberg(location, reader_override="native").collect()
     return sorted(frame.select("job", "run_date", "source_line", "raw_text").rows())
 
