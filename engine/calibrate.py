@@ -90,7 +90,7 @@ def fit(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -
 
     F, W and c are `flops`, `read_bytes` and `step_seconds` of the profile that is returned. The fit knows one
     rate for GEMMs of all sizes, so that profile has no efficiency by rows. A term that would be negative is
-    left out; F or W then stays what it is in `device`.
+    left out: its rate is then so high that it adds a thousandth to no step.
     """
     seconds = np.array([s.seconds for s in steps])
     work = np.array(
@@ -115,10 +115,11 @@ def fit(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -
                 least, best = left, np.zeros(3)
                 best[list(columns)] = found / scale[list(columns)]
     per_flop, per_byte, constant = best.tolist()
+    unseen = 1e3 * scale
     return replace(
         device,
-        flops=1.0 / per_flop if per_flop else device.flops,
-        read_bytes=1.0 / per_byte if per_byte else device.read_bytes,
+        flops=1.0 / per_flop if per_flop else max(device.flops, float(unseen[0])),
+        read_bytes=1.0 / per_byte if per_byte else max(device.read_bytes, float(unseen[1])),
         step_seconds=constant,
         overlaps=False,
         gemm=(),

@@ -41,6 +41,7 @@ REQUIRED = (
     "step_time_error_p50",
     "step_time_error_p95",
     "host_ms_per_step",
+    "flip_rate",
 )
 
 
