@@ -97,13 +97,20 @@ class FolderStore:
         check_prefix(prefix)
         top = self.root / prefix.rpartition("/")[0]
         found: list[ObjectInfo] = []
-        for folder, _, names in os.walk(top):
+        for folder, below, names in os.walk(top):
+            inside = Path(folder).relative_to(self.root).as_posix()
+            start = "" if inside == "." else f"{inside}/"
+            # A prefix of one file must not cost a walk through all that lies beside it.
+            below[:] = [
+                name
+                for name in below
+                if prefix.startswith(f"{start}{name}/") or f"{start}{name}/".startswith(prefix)
+            ]
             for name in names:
-                path = Path(folder) / name
-                key = path.relative_to(self.root).as_posix()
+                key = f"{start}{name}"
                 if key.startswith(prefix) and not name.startswith(_TEMP_PREFIX):
                     with suppress(FileNotFoundError):
-                        found.append(_info(key, path.stat()))
+                        found.append(_info(key, (self.root / key).stat()))
         yield from sorted(found, key=lambda info: info.key)
 
     def exists(self, key: str) -> bool:

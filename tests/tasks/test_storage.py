@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,8 +25,6 @@ from tasks.storage import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tasks.storage import Store
 
 
@@ -239,3 +239,29 @@ def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
         writing = pool.submit(lambda: [store.put("x", data) for data in (new, old) * 20])
         while not writing.done():
             assert store.get("x") in {old, new}
+
+
+def test_a_folder_is_walked_only_where_the_prefix_leads(tmp_path, monkeypatch) -> None:
+    store = FolderStore(tmp_path)
+    for key in ("a/1", "a/b/2", "ab/3", "b/c/4", "a.jsonl", "a/bc"):
+        store.put(key, b"x")
+    visited: list[str] = []
+    walk = os.walk
+
+    def recorded(top):
+        for step in walk(top):
+            visited.append(Path(step[0]).relative_to(tmp_path).as_posix())
+            yield step
+
+    monkeypatch.setattr(os, "walk", recorded)
+    expected = {
+        "a.jsonl": (["a.jsonl"], {"."}),
+        "a": (["a.jsonl", "a/1", "a/b/2", "a/bc", "ab/3"], {".", "a", "a/b", "ab"}),
+        "a/b": (["a/b/2", "a/bc"], {"a", "a/b"}),
+        "b/": (["b/c/4"], {"b", "b/c"}),
+        "none": ([], {"."}),
+    }
+    for prefix, (keys, folders) in expected.items():
+        visited.clear()
+        assert [info.key for info in store.list(prefix)] == keys
+        assert set(visited) == folders
