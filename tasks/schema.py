@@ -253,7 +253,7 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("run_key", pa.string(), "sha256[:16]", "Run: all that determines the answers"),
         _col("attempt_id", pa.string(), "", "Attempt of that run"),
         _col("publication_id", pa.string(), "sha256[:16]", "What it published"),
-        _col("status", pa.string(), "", "completed or completed_with_errors"),
+        _col("status", pa.string(), "", "Completed or CompletedWithErrors"),
         _col("policy", pa.string(), "", "Order policy"),
         _col("device", pa.string(), "", "What it was computed on", null=True),
         _col("requests", pa.int64(), "requests", "Outputs and errors together"),
