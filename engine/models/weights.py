@@ -159,10 +159,13 @@ class _Packer:
         return self.pack({name: shape[0]}, *shape[1:])
 
     def pack(self, parts: dict[str, int], *columns: int) -> Tensor:
-        """Return the tensors of `parts` (name -> rows)."""
-        return self._pack(
-            ((name, rows, self._read(name)) for name, rows in parts.items()), columns, self._dtype
-        )
+        """Return the tensors of `parts` (name -> rows), none of them in 8 bits."""
+        tensors = [(name, rows, self._read(name)) for name, rows in parts.items()]
+        for name, _, tensor in tensors:
+            # Without its scale it would hold other numbers.
+            if tensor.dtype == torch.float8_e4m3fn:
+                raise EngineError(f"--model: tensor {name} is in 8 bits, which only projections may be")
+        return self._pack(tensors, columns, self._dtype)
 
     def matrix(self, parts: dict[str, int], columns: int) -> Tensor | Fp8Weight:
         """Return the matrices of `parts` (module -> rows) in 8 bits if the checkpoint holds them so.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import decoder_of, reference_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_engine import assert_idle, run_engine, some_prompts
 
 from engine import kernels
@@ -160,6 +160,17 @@ def test_eight_bits_without_a_word_in_the_configuration(tmp_path) -> None:
     raw = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**raw, "quantization_config": None}))
     with pytest.raises(EngineError, match=r"q_proj\.weight is in 8 bits, but config\.json has no"):
+        load(tmp_path)
+
+
+def test_an_output_layer_in_eight_bits_is_refused(tmp_path) -> None:
+    """Its numbers without their scale would be other numbers."""
+    checkpoint(tmp_path, DYNAMIC)
+    tensors = load_file(tmp_path / "model.safetensors")
+    packed = quantise_weight(tensors["lm_head.weight"])
+    tensors |= {"lm_head.weight": packed.data, "lm_head.weight_scale": packed.scale}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(EngineError, match=r"lm_head\.weight is in 8 bits, which only projections may be"):
         load(tmp_path)
 
 
