@@ -34,11 +34,11 @@ test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compil
 	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
 
 test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root)
-	@$(PY) tests/s3/radosgw.py --install || true
+	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
-	@$(PY) tests/warehouse/postgres.py $(PY) -m pytest tests/tasks/test_warehouse.py tests/tasks/test_publish_tables.py --durations=3
+	@$(PY) tests/servers/postgres.py $(PY) -m pytest tests/tasks/test_warehouse.py tests/tasks/test_publish_tables.py --durations=3
 
 bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
 	@$(PY) tests/benchmarks/logs.py $(ARGS)

@@ -1,6 +1,6 @@
 """PostgreSQL on this machine, for one command: nothing of it is left behind.
 
-    python tests/warehouse/postgres.py COMMAND...
+    python tests/servers/postgres.py COMMAND...
 
 installs the Debian package if it is not there and this user may, starts a server in a folder of its own, and
 runs the command with NIGHTBLEND_CATALOG set to a database in it. Where that cannot be done it says why and
@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from debian import free_port, install
 
 START_S = 60
 USER = "postgres"
@@ -31,27 +32,9 @@ def programs() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
-def install() -> str | None:
-    """Install the package if need be; return why not."""
-    if programs() is not None:
-        return None
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
-        return "PostgreSQL is not installed, and only root on Debian can do it here"
-    print("installing postgresql (about 60 MB)", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-qy", "--no-install-recommends", "postgresql"],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        if done.returncode:
-            return f"{' '.join(command)} failed: {done.stderr.decode(errors='replace')[-500:]}"
-    return None if programs() is not None else "the package has no initdb"
-
-
 def main(command: list[str]) -> int:
     """Run `command` beside a server; return its exit code."""
-    problem = install()
+    problem = install(["postgresql"], 60, lambda: programs() is not None)
     folder = programs()
     if problem is not None or folder is None:
         print(f"skipped: {problem}")
@@ -64,7 +47,7 @@ def main(command: list[str]) -> int:
             user = pwd.getpwnam(USER)
             os.chown(place, user.pw_uid, user.pw_gid)
         data, log = f"{place}/data", f"{place}/log"
-        port = _free_port()
+        port = free_port()
 
         def run(*arguments: str) -> str | None:
             done = subprocess.run(
@@ -93,12 +76,6 @@ def main(command: list[str]) -> int:
             ).returncode
         finally:
             run("pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

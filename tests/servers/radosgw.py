@@ -1,6 +1,6 @@
 """Ceph's radosgw on this machine: one monitor, one OSD in memory, one gateway; nothing outside of a folder.
 
-    python tests/s3/radosgw.py --install
+    python tests/servers/radosgw.py --install
 
 installs the Debian packages if they are not there and this user may; else it says why not.
 """
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +17,8 @@ import urllib.error
 import urllib.request
 import uuid
 from typing import TYPE_CHECKING, Self
+
+from debian import free_port, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ class Server:
         self._folder = folder
         self._configuration = folder / "ceph.conf"
         self._processes: list[subprocess.Popen[bytes]] = []
-        gateway, self._monitor = _free_port(), _free_port()
+        gateway, self._monitor = free_port(), free_port()
         self.url = f"http://127.0.0.1:{gateway}"
         self._fsid = str(uuid.uuid4())
         self._deadline = 0.0
@@ -185,34 +185,10 @@ class Server:
         return "".join(ends)
 
 
-def install() -> int:
-    """Install the packages if need be; return 0 if they are there."""
-    if not missing_programs():
-        return 0
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
-        print("radosgw is not installed, and only root on Debian can do it here; the tests are skipped")
-        return 1
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    print("installing", *PACKAGES, "(about 100 MB)")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-qy", "--no-install-recommends", *PACKAGES],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        if done.returncode:
-            print(" ".join(command), "failed:", done.stderr.decode(errors="replace")[-500:])
-            return 1
-    return 1 if missing_programs() else 0
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--install", action="store_true", required=True)
     parser.parse_args()
-    sys.exit(install())
+    why = install(PACKAGES, 100, lambda: not missing_programs())
+    if why is not None:
+        sys.exit(f"{why}; the tests are skipped")

@@ -1,0 +1,38 @@
+"""What the servers of the tests have in common: Debian packages, and a free port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def install(packages: Sequence[str], megabytes: int, present: Callable[[], bool]) -> str | None:
+    """Install packages unless what they bring is `present`; return why not, None once it is there."""
+    if present():
+        return None
+    named = " ".join(packages)
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        return f"{named} is not installed, and only root on Debian can do it here"
+    print(f"installing {named} (about {megabytes} MB)", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-qy", "--no-install-recommends", *packages],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        if done.returncode:
+            return f"{' '.join(command)} failed: {done.stderr.decode(errors='replace')[-500:]}"
+    return None if present() else f"{named} did not bring what is needed"
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
