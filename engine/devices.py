@@ -76,6 +76,11 @@ def cuda_problem(index: int = 0) -> str | None:
     return None
 
 
+def default_step(device: str) -> tuple[int, int]:
+    """Return the most tokens of a step and the most running requests where a run sets none."""
+    return (1024, 128) if device == "cpu" else (2048, 512)
+
+
 def find_dtype(asked: str, device: str) -> str:
     """Return the precision to compute in: for `auto` bfloat16 on a GPU and float32 on the CPU.
 

@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from flows.parameters import NightlyParameters, option
 from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
     """
     options = vars(_parser().parse_args(arguments))
     command, as_json = options.pop("command"), options.pop("json")
-    if command == "inspect":
-        return _inspect(options, as_json=as_json)
-    if command == "rollback":
-        return _rollback(options, as_json=as_json)
-    if command == "calibrate":
-        return _calibrate(options, as_json=as_json)
+    if command in _COMMANDS:
+        try:
+            _COMMANDS[command](options, as_json=as_json)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
+            return explain(error)
+        return int(ExitCode.OK)
     if with_flow is None:
         with_flow = bool(os.environ.get("PREFECT_API_URL"))
     # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
@@ -66,22 +66,18 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
     return int(result["exit_code"])
 
 
-def _inspect(options: dict[str, Any], *, as_json: bool) -> int:
+def _inspect(options: dict[str, Any], *, as_json: bool) -> None:
     from flows.inspect_view import print_inspection
     from tasks.inspect_run import inspect_run
 
-    try:
-        result = inspect_run(options["run"], options["top"])
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
-        return explain(error)
+    result = inspect_run(options["run"], options["top"])
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print_inspection(result)
-    return int(ExitCode.OK)
 
 
-def _rollback(options: dict[str, Any], *, as_json: bool) -> int:
+def _rollback(options: dict[str, Any], *, as_json: bool) -> None:
     from datetime import date
 
     from tasks.catalogs import choose_catalog
@@ -92,22 +88,18 @@ def _rollback(options: dict[str, Any], *, as_json: bool) -> int:
         day = date.fromisoformat(options["run_date"])
     except ValueError:
         wrong = f"{options['run_date']!r} is no date"
-        return explain(ConfigurationError("--run-date", wrong, "Give it as 2026-11-22"))
-    try:
-        catalog = choose_catalog(options["catalog"], options["store"])
-        store = open_store(options["store"])
-        found = roll_back(store, options["job"], day, to=options["to"], catalog=catalog)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
-        return explain(error)
+        raise ConfigurationError("--run-date", wrong, "Give it as 2026-11-22") from None
+    catalog = choose_catalog(options["catalog"], options["store"])
+    store = open_store(options["store"])
+    found = roll_back(store, options["job"], day, to=options["to"], catalog=catalog)
     if as_json:
         print(json.dumps({**found.results, "publication_id": found.id}, ensure_ascii=False))
     else:
         print(f"{found.job}, {found.run_date}: publication {found.id} is the current one")
         print(f"answers  {found.results['output_file']}")
-    return int(ExitCode.OK)
 
 
-def _calibrate(options: dict[str, Any], *, as_json: bool) -> int:
+def _calibrate(options: dict[str, Any], *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from engine.profiles import write_profile
@@ -115,17 +107,13 @@ def _calibrate(options: dict[str, Any], *, as_json: bool) -> int:
 
     out = Path(options.pop("out"))
     if not out.parent.is_dir():
-        wrong = ConfigurationError("--out", f"there is no folder {out.parent}", "Make it, or name another")
-        return explain(wrong)
-    try:
-        print(f"measuring for {options['seconds']:g} s", file=sys.stderr)
-        found = calibrate_device(**options)
-        write_profile(found.profile, out)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
-        return explain(error)
+        raise ConfigurationError("--out", f"there is no folder {out.parent}", "Make it, or name another")
+    print(f"measuring for {options['seconds']:g} s", file=sys.stderr)
+    found = calibrate_device(**options)
+    write_profile(found.profile, out)
     if as_json:
         print(json.dumps(asdict(found)))
-        return int(ExitCode.OK)
+        return
     profile = found.profile
     print(f"{profile.name}, measured on {found.steps:,} steps of the engine")
     print(f"  compute     {profile.flops / 1e9:,.0f} GFLOP/s")
@@ -136,7 +124,14 @@ def _calibrate(options: dict[str, Any], *, as_json: bool) -> int:
         f"{found.error_p95:.1%} at the 95th percentile, on steps that were not fitted."
     )
     print(f"Written to {out}; plan with it by: nightblend run --device-profile {out} ...")
-    return int(ExitCode.OK)
+
+
+_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "inspect": _inspect,
+    "rollback": _rollback,
+    "calibrate": _calibrate,
+}
+"""All but `run`, whose end has more than one good exit code."""
 
 
 def _run(options: dict[str, Any], *, with_flow: bool) -> dict[str, Any]:

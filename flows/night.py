@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 from engine.errors import EngineError
 from tasks.accounting import Account, AccountingError, ExitCode, must_abort
@@ -18,7 +17,7 @@ from tasks.plan import plan
 from tasks.profile import profile
 from tasks.publish import publish
 from tasks.runlog import RunIsLiveError, StaleWriterError
-from tasks.storage import StoreUnavailableError
+from tasks.storage import StoreUnavailableError, plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,8 +198,8 @@ def _abort_if_mostly_quarantined(night: Night) -> None:
         total = account.requests + account.quarantined
         raise AbortedError(
             f"{account.quarantined} of {total} lines are no requests, more than {limit:.0%}; nothing was "
-            f"computed. Look into {_place(night.store.object_uri(night.log.key('quarantine')))} and correct "
-            "the source, or raise --abort-quarantined-fraction."
+            f"computed. Look into {plain_path(night.store.object_uri(night.log.key('quarantine')))} and "
+            "correct the source, or raise --abort-quarantined-fraction."
         )
 
 
@@ -214,11 +213,6 @@ def _end_attempt(night: Night, published: dict[str, Any]) -> None:
 
 
 def _result(night: Night, published: dict[str, Any], *, reused: bool) -> dict[str, Any]:
-    places = {name: _place(published[name]) for name in PLACES}
+    places = {name: plain_path(published[name]) for name in PLACES}
     named = {"job": night.job, "run_date": night.run_date.isoformat(), "reused": reused}
     return {**published, **places, **named}
-
-
-def _place(uri: str) -> str:
-    """Return a URI as a path if it is one: what a person can open."""
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
-# On the CPU and on a GPU.
-_TOKEN_BUDGET, _MAX_SEQUENCES = (1024, 2048), (128, 512)
-
-
 _CHOICES: Final[Mapping[str, Collection[str]]] = {
     "policy": POLICIES,
     "lengths": ESTIMATORS,
@@ -276,7 +272,7 @@ class NightlyParameters(BaseModel):
         ConfigurationError
             If a date must be given and is not, a setting is out of range, or the device is not there.
         """
-        from engine.devices import DeviceError, check_kv_dtype, find_device, find_dtype
+        from engine.devices import DeviceError, check_kv_dtype, default_step, find_device, find_dtype
         from engine.profiles import ProfileError, read_profile
         from tasks.catalogs import choose_catalog
         from tasks.inputs import NightRequest
@@ -305,6 +301,7 @@ class NightlyParameters(BaseModel):
             raise ConfigurationError(
                 option("device_profile"), str(error), "Write one with `nightblend calibrate`"
             ) from None
+        token_budget, max_sequences = default_step(device)
         columns = parse_columns(self.columns)
         find_reader(self.format, columns)
         settings = NightSettings(
@@ -315,8 +312,8 @@ class NightlyParameters(BaseModel):
             kv_dtype=self.kv_dtype,
             kv_tokens=self.kv_tokens,
             page_size=self.page_size,
-            token_budget=self.token_budget or _TOKEN_BUDGET[device != "cpu"],
-            max_sequences=self.max_sequences or _MAX_SEQUENCES[device != "cpu"],
+            token_budget=self.token_budget or token_budget,
+            max_sequences=self.max_sequences or max_sequences,
             defaults=SamplingDefaults(self.max_tokens, self.temperature, self.top_k, self.top_p),
             run_seed=self.run_seed,
             part_seconds=self.part_seconds,

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from engine.calibrate import Calibration, calibrate
 from engine.cost import measure_cpu
-from engine.devices import DeviceError, find_device, find_dtype, model_shape, nominal_profile, torch_dtype
+from engine.devices import (
+    DeviceError,
+    default_step,
+    find_device,
+    find_dtype,
+    model_shape,
+    nominal_profile,
+    torch_dtype,
+)
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
@@ -29,11 +37,9 @@ def calibrate_device(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    token_budget: int | None = None,
-    max_sequences: int | None = None,
     seconds: float = 60.0,
 ) -> Calibration:
-    """Measure a device with a model.
+    """Measure a device with a model, on steps up to the largest of a run that sets none.
 
     Parameters
     ----------
@@ -41,8 +47,6 @@ def calibrate_device(
         Folder or hub id.
     device, dtype
         As `engine.devices` names them; `auto` takes what a run would.
-    token_budget, max_sequences
-        The largest step; None takes what a run would.
     seconds
         How long steps are measured.
 
@@ -59,18 +63,16 @@ def calibrate_device(
         precision = find_dtype(dtype, place)
     except DeviceError as error:
         raise ConfigurationError(error.option, error.message, error.remedy) from None
-    on_cpu = place == "cpu"
-    budget = token_budget or (1024 if on_cpu else 2048)
-    sequences = max_sequences or (128 if on_cpu else 512)
+    budget, sequences = default_step(place)
     config = load_config(folder)
     shape = model_shape(config, precision)
-    longest = min(config.max_positions, _CPU_CONTEXT if on_cpu else _GPU_CONTEXT)
+    longest = min(config.max_positions, _CPU_CONTEXT if place == "cpu" else _GPU_CONTEXT)
     with device_lock(place):
         decoder = Decoder(config, load_weights(folder, config, torch_dtype(precision), place))
         sizes = RunnerSizes(
             kv_tokens=None,
             page_size=PAGE_SIZE,
-            token_budget=max(budget, sequences),
+            token_budget=budget,
             max_sequences=sequences,
             longest=longest,
             least=longest,
@@ -80,7 +82,7 @@ def calibrate_device(
         settings = EngineSettings(
             kv_tokens=runner.kv_tokens,
             page_size=PAGE_SIZE,
-            token_budget=max(budget, sequences),
+            token_budget=budget,
             max_sequences=sequences,
         )
         return calibrate(runner, shape, _known(place), settings, seconds)

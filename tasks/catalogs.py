@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tasks.errors import ConfigurationError
+from tasks.storage import is_s3, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ def open_catalog(uri: str, warehouse: str, properties: Mapping[str, str] | None 
     ConfigurationError
         If the kind of catalog is unknown, or is a SQLite file while the store is S3.
     """
-    kind = check_catalog(uri, on_s3=warehouse.startswith("s3://"))
+    kind = check_catalog(uri, on_s3=is_s3(warehouse))
     # pyiceberg is slow to import.
     from pyiceberg.catalog import load_catalog
 
@@ -98,7 +99,7 @@ def choose_catalog(asked: str | None, store_uri: str) -> str | None:
     ConfigurationError
         If `asked` cannot be used, or a store on S3 comes without one.
     """
-    on_s3 = store_uri.startswith("s3://")
+    on_s3 = is_s3(store_uri)
     if asked == NO_CATALOG:
         return None
     if asked is not None:
@@ -110,13 +111,12 @@ def choose_catalog(asked: str | None, store_uri: str) -> str | None:
             "is missing, and a store on S3 has no default",
             "Give postgresql+psycopg://host/database or https:// (REST), or none for files only",
         )
-    folder = Path(unquote(urlsplit(store_uri).path) if store_uri.startswith("file://") else store_uri)
-    return f"sqlite:///{folder.absolute()}/{FOLDER}/catalog.db"
+    return f"sqlite:///{local_path(store_uri, '--store').absolute()}/{FOLDER}/catalog.db"
 
 
 def store_properties(store_uri: str) -> dict[str, str]:
     """Return pyiceberg's settings of the object store, from the standard AWS chain."""
-    if not store_uri.startswith("s3://"):
+    if not is_s3(store_uri):
         return {}
     import boto3
 

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.accounting import Account, AccountingError, check_run
@@ -27,13 +26,14 @@ from tasks.results import (
     model_name,
     output_line,
 )
+from tasks.run_parts import batches
 from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS, conform
+from tasks.schema import SCHEMAS
 from tasks.storage import check_key
 from tasks.summary import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import date
     from pathlib import Path
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps")
 ID_LENGTH: Final = 16
-BATCH_ROWS: Final = 4096
 
 _RETURNED: Final = (
     "requests",
@@ -102,7 +101,8 @@ def publish(night: Night) -> dict[str, Any]:
     local = night.scratch / "published"
     local.mkdir(parents=True, exist_ok=True)
     summary = {"publication_id": publication_id, **summary}
-    for path in _write_files(local, files, summary, model_name(night.model_dir)):
+    written = _write_files(local, files, summary, model_name(night.model_dir))
+    for path in written:
         night.store.put_file(f"{prefix}/{path.name}", path)
     uri = night.store.object_uri
     tables: dict[str, str] = {}
@@ -111,8 +111,10 @@ def publish(night: Night) -> dict[str, Any]:
 
         made = write_table_files(local, files, night.job, night.run_date, night.run_key)
         for kind, path in made.items():
-            night.store.put_file(f"{prefix}/tables/{path.name}", path)
-            tables[kind] = location(uri(f"{prefix}/tables/{path.name}"))
+            key = f"{prefix}/{path.relative_to(local).as_posix()}"
+            if path not in written:
+                night.store.put_file(key, path)
+            tables[kind] = location(uri(key))
     results: dict[str, Any] = {
         "publication_id": publication_id,
         "published": night.settings.publish,
@@ -224,7 +226,7 @@ def _write_files(
             name, columns, line = lines.get(kind, ("", (), dict))
             text = stack.enter_context((folder / name).open("wb")) if name else None
             for part in parts:
-                for rows in _batches(part, SCHEMAS[kind]):
+                for rows in batches(part, SCHEMAS[kind]):
                     writer.write_table(rows)
                     if text is not None:
                         text.writelines(dump_line(line(row)) for row in rows.select(columns).to_pylist())
@@ -232,12 +234,6 @@ def _write_files(
     path = folder / "summary.json"
     path.write_text(json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
     return [*written, path]
-
-
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield conform(pa.Table.from_batches([batch]), schema)
 
 
 def _device(night: Night) -> str | None:

@@ -10,14 +10,16 @@ import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyiceberg.exceptions import CommitFailedException, ValidationException
 
 from tasks.catalogs import FOLDER, open_catalog, store_properties
+from tasks.run_parts import batches
 from tasks.schema import SCHEMAS, conform
+from tasks.storage import plain_path
 from tasks.warehouse import (
     OF_A_DATE,
     TABLES,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS: Final = 10
-BATCH_ROWS: Final = 4096
 _TRIES: Final = 30
 _T = TypeVar("_T")
 
@@ -50,18 +51,18 @@ def open_warehouse(uri: str, store_uri: str) -> Catalog:
 
 def location(uri: str) -> str:
     """Return the URI of an object as Iceberg names it: that of a file without percent signs."""
-    return f"file://{unquote(urlsplit(uri).path)}" if uri.startswith("file://") else uri
+    return f"file://{plain_path(uri)}" if uri.startswith("file://") else uri
 
 
 def write_table_files(
     folder: Path, parts: Mapping[str, list[Path]], job: str, run_date: date, run_key: str
 ) -> dict[str, Path]:
-    """Write the rows of a run as the warehouse holds them.
+    """Write the rows of a run as the warehouse holds them, below `folder`.
 
     Parameters
     ----------
     folder
-        Local.
+        Local, with the published Parquet files. Those that are in the form of their table serve as they are.
     parts
         Local Parquet files of outputs, errors, quarantine, profiles and steps.
 
@@ -71,16 +72,17 @@ def write_table_files(
         Table -> its file; a table without rows has none.
     """
     found = {}
+    (folder / "tables").mkdir(exist_ok=True)
     for kind in OF_A_DATE:
         schema = iceberg_schema(kind)
-        path = folder / f"{TABLES[kind]}.parquet"
-        writer: pq.ParquetWriter | None = None
-        for rows in _rows(kind, parts, job, run_date, run_key):
-            if rows.num_rows:
-                writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
-                writer.write_table(conform(rows, schema))
-        if writer is not None:
-            writer.close()
+        path = folder / f"{kind}.parquet"
+        # No file of a publication is summed up as utilization is.
+        if kind == "utilization" or not schema.equals(SCHEMAS[kind]):
+            path = folder / "tables" / f"{TABLES[kind]}.parquet"
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for rows in _rows(kind, parts, job, run_date, run_key):
+                    writer.write_table(conform(rows, schema))
+        if pq.read_metadata(path).num_rows:
             found[kind] = path
     return found
 
@@ -92,17 +94,13 @@ def _rows(
         if parts["steps"]:
             yield utilization(pl.read_parquet(parts["steps"]), job, run_date, run_key)
         return
+    named = {"job": pa.scalar(job), "run_date": pa.scalar(run_date, pa.date32())}
     for part in parts[kind]:
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                rows = conform(pa.Table.from_batches([batch]), SCHEMAS[kind])
-                if kind == "profiles":
-                    for name, value, type_ in (
-                        ("job", job, pa.string()),
-                        ("run_date", run_date, pa.date32()),
-                    ):
-                        rows = rows.append_column(name, pa.repeat(pa.scalar(value, type_), rows.num_rows))
-                yield rows
+        for rows in batches(part, SCHEMAS[kind]):
+            if kind == "profiles":
+                for name, value in named.items():
+                    rows = rows.append_column(name, pa.repeat(value, rows.num_rows))  # noqa: PLW2901
+            yield rows
 
 
 def utilization(steps: pl.DataFrame, job: str, run_date: date, run_key: str) -> pa.Table:
@@ -159,7 +157,7 @@ def replace_tables(
     publication_id: str,
     run: Mapping[str, Any],
     check_owner: Callable[[], object],
-) -> dict[str, int]:
+) -> None:
     """Let a date of a job consist of `files` in all tables, and write the row of the attempt.
 
     Parameters
@@ -171,17 +169,12 @@ def replace_tables(
     check_owner
         Raises if another process publishes this date now. Called after the handles are loaded.
 
-    Returns
-    -------
-    dict
-        Iceberg table -> id of the snapshot that holds the date.
-
     Raises
     ------
     CommitFailedException, ValidationException
         If others keep changing a table.
     """
-    snapshots: dict[str, int] = {}
+    snapshots: list[dict[str, Any]] = []
     for kind in OF_A_DATE:
         wanted = [files[kind]] if kind in files else []
 
@@ -192,8 +185,8 @@ def replace_tables(
 
         snapshot = _retried(replace)
         if snapshot is not None:
-            snapshots[TABLES[kind]] = snapshot
-    row = {**run, "snapshots": [{"table": t, "snapshot_id": s} for t, s in snapshots.items()]}
+            snapshots.append({"table": TABLES[kind], "snapshot_id": snapshot})
+    row = {**run, "snapshots": snapshots}
 
     def record() -> None:
         table = ensure_table(catalog, "batch_runs")
@@ -201,19 +194,14 @@ def replace_tables(
         replace_run(table, row)
 
     _retried(record)
-    return snapshots
 
 
 def _retried(commit: Callable[[], _T]) -> _T:
     """Call `commit`, from its beginning again where another commit came first."""
-    from pyiceberg.exceptions import CommitFailedException, ValidationException
-
-    for tried in range(_TRIES):
+    for tried in range(_TRIES - 1):
         try:
             return commit()
         except (CommitFailedException, ValidationException) as error:
-            if tried == _TRIES - 1:
-                raise
             log.info("a table changed meanwhile (%s); trying again", type(error).__name__)
             time.sleep(random.uniform(0.0, min(2.0, 0.05 * 2**tried)))  # noqa: S311 - to spread the tries
-    raise AssertionError
+    return commit()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +10,21 @@ import pyarrow.parquet as pq
 from tasks.schema import SCHEMAS, conform
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tasks.runlog import RunLog
     from tasks.runrecords import Part
+
+
+BATCH_ROWS: Final = 4096
+
+
+def batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of a local part in the columns of `schema`, `BATCH_ROWS` at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield conform(pa.Table.from_batches([batch]), schema)
 
 
 def fetch(log: RunLog, part: Part, folder: Path) -> Path:

@@ -117,6 +117,11 @@ class Store(Protocol):
         """Raise `ConfigurationError` unless a second conditional PUT of one key is refused."""
 
 
+def plain_path(uri: str) -> str:
+    """Return the URI of a file as a path, without percent signs; any other URI as it is."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
 def check_key(key: str) -> str:
     """Return `key` if it stays inside the store, else raise `ValueError`."""
     parts = key.split("/")
@@ -150,14 +155,14 @@ def open_store(uri: str, field: str = "--store") -> Store:
     ConfigurationError
         If the URI is of no known kind.
     """
-    if _is_s3(uri):
+    if is_s3(uri):
         from tasks.s3 import S3Store
 
         bucket, prefix = _split_s3(uri, field)
         return S3Store(bucket, prefix.rstrip("/"), field=field)
     from tasks.folder import FolderStore
 
-    path = _local_path(uri, field)
+    path = local_path(uri, field)
     if path.exists() and not path.is_dir():
         raise ConfigurationError(field, f"{path} is not a folder", "name a folder or s3://bucket/prefix")
     return FolderStore(path, field=field)
@@ -176,14 +181,14 @@ def split_source(uri: str, field: str = "--source") -> tuple[Store, str]:
     ConfigurationError
         If the URI is of no known kind or names a path that does not exist.
     """
-    if _is_s3(uri):
+    if is_s3(uri):
         from tasks.s3 import S3Store
 
         bucket, prefix = _split_s3(uri, field)
         return S3Store(bucket, "", field=field), prefix
     from tasks.folder import FolderStore
 
-    path = _local_path(uri, field)
+    path = local_path(uri, field)
     if path.is_dir():
         return FolderStore(path, field=field), ""
     if not path.exists():
@@ -220,7 +225,8 @@ def probe_store(store: Store, field: str) -> None:
         )
 
 
-def _is_s3(uri: str) -> bool:
+def is_s3(uri: str) -> bool:
+    """Tell whether a URI names a place on S3."""
     return uri.lower().startswith(("s3:", "s3a:"))
 
 
@@ -238,7 +244,14 @@ def _split_s3(uri: str, field: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def _local_path(uri: str, field: str) -> Path:
+def local_path(uri: str, field: str) -> Path:
+    """Return the folder that `file:///dir` or a plain path names.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `field`, if it is neither.
+    """
     scheme, separator, _ = uri.partition("://")
     if not uri:
         raise ConfigurationError(field, "is empty", "name a folder or s3://bucket/prefix")

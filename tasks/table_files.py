@@ -123,17 +123,15 @@ def to_table(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
         first = values[0]
         if (first is None or isinstance(first, str)) and values.count(first) == len(values):
             arrays.append(pa.repeat(pa.scalar(first, column.type), len(values)))
-        elif isinstance(first, bytes) and column.type == pa.string() and None not in values:
+        elif column.type == pa.string() and isinstance(first, bytes) and set(map(type, values)) == {bytes}:
             arrays.append(_joined(values))
         else:
             arrays.append(pa.array(values, column.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _joined(texts: Sequence[Any]) -> pa.Array:
-    """Return UTF-8 texts, bytes every one, as an array: a single copy, and no text is looked at."""
-    if set(map(type, texts)) != {bytes}:
-        return pa.array(texts, pa.string())
+def _joined(texts: Sequence[bytes]) -> pa.Array:
+    """Return UTF-8 texts as an array: a single copy, and no text is looked at."""
     offsets = np.zeros(len(texts) + 1, np.int32)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))

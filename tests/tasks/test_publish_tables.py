@@ -328,6 +328,8 @@ def test_unsigned_numbers_arrive(place, tmp_path) -> None:
     made = [error(str(i), sampling={"seed": seed}) for i, seed in enumerate(seeds)]
     pq.write_table(pa.Table.from_pylist(made, SCHEMAS["errors"]), part)
     parts = {kind: [part] if kind == "errors" else [] for kind in (*OF_A_DATE, "steps")}
+    for kind in ("outputs", "quarantine"):
+        pq.write_table(SCHEMAS[kind].empty_table(), tmp_path / f"{kind}.parquet")
     files = publish_tables.write_table_files(tmp_path, parts, "job", DAY, A)
     assert list(files) == ["errors"]
     table = warehouse.ensure_table(open_warehouse(uri, store.uri), "errors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -20,8 +21,6 @@ from tasks.schema import SCHEMAS
 from tasks.warehouse import TABLES, ensure_table, iceberg_schema, replace_date
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
@@ -121,5 +120,8 @@ def test_which_catalog_a_store_has(tmp_path: Path) -> None:
     assert choose_catalog(None, (tmp_path / "store").as_uri()) == of_folder
     assert choose_catalog("none", "s3://bucket/x") is None
     assert choose_catalog("https://catalog.example.org", "s3://bucket/x") == "https://catalog.example.org"
-    with pytest.raises(ConfigurationError, match=r"--catalog: is missing, and a store on S3 has no default"):
-        choose_catalog(None, "s3://bucket/x")
+    assert choose_catalog(None, "~/store") == f"sqlite:///{Path.home()}/store/_warehouse/catalog.db"
+    for store in ("s3://bucket/x", "S3://bucket/x", "s3a://bucket/x"):
+        missing = r"--catalog: is missing, and a store on S3 has no default"
+        with pytest.raises(ConfigurationError, match=missing):
+            choose_catalog(None, store)
