@@ -1,0 +1,63 @@
+"""`nightblend calibrate`: what this machine achieves, as a device profile."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.parser import add_command
+from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "calibrate",
+        execute,
+        help="measure this machine",
+        description="Measure what this machine achieves with a model, by running the engine on made-up "
+        "requests, and write a device profile for the planner.",
+    )
+    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--out", required=True, metavar="FILE", help="where to write the profile (JSON)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
+    parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="how long to measure, loading apart. Default: 60."
+    )
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Measure, write the profile and say how far it can be trusted."""
+    from dataclasses import asdict
+
+    from engine.profiles import write_profile
+    from tasks.calibrate import calibrate_device
+
+    as_json, out = options.pop("json"), Path(options.pop("out"))
+    if not out.parent.is_dir():
+        raise ConfigurationError("--out", f"there is no folder {out.parent}", "Make it, or name another")
+    print(f"measuring for {options['seconds']:g} s", file=sys.stderr)
+    found = calibrate_device(**options)
+    write_profile(found.profile, out)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return int(ExitCode.OK)
+    profile = found.profile
+    print(f"{profile.name}, measured on {found.steps:,} steps of the engine")
+    print(f"  compute     {profile.flops / 1e9:,.0f} GFLOP/s")
+    print(f"  memory      {profile.read_bytes / 1e9:,.1f} GB/s read")
+    print(f"  each step   {1e3 * profile.step_seconds:.2f} ms beside its work")
+    print(
+        f"Step times of the cost model are off by {found.error_p50:.1%} in the median and "
+        f"{found.error_p95:.1%} at the 95th percentile, on steps that were not fitted."
+    )
+    print(f"Written to {out}; plan with it by: nightblend run --device-profile {out} ...")
+    return int(ExitCode.OK)

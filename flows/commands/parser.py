@@ -1,0 +1,65 @@
+"""How every command reads its options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+    from collections.abc import Callable
+    from datetime import date
+    from typing import TypeAlias
+
+    Commands: TypeAlias = _SubParsersAction["CommandParser"]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with that line."""
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    execute: Callable[[dict[str, Any]], int],
+    *,
+    help: str,  # noqa: A002 - argparse's own word
+    description: str,
+    **settings: Any,  # noqa: ANN401 - passed on to argparse
+) -> CommandParser:
+    """Return the parser of a new command with the option `--json`, which every command has.
+
+    Parameters
+    ----------
+    execute
+        Takes the options by name, returns the exit code.
+    settings
+        Of `argparse.ArgumentParser`.
+    """
+    parser = commands.add_parser(name, help=help, description=description, allow_abbrev=False, **settings)
+    parser.add_argument("--json", action="store_true", default=False, help="print one JSON object on stdout")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+def parse_date(text: str, name: str = "--run-date") -> date:
+    """Return a date given as 2026-11-22.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is none.
+    """
+    from datetime import date
+
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None

@@ -1,0 +1,47 @@
+"""`nightblend rollback`: an earlier publication of a date becomes the current one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.parser import add_command, parse_date
+from tasks.accounting import ExitCode
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "rollback",
+        execute,
+        help="publish an earlier result of a date again",
+        description="Make an earlier publication of a date the current one again, in the tables and in the "
+        "date's log. Nothing is computed or deleted.",
+    )
+    parser.add_argument("--job", required=True, help="name of the nightly")
+    parser.add_argument("--store", required=True, help="where its results are")
+    parser.add_argument("--run-date", required=True, help="the date, as 2026-11-22")
+    parser.add_argument("--to", metavar="PUBLICATION", help="which one; else the one before the current")
+    parser.add_argument("--catalog", help="as for `run`; none rolls the files back alone")
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Roll the date back and say to which publication."""
+    from tasks.catalogs import choose_catalog
+    from tasks.publication import roll_back
+    from tasks.storage import open_store
+
+    day = parse_date(options["run_date"])
+    catalog = choose_catalog(options["catalog"], options["store"])
+    store = open_store(options["store"])
+    found = roll_back(store, options["job"], day, to=options["to"], catalog=catalog)
+    if options["json"]:
+        print(json.dumps({**found.results, "publication_id": found.id}, ensure_ascii=False))
+    else:
+        print(f"{found.job}, {found.run_date}: publication {found.id} is the current one")
+        print(f"answers  {found.results['output_file']}")
+    return int(ExitCode.OK)

@@ -1,0 +1,87 @@
+"""`nightblend run`: one night."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flows.commands.parser import add_command
+from flows.parameters import NightlyParameters, option
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command; its options are the fields of `NightlyParameters`."""
+    parser = add_command(
+        commands,
+        "run",
+        execute,
+        help="run one night",
+        description="Run one night: extract, profile, plan, infer, publish. A stopped run goes on, a "
+        "finished one answers at once.",
+        epilog="Exit codes: 0 done, 1 failed or aborted, 2 wrong usage, 3 done with more bad rows than "
+        "allowed, 4 stopped and resumable, 5 another live run owns the date.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, field in NightlyParameters.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        if isinstance(field.default, bool):
+            parser.add_argument(option(name), action=argparse.BooleanOptionalAction, help=text)
+        elif name in {"model_filter", "columns"}:
+            metavar = "PATTERN" if name == "model_filter" else "FIELD=COLUMN"
+            parser.add_argument(option(name), action="append", metavar=metavar, help=text)
+        else:
+            if field.default is not None and not field.is_required():
+                text += f" Default: {field.default}."
+            parser.add_argument(option(name), metavar=name.upper(), help=text)
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Run the night; as a Prefect flow if `options` has `with_flow`, else where `PREFECT_API_URL` is set."""
+    as_json, with_flow = options.pop("json"), options.pop("with_flow", None)
+    if with_flow is None:
+        # Starting Prefect's own API inside the process takes about ten seconds.
+        with_flow = bool(os.environ.get("PREFECT_API_URL"))
+    # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _run(NightlyParameters.parse(options), with_flow=with_flow)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if as_json:
+        from flows.night import RESULT_KEYS
+
+        print(json.dumps({key: result[key] for key in RESULT_KEYS}, ensure_ascii=False))
+    else:
+        from flows.console import print_table
+
+        print_table(result)
+    return int(result["exit_code"])
+
+
+def _run(parameters: NightlyParameters, *, with_flow: bool) -> dict[str, Any]:
+    request = parameters.to_request()
+    if with_flow:
+        from flows.nightly import nightly
+
+        return nightly(parameters)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    from flows.console import ConsoleReporter
+    from flows.night import run_night
+
+    reporter = ConsoleReporter()
+    try:
+        return run_night(request, reporter=reporter)
+    finally:
+        reporter.close()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
