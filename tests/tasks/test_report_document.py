@@ -1,0 +1,110 @@
+"""Documents of reports: nothing in them is markup, the page stands alone, plots are small and repeatable."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.report import plots
+from tasks.report.document import Document, Facts, Figure, Section, Table, Text, to_html, to_markdown
+
+
+class Seen(HTMLParser):
+    """Collects tags, attributes and text, and fails on tags that do not pair."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def drawn(seed: int = 0) -> str:
+    values = np.random.default_rng(seed).lognormal(5, 1, 20_000)
+    edges = plots.log_edges(values, 40)
+    counts = np.histogram2d(values, values[::-1], bins=(edges, edges))[0]
+    with plots.drawing(3.0) as figure:
+        plots.heat_map(figure, figure.add_subplot(), counts, edges, edges, "requests")
+        return plots.svg(figure)
+
+
+def document(text: str, svg: str = "<svg/>") -> Document:
+    blocks = [
+        Text(text),
+        Facts([(text, text, text)]),
+        Table(text, (text, text), [(text, text)]),
+        Figure(svg, text, text),
+    ]
+    return Document(text, text, [Section(text, blocks)])
+
+
+HOSTILE = st.text(st.sampled_from("<>&\"'`*_[]()|#\\\n ax"), min_size=1, max_size=40)
+
+
+@given(HOSTILE)
+def test_no_text_is_markup(text):
+    tags = [tag for tag, _ in Seen(to_html(document("plain"))).tags]
+    page = Seen(to_html(document(text)))
+    assert [tag for tag, _ in page.tags] == tags
+    lines = to_markdown(document(text)).splitlines()
+    assert len(lines) <= len(to_markdown(document("plain")).splitlines())
+    for line in lines:
+        if line.startswith("|"):
+            cells = line.replace("\\\\", "").replace("\\|", "").count("|")
+            assert cells in {3, 4}
+
+
+def test_the_page_stands_alone():
+    page = to_html(document("A night", drawn()))
+    for tag, attributes in Seen(page).tags:
+        assert tag not in {"script", "link", "iframe", "object"}
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:")), (tag, value)
+    assert "@import" not in page
+    assert "url(" not in page.partition("</style>")[0]
+
+
+def test_a_plot_is_small_repeatable_and_has_no_ids_that_clash():
+    one, again, other = drawn(), drawn(), drawn(1)
+    assert one == again != other
+    assert len(one) < 60_000
+    found = [
+        {node.get("id"): ET.tostring(node) for node in ET.fromstring(text).iter() if node.get("id")}
+        for text in (one, other)
+    ]
+    assert found[0]
+    assert all(found[1].get(name, content) == content for name, content in found[0].items())
+    assert "<text" in one
+
+
+def test_numbers_are_short():
+    assert [plots.short(v) for v in (0.5, 12, 1500, 2e7, 3.21e9)] == ["0.5", "12", "1.5k", "20M", "3.21G"]
+    edges = plots.log_edges(np.array([3.0, 300.0]), 10)
+    assert len(edges) == 11
+    assert edges[0] < 3
+    assert edges[-1] > 300
+    assert np.all(np.diff(plots.log_edges(np.zeros(0), 4)) > 0)
