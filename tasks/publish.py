@@ -26,7 +26,7 @@ from tasks.results import (
     model_name,
     output_line,
 )
-from tasks.run_parts import batches
+from tasks.run_parts import GroupedWriter, batches
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
 from tasks.storage import check_key
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps")
 ID_LENGTH: Final = 16
+ID_SHARE: Final = 250_000
+"""About as many request ids are compared at a time."""
 
 _RETURNED: Final = (
     "requests",
@@ -174,25 +176,43 @@ def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:
     quarantined = sum(pq.read_metadata(path).num_rows for path in files["quarantine"])
     if quarantined != account.quarantined:
         raise AccountingError(f"{account.quarantined} lines were quarantined, {quarantined} are recorded")
-    asked, outputs, errors = _ids([asked_file]), _ids(files["outputs"]), _ids(files["errors"])
-    answered = pl.concat([outputs, errors])
-    _expect_none(answered.filter(answered.is_duplicated()).unique(), "answered more than once")
-    _expect_none(asked.filter(asked.is_duplicated()).unique(), "recorded more than once")
-    _expect_none(asked.filter(~asked.is_in(answered.implode())), "without an answer")
-    _expect_none(outputs.filter(~outputs.is_in(asked.implode())), "answered that nobody asked")
-    check_run(account.requests, len(outputs), len(errors))
+    _check_ids([asked_file], files["outputs"], files["errors"], account.requests)
     return account
 
 
-def _expect_none(ids: pl.Series, what: str) -> None:
-    if len(ids):
-        raise AccountingError(f"{len(ids)} requests {what}, one of them {ids.sort()[0]}")
+def _check_ids(asked_files: list[Path], outputs: list[Path], errors: list[Path], requests: int) -> None:
+    """Check that each request has one row in outputs and errors together, a share of the ids at a time."""
+    shares = 1 + requests // ID_SHARE
+    found = {"outputs": 0, "errors": 0}
+    wrong: dict[str, list[pl.Series]] = {}
+    for share in range(shares):
+        asked, answered, failed = (_ids(files, share, shares) for files in (asked_files, outputs, errors))
+        found["outputs"] += len(answered)
+        found["errors"] += len(failed)
+        ended = pl.concat([answered, failed])
+        for what, ids in (
+            ("answered more than once", ended.filter(ended.is_duplicated()).unique()),
+            ("recorded more than once", asked.filter(asked.is_duplicated()).unique()),
+            ("without an answer", asked.filter(~asked.is_in(ended.implode()))),
+            ("answered that nobody asked", answered.filter(~answered.is_in(asked.implode()))),
+        ):
+            wrong.setdefault(what, []).append(ids)
+    for what, shared in wrong.items():
+        ids = pl.concat(shared)
+        if len(ids):
+            raise AccountingError(f"{len(ids)} requests {what}, one of them {ids.sort()[0]}")
+    check_run(requests, found["outputs"], found["errors"])
 
 
-def _ids(files: list[Path]) -> pl.Series:
+def _ids(files: list[Path], share: int, shares: int) -> pl.Series:
+    """Return the request ids of a share, by their hash."""
     if not files:
         return pl.Series("request_id", [], pl.String)
-    return pl.read_parquet(files, columns=["request_id"]).to_series()
+    name = pl.col("request_id")
+    scan = pl.scan_parquet(files).select(name)
+    if shares > 1:
+        scan = scan.filter(name.hash(seed=0) % shares == share)
+    return scan.collect(engine="streaming").to_series()
 
 
 def _files(night: Night, kind: str) -> list[Path]:
@@ -222,12 +242,12 @@ def _write_files(
     for kind, parts in files.items():
         table = folder / f"{kind}.parquet"
         with ExitStack() as stack:
-            writer = stack.enter_context(pq.ParquetWriter(table, SCHEMAS[kind], compression="zstd"))
+            writer = stack.enter_context(GroupedWriter(table, SCHEMAS[kind]))
             name, columns, line = lines.get(kind, ("", (), dict))
             text = stack.enter_context((folder / name).open("wb")) if name else None
             for part in parts:
                 for rows in batches(part, SCHEMAS[kind]):
-                    writer.write_table(rows)
+                    writer.write(rows)
                     if text is not None:
                         text.writelines(dump_line(line(row)) for row in rows.select(columns).to_pylist())
         written += [table, folder / name] if name else [table]

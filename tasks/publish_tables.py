@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 
 from tasks.catalogs import FOLDER, open_catalog, store_properties
-from tasks.run_parts import batches
+from tasks.run_parts import GroupedWriter, batches
 from tasks.schema import SCHEMAS, conform
 from tasks.storage import plain_path
 from tasks.warehouse import (
@@ -79,9 +79,9 @@ def write_table_files(
         # No file of a publication is summed up as utilization is.
         if kind == "utilization" or not schema.equals(SCHEMAS[kind]):
             path = folder / "tables" / f"{TABLES[kind]}.parquet"
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            with GroupedWriter(path, schema) as writer:
                 for rows in _rows(kind, parts, job, run_date, run_key):
-                    writer.write_table(conform(rows, schema))
+                    writer.write(conform(rows, schema))
         if pq.read_metadata(path).num_rows:
             found[kind] = path
     return found

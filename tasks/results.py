@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from tasks.logprobs import chat_logprobs, text_logprobs
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ ERROR_COLUMNS: Final = (
 """What `error_line` needs of a row."""
 
 # Line ends to some readers although JSON allows them in text.
-_LINE_ENDS: Final = {ord(end): f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"}
+_LINE_ENDS: Final = {end.encode(): f"\\u{ord(end):04x}".encode() for end in "\u0085\u2028\u2029"}
 
 
 def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -103,8 +105,15 @@ def error_line(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def dump_line(line: Mapping[str, Any]) -> bytes:
     """Write a line as JSON in UTF-8, with its line end and no other."""
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_LINE_ENDS).encode() + b"\n"
+    try:
+        data = orjson.dumps(line)
+    except TypeError:
+        # A sender's own number may be longer than 64 bits.
+        data = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    if not data.isascii():
+        for end, escaped in _LINE_ENDS.items():
+            data = data.replace(end, escaped)
+    return data + b"\n"
 
 
 def model_name(folder: Path) -> str:

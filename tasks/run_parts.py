@@ -1,8 +1,8 @@
-"""Parts of a run, brought to this machine."""
+"""Parts of a run, brought to this machine, and Parquet files that are written as they are read: in pieces."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +18,62 @@ if TYPE_CHECKING:
 
 
 BATCH_ROWS: Final = 4096
+BATCH_BYTES: Final = 16 << 20
+GROUP_BYTES: Final = 32 << 20
+"""Bytes in memory of a row group: enough for readers to skip and compress well, little to hold."""
 
 
 def batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the rows of a local part in the columns of `schema`, `BATCH_ROWS` at a time."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+    """Yield the rows of a local part in the columns of `schema`.
+
+    At most `BATCH_ROWS` at a time, and fewer of long rows, so that they are about `BATCH_BYTES`.
+    """
+    # What is read ahead of its use would stay in memory.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
             yield conform(pa.Table.from_batches([batch]), schema)
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    size: int = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * int(metadata.num_rows) // max(1, size)))
+
+
+class GroupedWriter:
+    """Writes a Parquet file in row groups of about `GROUP_BYTES`, however small the pieces that come.
+
+    Parameters
+    ----------
+    path
+        The file, complete when the block ends.
+    schema
+        Of every piece.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._held: list[pa.Table] = []
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def write(self, rows: pa.Table) -> None:
+        """Take the next rows."""
+        self._held.append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._writer.write_table(pa.concat_tables(self._held))
+        self._held, self._bytes = [], 0
 
 
 def fetch(log: RunLog, part: Part, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import polars as pl
 
 from tasks.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
@@ -12,6 +13,8 @@ from tasks.results import model_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from tasks.night import Night
 
@@ -150,7 +153,7 @@ def _total(rows: pl.DataFrame, key: str, value: str) -> dict[str, int]:
 
 def _workloads(answered: pl.DataFrame, failed: pl.DataFrame, files: list[Path]) -> dict[str, dict[str, Any]]:
     names = sorted({*answered["workload"].to_list(), *failed["workload"].to_list()})
-    lengths = _lengths(files)
+    lengths = answer_lengths(files)
     found = {}
     for name in names:
         mine = answered.filter(pl.col("workload") == name)
@@ -167,21 +170,36 @@ def _workloads(answered: pl.DataFrame, failed: pl.DataFrame, files: list[Path]) 
     return found
 
 
-def _lengths(files: list[Path]) -> dict[str, dict[str, float]]:
+def answer_lengths(files: list[Path]) -> dict[str, dict[str, float]]:
     """Return mean, median, 90th percentile and coefficient of variation of answer lengths per workload."""
     if not files:
         return {}
     length = pl.col("usage").struct.field("completion_tokens").cast(pl.Int64).alias("length")
-    # Two integer columns of the night are held, for quantiles that do not depend on the order of parts.
-    rows = pl.scan_parquet(files).select("workload", length).sort("workload", "length").collect()
+    # How often each length occurs is all that is held, and does not depend on the order of the parts.
+    rows = (
+        pl.scan_parquet(files)
+        .group_by("workload", length)
+        .agg(pl.len().alias("count"))
+        .sort("workload", "length")
+        .collect(engine="streaming")
+    )
     found = {}
     for (name,), group in rows.group_by("workload", maintain_order=True):
-        values = group["length"].to_numpy()
-        mean = float(values.mean())
+        values, counts = group["length"].to_numpy(), group["count"].to_numpy().astype(np.int64)
+        mean = float(np.average(values, weights=counts))
+        variance = float(np.average((values - mean) ** 2, weights=counts))
         found[str(name)] = {
             "mean": mean,
-            "p50": float(group["length"].quantile(0.5, "linear") or 0.0),
-            "p90": float(group["length"].quantile(0.9, "linear") or 0.0),
-            "variation": float(values.std()) / mean if mean else 0.0,
+            "p50": _quantile(values, counts, 0.5),
+            "p90": _quantile(values, counts, 0.9),
+            "variation": variance**0.5 / mean if mean else 0.0,
         }
     return found
+
+
+def _quantile(values: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], share: float) -> float:
+    """Return the quantile of sorted values that occur `counts` times, linear between neighbours."""
+    last = np.cumsum(counts) - 1
+    place = share * float(last[-1])
+    below, above = (values[np.searchsorted(last, end)] for end in (np.floor(place), np.ceil(place)))
+    return float(below + (above - below) * (place - np.floor(place)))

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nights import (
     AT,
     DAY,
@@ -23,13 +29,17 @@ from nights import (
     write_inputs,
 )
 
+from tasks import publish as publish_module
 from tasks.accounting import Account, AccountingError
 from tasks.folder import FolderStore
 from tasks.profile import profile
 from tasks.publish import publication_prefix, publish
 from tasks.results import dump_line, model_name, output_line
+from tasks.run_parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
 from tasks.runlog import RunLog, StaleWriterError, date_prefix
 from tasks.runstate import current_publication
+from tasks.schema import SCHEMAS
+from tasks.summary import answer_lengths
 
 if TYPE_CHECKING:
     from tasks.night import Night
@@ -163,13 +173,62 @@ def test_no_reader_sees_another_line_end() -> None:
     assert json.loads(line)["response"]["body"]["choices"][0]["message"]["content"] == text
 
 
+def test_a_number_of_the_sender_keeps_all_its_digits() -> None:
+    passed = json.dumps({"body": {"metadata": {"n": 3**80}}})
+    line = dump_line(output_line(output("a", "Grüße\u2028", passthrough_json=passed), "m"))
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line)["response"]["body"]["metadata"] == {"n": 3**80}
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 4))
+def test_lengths_are_those_of_all_rows(lengths: list[int], parts: int) -> None:
+    rows = [
+        output(str(i), usage={"prompt_tokens": 1, "completion_tokens": n, "cached_tokens": 0})
+        for i, n in enumerate(lengths)
+    ]
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{part}.parquet" for part in range(parts)]
+        for part, path in enumerate(files):
+            pq.write_table(pa.Table.from_pylist(rows[part::parts], schema=SCHEMAS["outputs"]), path)
+        found = answer_lengths(files)["default"]
+    mean = float(np.mean(lengths))
+    assert found == {
+        "mean": pytest.approx(mean),
+        "p50": pytest.approx(float(np.quantile(lengths, 0.5))),
+        "p90": pytest.approx(float(np.quantile(lengths, 0.9))),
+        "variation": pytest.approx(float(np.std(lengths)) / mean if mean else 0.0),
+    }
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_small_pieces_become_large_row_groups(size: int, tmp_path: Path) -> None:
+    """However long the rows are: few bytes at a time are read, many are a row group."""
+    path, copied = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    rows = pa.table({"n": range(800), "text": [f"{n:{size}}" for n in range(800)]})
+    with GroupedWriter(path, rows.schema) as writer:
+        for start in range(0, 800, 50):
+            writer.write(rows.slice(start, 50))
+    # The column counts beside its text with offsets, so the groups are a little below the limit.
+    expected = -(-rows.nbytes // (GROUP_BYTES + 50 * size)) if size > 100 else 1
+    assert pq.read_metadata(path).num_row_groups == expected
+    with GroupedWriter(copied, rows.schema) as writer:
+        for piece in batches(path, rows.schema):
+            assert piece.nbytes <= 2 * BATCH_BYTES
+            writer.write(piece)
+    assert pq.read_table(copied).equals(rows)
+
+
 def test_a_model_of_the_hub_keeps_its_id() -> None:
     assert model_name(Path("/hub/models--org--name-1b/snapshots/0123abc")) == "org/name-1b"
     assert model_name(Path("/models/mine")) == "mine"
 
 
+@pytest.mark.parametrize("at_a_time", [2, 250_000])
 @pytest.mark.parametrize("wrong", ["twice", "both", "lost", "strange", "count", "quarantine", "lines"])
-def test_what_does_not_add_up_is_not_published(wrong: str, tmp_path: Path) -> None:
+def test_what_does_not_add_up_is_not_published(
+    wrong: str, at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_module, "ID_SHARE", at_a_time)
     store = FolderStore(tmp_path / "store")
     messages = {
         "twice": "1 requests answered more than once",
