@@ -37,8 +37,9 @@ test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which i
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
+TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
-	@$(PY) tests/servers/postgres.py $(PY) -m pytest tests/tasks/test_warehouse.py tests/tasks/test_publish_tables.py --durations=3
+	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
 
 bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
 	@$(PY) tests/benchmarks/logs.py $(ARGS)

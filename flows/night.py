@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import EngineError
 from tasks.accounting import Account, AccountingError, ExitCode, must_abort
+from tasks.attempts import ending, record_failed
 from tasks.errors import ConfigurationError
 from tasks.infer import StoppedError, infer
 from tasks.inputs import open_night, prepare, record_inputs
@@ -180,11 +181,11 @@ def _attempt(night: Night) -> Iterator[None]:
         code = exit_code_of(error)
         if night.log.is_holder and code is not ExitCode.OTHER_OWNER:
             status = "stopped" if code is ExitCode.STOPPED else "failed"
-            # Types only: an error's text could quote a prompt.
-            summary = {"reason": type(error).__name__, "aborted": isinstance(error, AbortedError)}
+            summary = ending(type(error).__name__, aborted=isinstance(error, AbortedError))
             try:
                 night.log.end_attempt(status, int(code), summary)
                 night.log.write_manifest()
+                record_failed(night.log, night.job, night.run_date, night.run_key, night.settings.catalog)
             except (StaleWriterError, StoreUnavailableError):
                 # The next attempt records that this one was killed; what ended it matters more now.
                 pass

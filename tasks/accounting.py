@@ -40,6 +40,7 @@ class RunStatus(StrEnum):
     STOPPED = "Stopped"
     ABORTED = "Aborted"
     FAILED = "Failed"
+    KILLED = "Killed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import EngineError
 from engine.models.config import load_config
+from tasks.attempts import end_killed, record_failed
 from tasks.errors import ConfigurationError, bounded
 from tasks.extract import ExtractResult, ExtractSettings, extract
 from tasks.identity import model_digest, reuse_key, run_key
@@ -213,8 +214,8 @@ def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -
         yield night()
         return
     with run_log.hold(wait=True, take_over=request.take_over):
-        for killed in run_log.state.unended_attempts:
-            run_log.end_attempt("failed", 4, {"reason": "killed"}, attempt_id=killed.id)
+        end_killed(run_log)
+        record_failed(run_log, request.job, prepared.run_date, prepared.run_key, settings.catalog)
         run_log.open_attempt(
             fresh=request.rerun,
             policy=settings.policy,

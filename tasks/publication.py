@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ConfigurationError
@@ -175,6 +176,8 @@ def _replace_tables(store: Store, publication: Publication, catalog: str, held: 
         "attempt_id": publication.attempt_id,
         "publication_id": publication.id,
     }
+    if "ended_at" in run:
+        run["ended_at"] = datetime.fromisoformat(run["ended_at"])
     replace_tables(
         open_warehouse(catalog, store.uri),
         publication.job,

@@ -27,6 +27,7 @@ from tasks.results import (
     output_line,
 )
 from tasks.run_parts import GroupedWriter, batches
+from tasks.runrecords import utc_now
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
 from tasks.storage import check_key
@@ -127,6 +128,8 @@ def publish(night: Night) -> dict[str, Any]:
         "run_dir": uri(night.log.prefix),
         "policy": night.attempt.policy,
         "device": _device(night),
+        # Published again, it is still the run that ended then.
+        "ended_at": (known.results.get("ended_at") if known is not None else None) or utc_now(),
         "catalog": night.settings.catalog if night.settings.publish else None,
         "tables": tables,
         **{name: summary[name] for name in _RETURNED},

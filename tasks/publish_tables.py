@@ -23,6 +23,7 @@ from tasks.storage import plain_path
 from tasks.warehouse import (
     OF_A_DATE,
     TABLES,
+    add_runs,
     current_files,
     ensure_table,
     iceberg_schema,
@@ -31,7 +32,7 @@ from tasks.warehouse import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -192,6 +193,25 @@ def replace_tables(
         table = ensure_table(catalog, "batch_runs")
         check_owner()
         replace_run(table, row)
+
+    _retried(record)
+
+
+def record_runs(
+    catalog: Catalog, rows: Sequence[Mapping[str, Any]], check_owner: Callable[[], object]
+) -> None:
+    """Give attempts of one date that published nothing their rows in `batch_runs`.
+
+    Parameters
+    ----------
+    check_owner
+        Raises if these rows are no longer this process's to write.
+    """
+
+    def record() -> None:
+        table = ensure_table(catalog, "batch_runs")
+        check_owner()
+        add_runs(table, rows)
 
     _retried(record)
 

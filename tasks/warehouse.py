@@ -10,7 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
 from pyiceberg.expressions import And, EqualTo
 
 from tasks.schema import SCHEMAS, VERSIONS
@@ -39,6 +44,8 @@ OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization"
 # Without this pyiceberg rebases a lost append on the winner's snapshot: two first publications of one date,
 # which have nothing to delete, would both stay and double its rows.
 PROPERTIES: Final = {"commit.retry.num-retries": "0"}
+VERSION: Final = "nightblend.schema-version"
+"""Property of a table: the version of `tasks.schema` that its columns are of."""
 # Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.
 _EQUAL: Final[Callable[[str, str], BooleanExpression]] = cast("Any", EqualTo)
 
@@ -80,10 +87,14 @@ def _signed(kind: pa.DataType) -> pa.DataType:
 
 
 def ensure_table(catalog: Catalog, kind: str) -> Table:
-    """Load the Iceberg table of `kind`, created with its partitions if it does not exist."""
+    """Load the Iceberg table of `kind`, made if it does not exist, with all columns of this version.
+
+    A table of an earlier version gets its new columns, which are null in its rows; nothing is rewritten. One
+    of a later version stays as it is.
+    """
     name = f"{NAMESPACE}.{TABLES[kind]}"
     try:
-        return catalog.load_table(name)
+        return _evolved(catalog, name, kind)
     except NoSuchTableError:
         pass
     with suppress(NamespaceAlreadyExistsError):
@@ -91,9 +102,7 @@ def ensure_table(catalog: Catalog, kind: str) -> Table:
     try:
         with (
             catalog.create_table_transaction(
-                name,
-                schema=iceberg_schema(kind),
-                properties={**PROPERTIES, "nightblend.schema-version": str(VERSIONS[kind])},
+                name, schema=iceberg_schema(kind), properties={**PROPERTIES, VERSION: str(VERSIONS[kind])}
             ) as creation,
             creation.update_spec() as spec,
         ):
@@ -101,6 +110,18 @@ def ensure_table(catalog: Catalog, kind: str) -> Table:
             spec.add_identity("run_date")
     except TableAlreadyExistsError:
         pass
+    return catalog.load_table(name)
+
+
+def _evolved(catalog: Catalog, name: str, kind: str) -> Table:
+    table = catalog.load_table(name)
+    if int(table.properties.get(VERSION, 0)) >= VERSIONS[kind]:
+        return table
+    # Who loses this race finds the columns there.
+    with suppress(CommitFailedException), table.transaction() as change:
+        with change.update_schema() as columns:
+            columns.union_by_name(iceberg_schema(kind))
+        change.set_properties({VERSION: str(VERSIONS[kind])})
     return catalog.load_table(name)
 
 
@@ -171,3 +192,21 @@ def replace_run(table: Table, row: Mapping[str, Any]) -> None:
         if held.num_rows:
             change.delete(mine)
         change.append(rows)
+
+
+def add_runs(table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add the rows of attempts to `batch_runs`, in one commit; those that have a row keep it.
+
+    Raises
+    ------
+    CommitFailedException, ValidationException
+        As `replace_date`.
+    """
+    if not rows:
+        return
+    of_date = _of_date(rows[0]["job"], rows[0]["run_date"])
+    held = table.scan(row_filter=of_date, selected_fields=("attempt_id",)).to_arrow()
+    known = set(held.column("attempt_id").to_pylist())
+    new = [dict(row) for row in rows if row["attempt_id"] not in known]
+    if new:
+        table.append(pa.Table.from_pylist(new, schema=iceberg_schema("batch_runs")))

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from demo_nights import DAY, MODEL, batch_line, write_lines
 
+from tasks.publish_tables import open_warehouse
 from tasks.runlog import RunLog
 from tasks.storage import open_store
 
@@ -106,6 +107,10 @@ def test_a_killed_run_is_resumed_and_a_second_live_one_is_refused(logs):
     assert sorted(answered) == sorted(f"r{i}" for i in range(COUNT))
     parts = [part.name for part in run_log(logs).state.parts_of("outputs")]
     assert parts[: len(before)] == before
+
+    catalog = open_warehouse(f"sqlite:///{logs}/store/_warehouse/catalog.db", str(logs / "store"))
+    attempts = catalog.load_table("nightblend.batch_runs").scan().to_arrow().to_pylist()
+    assert sorted(row["status"] for row in attempts) == ["Completed", "Killed"]
 
     again = subprocess.run(command(logs), capture_output=True, check=False, timeout=120)
     assert json.loads(again.stdout.splitlines()[-1])["reused"] is True

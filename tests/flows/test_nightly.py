@@ -17,6 +17,7 @@ from flows.parameters import NightlyParameters
 from tasks.folder import FolderStore
 from tasks.infer import StoppedError
 from tasks.inputs import prepare
+from tasks.publish_tables import open_warehouse
 from tasks.runlog import RunLog, run_prefix
 
 REQUESTS = 12
@@ -139,6 +140,7 @@ def test_a_stopped_night_can_be_resumed_and_then_needs_no_second_extract(tmp_pat
         run_night(request_of(root), steps=steps)
     assert {"extract", "profile", "plan"} <= set(seen[0])
     assert len(log.refresh().attempts) == 2
+    assert recorded(root) == ["Stopped", "Stopped"]
     assert len([part for part in log.state.parts_of("requests") if part.name.endswith(".parquet")]) == 1
 
 
@@ -151,6 +153,7 @@ def test_mostly_broken_logs_stop_before_any_computing(tmp_path, capsys):
     assert [(ended.status, ended.exit_code) for ended in state.endings.values()] == [("failed", 1)]
     assert state.holder is None
     assert "plan" not in state.steps
+    assert recorded(tmp_path) == ["Aborted"]
 
 
 def test_a_live_run_keeps_its_date(tmp_path, capsys):
@@ -215,6 +218,13 @@ def test_an_unknown_option_is_one_line(capsys):
         cli.main(["run", "--polcy", "dfs"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def recorded(root: Path) -> list[str]:
+    """The status of every attempt by the table, in order."""
+    table = open_warehouse(f"sqlite:///{root}/store/_warehouse/catalog.db", str(root / "store"))
+    attempts = table.load_table("nightblend.batch_runs").scan().to_arrow().to_pylist()
+    return [row["status"] for row in sorted(attempts, key=lambda row: row["ended_at"])]
 
 
 def only_log(root: Path) -> RunLog:

@@ -1,11 +1,7 @@
-"""Publications in the warehouse, read back by a reader that shares no code with the writer.
-
-The catalog is a SQLite file; with NIGHTBLEND_CATALOG it is another, such as a PostgreSQL database.
-"""
+"""Publications in the warehouse: whatever happens to a publisher, tables and log end up saying the same."""
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from nights import DAY, error, open_test_night
+from tables import Place, place, rows
 from test_publish import fill
 
 from tasks import publish_tables, warehouse
 from tasks.errors import ConfigurationError
-from tasks.folder import FolderStore
 from tasks.publication import roll_back
 from tasks.publish import publish
 from tasks.publish_tables import open_warehouse
@@ -36,29 +32,10 @@ if TYPE_CHECKING:
     from tasks.night import Night
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> tuple[FolderStore, str]:
-    """A store and the URI of its catalog; a catalog that others share gets tables of its own."""
-    store = FolderStore(tmp_path / "store")
-    shared = os.environ.get("NIGHTBLEND_CATALOG")
-    if shared is None:
-        return store, f"sqlite:///{tmp_path}/store/_warehouse/catalog.db"
-    return store, shared
+__all__ = ["place"]
 
 
-@pytest.fixture(autouse=True)
-def own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
-    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
-
-
-def rows(place: tuple[FolderStore, str], kind: str) -> pl.DataFrame:
-    store, uri = place
-    table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
-    return pl.scan_iceberg(table.metadata_location, reader_override="native").collect()
-
-
-def answers(place: tuple[FolderStore, str]) -> dict[tuple[str, date], list[str]]:
+def answers(place: Place) -> dict[tuple[str, date], list[str]]:
     found: dict[tuple[str, date], list[str]] = {}
     for row in rows(place, "outputs").iter_rows(named=True):
         found.setdefault((row["job"], row["run_date"]), []).append(row["text"])
@@ -66,7 +43,7 @@ def answers(place: tuple[FolderStore, str]) -> dict[tuple[str, date], list[str]]
 
 
 @contextmanager
-def night(place: tuple[FolderStore, str], scratch: Path, key: str, **more: Any) -> Iterator[Night]:
+def night(place: Place, scratch: Path, key: str, **more: Any) -> Iterator[Night]:
     store, uri = place
     with open_test_night(store, scratch / uuid4().hex, run_key=key, catalog=uri, **more) as made:
         if "infer" not in made.log.state.steps:
@@ -74,7 +51,7 @@ def night(place: tuple[FolderStore, str], scratch: Path, key: str, **more: Any) 
         yield made
 
 
-def run(place: tuple[FolderStore, str], scratch: Path, key: str) -> dict[str, Any]:
+def run(place: Place, scratch: Path, key: str) -> dict[str, Any]:
     with night(place, scratch, key) as made:
         return publish(made)
 
@@ -82,7 +59,7 @@ def run(place: tuple[FolderStore, str], scratch: Path, key: str) -> dict[str, An
 A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
 
 
-def consistent(place: tuple[FolderStore, str], results: dict[str, Any]) -> None:
+def consistent(place: Place, results: dict[str, Any]) -> None:
     """The date's log and every table say the same publication."""
     store, uri = place
     current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
@@ -132,7 +109,7 @@ def test_a_then_b_then_a_again(place, tmp_path) -> None:
     assert _snapshots(place) == before
 
 
-def _snapshots(place: tuple[FolderStore, str]) -> list[int | None]:
+def _snapshots(place: Place) -> list[int | None]:
     store, uri = place
     catalog = open_warehouse(uri, store.uri)
     names = [f"{warehouse.NAMESPACE}.{TABLES[kind]}" for kind in OF_A_DATE]
