@@ -10,8 +10,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows.commands.parser import add_command
-from flows.parameters import NightlyParameters, option
+from flows.commands.parser import add_command, add_fields
+from flows.parameters import NightlyParameters
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -30,17 +30,7 @@ def add(commands: Commands) -> None:
         "allowed, 4 stopped and resumable, 5 another live run owns the date.",
         argument_default=argparse.SUPPRESS,
     )
-    for name, field in NightlyParameters.model_fields.items():
-        text = (field.description or "").replace("%", "%%")
-        if isinstance(field.default, bool):
-            parser.add_argument(option(name), action=argparse.BooleanOptionalAction, help=text)
-        elif name in {"model_filter", "columns"}:
-            metavar = "PATTERN" if name == "model_filter" else "FIELD=COLUMN"
-            parser.add_argument(option(name), action="append", metavar=metavar, help=text)
-        else:
-            if field.default is not None and not field.is_required():
-                text += f" Default: {field.default}."
-            parser.add_argument(option(name), metavar=name.upper(), help=text)
+    add_fields(parser, NightlyParameters.model_fields)
 
 
 def execute(options: dict[str, Any]) -> int:
