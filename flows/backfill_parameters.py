@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date  # noqa: TC003 - pydantic reads the annotation when the module runs
 from typing import Any, ClassVar, Final
+from uuid import uuid4
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -12,6 +13,11 @@ from tasks.backfill import FAILED, MISSING, SELECTIONS
 
 ID_PATTERN: Final = r"^[A-Za-z0-9._-]+$"
 LONGEST_DAYS: Final = 3660
+
+
+def new_id() -> str:
+    """Return the id of a new backfill."""
+    return uuid4().hex[:8]
 
 
 class BackfillParameters(Form):

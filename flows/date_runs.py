@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
-from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from pydantic import ValidationError
@@ -44,7 +43,7 @@ class DateRuns:
     deployment
         Of `flows.nightly.nightly`.
     night
-        Its parameters.
+        The night to run for each date.
     asked_by
         Id of what asks: a date that it has asked for already is not started a second time, unless that run
         ended without success.
@@ -58,8 +57,15 @@ class DateRuns:
     queue: str | None
 
     @classmethod
-    def of(cls, deployment: str | UUID, asked_by: str, *, queue: str | None = None) -> DateRuns:
-        """Look the deployment up.
+    def of(
+        cls,
+        deployment: str | UUID,
+        asked_by: str,
+        *,
+        night: NightlyParameters | None = None,
+        queue: str | None = None,
+    ) -> DateRuns:
+        """Look the deployment up; without `night` its own parameters say what to run.
 
         Raises
         ------
@@ -77,15 +83,7 @@ class DateRuns:
                 raise ConfigurationError(
                     "--deployment", f"there is no deployment {deployment}", "See `prefect deployment ls`"
                 ) from None
-            try:
-                night = NightlyParameters.model_validate((found.parameters or {}).get("parameters") or {})
-            except ValidationError as error:
-                field = ".".join(str(step) for step in error.errors()[0]["loc"])
-                raise ConfigurationError(
-                    "--deployment",
-                    f"{deployment} has no parameters of a night that could be used ({field})",
-                    "Name a deployment of flows.nightly.nightly with job, source, store and model set",
-                ) from None
+            night = night or _night_of(found)
             return cls(found, night, asked_by, _queue(client, found, queue))
 
     def key(self, day: date, tries: int) -> str:
@@ -94,21 +92,34 @@ class DateRuns:
 
     def start(self, day: date, *, rerun: bool = False) -> FlowRun:
         """Return the flow run of a date: the one under way or done, else a new one."""
+        tried = self._tried(day)
+        if tried and not is_unsuccessful(tried[-1]):
+            return tried[-1]
+        if len(tried) == MOST_TRIES:
+            raise ConfigurationError(
+                "--backfill-id", f"{day} has failed {MOST_TRIES} times in it", "See to it, then give a new id"
+            )
+        return self._new(day, self.key(day, len(tried)), rerun=rerun)
+
+    def is_under_way(self, day: date) -> bool:
+        """Tell whether a date was started and has not ended."""
+        tried = self._tried(day)
+        return bool(tried) and not (tried[-1].state is not None and tried[-1].state.is_final())
+
+    def _tried(self, day: date) -> list[FlowRun]:
+        """Return the flow runs of a date in their order: all but the last ended without success."""
         keys = [self.key(day, tries) for tries in range(MOST_TRIES)]
         with get_client(sync_client=True) as client:
             wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
             known = {run.idempotency_key: run for run in client.read_flow_runs(flow_run_filter=wanted)}
+        found = []
         for key in keys:
-            run = known.get(key)
-            if run is None:
-                return self._new(day, key, rerun=rerun)
-            if not is_unsuccessful(run):
-                return run
-        raise ConfigurationError(
-            "--backfill-id",
-            f"{day} has failed {MOST_TRIES} times in it",
-            "See to that date, then give a new id",
-        )
+            if key not in known:
+                break
+            found.append(known[key])
+            if not is_unsuccessful(known[key]):
+                break
+        return found
 
     def read(self, run_id: UUID) -> FlowRun | None:
         """Return a flow run as it is now; None if it was deleted."""
@@ -124,7 +135,8 @@ class DateRuns:
             client.set_flow_run_state(run_id, Cancelling())
 
     def _new(self, day: date, key: str, *, rerun: bool) -> FlowRun:
-        values: dict[str, Any] = (self.deployment.parameters or {}).get("parameters") or {}
+        # Without what is default, so that the run has the defaults of the program that it is run by.
+        values = self.night.model_dump(mode="json", exclude_defaults=True, exclude={"take_over"})
         asked = {
             "run_date": day.isoformat(),
             "publish": True,
@@ -133,16 +145,27 @@ class DateRuns:
             "catch_up_days": 0,
         }
         # Not as a subflow: that would leave a task without an end for a run that lives on after this one.
-        return run_deployment(
-            self.deployment.id,
-            parameters={"parameters": values | asked},
-            flow_run_name=run_name(self.night.job, day),
-            idempotency_key=key,
-            work_queue_name=self.queue,
-            tags=["nightblend", f"asked-by:{self.asked_by}"],
-            as_subflow=False,
-            timeout=0,
-        )
+        with get_client(sync_client=True) as client:
+            return client.create_flow_run_from_deployment(
+                self.deployment.id,
+                parameters={"parameters": values | asked},
+                name=run_name(self.night.job, day),
+                idempotency_key=key,
+                work_queue_name=self.queue,
+                tags=["nightblend", f"asked-by:{self.asked_by}"],
+            )
+
+
+def _night_of(deployment: DeploymentResponse) -> NightlyParameters:
+    try:
+        return NightlyParameters.model_validate((deployment.parameters or {}).get("parameters") or {})
+    except ValidationError as error:
+        field = ".".join(str(step) for step in error.errors()[0]["loc"])
+        raise ConfigurationError(
+            "--deployment",
+            f"{deployment.name} has no parameters of a night that could be used ({field})",
+            "Name a deployment of flows.nightly.nightly with job, source, store and model set",
+        ) from None
 
 
 def is_unsuccessful(run: FlowRun) -> bool:

@@ -54,7 +54,7 @@ def add_command(
     return parser
 
 
-def add_fields(parser: CommandParser, fields: Mapping[str, FieldInfo]) -> None:
+def add_fields(parser: argparse._ActionsContainer, fields: Mapping[str, FieldInfo]) -> None:
     """Add an option for each field of a form; what is not typed is left out of the options.
 
     A list is an option that may be repeated, a yes or no has its `--no-` counterpart.
@@ -89,3 +89,8 @@ def parse_date(text: str, name: str = "--run-date") -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Take a signal as an interrupt: a stop of the container is a stop of the run, which can go on."""
+    raise KeyboardInterrupt
