@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 5.0
+SUCCESSOR_S: Final = 120.0
+"""How soon an automation has started a crashed run again, if it is going to."""
 
 
 def run_name() -> str:
@@ -171,7 +174,7 @@ class _Dates:
     def _look(self) -> None:
         for day, run_id in list(self._under_way.items()):
             run = self._runs.read(run_id)
-            if run is None or (run.state is not None and run.state.is_final()):
+            if run is None or _has_ended(run):
                 del self._under_way[day]
                 self._settle(day, run)
                 self._changed()
@@ -202,6 +205,14 @@ class _Dates:
 
     def _view(self, day: date) -> DateView:
         return view_date(self._store, self._runs.night.job, day, lease_s=self._runs.night.lease_s)
+
+
+def _has_ended(run: FlowRun) -> bool:
+    """Tell whether a flow run has ended, and nothing will take its place any more."""
+    if run.state is None or not run.state.is_final():
+        return False
+    since = datetime.now(UTC) - (run.end_time or run.state.timestamp)
+    return not run.state.is_crashed() or since.total_seconds() > SUCCESSOR_S
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterTags,
+)
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from pydantic import ValidationError
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RERUN_TAG: Final = "rerun-of:"
 MOST_TRIES: Final = 100
 """Flow runs of one date in one backfill."""
 
@@ -111,21 +116,15 @@ class DateRuns:
         keys = [self.key(day, tries) for tries in range(MOST_TRIES)]
         with get_client(sync_client=True) as client:
             wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
-            known = {run.idempotency_key: run for run in client.read_flow_runs(flow_run_filter=wanted)}
-        found = []
-        for key in keys:
-            if key not in known:
-                break
-            found.append(known[key])
-            if not is_unsuccessful(known[key]):
-                break
-        return found
+            found = client.read_flow_runs(flow_run_filter=wanted)
+            known = {run.idempotency_key: _latest(client, run) for run in found}
+        return [known[key] for key in keys if key in known]
 
     def read(self, run_id: UUID) -> FlowRun | None:
-        """Return a flow run as it is now; None if it was deleted."""
+        """Return a flow run as it is now, or the last that was started in its place; None if deleted."""
         with get_client(sync_client=True) as client:
             try:
-                return client.read_flow_run(run_id)
+                return _latest(client, client.read_flow_run(run_id))
             except ObjectNotFound:
                 return None
 
@@ -171,6 +170,14 @@ def _night_of(deployment: DeploymentResponse) -> NightlyParameters:
 def is_unsuccessful(run: FlowRun) -> bool:
     """Tell whether a flow run ended without success."""
     return run.state is not None and run.state.is_final() and not run.state.is_completed()
+
+
+def _latest(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """Return what was started last in the place of a crashed run (`flows.recover`), else the run itself."""
+    if run.state is None or not run.state.is_crashed():
+        return run
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"{RERUN_TAG}{run.id}"]))
+    return max([run, *client.read_flow_runs(flow_run_filter=tagged)], key=lambda found: str(found.created))
 
 
 def _queue(client: SyncPrefectClient, deployment: DeploymentResponse, queue: str | None) -> str | None:
