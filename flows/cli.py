@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows.commands import calibrate, inspect, rollback, run
+from flows.commands import backfill, calibrate, inspect, rollback, run
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
@@ -15,7 +15,7 @@ from tasks.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, inspect, rollback, calibrate)
+COMMANDS = (run, backfill, inspect, rollback, calibrate)
 """In the order that `--help` shows them."""
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import EngineError
 from tasks.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.attempts import ending, record_failed
-from tasks.errors import ConfigurationError
-from tasks.infer import StoppedError, infer
-from tasks.inputs import open_night, prepare, record_inputs
+from tasks.errors import ConfigurationError, bounded
+from tasks.give_way import infer_in_turn
+from tasks.infer import StoppedError
+from tasks.inputs import open_night, prepare, record_inputs, record_origin
 from tasks.plan import plan
 from tasks.profile import profile
 from tasks.publish import publish
@@ -54,6 +55,17 @@ class AbortedError(Exception):
     """So much was quarantined that nothing was computed."""
 
 
+_TOLD = (
+    ConfigurationError,
+    EngineError,
+    AbortedError,
+    AccountingError,
+    StoppedError,
+    StoreUnavailableError,
+)
+"""Errors whose text is kept with the attempt; that of any other could quote a prompt."""
+
+
 class Reporter(Protocol):
     """Is told how a night goes on."""
 
@@ -88,7 +100,7 @@ class Steps:
     tokenize: Callable[[Night, PreparedInputs], dict[str, Any]] = record_inputs
     profile: Callable[[Night], dict[str, Any]] = profile
     plan: Callable[[Night], dict[str, Any]] = plan
-    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer
+    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_in_turn
     publish: Callable[[Night], dict[str, Any]] = publish
 
     def reported_to(self, reporter: Reporter) -> Steps:
@@ -136,6 +148,7 @@ def run_night(
         with open_night(prepared, request, scratch) as night:
             if night.log.state.finished and not night.log.is_holder:
                 with night.log.hold(wait=True, take_over=request.take_over):
+                    record_origin(night.log, prepared)
                     return _result(night, steps.publish(night), reused=True)
             with _attempt(night):
                 steps.tokenize(night, prepared)
@@ -182,6 +195,8 @@ def _attempt(night: Night) -> Iterator[None]:
         if night.log.is_holder and code is not ExitCode.OTHER_OWNER:
             status = "stopped" if code is ExitCode.STOPPED else "failed"
             summary = ending(type(error).__name__, aborted=isinstance(error, AbortedError))
+            if isinstance(error, _TOLD):
+                summary["message"] = bounded(" ".join(str(error).split()), 500)
             try:
                 night.log.end_attempt(status, int(code), summary)
                 night.log.write_manifest()

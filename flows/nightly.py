@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
+from flows.catch_up import catching_up
 from flows.console import rows_of
 from flows.night import Steps, run_night
 from flows.parameters import NightlyParameters
@@ -98,7 +99,8 @@ def nightly(parameters: NightlyParameters) -> dict[str, Any]:
     log = get_run_logger()
     request = parameters.to_request(_scheduled())
     log.info("job %s, run date %s", request.job, request.run_date)
-    result = run_night(request, steps=STEPS, reporter=_LogReporter(log))
+    with catching_up(parameters, request.run_date, deployment=deployment.id, steps=STEPS):
+        result = run_night(request, steps=STEPS, reporter=_LogReporter(log))
     create_markdown_artifact(
         _markdown(result), key=f"night-{parameters.job}", description=str(request.run_date)
     )

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from engine.devices import DTYPES, KV_DTYPES
 from engine.plan.lengths import ESTIMATORS, LOGGED
 from engine.plan.policies import POLICIES
-from tasks.errors import ConfigurationError, bounded
+from flows.form import SLUG, Form, option
+from tasks.errors import ConfigurationError
 from tasks.readers.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from pydantic_core import ErrorDetails
-
     from tasks.inputs import NightRequest
-
-SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-
 
 _CHOICES: Final[Mapping[str, Collection[str]]] = {
     "policy": POLICIES,
@@ -33,10 +29,10 @@ _CHOICES: Final[Mapping[str, Collection[str]]] = {
 """Field -> the values it may have."""
 
 
-class NightlyParameters(BaseModel):
+class NightlyParameters(Form):
     """What a night is asked to do; every field is an option of `nightblend run` of the same name."""
 
-    model_config = ConfigDict(extra="forbid", title="Nightly", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(title="Nightly")
 
     job: str = Field(
         title="Job",
@@ -228,6 +224,18 @@ class NightlyParameters(BaseModel):
     take_over: bool = Field(
         default=False, title="Take over", description="Take the date from another run that seems alive."
     )
+    catch_up_days: int = Field(
+        default=3,
+        title="Catch up (days)",
+        description="Where no date is given: missing and failed dates of so many days before are run too.",
+        ge=0,
+        le=31,
+    )
+    give_way: bool = Field(
+        default=False,
+        title="Give way",
+        description="Stop, to go on later, when another run wants the device; dates of a backfill do.",
+    )
 
     @field_validator(*_CHOICES)
     @classmethod
@@ -243,20 +251,6 @@ class NightlyParameters(BaseModel):
         if value >= info.data.get("lease_s", float("inf")):
             raise ValueError(f"must be below lease_s ({info.data['lease_s']:g})")
         return value
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Make parameters of options as they were typed.
-
-        Raises
-        ------
-        ConfigurationError
-            Naming the first option that is missing or wrong, in the order of the fields.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise _explain(error.errors()[0]) from None
 
     def to_request(self, now: datetime | None = None) -> NightRequest:
         """Return the night that is asked for, its date resolved.
@@ -274,6 +268,7 @@ class NightlyParameters(BaseModel):
         """
         from engine.devices import DeviceError, check_kv_dtype, default_step, find_device, find_dtype
         from engine.profiles import ProfileError, read_profile
+        from flows.options import night_options
         from tasks.catalogs import choose_catalog
         from tasks.inputs import NightRequest
         from tasks.night import NightSettings
@@ -324,6 +319,7 @@ class NightlyParameters(BaseModel):
             lease_s=self.lease_s,
             heartbeat_s=self.heartbeat_s,
             publish=self.publish,
+            gives_way=self.give_way,
             device_profile=profile,
             catalog=choose_catalog(self.catalog, self.store) if self.publish else None,
         )
@@ -340,28 +336,5 @@ class NightlyParameters(BaseModel):
             log_format=self.format,
             columns=tuple(columns.items()),
             timezone=self.timezone,
+            options=night_options(self, resolved.run_date),
         )
-
-
-def option(field: str) -> str:
-    """Return the command-line option of a field."""
-    return "--" + field.replace("_", "-")
-
-
-def _explain(error: ErrorDetails) -> ConfigurationError:
-    name = str(error["loc"][0]) if error["loc"] else "parameters"
-    field = NightlyParameters.model_fields.get(name)
-    if field is None:
-        return ConfigurationError(option(name), "is not known", "See `nightblend run --help`")
-    example = field.examples[0] if field.examples else field.default
-    if error["type"] == "missing":
-        return ConfigurationError(option(name), "is missing", f"Give one, for example {example}")
-    message = f"{bounded(str(error['input']))!r} {_reason(error)}"
-    return ConfigurationError(option(name), message, f"Give such a value, for example {example}")
-
-
-def _reason(error: ErrorDetails) -> str:
-    text = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "string_pattern_mismatch":
-        text = "should have only lower-case letters and digits, with single dashes between them"
-    return text.replace("Input should", "should", 1).replace("String should", "should", 1)

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
+from engine import ANSWER_VERSION
 from engine.errors import EngineError
 from engine.models.config import load_config
 from tasks.attempts import end_killed, record_failed
 from tasks.errors import ConfigurationError, bounded
 from tasks.extract import ExtractResult, ExtractSettings, extract
 from tasks.identity import model_digest, reuse_key, run_key
+from tasks.listing import listing_digest
 from tasks.night import Night
 from tasks.readers.formats import AUTO
 from tasks.run_date import day_window, is_dated, resolve_run_date
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from tasks.storage import Store
 
 log = logging.getLogger(__name__)
+
+ORIGIN: Final = "origin"
+"""Step whose results say what a run was made from: `listing, objects, bytes, model, answer_version`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class NightRequest:
         Format of the logs and the columns of the generic one, see `ExtractSettings`.
     timezone
         Whose days are meant where a log says when its requests were made.
+    options
+        The options of `nightblend run` that ask for the same again; kept with the attempt for people.
+    asked_by
+        Id of the backfill that asks for it, kept with the attempt; '' for none.
     """
 
     job: str
@@ -68,11 +77,16 @@ class NightRequest:
     log_format: str = AUTO
     columns: tuple[tuple[str, str], ...] = ()
     timezone: str = "UTC"
+    options: tuple[str, ...] = ()
+    asked_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedInputs:
-    """The identity of a run, and its parsed but not yet recorded input."""
+    """The identity of a run, and its parsed but not yet recorded input.
+
+    `origin` is what it was made from: the results of step `ORIGIN`.
+    """
 
     run_date: date
     run_key: str
@@ -80,6 +94,7 @@ class PreparedInputs:
     store: Store
     model_dir: Path
     extracted: ExtractResult
+    origin: dict[str, Any]
 
 
 def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -> PreparedInputs:
@@ -122,10 +137,11 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
             f"{extracted.shapes} of {total} requests are lengths or block hashes without a text to answer",
             "Name logs with prompts; traces of lengths serve profile, plan and estimate",
         )
+    model = model_digest(model_dir)
     identity: dict[str, Any] = {
         "job": request.job,
         "run_date": resolved.run_date,
-        "model": model_digest(model_dir),
+        "model": model,
         "defaults": settings.defaults.as_dict(),
         "run_seed": settings.run_seed,
         "dtype": settings.precision,
@@ -137,6 +153,13 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
         store=store,
         model_dir=model_dir,
         extracted=extracted,
+        origin={
+            "listing": listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects),
+            "objects": len(extracted.objects),
+            "bytes": sum(found.size for found in extracted.objects),
+            "model": model,
+            "answer_version": ANSWER_VERSION,
+        },
     )
 
 
@@ -220,9 +243,26 @@ def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -
             fresh=request.rerun,
             policy=settings.policy,
             device=settings.device,
-            params={"reuse_key": prepared.reuse_key, "model": str(prepared.model_dir)},
+            params={
+                "reuse_key": prepared.reuse_key,
+                "model": str(prepared.model_dir),
+                "publish": settings.publish,
+                "options": list(request.options),
+                "asked_by": request.asked_by,
+            },
         )
+        record_origin(run_log, prepared)
         yield night()
+
+
+def record_origin(run_log: RunLog, prepared: PreparedInputs) -> None:
+    """Record what a held run was made from, unless its log says so already.
+
+    Also where a finished run is used again: objects may have been written anew with the same requests.
+    """
+    known = run_log.state.steps.get(ORIGIN)
+    if known is None or known.results != prepared.origin:
+        run_log.finish_step(ORIGIN, prepared.origin)
 
 
 def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:

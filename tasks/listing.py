@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from tasks.run_date import expand_source, is_dated, static_prefix
 from tasks.storage import list_source, split_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
     from tasks.storage import ObjectInfo, Store
@@ -26,7 +27,23 @@ _PAGE: Final = 1000
 def list_objects(
     source: str, run_date: date, store: Store | None, job: str
 ) -> tuple[Store, list[ObjectInfo], list[str]]:
-    """List the objects of a date.
+    """List the objects of a date, as `find_objects` does.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none.
+    """
+    source_store, found, ignored = find_objects(source, run_date, store, job)
+    if source_store is None or not found:
+        raise _nothing_found(source, expand_source(source, run_date), run_date, ignored)
+    return source_store, found, ignored
+
+
+def find_objects(
+    source: str, run_date: date, store: Store | None, job: str
+) -> tuple[Store | None, list[ObjectInfo], list[str]]:
+    """Look for the objects of a date.
 
     Parameters
     ----------
@@ -39,21 +56,21 @@ def list_objects(
 
     Returns
     -------
-    (Store, list of ObjectInfo, list of str)
-        The source, its objects sorted by key, and the keys that are left out for their names.
+    (Store or None, list of ObjectInfo, list of str)
+        The source, its objects sorted by key, and the keys that are left out for their names. None where a
+        dated folder does not exist, which is a date without objects.
 
     Raises
     ------
     ConfigurationError
-        If there is none.
+        If the source cannot be read.
     """
     expanded = expand_source(source, run_date)
     try:
         source_store, prefix = split_source(expanded, field="--source")
     except ConfigurationError:
-        # A dated folder that is not there is a date without objects, if there are others.
         if is_dated(source):
-            raise _nothing_found(source, expanded, run_date, []) from None
+            return None, [], []
         raise
     own = f"{store.object_uri(job)}/" if store is not None else None
     found: list[ObjectInfo] = []
@@ -66,9 +83,18 @@ def list_objects(
             found.append(info)
         elif not info.key.endswith("/"):
             ignored.append(info.key)
-    if not found:
-        raise _nothing_found(source, expanded, run_date, ignored)
     return source_store, sorted(found, key=lambda info: info.key), ignored
+
+
+def listing_digest(objects: Iterable[tuple[str, str, int]]) -> str:
+    """Return the SHA-256 over the sorted (uri, etag, size) of a date's objects, in hex.
+
+    It tells whether a date has other objects than those its run was made from, without reading any.
+    """
+    digest = hashlib.sha256()
+    for uri, etag, size in sorted(objects):
+        digest.update(f"{uri}\0{etag}\0{size}\n".encode())
+    return digest.hexdigest()
 
 
 def _nothing_found(source: str, expanded: str, run_date: date, ignored: Sequence[str]) -> ConfigurationError:

@@ -50,6 +50,8 @@ class NightSettings:
         Liveness of the run log.
     publish
         False keeps the results in the run directory only.
+    gives_way
+        Whether another run that wants the device may ask it to stop (`tasks.give_way`).
     device_profile
         What the plan counts with; None is the nominal profile of `device`.
     catalog
@@ -75,6 +77,7 @@ class NightSettings:
     lease_s: float = 90.0
     heartbeat_s: float = 20.0
     publish: bool = True
+    gives_way: bool = False
     device_profile: DeviceProfile | None = None
     catalog: str | None = None
 

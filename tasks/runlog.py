@@ -196,7 +196,7 @@ class RunLog:
                 forced_epoch = state.epoch if take_over else 0
             # Force holds against the holder that the caller knew of, not against one that came in between.
             if state.holder is not None and state.epoch > forced_epoch and not _owner_is_gone(state.holder):
-                age = self._sign_of_life_age()
+                age = self.sign_of_life_age()
                 # Strictly older: ages of whole seconds (S3) are then never too high by the fraction.
                 if age <= self.lease_s:
                     sign = (state.epoch, self._heartbeat_content())
@@ -228,8 +228,8 @@ class RunLog:
         self._claim = None
         self.lost = False
 
-    def request_stop(self, reason: str = "") -> bool:
-        """Ask whoever holds the run to stop; from any process, without a claim.
+    def request_stop(self, reason: str = "", *, by: str = "") -> bool:
+        """Ask whoever holds the run to stop; from any process, without a claim. For `by` see `StopRequested`.
 
         Returns
         -------
@@ -241,7 +241,7 @@ class RunLog:
                 state = self.refresh()
                 if state.holder is None:
                     return False
-                record = LogRecord.new(state.epoch, StopRequested(reason))
+                record = LogRecord.new(state.epoch, StopRequested(reason, by))
                 found = self._slots.settle(self._state.next_seq, record)
                 self._state = fold([found], state)
                 if found.nonce == record.nonce:
@@ -423,7 +423,11 @@ class RunLog:
         except ObjectNotFoundError:
             return b""
 
-    def _sign_of_life_age(self) -> float:
+    def sign_of_life_age(self) -> float:
+        """Return how old the last sign of life of the present (or last) holder is, in seconds.
+
+        By the store's own clock. The run must have been claimed once.
+        """
         # The claim counts as a sign of life too: its first heartbeat comes a moment after it.
         keys = (self._slots.key(self._state.holder_seq), self.key("heartbeat.json"))
         ages = [self.store.age_seconds(key) for key in keys]

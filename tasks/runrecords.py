@@ -116,10 +116,19 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Someone asks the holder to stop; it does so when it next looks."""
+    """Someone asks the holder to stop; it does so when it next looks.
+
+    Attributes
+    ----------
+    reason
+        For people.
+    by
+        Prefix of the run that wants its device, if that is the reason; what was stopped goes on after it.
+    """
 
     KIND: ClassVar[str] = "stop_requested"
     reason: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tasks.accounting import ExitCode
 from tasks.runrecords import (
     Attempt,
     AttemptEnded,
@@ -51,6 +52,9 @@ class RunState:
         By name: written since the last fresh attempt, in order.
     publications
         All of them; the last one is the current one. A fresh attempt does not take them back.
+    superseded
+        Id of the last fresh attempt, and the steps and parts that it put aside. They count again if it ends
+        on a wrong setting before it has computed an answer.
     """
 
     next_seq: int = 0
@@ -63,6 +67,7 @@ class RunState:
     steps: Mapping[str, Step] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     publications: tuple[Published, ...] = ()
+    superseded: tuple[str, Mapping[str, Step], Mapping[str, Part]] | None = None
 
     @property
     def attempt(self) -> Attempt | None:
@@ -188,7 +193,7 @@ class _Draft:
                 if self.state.stop_requested is None:
                     self.state = replace(self.state, stop_requested=body)
             case AttemptEnded():
-                self.endings.setdefault(body.attempt_id, body)
+                self._end(body)
             case Released():
                 self.state = replace(self.state, holder=None)
             case Published():
@@ -202,5 +207,18 @@ class _Draft:
             return
         self.state = replace(self.state, attempts=(*self.state.attempts, attempt))
         if attempt.fresh:
+            before = (attempt.id, dict(self.steps), dict(self.parts))
+            self.state = replace(self.state, superseded=before)
             self.steps.clear()
             self.parts.clear()
+
+    def _end(self, ended: AttemptEnded) -> None:
+        if ended.attempt_id in self.endings:
+            return
+        self.endings[ended.attempt_id] = ended
+        before = self.state.superseded
+        if before is None or before[0] != ended.attempt_id or ended.exit_code != ExitCode.USAGE:
+            return
+        if not any(part.kind == "outputs" for part in self.parts.values()):
+            self.steps, self.parts = dict(before[1]), dict(before[2])
+            self.state = replace(self.state, superseded=None)

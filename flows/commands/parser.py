@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import date
     from typing import TypeAlias
 
+    from pydantic.fields import FieldInfo
+
     Commands: TypeAlias = _SubParsersAction["CommandParser"]
+
+
+_METAVAR: Final = {"model_filter": "PATTERN", "columns": "FIELD=COLUMN"}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,6 +54,27 @@ def add_command(
     return parser
 
 
+def add_fields(parser: argparse._ActionsContainer, fields: Mapping[str, FieldInfo]) -> None:
+    """Add an option for each field of a form; what is not typed is left out of the options.
+
+    A list is an option that may be repeated, a yes or no has its `--no-` counterpart.
+    """
+    for name, field in fields.items():
+        text = (field.description or "").replace("%", "%%")
+        typed = "--" + name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser.add_argument(
+                typed, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+        elif field.default_factory is not None:
+            metavar = _METAVAR.get(name, name.upper())
+            parser.add_argument(typed, action="append", metavar=metavar, default=argparse.SUPPRESS, help=text)
+        else:
+            if field.default is not None and not field.is_required():
+                text += f" Default: {field.default}."
+            parser.add_argument(typed, metavar=name.upper(), default=argparse.SUPPRESS, help=text)
+
+
 def parse_date(text: str, name: str = "--run-date") -> date:
     """Return a date given as 2026-11-22.
 
@@ -63,3 +89,8 @@ def parse_date(text: str, name: str = "--run-date") -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Take a signal as an interrupt: a stop of the container is a stop of the run, which can go on."""
+    raise KeyboardInterrupt

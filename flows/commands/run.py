@@ -8,10 +8,10 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command
-from flows.parameters import NightlyParameters, option
+from flows.commands.parser import add_command, add_fields, interrupt
+from flows.parameters import NightlyParameters
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -30,17 +30,7 @@ def add(commands: Commands) -> None:
         "allowed, 4 stopped and resumable, 5 another live run owns the date.",
         argument_default=argparse.SUPPRESS,
     )
-    for name, field in NightlyParameters.model_fields.items():
-        text = (field.description or "").replace("%", "%%")
-        if isinstance(field.default, bool):
-            parser.add_argument(option(name), action=argparse.BooleanOptionalAction, help=text)
-        elif name in {"model_filter", "columns"}:
-            metavar = "PATTERN" if name == "model_filter" else "FIELD=COLUMN"
-            parser.add_argument(option(name), action="append", metavar=metavar, help=text)
-        else:
-            if field.default is not None and not field.is_required():
-                text += f" Default: {field.default}."
-            parser.add_argument(option(name), metavar=name.upper(), help=text)
+    add_fields(parser, NightlyParameters.model_fields)
 
 
 def execute(options: dict[str, Any]) -> int:
@@ -50,38 +40,46 @@ def execute(options: dict[str, Any]) -> int:
         # Starting Prefect's own API inside the process takes about ten seconds.
         with_flow = bool(os.environ.get("PREFECT_API_URL"))
     # A stop of the container is a stop of the run: what is answered is written, and the run can be resumed.
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        result = _run(NightlyParameters.parse(options), with_flow=with_flow)
+        parameters = NightlyParameters.parse(options)
+        if with_flow:
+            return _print(_as_flow(parameters), as_json=as_json)
+        return _here(parameters, as_json=as_json)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _as_flow(parameters: NightlyParameters) -> dict[str, Any]:
+    parameters.to_request()
+    from flows.nightly import nightly
+
+    return nightly(parameters)
+
+
+def _here(parameters: NightlyParameters, *, as_json: bool) -> int:
+    request = parameters.to_request()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    from flows.catch_up import catching_up
+    from flows.console import ConsoleReporter
+    from flows.night import run_night
+
+    reporter = ConsoleReporter()
+    with catching_up(parameters, request.run_date):
+        try:
+            result = run_night(request, reporter=reporter)
+        finally:
+            reporter.close()
+        return _print(result, as_json=as_json)
+
+
+def _print(result: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         from flows.night import RESULT_KEYS
 
-        print(json.dumps({key: result[key] for key in RESULT_KEYS}, ensure_ascii=False))
+        print(json.dumps({key: result[key] for key in RESULT_KEYS}, ensure_ascii=False), flush=True)
     else:
         from flows.console import print_table
 
         print_table(result)
     return int(result["exit_code"])
-
-
-def _run(parameters: NightlyParameters, *, with_flow: bool) -> dict[str, Any]:
-    request = parameters.to_request()
-    if with_flow:
-        from flows.nightly import nightly
-
-        return nightly(parameters)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    from flows.console import ConsoleReporter
-    from flows.night import run_night
-
-    reporter = ConsoleReporter()
-    try:
-        return run_night(request, reporter=reporter)
-    finally:
-        reporter.close()
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -41,7 +41,13 @@ bodies = st.one_of(
         count=st.integers(0, 9),
     ),
     st.builds(StopRequested, reason=ids),
-    st.builds(AttemptEnded, attempt_id=ids, status=st.just("completed"), exit_code=st.just(0), summary=small),
+    st.builds(
+        AttemptEnded,
+        attempt_id=ids,
+        status=st.just("completed"),
+        exit_code=st.sampled_from([0, 2]),
+        summary=small,
+    ),
     st.builds(Published, publication_id=ids),
     st.builds(Unknown, kind=st.just("from_the_future"), body=small),
 )
@@ -131,6 +137,26 @@ def test_a_resumed_attempt_keeps_the_parts_and_a_fresh_one_does_not() -> None:
     # The same content written again counts again.
     again = fold(log_of(part, epoch=2), fresh)
     assert again.parts_of("outputs") == [other, part]
+
+
+def test_a_fresh_attempt_that_ends_on_a_wrong_setting_takes_nothing_away() -> None:
+    part, other = Part("outputs", "outputs/1", "s", 3), Part("requests", "requests/1", "t", 4)
+    first = log_of(CLAIM, Attempt("a"), Step("infer"), part, AttemptEnded("a", "completed", 0))
+    fresh = fold([*first, *log_of(CLAIM, Attempt("b", fresh=True), Step("extract"), other, epoch=2)])
+    ended = fold(log_of(AttemptEnded("b", "failed", 2), epoch=2), fresh)
+    assert ended.parts_of("outputs") == [part]
+    assert set(ended.steps) == {"infer"}
+    assert not ended.finished
+    # Any other end, or an answer computed by it, and it stands.
+    for records in (
+        [AttemptEnded("b", "failed", 1)],
+        [AttemptEnded("b", "stopped", 4), AttemptEnded("b", "failed", 2)],
+        [Part("outputs", "outputs/2", "u", 1), AttemptEnded("b", "failed", 2)],
+        [Attempt("c"), AttemptEnded("c", "failed", 2)],
+    ):
+        state = fold(log_of(*records, epoch=2), fresh)
+        assert part not in state.parts_of("outputs")
+        assert set(state.steps) == {"extract"}
 
 
 def test_ends_and_stops() -> None:

@@ -1,0 +1,90 @@
+"""`nightblend backfill`: past dates that are missing, failed or stale."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flows.backfill_parameters import BackfillParameters, new_id
+from flows.commands.parser import add_command, add_fields, interrupt
+from flows.parameters import NightlyParameters
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+    from flows.date_table import DateEntry
+    from flows.night import Reporter
+
+_NOT_HERE = frozenset({"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way"})
+"""Fields of a night that a backfill decides about itself."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command; its options are the fields of the two forms."""
+    parser = add_command(
+        commands,
+        "backfill",
+        execute,
+        help="run past dates",
+        description="Run past dates that are missing or failed, or whose input has changed since. With "
+        "--deployment they run as flow runs of that deployment on the server of PREFECT_API_URL; else one "
+        "after the other in this process, with the options of `nightblend run`.",
+        epilog="Exit codes: 0 all published, 1 a date failed, 2 wrong usage, 4 stopped; the same command "
+        "goes on.",
+    )
+    add_fields(parser, BackfillParameters.model_fields)
+    night = {name: field for name, field in NightlyParameters.model_fields.items() if name not in _NOT_HERE}
+    add_fields(parser.add_argument_group("the night, without --deployment"), night)
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Run it and print a row per date."""
+    as_json = options.pop("json")
+    asked = BackfillParameters.parse(
+        {name: value for name, value in options.items() if name in BackfillParameters.model_fields}
+    )
+    night = {name: value for name, value in options.items() if name not in BackfillParameters.model_fields}
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        result = (
+            _with_flow(asked) if "deployment" in options else _here(asked, NightlyParameters.parse(night))
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        from flows.date_table import print_summary
+
+        print_summary(result)
+    return int(result["exit_code"])
+
+
+def _with_flow(asked: BackfillParameters) -> dict[str, Any]:
+    from flows.backfill import backfill
+
+    state: Any = backfill(asked, return_state=True)
+    found: dict[str, Any] = state.data if isinstance(state.data, dict) else state.result()
+    return found
+
+
+def _here(asked: BackfillParameters, night: NightlyParameters) -> dict[str, Any]:
+    from flows.console import ConsoleReporter
+    from flows.dates_here import backfill_here
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    asked = asked.model_copy(update={"backfill_id": asked.backfill_id or new_id()})
+    if asked.force and not asked.dry_run:
+        print(f"backfill {asked.backfill_id}; to go on with it, give --backfill-id", file=sys.stderr)
+    shown = ConsoleReporter()
+
+    def reporter(entry: DateEntry) -> Reporter:
+        print(f"{entry.planned.run_date}: {entry.planned.reason}", file=sys.stderr)
+        return shown
+
+    try:
+        return backfill_here(asked, night, reporter)
+    finally:
+        shown.close()

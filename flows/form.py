@@ -1,0 +1,64 @@
+"""Parameters of a flow as a flat, ordered model, which is also the options of a command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.errors import ConfigurationError, bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
+
+
+SLUG: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+
+
+class Form(BaseModel):
+    """What people fill in; each field is an option of the command of the same name."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    COMMAND: ClassVar[str] = "run"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Make parameters of options as they were typed.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the first option that is missing or wrong, in the order of the fields.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _explain(cls, error.errors()[0]) from None
+
+
+def option(field: str) -> str:
+    """Return the command-line option of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _explain(form: type[Form], error: ErrorDetails) -> ConfigurationError:
+    name = str(error["loc"][0]) if error["loc"] else "parameters"
+    field = form.model_fields.get(name)
+    if field is None:
+        return ConfigurationError(option(name), "is not known", f"See `nightblend {form.COMMAND} --help`")
+    example = field.examples[0] if field.examples else field.default
+    if error["type"] == "missing":
+        return ConfigurationError(option(name), "is missing", f"Give one, for example {example}")
+    message = f"{bounded(str(error['input']))!r} {_reason(error)}"
+    return ConfigurationError(option(name), message, f"Give such a value, for example {example}")
+
+
+def _reason(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        text = "is not of the form that is needed"
+        if error["ctx"]["pattern"] == SLUG:
+            text = "should have only lower-case letters and digits, with single dashes between them"
+    return text.replace("Input should", "should", 1).replace("String should", "should", 1)
