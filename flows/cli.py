@@ -7,15 +7,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows.commands import backfill, calibrate, inspect, rollback, run
+from flows.commands import backfill, calibrate, deploy, inspect, rollback, run
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, backfill, inspect, rollback, calibrate)
+COMMANDS = (run, backfill, inspect, rollback, calibrate, deploy)
 """In the order that `--help` shows them."""
 
 
@@ -41,37 +40,14 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
 
 def explain(error: BaseException) -> int:
     """Say in one line on stderr why a night did not end well; return the exit code."""
-    from engine.errors import EngineError
-    from flows.night import AbortedError, exit_code_of
-    from tasks.accounting import AccountingError
-    from tasks.infer import StoppedError
-    from tasks.runlog import RunIsLiveError, StaleWriterError
-    from tasks.runrecords import LogFormatError
-    from tasks.storage import StoreUnavailableError
+    from flows.failures import TOLD, describe
+    from flows.night import exit_code_of
 
-    told = (
-        ConfigurationError,
-        EngineError,
-        AbortedError,
-        AccountingError,
-        StoppedError,
-        RunIsLiveError,
-        StaleWriterError,
-        LogFormatError,
-        StoreUnavailableError,
-    )
     code = exit_code_of(error)
-    if isinstance(error, KeyboardInterrupt):
-        text = "stopped."
-    elif isinstance(error, told):
-        text = " ".join(str(error).split())
-    else:
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+    text = "stopped." if isinstance(error, KeyboardInterrupt) else describe(error)
+    if not isinstance(error, (*TOLD, KeyboardInterrupt)):
         # Its own words could quote a prompt; its type and place cannot.
-        text = f"failed with {type(error).__name__}{where}; run with NIGHTBLEND_DEBUG=1 for the whole trace"
+        text += "; run with NIGHTBLEND_DEBUG=1 for the whole trace"
         if os.environ.get("NIGHTBLEND_DEBUG"):
             logging.getLogger(__name__).error("failed", exc_info=error)
     hint = " Run the same command again to go on." if code is ExitCode.STOPPED else ""

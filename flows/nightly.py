@@ -2,9 +2,8 @@
 
     python -m flows.nightly --job demo --source logs/ --store store/ --model model/ --run-date 2026-11-22
 
-The order of the steps is that of `flows.night.run_night`; here they become tasks, so that each has its state,
-log and time in Prefect. The run log is the only memory of a run: tasks cache nothing and persist nothing, and
-the hold on the log passes from task to task inside this one process.
+The order of the steps is that of `flows.night.run_night`; here they are tasks, so that each has its state,
+log and time in Prefect. `flows.on_demand` runs the same for a person who gives the date.
 """
 
 from __future__ import annotations
@@ -13,73 +12,35 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.runtime import deployment, flow_run
+from prefect.states import Completed, Failed
 
+from flows.artifacts import show_result
 from flows.catch_up import catching_up
-from flows.console import rows_of
-from flows.night import Steps, run_night
+from flows.failures import TOLD, UnexpectedError, describe
+from flows.night import run_night
 from flows.parameters import NightlyParameters
-from tasks.infer import infer
-from tasks.inputs import prepare, record_inputs
-from tasks.plan import plan
-from tasks.profile import profile
-from tasks.publish import publish
+from flows.progress import FlowReporter
+from flows.published import tell_published
+from flows.steps import STEPS
+from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
+from tasks.infer import StoppedError
 
 if TYPE_CHECKING:
-    import logging
-
-    from tasks.infer import InferProgress
-
-REPORT_S = 10.0
-"""Seconds between two log lines about the progress of step `infer`."""
-
-
-def _task(name: str, function: Any) -> Any:  # noqa: ANN401 - a task takes and returns what the function does
-    return task(
-        function,
-        name=name,
-        task_run_name=name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
-
-
-STEPS = Steps(
-    extract=_task("extract", prepare),
-    tokenize=_task("tokenize", record_inputs),
-    profile=_task("profile", profile),
-    plan=_task("plan", plan),
-    infer=_task("infer", infer),
-    publish=_task("publish", publish),
-)
-
-
-class _LogReporter:
-    """Tells the flow run's log how a night goes on."""
-
-    def __init__(self, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
-        self._log = log
-        self._told = 0.0
-
-    def begin(self, step: str) -> None:
-        pass
-
-    def end(self, step: str, results: object) -> None:
-        pass
-
-    def answered(self, progress: InferProgress) -> None:
-        if progress.seconds - self._told >= REPORT_S:
-            self._told = progress.seconds
-            self._log.info("%d of %d requests answered", progress.answered, progress.requests)
+    from prefect.client.schemas.objects import State
 
 
 def run_name() -> str:
-    """Return `{job}-{run_date}`, the name of the flow run."""
-    parameters = NightlyParameters.model_validate(flow_run.parameters["parameters"])
-    return f"{parameters.job}-{parameters.to_request(_scheduled()).run_date}"
+    """Return `{job}-{run_date}`, the name of the flow run; `{job}` where no date can be told yet."""
+    given = flow_run.parameters["parameters"]
+    parameters = given if isinstance(given, NightlyParameters) else NightlyParameters.model_validate(given)
+    try:
+        return f"{parameters.job}-{parameters.resolve_date(scheduled())}"
+    except ConfigurationError:
+        # The flow itself says what is wrong, as its state.
+        return parameters.job
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False, validate_parameters=True)
@@ -89,34 +50,50 @@ def nightly(parameters: NightlyParameters) -> dict[str, Any]:
     Parameters
     ----------
     parameters
-        What to run.
+        What to run. Without a date it is the day `lag_days` before the day this run was scheduled for.
 
     Returns
     -------
     dict
-        As `flows.night.run_night`.
+        As `flows.night.run_night`; the state is `CompletedWithErrors` if more rows were bad than allowed.
     """
-    log = get_run_logger()
-    request = parameters.to_request(_scheduled())
-    log.info("job %s, run date %s", request.job, request.run_date)
-    with catching_up(parameters, request.run_date, deployment=deployment.id, steps=STEPS):
-        result = run_night(request, steps=STEPS, reporter=_LogReporter(log))
-    create_markdown_artifact(
-        _markdown(result), key=f"night-{parameters.job}", description=str(request.run_date)
-    )
-    log.info("%s: %s", result["status"], result["output_file"])
-    return result
+    return run_as_flow(parameters)  # type: ignore[return-value]  # Prefect returns the state's data to a caller
 
 
-def _scheduled() -> datetime:
+def scheduled() -> datetime:
     """Return the time the run was scheduled for: unlike the present, a retry does not change it."""
     return flow_run.scheduled_start_time or datetime.now(UTC)
 
 
-def _markdown(result: dict[str, Any]) -> str:
-    lines = [f"# {result['job']}, {result['run_date']}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows_of(result)]
-    return "\n".join(lines) + "\n"
+def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
+    """Run a night inside the present flow run and return the state to end that in.
+
+    Raises
+    ------
+    Exception
+        As `flows.night.run_night`; what is not told there becomes an `UnexpectedError`.
+    """
+    log = get_run_logger()
+    try:
+        request = parameters.to_request(scheduled())
+        log.info("job %s, run date %s", request.job, request.run_date)
+        with catching_up(parameters, request.run_date, deployment=deployment.id, steps=STEPS):
+            result = run_night(request, steps=STEPS, reporter=FlowReporter(log, request.job))
+            tell_published(result)
+    except StoppedError as error:
+        return Failed(name="Stopped", message=str(error), data=error)
+    except (*TOLD, UnexpectedError):
+        raise
+    except Exception as error:  # noqa: BLE001 - Prefect would write the text of any error into its log
+        raise UnexpectedError(describe(error)) from None
+    show_result(result, log)
+    log.info("%s: %s", result["status"], result["output_file"])
+    with_errors = result["exit_code"] == ExitCode.COMPLETED_WITH_ERRORS
+    name = "CompletedWithErrors" if with_errors else "Completed"
+    message = (
+        f"{result['outputs']:,} of {result['requests']:,} requests answered, {result['errors']:,} errors"
+    )
+    return Completed(name=name, message=message, data=result)
 
 
 if __name__ == "__main__":

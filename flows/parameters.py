@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -12,6 +12,7 @@ from engine.devices import DTYPES, KV_DTYPES
 from engine.plan.lengths import ESTIMATORS, LOGGED
 from engine.plan.policies import POLICIES
 from flows.form import SLUG, Form, option
+from flows.presets import PRESETS, STANDARD
 from tasks.errors import ConfigurationError
 from tasks.readers.formats import AUTO, FORMATS
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.inputs import NightRequest
 
 _CHOICES: Final[Mapping[str, Collection[str]]] = {
+    "preset": PRESETS,
     "policy": POLICIES,
     "lengths": ESTIMATORS,
     "dtype": DTYPES,
@@ -83,6 +85,15 @@ class NightlyParameters(Form):
         description="Calendar days before today, where no date is given.",
         ge=0,
         le=366,
+    )
+    preset: str = Field(
+        default=STANDARD,
+        title="Preset",
+        description="Values for fields that are left at their default; "
+        + "; ".join(f"{name}: {preset.what}" for name, preset in PRESETS.items())
+        + ".",
+        json_schema_extra={"enum": list(PRESETS)},
+        examples=[STANDARD],
     )
     model_filter: list[str] = Field(
         default_factory=list,
@@ -252,6 +263,32 @@ class NightlyParameters(Form):
             raise ValueError(f"must be below lease_s ({info.data['lease_s']:g})")
         return value
 
+    def resolve_date(self, now: datetime | None = None) -> date:
+        """Return the date to run for; arguments and errors are those of `to_request`."""
+        from tasks.run_date import resolve_run_date
+
+        return resolve_run_date(
+            self.run_date,
+            source=self.source,
+            has_event_time=False,
+            now=now or datetime.now(UTC),
+            timezone=self.timezone,
+            lag_days=self.lag_days,
+        ).run_date
+
+    def with_preset(self) -> Self:
+        """Return these parameters with the values of their preset in the fields left at their default.
+
+        The preset is spelled out then: that of the result is `standard`.
+        """
+        values = PRESETS[self.preset].values
+        left = {
+            name: value
+            for name, value in values.items()
+            if getattr(self, name) == type(self).model_fields[name].default
+        }
+        return self.model_copy(update={**left, "preset": STANDARD})
+
     def to_request(self, now: datetime | None = None) -> NightRequest:
         """Return the night that is asked for, its date resolved.
 
@@ -266,6 +303,8 @@ class NightlyParameters(Form):
         ConfigurationError
             If a date must be given and is not, a setting is out of range, or the device is not there.
         """
+        if self.preset != STANDARD:
+            return self.with_preset().to_request(now)
         from engine.devices import DeviceError, check_kv_dtype, default_step, find_device, find_dtype
         from engine.profiles import ProfileError, read_profile
         from flows.options import night_options
@@ -274,17 +313,9 @@ class NightlyParameters(Form):
         from tasks.night import NightSettings
         from tasks.readers.generic import parse_columns
         from tasks.readers.registry import find_reader
-        from tasks.run_date import resolve_run_date
         from tasks.sampling import SamplingDefaults
 
-        resolved = resolve_run_date(
-            self.run_date,
-            source=self.source,
-            has_event_time=False,
-            now=now or datetime.now(UTC),
-            timezone=self.timezone,
-            lag_days=self.lag_days,
-        )
+        run_date = self.resolve_date(now)
         try:
             device = find_device(self.device)
             check_kv_dtype(self.kv_dtype, device)
@@ -328,7 +359,7 @@ class NightlyParameters(Form):
             source=self.source,
             store_uri=self.store,
             model=self.model,
-            run_date=resolved.run_date,
+            run_date=run_date,
             settings=settings,
             rerun=self.rerun,
             take_over=self.take_over,
@@ -336,5 +367,5 @@ class NightlyParameters(Form):
             log_format=self.format,
             columns=tuple(columns.items()),
             timezone=self.timezone,
-            options=night_options(self, resolved.run_date),
+            options=night_options(self, run_date),
         )

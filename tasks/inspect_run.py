@@ -85,6 +85,14 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
         }
 
 
+def compare_with_plan(run: str) -> dict[str, dict[str, Any]]:
+    """Return `planned` of `inspect_run` alone, without reading prompts or answers."""
+    log = open_run(run)
+    with TemporaryDirectory(prefix="nightblend-") as folder:
+        samples = _Reader(log, Path(folder)).table("steps")
+    return _planned({name: step.results for name, step in log.state.steps.items()}, samples)
+
+
 def open_run(run: str) -> RunLog:
     """Return the run log of a run directory, read to its end; raise `ConfigurationError` if there is none."""
     parent, _, name = run.rstrip("/").rpartition("/")

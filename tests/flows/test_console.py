@@ -5,51 +5,23 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from demo_nights import DAY, MODEL, batch_line, write_lines
-
-ROOT = Path(__file__).parents[2]
+from wheel import build_wheel, install_in_folder, write_decoys
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """The wheel, installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("installed")
-    source = folder / "source"
-    source.mkdir()
-    # A build leaves its folders beside the sources: it works on a copy of what git tracks or will track.
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    kept = ("engine/", "flows/", "tasks/", "pyproject.toml", "README.md", "LICENSE")
-    for name in listed.stdout.decode().split("\0"):
-        if name.startswith(kept) and (ROOT / name).is_file():
-            target = source / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    wheels = folder / "wheels"
-    offline = ["--no-deps", "--no-index"]
-    _run([*pip, "wheel", *offline, "--no-build-isolation", "-w", str(wheels), str(source)])
-    (wheel,) = wheels.glob("nightblend-*.whl")
-    _run([*pip, "install", *offline, "--target", str(folder / "site"), str(wheel)])
-    return folder / "site"
+    return install_in_folder(build_wheel(folder), folder / "site")
 
 
 @pytest.fixture
 def decoys(tmp_path) -> Path:
-    folder = tmp_path / "decoys"
-    for name in ("tasks.py", "engine.py", "flows/__init__.py", "prefect.py", "numpy.py"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("raise SystemExit('a decoy was imported')\n")
-    return folder
+    return write_decoys(tmp_path / "decoys", "prefect.py", "numpy.py")
 
 
 def _run(command: list[str], cwd: Path | None = None, **environment: str) -> str:

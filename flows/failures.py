@@ -1,0 +1,45 @@
+"""How an error is told to people: in its own words where those are ours, else by its type and place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.errors import EngineError
+from flows.night import AbortedError
+from tasks.accounting import AccountingError
+from tasks.errors import ConfigurationError
+from tasks.infer import StoppedError
+from tasks.runlog import RunIsLiveError, StaleWriterError
+from tasks.runrecords import LogFormatError
+from tasks.storage import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+TOLD = (
+    ConfigurationError,
+    EngineError,
+    AbortedError,
+    AccountingError,
+    StoppedError,
+    RunIsLiveError,
+    StaleWriterError,
+    LogFormatError,
+    StoreUnavailableError,
+)
+"""Errors whose text was written for people and holds nothing of a prompt."""
+
+
+class UnexpectedError(Exception):
+    """Stands for an error whose own words could quote a prompt: its text has their type and place only."""
+
+
+def describe(error: BaseException) -> str:
+    """Return one line about an error, without anything that could come from a prompt."""
+    if isinstance(error, (*TOLD, UnexpectedError)):
+        return " ".join(str(error).split())
+    place: TracebackType | None = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+    return f"failed with {type(error).__name__}{where}"

@@ -1,0 +1,111 @@
+"""The steps of a night as Prefect tasks.
+
+The run log is the only memory of a run: tasks cache nothing and persist nothing, and the hold on the log
+passes from task to task inside one process. A failure of the store that may pass is tried again, later and
+later; a wrong setting or bad input never is.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
+from prefect.tasks import exponential_backoff
+
+from flows.failures import TOLD, UnexpectedError, describe
+from flows.night import Steps
+from tasks.infer import infer
+from tasks.inputs import prepare, record_inputs
+from tasks.plan import plan
+from tasks.profile import profile
+from tasks.publish import publish
+from tasks.storage import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+
+    from tasks.infer import InferProgress
+    from tasks.night import Night
+
+RETRIES: Final = 3
+LEASE_S: Final = 60.0
+"""How long a slot of the limit outlives a run that was killed; the least that the server allows."""
+
+
+def limit_name(pool: str | None) -> str:
+    """Return the global concurrency limit that protects the devices of a work pool.
+
+    Parameters
+    ----------
+    pool
+        None for a run that no pool has started: the machine stands for it.
+    """
+    return f"gpu:{pool or socket.gethostname()}"
+
+
+def current_pool() -> str | None:
+    """Return the work pool of the present flow run, if it has one."""
+    context = FlowRunContext.get()
+    return context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+
+
+def infer_within_limit(
+    night: Night, on_progress: Callable[[InferProgress], None] | None = None
+) -> dict[str, Any]:
+    """Run step `infer` with a slot of the pool's limit, held for just that long.
+
+    Where the limit does not exist the engine's device lock alone keeps two runs off one GPU.
+    """
+    with concurrency(limit_name(current_pool()), lease_duration=LEASE_S):
+        return infer(night, on_progress)
+
+
+def told(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `step` with errors whose text could quote a prompt replaced by ones whose text cannot."""
+
+    @functools.wraps(step)
+    def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
+        try:
+            return step(*arguments)
+        except TOLD:
+            raise
+        except Exception as error:  # noqa: BLE001 - Prefect would write the text of any error into its log
+            raise UnexpectedError(describe(error)) from None
+
+    return run
+
+
+def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether trying again can help: the store failed for a time, and nothing else did."""
+    return isinstance(state.data, StoreUnavailableError)
+
+
+def _as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
+    return task(
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(backoff_factor=5),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=may_pass,
+    )(told(step))
+
+
+STEPS = Steps(
+    extract=_as_task("extract", prepare),
+    tokenize=_as_task("tokenize", record_inputs),
+    profile=_as_task("profile", profile),
+    plan=_as_task("plan", plan),
+    infer=_as_task("infer", infer_within_limit),
+    publish=_as_task("publish", publish),
+)

@@ -1,0 +1,160 @@
+"""What the tests of the deployed product do over the API, as the UI does."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import httpx
+from demo_nights import batch_line, write_lines
+
+from tasks.runlog import RunLog
+from tasks.storage import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import date
+    from pathlib import Path
+
+    from prefect_server import Installation
+
+ZONE = ZoneInfo("Europe/Berlin")
+JOB = "support-triage"
+LONG_S = 600.0
+
+
+@dataclass
+class Site:
+    """A deployed site.
+
+    Attributes
+    ----------
+    installation
+        The scripts, the server and its folder.
+    root
+        Folder with `logs` and `store`.
+    api
+        Client of the server's API.
+    """
+
+    installation: Installation
+    root: Path
+    api: httpx.Client
+
+    @classmethod
+    @contextmanager
+    def connected(cls, installation: Installation, root: Path) -> Iterator[Site]:
+        with httpx.Client(base_url=installation.api, timeout=30, trust_env=False) as api:
+            yield cls(installation, root, api)
+
+    def get(self, path: str) -> Any:
+        answer = self.api.get(path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = self.api.post(path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.get(f"/deployments/name/{name}")
+
+    def start(self, name: str, **changed: Any) -> dict[str, Any]:
+        """Start a run as the form of the UI does: the deployment's parameters, with some changed."""
+        deployment = self.deployment(name)
+        parameters = {"parameters": {**deployment["parameters"]["parameters"], **changed}}
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        return self.post(path, parameters=parameters, state={"type": "SCHEDULED"})
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self.get(f"/flow_runs/{run_id}")
+
+    def ended(self, run_id: str, timeout: float = LONG_S) -> dict[str, Any]:
+        """Wait for the end of a run and return it."""
+        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+        return wait(lambda: _if(self.run(run_id), lambda run: run["state_type"] in final), timeout, self.tail)
+
+    def runs(self, name: str) -> list[dict[str, Any]]:
+        """Return the runs of a deployment that have begun, oldest first."""
+        filters = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}}
+        found = self.post("/flow_runs/filter", sort="START_TIME_ASC", **filters)
+        return [run for run in found if run["start_time"] is not None]
+
+    def artifacts(self, run_id: str) -> dict[str, dict[str, Any]]:
+        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run_id]}})
+        return {artifact["key"]: artifact for artifact in found}
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return self.post("/events/filter", filter={"event": {"name": [name]}}, limit=50)["events"]
+
+    def logs(self, run_id: str) -> str:
+        found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, sort="TIMESTAMP_ASC")
+        return "\n".join(line["message"] for line in found)
+
+    def write_day(self, day: date, lines: list[str]) -> None:
+        write_lines(self.root / "logs" / day.strftime("%Y/%m/%d"), "day.jsonl", lines)
+
+    def run_logs(self, job: str, day: date) -> list[RunLog]:
+        """Return the run logs of a date, read to their end."""
+        store = open_store(str(self.root / "store"))
+        first = "/log/00000000.json"
+        found = store.list(f"{job}/runs/run_date={day}/")
+        logs = [RunLog(store, i.key.removesuffix(first)) for i in found if i.key.endswith(first)]
+        for log in logs:
+            log.refresh()
+        return logs
+
+    def answers(self, job: str, day: date) -> dict[str, str]:
+        """Return custom_id -> text of the current publication of a date."""
+        log = RunLog(open_store(str(self.root / "store")), f"{job}/dates/run_date={day}")
+        published = log.refresh().publications[-1]
+        path = published.details["output_file"].removeprefix("file://")
+        rows = [json.loads(line) for line in open(path, encoding="utf-8")]  # noqa: PTH123, SIM115
+        assert len({row["custom_id"] for row in rows}) == len(rows)
+        return {
+            row["custom_id"]: row["response"]["body"]["choices"][0]["message"]["content"].strip()
+            for row in rows
+        }
+
+    def tail(self) -> str:
+        """Return the end of what server and worker wrote, for a failure's message."""
+        logs = sorted(self.installation.logs.glob("*.log"))
+        return "".join(f"\n{log.name}: ...{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+
+def today() -> date:
+    """Return the present date of the site."""
+    return datetime.now(ZONE).date()
+
+
+def counts(n: int, first: int = 1) -> list[str]:
+    """Return requests that are answered in a moment."""
+    return [
+        batch_line(f"c{i}", f"Count from {i} to {i + 4}.", max_tokens=32) for i in range(first, first + n)
+    ]
+
+
+def counted(n: int, first: int = 1) -> dict[str, str]:
+    """Return the right answers of `counts`."""
+    return {f"c{i}": " ".join(str(k) for k in range(i, i + 5)) for i in range(first, first + n)}
+
+
+def wait(found: Callable[[], Any], timeout: float, tail: Callable[[], str]) -> Any:
+    """Call until something is found; fail with `tail()` after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        result = found()
+        if result:
+            return result
+        time.sleep(0.5)
+    raise AssertionError(f"not within {timeout:g} s{tail()}")
+
+
+def _if(value: Any, holds: Callable[[Any], bool]) -> Any:
+    return value if holds(value) else None

@@ -1,0 +1,85 @@
+"""Nights by schedule and by hand: states, artifacts, events, published files and tables."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+
+from demo_nights import batch_line
+from pyiceberg.catalog import load_catalog
+from site_of_tests import JOB, ZONE, counted, counts, today, wait
+
+from flows.published import EVENT, event_id
+
+COUNT = 8
+
+
+def test_a_cron_schedule_fires_for_the_day_before(site):
+    for back in (0, 1):
+        site.write_day(today() - timedelta(days=back), counts(COUNT))
+    nightly = site.deployment("nightly/nightly")
+    runs = wait(lambda: site.runs("nightly/nightly"), 150, site.tail)
+    # One is enough: the next ones would only find it finished.
+    schedule = nightly["schedules"][0]["id"]
+    site.api.patch(f"/deployments/{nightly['id']}/schedules/{schedule}", json={"active": False})
+    run = site.ended(runs[0]["id"])
+    assert run["state_name"] == "Completed", site.logs(run["id"])
+    assert run["auto_scheduled"] is True
+    scheduled = datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")).astimezone(ZONE)
+    day = scheduled.date() - timedelta(days=1)
+    assert run["name"] == f"{JOB}-{day}"
+    assert site.answers(JOB, day) == counted(COUNT)
+
+    (log,) = site.run_logs(JOB, day)
+    assert [ended.exit_code for ended in log.state.endings.values()] == [0]
+    assert log.state.holder is None
+
+    artifacts = site.artifacts(run["id"])
+    assert artifacts[f"progress-{JOB}"]["data"] == 100
+    assert f"| requests | {COUNT} = {COUNT} outputs + 0 errors |" in artifacts[f"night-{JOB}"]["data"]
+    assert "## Planned and actual" in artifacts[f"night-{JOB}"]["data"]
+    assert f'"requests": {COUNT}' in artifacts[f"workloads-{JOB}"]["data"]
+
+    publication = log.state.steps["publish"].results["publication_id"]
+    events = wait(lambda: site.events(EVENT), 30, site.tail)
+    assert [event["id"] for event in events] == [str(event_id(JOB, day.isoformat(), publication))]
+    assert events[0]["resource"]["prefect.resource.id"] == f"nightblend.partition.{JOB}.{day}"
+
+    # The tables, read by somebody else's program.
+    catalog = load_catalog("c", type="sql", uri=os.environ["NIGHTBLEND_CATALOG"])
+    rows = catalog.load_table("nightblend.llm_outputs").scan().to_arrow().to_pylist()
+    mine = {
+        row["custom_id"]: row["text"].strip() for row in rows if (row["job"], row["run_date"]) == (JOB, day)
+    }
+    assert mine == counted(COUNT)
+
+
+def test_on_demand_runs_a_date_and_tells_of_bad_rows(site):
+    day = today() - timedelta(days=40)
+    site.write_day(day, [*counts(COUNT), batch_line("tools", "x", tools=[{"type": "function"}])])
+    before = len(site.events(EVENT))
+    run = site.ended(site.start("on-demand/on-demand", run_date=day.isoformat())["id"])
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "CompletedWithErrors"), site.logs(
+        run["id"]
+    )
+    assert run["state"]["message"] == f"{COUNT} of {COUNT + 1} answered, 1 errors"
+    assert "no, results are in the run directory only" in site.artifacts(run["id"])[f"night-{JOB}"]["data"]
+    (log,) = site.run_logs(JOB, day)
+    assert log.state.steps["publish"].results["published"] is False
+    assert not (site.root / "store" / JOB / "published" / f"run_date={day}").exists()
+    assert len(site.events(EVENT)) == before
+
+
+def test_running_again_answers_at_once_and_tells_it_again(site):
+    day = today() - timedelta(days=41)
+    site.write_day(day, counts(COUNT))
+    first = site.ended(site.start("on-demand/on-demand", run_date=day.isoformat(), publish=True)["id"])
+    again = site.ended(site.start("on-demand/on-demand", run_date=day.isoformat(), publish=True)["id"])
+    assert (first["state_name"], again["state_name"]) == ("Completed", "Completed")
+    assert "finished before, nothing computed" in site.artifacts(again["id"])[f"night-{JOB}"]["data"]
+    (log,) = site.run_logs(JOB, day)
+    assert len(log.state.attempts) == 1
+    ids = {
+        event["id"] for event in site.events(EVENT) if event["resource"]["nightblend.run-date"] == str(day)
+    }
+    assert len(ids) == 1
