@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-s3 test-warehouse test-prefect bench-logs bench-publish bench-plan bench-plan-quick ci lint clean
+.PHONY: help install demo test test-kernels test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -37,12 +37,21 @@ test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which i
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
-TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py)
+TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py table_readers.py table_source.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
 	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
 
 test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker, the wheel; installs PostgreSQL and Chromium (Debian, root)
 	@NIGHTBLEND_DEPLOYED=1 $(PY) tests/servers/postgres.py $(PY) -m pytest tests/deployed --durations=8
+
+$(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
+	@echo "Making $(VENV)-dbt for dbt: about 150 MB to download, 1 minute."
+	@[ -x $(VENV)-dbt/bin/python ] || $(PY) -m venv $(VENV)-dbt
+	@$(VENV)-dbt/bin/python -m pip install --quiet --disable-pip-version-check -r infra/dbt/requirements.txt
+	@touch $@
+
+test-dbt: $(STAMP) $(VENV)-dbt/.installed ## the dbt project on DuckDB, in an environment of its own
+	@$(PY) -m pytest tests/infra/test_dbt.py --durations=3
 
 bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
 	@$(PY) tests/benchmarks/logs.py $(ARGS)
@@ -61,7 +70,7 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --quick $(BENCH)
 
-ci: lint test-kernels test-s3 test-warehouse test-prefect bench-plan-quick test ## what continuous integration runs
+ci: lint test-kernels test-s3 test-warehouse test-prefect test-dbt bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) .demo

@@ -45,7 +45,9 @@ class NightlyParameters(Form):
     )
     source: str = Field(
         title="Source",
-        description="Request logs: a file, a folder or an s3:// prefix; may hold the date.",
+        description="Request logs: a file, a folder or an s3:// prefix; or a table: "
+        "iceberg://NAMESPACE.TABLE, postgresql://HOST/DB?query=..., duckdb:///FILE?query=...; "
+        "may hold the date.",
         min_length=1,
         examples=["s3://logs/{run_date:%Y/%m/%d}/", "logs/"],
     )

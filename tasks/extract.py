@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Final
 from tasks.accounting import Account
 from tasks.identity import digest, input_digest_of
 from tasks.lines import ReadFailure
-from tasks.listing import list_objects
 from tasks.object_parser import ParseSettings, Place
 from tasks.openai_batch import PARSER_VERSION
 from tasks.parse_object import ParsedObject, parse_object
 from tasks.parse_pool import ParsePool
 from tasks.parsed_rows import Group, ParsedRows, files_of
 from tasks.readers.formats import AUTO
-from tasks.readers.registry import READERS_VERSION, find_reader
+from tasks.readers.registry import READERS_VERSION
 from tasks.sampling import SamplingDefaults
 from tasks.schema import VERSIONS
+from tasks.sources import open_source, reader_of
 from tasks.table_files import TABLES, TableFiles
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from tasks.parsed_rows import Name
+    from tasks.readers.logged import Reader
+    from tasks.sources import Source
     from tasks.storage import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
@@ -171,6 +173,8 @@ class ExtractSettings:
         Requests made outside of it are counted, where the log says when they were made.
     window_filters : bool
         Whether they are filtered as well: they belong to another date.
+    catalog : str or None
+        URI of the Iceberg catalog of a table whose source names none.
     """
 
     defaults: SamplingDefaults = SamplingDefaults()  # noqa: RUF009 - it is frozen
@@ -180,6 +184,7 @@ class ExtractSettings:
     columns: Mapping[str, str] = field(default_factory=dict)
     window: tuple[datetime, datetime] | None = None
     window_filters: bool = True
+    catalog: str | None = None
 
     def digest(self) -> str:
         """Name these settings and the versions of the code that they steer."""
@@ -212,7 +217,7 @@ def extract(
     ----------
     source : str
         An object, a folder or a prefix, with `{run_date:%Y/%m/%d}` or plain. Objects are read whose names end
-        in one of `tasks.listing.SUFFIXES`.
+        in one of `tasks.listing.SUFFIXES`. Or a table or query, see `tasks.table_source`.
     job, run_date
         Where the rows belong.
     scratch : Path
@@ -237,8 +242,11 @@ def extract(
         If lines were lost.
     """
     settings = settings or ExtractSettings()
-    work = _Work(settings, Place(job, run_date, ""), scratch, processes)
-    source_store, found, ignored = list_objects(source, run_date, store, job)
+    source_store, found, ignored = open_source(
+        source, run_date, store, job, scratch / "table", settings.catalog
+    )
+    reader = reader_of(source_store, settings.format, settings.columns)
+    work = _Work(settings, reader, Place(job, run_date, ""), scratch, processes)
     named = {(source_store.object_uri(info.key), info.etag, info.size): info for info in found}
     kept = None
     groups: list[Group] = []
@@ -272,8 +280,15 @@ def extract(
 class _Work:
     """Parses objects."""
 
-    def __init__(self, settings: ExtractSettings, place: Place, scratch: Path, processes: int | None) -> None:
-        self._reader = find_reader(settings.format, settings.columns)
+    def __init__(
+        self,
+        settings: ExtractSettings,
+        reader: Reader | None,
+        place: Place,
+        scratch: Path,
+        processes: int | None,
+    ) -> None:
+        self._reader = reader
         self._place, self._scratch = place, scratch
         self._limit = settings.max_line_bytes
         self._settings = ParseSettings(
@@ -282,7 +297,7 @@ class _Work:
         self._processes = processes
         self._groups = 0
 
-    def parse(self, source: Store, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
+    def parse(self, source: Source, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
         """Yield groups, and whether each was read as it was listed, so that its rows can be kept."""
         climbing = [name for name in named if ".." in named[name].key.split("/")]
         if climbing:
@@ -354,7 +369,7 @@ def _together(names: Sequence[Name]) -> Iterator[list[Name]]:
 
 
 def _fetched(
-    source: Store, names: Sequence[Name], named: Mapping[Name, ObjectInfo]
+    source: Source, names: Sequence[Name], named: Mapping[Name, ObjectInfo]
 ) -> Iterator[tuple[Name, BinaryIO]]:
     """Yield small objects in order, with the next ones on their way."""
     waiting = iter(names)

@@ -128,6 +128,7 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
             # The path of a dated source decides; times out of the day are then only counted.
             window=day_window(resolved.run_date, request.timezone),
             window_filters=not is_dated(request.source),
+            catalog=settings.catalog,
         ),
     )
     if extracted.shapes:

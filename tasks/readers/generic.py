@@ -8,9 +8,11 @@ that are not named are not read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.errors import ConfigurationError
+from tasks.readers.formats import GENERIC
 from tasks.readers.logged import (
     Logged,
     Reader,
@@ -39,6 +41,7 @@ _NUMBERS: Final = frozenset({"max_tokens", "temperature", "top_p", "top_k", "see
 @dataclass(frozen=True, slots=True)
 class _ByColumns:
     columns: Mapping[str, str]
+    keep_rest: bool
 
     def read(self, record: Mapping[str, Any]) -> Logged:
         found = {name: _value(record, path) for name, path in self.columns.items()}
@@ -51,6 +54,9 @@ class _ByColumns:
             output_tokens=count(found.get("output_tokens")),
             latency_s=seconds(found.get("latency_s")),
         )
+        if self.keep_rest:
+            used = {path.partition(".")[0] for path in self.columns.values()}
+            logged.rest = {name: _text_of_time(v) for name, v in record.items() if name not in used}
         content = next((found[name] for name in CONTENT[:2] if found.get(name) not in (None, "")), None)
         if content is None and "input_tokens" in self.columns:
             logged.shape = Shape(required_count(found, "input_tokens"))
@@ -73,8 +79,15 @@ class _ByColumns:
         return logged
 
 
-def generic_reader(columns: Mapping[str, str]) -> Reader:
+def generic_reader(columns: Mapping[str, str], *, keep_rest: bool = False) -> Reader:
     """Return the reader of a mapping.
+
+    Parameters
+    ----------
+    columns
+        Field of a request -> its column.
+    keep_rest
+        Whether the other columns are read and come back with the answer.
 
     Raises
     ------
@@ -92,8 +105,13 @@ def generic_reader(columns: Mapping[str, str]) -> Reader:
             "names no column of prompts",
             "Add prompt=COLUMN, messages=COLUMN or input_tokens=COLUMN",
         )
+    if keep_rest:
+        return Reader(
+            GENERIC, "Rows of any table", _never, _ByColumns(columns, keep_rest=True).read, None, columns
+        )
     top = tuple(dict.fromkeys(path.partition(".")[0] for path in columns.values()))
-    return Reader("generic", "Rows of any table", _never, _ByColumns(columns).read, top, columns)
+    read = _ByColumns(columns, keep_rest=False).read
+    return Reader(GENERIC, "Rows of any table", _never, read, top, columns)
 
 
 def parse_columns(given: Sequence[str]) -> dict[str, str]:
@@ -111,6 +129,10 @@ def parse_columns(given: Sequence[str]) -> dict[str, str]:
             raise ConfigurationError("--columns", f"{pair!r} is no pair", "Write it as prompt=COLUMN")
         found[name.strip()] = column.strip()
     return found
+
+
+def _text_of_time(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _never(_: Mapping[str, Any]) -> bool:

@@ -26,10 +26,10 @@ from tasks.readers import (
     wildchat,
 )
 from tasks.readers.formats import AUTO, FORMATS, GENERIC
-from tasks.readers.generic import generic_reader
+from tasks.readers.generic import FIELDS, generic_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tasks.readers.logged import Reader
 
@@ -80,6 +80,30 @@ def find_reader(name: str, columns: Mapping[str, str]) -> Reader | None:
     if name not in READERS:
         raise ConfigurationError("--format", f"{name!r} is unknown", f"Choose one of {', '.join(FORMATS)}")
     return READERS[name]
+
+
+def find_table_reader(name: str, columns: Mapping[str, str], found: Sequence[str]) -> Reader | None:
+    """Return the reader of a table with the columns `found`.
+
+    As `find_reader`, but all columns of a row come back with its answer, and a table with a column `prompt`
+    or `messages` needs no mapping: its columns mean what their names say.
+
+    Raises
+    ------
+    ConfigurationError
+        As `find_reader`, or if a column of the mapping is not in the table.
+    """
+    if not columns and name in {AUTO, GENERIC} and {"prompt", "messages"} & set(found):
+        columns = {field: field for field in FIELDS if field in found}
+    chosen = find_reader(name, columns)
+    if chosen is None or chosen.name != GENERIC:
+        return chosen
+    for column in columns.values():
+        if column not in found and column.partition(".")[0] not in found:
+            raise ConfigurationError(
+                "--columns", f"the table has no column {column!r}", f"It has {', '.join(found)}"
+            )
+    return generic_reader(columns, keep_rest=True)
 
 
 def detect(records: Iterable[Mapping[str, Any]]) -> Reader | None:

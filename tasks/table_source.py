@@ -1,0 +1,232 @@
+"""Requests out of tables: the rows of an Iceberg table or of a query, as one object like any other.
+
+    iceberg://NAMESPACE.TABLE?catalog=URI&filter=ROW FILTER
+    postgresql://[USER@]HOST[:PORT]/DATABASE?query=SELECT ...
+    duckdb:///FILE?query=SELECT ...
+
+What follows `filter=` or `query=` is taken as it is, to the end; `{run_date}` may stand in it. Rows are
+streamed into a local Parquet file, so a night of any size fits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from tasks.errors import ConfigurationError, bounded
+from tasks.identity import digest, file_digest
+from tasks.run_parts import GroupedWriter
+from tasks.storage import ObjectInfo, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMES: Final = ("iceberg", "postgresql", "duckdb")
+_KEY: Final = "rows.parquet"
+_QUERY: Final = "query="
+_FILTER: Final = "filter="
+_BATCH_ROWS: Final = 4096
+_NAME_LENGTH: Final = 12
+
+
+def is_table(source: str) -> bool:
+    """Tell whether a source is a table or a query."""
+    return source.partition("://")[0].lower() in SCHEMES
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """The rows of a table, read once: a source with one object, for `tasks.extract`.
+
+    Attributes
+    ----------
+    uri
+        Where they come from, without user, filter and query text: the same each night.
+    path
+        Local Parquet file.
+    etag
+        Snapshot and filter of an Iceberg table; digest of the query and the rows it gave.
+    columns
+        Names of the columns.
+    """
+
+    uri: str
+    path: Path
+    etag: str
+    columns: tuple[str, ...]
+
+    def info(self) -> ObjectInfo:
+        """Return what a listing says of them."""
+        return ObjectInfo(_KEY, self.path.stat().st_size, self.etag, datetime.now(UTC))
+
+    def object_uri(self, key: str) -> str:
+        """Return `uri`: there is one object."""
+        del key
+        return self.uri
+
+    def get(self, key: str) -> bytes:
+        """Return the whole file."""
+        self._check(key)
+        return self.path.read_bytes()
+
+    def open_stream(self, key: str) -> BinaryIO:
+        """Open the file."""
+        self._check(key)
+        return self.path.open("rb")
+
+    def _check(self, key: str) -> None:
+        if key != _KEY:
+            raise ObjectNotFoundError(f"{self.uri}/{key}")
+
+
+def read_table_source(source: str, scratch: Path, catalog: str | None = None) -> TableRows:
+    """Read the rows of a source.
+
+    Parameters
+    ----------
+    source
+        An URI as above, its date filled in.
+    scratch
+        Local folder for the rows.
+    catalog
+        Of an Iceberg table whose URI names none.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not understood, holds a password, cannot be reached, or has two columns of one name.
+    """
+    scheme = source.partition("://")[0].lower()
+    head, _, rest = source.partition("?")
+    if urlsplit(head).password:
+        raise _wrong(
+            "holds a password, which would be seen in process lists and in Prefect",
+            "Put it into PGPASSWORD or ~/.pgpass",
+        )
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    scratch.mkdir(parents=True)
+    path = scratch / _KEY
+    if scheme == "iceberg":
+        return _read_iceberg(head, rest, path, catalog)
+    before, found, query = rest.partition(_QUERY)
+    if not found or not query.strip() or (before and not before.endswith("&")):
+        raise _wrong(f"{head} has no query", f"Write it as {scheme}://...?query=SELECT ...")
+    place = head + (f"?{before.removesuffix('&')}" if before else "")
+    with _open_sql(scheme, place, query) as rows:
+        columns = _write(rows, path)
+    parts = urlsplit(head)
+    where = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    named = digest("query", query)[:_NAME_LENGTH]
+    return TableRows(f"{where}#{named}", path, digest("rows", [query, file_digest(path)])[:32], columns)
+
+
+def _read_iceberg(head: str, rest: str, path: Path, catalog: str | None) -> TableRows:
+    from pyiceberg.exceptions import NoSuchTableError
+    from pyiceberg.expressions import AlwaysTrue
+    from pyiceberg.expressions.parser import parse
+    from pyparsing import ParseBaseException
+
+    from tasks.catalogs import open_catalog, store_properties
+
+    name = head.partition("://")[2]
+    settings, found, row_filter = rest.partition(_FILTER)
+    options = dict(pair.partition("=")[::2] for pair in settings.split("&") if pair)
+    uri = options.pop("catalog", catalog)
+    if options or (found and not row_filter.strip()) or "." not in name:
+        raise _wrong(
+            f"{bounded(head)} is not understood",
+            "Write it as iceberg://NAMESPACE.TABLE?catalog=URI&filter=day = '{run_date}'",
+        )
+    if uri is None:
+        raise _wrong(f"{head} names no catalog", "Add ?catalog=URI, as for --catalog")
+    try:
+        wanted = parse(row_filter) if found else AlwaysTrue()
+    except (ParseBaseException, ValueError) as error:
+        raise _wrong(
+            f"the filter {bounded(row_filter)!r} is not understood ({type(error).__name__})",
+            "Write it like day = '2026-11-22' and lang in ('de', 'en')",
+        ) from None
+    # The tables of a SQLite catalog lie in a folder.
+    settings_of_s3 = {} if uri.startswith("sqlite") else store_properties("s3://source")
+    opened = open_catalog(uri, "", settings_of_s3)
+    try:
+        table = opened.load_table(name)
+    except NoSuchTableError:
+        raise _wrong(f"there is no table {name} in its catalog", "Correct the name or the catalog") from None
+    snapshot = table.current_snapshot()
+    try:
+        scan = table.scan(row_filter=wanted)
+        columns = _write(scan.to_arrow_batch_reader(), path)
+    except ValueError as error:
+        # Such as a column that the table does not have.
+        raise _wrong(f"{name} cannot be filtered so: {bounded(str(error))}", "Correct the filter") from None
+    number = snapshot.snapshot_id if snapshot is not None else 0
+    etag = f"{number}-{digest('filter', row_filter)[:_NAME_LENGTH]}"
+    return TableRows(f"iceberg://{name}", path, etag, columns)
+
+
+@contextmanager
+def _open_sql(scheme: str, place: str, query: str) -> Iterator[pa.RecordBatchReader]:
+    """Run a query and stream its rows."""
+    try:
+        if scheme == "postgresql":
+            import adbc_driver_manager
+            from adbc_driver_postgresql import dbapi
+
+            errors: tuple[type[Exception], ...] = (adbc_driver_manager.Error,)
+        else:
+            import duckdb
+
+            errors = (duckdb.Error,)
+    except ModuleNotFoundError:
+        raise _wrong(
+            f"the driver for {scheme} is not installed", "Install it: pip install 'nightblend[sql]'"
+        ) from None
+    try:
+        if scheme == "postgresql":
+            with closing(dbapi.connect(place)) as connection, closing(connection.cursor()) as cursor:
+                cursor.execute(query)
+                yield cursor.fetch_record_batch()
+        else:
+            file = Path(urlsplit(place).path)
+            if not file.is_file():
+                raise _wrong(f"there is no file {file}", "Name a DuckDB file: duckdb:///FILE?query=...")
+            with duckdb.connect(str(file), read_only=True) as reading:
+                yield reading.sql(query).to_arrow_reader(_BATCH_ROWS)
+    except errors as error:
+        # The first line says what is wrong; a later one may quote rows.
+        said = bounded(str(error).partition("\n")[0])
+        raise _wrong(f"the query failed: {said}", "Correct the query or the address") from None
+
+
+def _write(rows: pa.RecordBatchReader, path: Path) -> tuple[str, ...]:
+    names = tuple(rows.schema.names)
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise _wrong(f"two columns are called {double[0]!r}", "Give each its own name: SELECT ... AS ...")
+    # Extension types, such as PostgreSQL's own, are read as what they are stored as.
+    schema = pa.schema([_stored(field) for field in rows.schema])
+    with GroupedWriter(path, schema) as writer:
+        for batch in rows:
+            columns = [getattr(column, "storage", column) for column in batch.columns]
+            writer.write(pa.Table.from_arrays(columns, schema=schema))
+    return names
+
+
+def _stored(field: pa.Field) -> pa.Field:
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return pa.field(field.name, kind, nullable=field.nullable)
+
+
+def _wrong(what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError("--source", what, remedy)
