@@ -73,4 +73,4 @@ bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 ci: lint test-kernels test-s3 test-warehouse test-prefect test-dbt bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) $(VENV)-dbt .demo
