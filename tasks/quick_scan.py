@@ -36,8 +36,6 @@ _QUOTES: Final = np.uint64(0x2222222222222222)
 _BACKSLASHES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
 _SPACES: Final = np.uint64(0x2020202020202020)
 _ZERO: Final = np.uint64(0)
-_LONG: Final = 64
-"""Longer pieces are copied as slices; making one costs more than a short copy."""
 
 
 def _ascii(text: str) -> Bytes:
@@ -439,9 +437,10 @@ def _skip_string(text: Bytes, at: int, end: int) -> int:
         return -1
     at += 1
     while at < end:
-        if text[at] == _QUOTE:
+        byte = text[np.uintp(at)]
+        if byte == _QUOTE:
             return at + 1
-        at += 2 if text[at] == _BACKSLASH else 1
+        at += 2 if byte == _BACKSLASH else 1
     return -1
 
 
@@ -452,19 +451,18 @@ def _is(text: Bytes, at: int, end: int, wanted: Bytes) -> bool:
 
 @njit
 def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
-    # Without a way out in between, the compiler compares many at a time.
+    # With no way out in between and no signs, the compiler compares many at a time.
     different = np.uint8(0)
     for step in range(count):
-        different |= text[at + step] ^ other[place + step]
+        different |= text[np.uintp(at + step)] ^ other[np.uintp(place + step)]
     return bool(different == 0)
 
 
 @njit
 def _copy(text: Bytes, at: int, end: int, out: Bytes, to: int) -> int:
     """Copy `text[at:end]`; return where it ends in `out`."""
-    if end - at > _LONG:
-        out[to : to + end - at] = text[at:end]
-    else:
+    if at >= 0 and to >= 0:
+        # Indices without a sign need no test for counting from the end: the compiler copies many at a time.
         for step in range(end - at):
-            out[to + step] = text[at + step]
+            out[np.uintp(to + step)] = text[np.uintp(at + step)]
     return to + end - at
