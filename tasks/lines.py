@@ -17,6 +17,8 @@ from tasks.decompress import TextStream
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
+
     from tasks.decompress import Codec, Readable
 
 BLOCK_BYTES: Final = 4 << 20
@@ -91,22 +93,34 @@ class Block:
     lines: int
     length: int = 0
 
+    def bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where its lines begin and end in `data`, without line feeds; not for a too long line."""
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8) == _LINE_FEED)
+        if not len(ends) or ends[-1] != len(self.data) - 1:
+            ends = np.append(ends, len(self.data))
+        begins = np.zeros_like(ends)
+        begins[1:] = ends[:-1] + 1
+        return begins, ends
+
+    def line(self, number: int, begin: int, end: int, max_line_bytes: int) -> RawLine:
+        """Return one of its lines; `number` is its number in the object."""
+        length = end - begin
+        too_long = length > max_line_bytes
+        data = bytes(self.data[begin : min(end, begin + KEPT_BYTES) if too_long else end])
+        return RawLine(number, self.offset + begin, length, data, too_long)
+
     def split(self, max_line_bytes: int) -> Iterator[RawLine]:
         """Yield its lines."""
         if self.length:
-            yield RawLine(self.first, self.offset, self.length, bytes(self.data), True)  # noqa: FBT003
+            yield self.long_line()
             return
-        text = memoryview(self.data)
-        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == _LINE_FEED).tolist()
-        if not ends or ends[-1] != len(text) - 1:
-            ends.append(len(text))
-        begin = 0
-        for number, end in enumerate(ends, self.first):
-            length = end - begin
-            too_long = length > max_line_bytes
-            data = bytes(text[begin : min(end, begin + KEPT_BYTES) if too_long else end])
-            yield RawLine(number, self.offset + begin, length, data, too_long)
-            begin = end + 1
+        begins, ends = self.bounds()
+        for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True), self.first):
+            yield self.line(number, begin, end, max_line_bytes)
+
+    def long_line(self) -> RawLine:
+        """Return its one line that is too long."""
+        return RawLine(self.first, self.offset, self.length, bytes(self.data), True)  # noqa: FBT003
 
 
 def _line_feeds(data: bytes, end: int) -> int:

@@ -17,7 +17,8 @@ from tasks.bodies import BodyReader, InexactNumberError, ParsedLine
 from tasks.decode import decode_line
 from tasks.errors import QuarantineCode, QuarantineError, bounded
 from tasks.identity import canonical_json, digest, request_id
-from tasks.quick_lines import QuickLines
+from tasks.lines import RawLine
+from tasks.quick_lines import Frame, QuickLines
 from tasks.readers.registry import DEFAULT
 from tasks.schema import SCHEMAS, error_row
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.errors import RequestError
-    from tasks.lines import RawLine
+    from tasks.lines import Block
+    from tasks.quick_lines import QuickRows
     from tasks.readers.logged import Logged, Reader
     from tasks.sampling import SamplingDefaults
 
@@ -114,6 +116,8 @@ class Drafts:
 
     Attributes
     ----------
+    quick
+        Requests that were read the quick way; they are in none of the lists.
     rows
         Values in the order of `COLUMNS`, right if no earlier request of the object has the same name.
     lines
@@ -133,18 +137,29 @@ class Drafts:
     bodies: list[bytes] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    quick: QuickRows | None = None
 
     def digests(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Return what `Identities.resolve` takes."""
-        names, bodies = (np.frombuffer(b"".join(parts), np.uint64) for parts in (self.names, self.bodies))
-        return names.reshape(-1, 2), bodies.reshape(-1, 2)
+        """Return what `Identities.resolve` takes, in the order of the lines."""
+        names, bodies = (
+            np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2) for parts in (self.names, self.bodies)
+        )
+        if self.quick is None:
+            return names, bodies
+        order = self.order()
+        own = np.ascontiguousarray(self.quick.ids[:, :16]).view(np.uint64)
+        return np.concatenate((names, own))[order], np.concatenate((bodies, self.quick.bodies))[order]
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the order of the lines: of the entries of the lists first, then of the quick rows."""
+        numbers = np.array([line.number for line in self.lines], np.int64)
+        if self.quick is not None:
+            numbers = np.concatenate((numbers, self.quick.numbers))
+        return np.argsort(numbers, kind="stable")
 
     def row(self, index: int) -> dict[str, Any]:
         """Return a request's row by column."""
-        row = dict(zip(COLUMNS, self.rows[index], strict=True))
-        if isinstance(row["messages_json"], bytes):
-            row["messages_json"] = row["messages_json"].decode()
-        return row
+        return dict(zip(COLUMNS, self.rows[index], strict=True))
 
 
 class RecordParser:
@@ -168,19 +183,31 @@ class RecordParser:
         self._bodies = BodyReader(settings.defaults)
         self._reader = reader
         self._read = reader.read
-        self._template: list[Any] = [self._common.get(name) for name in COLUMNS]
-        self._quick = (
-            QuickLines(self._bodies, self._template, self._names) if _is_plain(reader, settings) else None
-        )
+        # It knows the names of one format.
+        self._quick = QuickLines(self._learn, self._names) if reader is DEFAULT else None
+
+    def add_block(self, block: Block, max_line_bytes: int, drafts: Drafts) -> None:
+        """Make drafts of lines of JSON; the block's memory must stay as it is until they are settled."""
+        if block.length:
+            self.add_line(block.long_line(), drafts)
+            return
+        begins, ends = block.bounds()
+        lengths = ends - begins
+        left = lengths > 0
+        # Before anything that costs: a small object can hold a billion of them.
+        drafts.counts.blank += len(left) - int(np.count_nonzero(left))
+        if self._quick is not None:
+            found = self._quick.read(block, begins, ends, max_line_bytes)
+            if found is not None:
+                drafts.quick = found
+                drafts.counts.requests += len(found)
+                left[found.numbers - block.first] = False
+        for index in np.flatnonzero(left).tolist():
+            line = block.line(block.first + index, int(begins[index]), int(ends[index]), max_line_bytes)
+            self.add_line(line, drafts)
 
     def add_line(self, line: RawLine, drafts: Drafts) -> None:
         """Make a draft of a line of JSON."""
-        if not line.length:
-            # Before anything that costs: a small object can hold a billion of them.
-            drafts.counts.blank += 1
-            return
-        if self._quick is not None and self._quick.add(line, drafts):
-            return
         try:
             record = decode_line(line, exact=False)
             if record is None:
@@ -209,6 +236,13 @@ class RecordParser:
 
     def settle(self, drafts: Drafts, ordinals: npt.NDArray[np.int64]) -> None:
         """Correct the drafts whose name was used before; `ordinals` are of `Identities.resolve`."""
+        if not ordinals.any():
+            return
+        if drafts.quick is not None:
+            unsorted = np.empty_like(ordinals)
+            unsorted[drafts.order()] = ordinals
+            ordinals, quick = np.split(unsorted, [len(drafts.lines)])
+            self._settle_quick(drafts, drafts.quick, quick)
         conflicts = False
         for index in np.flatnonzero(ordinals).tolist():
             row, ordinal = drafts.rows[index], int(ordinals[index])
@@ -219,21 +253,52 @@ class RecordParser:
                     row[_DUPLICATE_OF] = request_id(*self._names, name, answer, 0)
                 continue
             conflicts = True
-            reason = QuarantineError(
-                QuarantineCode.DUPLICATE_CUSTOM_ID_CONFLICT,
-                "custom_id",
-                "an earlier line has this custom_id and another body",
-            )
             drafts.counts.requests -= 1
             drafts.counts.errors -= drafts.errors[index] is not None
             drafts.counts.shapes -= row[_HASHES] is not None
-            self._quarantine(drafts.lines[index], reason, drafts)
+            self._quarantine(drafts.lines[index], _conflict(), drafts)
         if conflicts:
             kept = (ordinals != CONFLICT).tolist()
             drafts.rows = [row for row, keep in zip(drafts.rows, kept, strict=True) if keep]
             drafts.lines = [line for line, keep in zip(drafts.lines, kept, strict=True) if keep]
             drafts.errors = [error for error, keep in zip(drafts.errors, kept, strict=True) if keep]
-            drafts.quarantine.sort(key=lambda row: row["source_line"])
+        drafts.quarantine.sort(key=lambda row: row["source_line"])
+
+    def _settle_quick(self, drafts: Drafts, quick: QuickRows, ordinals: npt.NDArray[np.int64]) -> None:
+        conflicts = set()
+        for row in np.flatnonzero(ordinals).tolist():
+            if ordinals[row] == CONFLICT:
+                conflicts.add(row)
+                drafts.counts.requests -= 1
+                self._quarantine(quick.line(row), _conflict(), drafts)
+            else:
+                quick.duplicate_of[row] = quick.id_of(row)
+                own = request_id(*self._names, quick.name(row), "", int(ordinals[row]))
+                quick.ids[row] = np.frombuffer(bytes.fromhex(own), np.uint8)
+        if conflicts:
+            drafts.quick = quick.without(conflicts)
+
+    def _learn(self, sample: bytes, marker: str) -> Frame | None:
+        """Work out what requests come to that differ from `sample` in name and messages only."""
+        try:
+            record = decode_line(RawLine(0, 0, len(sample), sample, False), exact=False)  # noqa: FBT003
+            logged = self._read(record or {})
+            if logged is None or logged.body is None or not self._wanted(logged):
+                return None
+            messages = [{"role": "user", "content": marker}]
+            if logged.custom_id != marker or logged.body.get("messages") != messages:
+                return None
+            body, endpoint = logged.body, logged.endpoint
+            parsed = self._bodies.read(logged.rest, endpoint, marker, body, exact=False)
+            if parsed.error is not None or endpoint != "chat":
+                return None
+            settings = self._bodies.settle(endpoint, body, exact=False)
+        except (QuarantineError, InexactNumberError):
+            return None
+        values = self._values(logged, parsed)
+        for name in ("request_id", "custom_id", "source_line", "answer_key", "messages_json"):
+            values.pop(name, None)
+        return Frame(values, settings.answer_settings, settings.digest)
 
     def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
         logged = self._read(record)
@@ -261,13 +326,19 @@ class RecordParser:
 
     def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine, drafts: Drafts) -> None:
         own = request_id(*self._names, parsed.custom_id, parsed.answer_key, 0)
-        values = {
+        values = self._values(logged, parsed) | {"request_id": own, "source_line": line.number}
+        drafts.rows.append([values.get(name) for name in COLUMNS])
+        drafts.lines.append(line)
+        drafts.errors.append(parsed.error)
+        drafts.names.append(bytes.fromhex(own[:32]))
+        drafts.bodies.append(_NO_BODY if parsed.custom_id is None else parsed.body)
+
+    def _values(self, logged: Logged, parsed: ParsedLine) -> dict[str, Any]:
+        return {
             **self._common,
-            "request_id": own,
             "workload": logged.workload or parsed.workload,
             "tenant": logged.tenant or parsed.tenant,
             "custom_id": parsed.custom_id,
-            "source_line": line.number,
             "event_time": logged.event_time,
             "endpoint": parsed.endpoint,
             "requested_model": parsed.requested_model or logged.requested_model,
@@ -281,11 +352,6 @@ class RecordParser:
             "deadline": logged.deadline,
             **parsed.content,
         }
-        drafts.rows.append([values.get(name) for name in COLUMNS])
-        drafts.lines.append(line)
-        drafts.errors.append(parsed.error)
-        drafts.names.append(bytes.fromhex(own[:32]))
-        drafts.bodies.append(_NO_BODY if parsed.custom_id is None else parsed.body)
 
     def _wanted(self, logged: Logged) -> bool:
         patterns = self._settings.model_filter
@@ -391,6 +457,9 @@ def _shape_line(logged: Logged) -> ParsedLine:
     return parsed
 
 
-def _is_plain(reader: Reader, settings: ParseSettings) -> bool:
-    """Tell whether the quick way may be tried: it knows one format and no filter."""
-    return reader is DEFAULT and not settings.model_filter
+def _conflict() -> QuarantineError:
+    return QuarantineError(
+        QuarantineCode.DUPLICATE_CUSTOM_ID_CONFLICT,
+        "custom_id",
+        "an earlier line has this custom_id and another body",
+    )

@@ -144,8 +144,7 @@ def _parse_blocks(
     identities = Identities()
     for block in blocks:
         drafts = Drafts()
-        for line in block.split(max_line_bytes):
-            parser.add_line(line, drafts)
+        parser.add_block(block, max_line_bytes, drafts)
         parser.settle(drafts, identities.resolve(*drafts.digests()))
         rows.add(drafts)
         tally.add(block.lines, drafts.counts)

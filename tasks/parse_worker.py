@@ -61,8 +61,7 @@ class _Worker:
             raise RuntimeError("the first block came without its context")
         drafts = Drafts()
         block = Block(first, offset, memoryview(area)[:size], lines, length)
-        for line in block.split(self._max_line_bytes):
-            parser.add_line(line, drafts)
+        parser.add_block(block, self._max_line_bytes, drafts)
         names, bodies = drafts.digests()
         self._send("names", names.tobytes(), bodies.tobytes())
         files = {} if self._repeats else self._write(drafts, number)

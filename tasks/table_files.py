@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import hexlify
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from tasks.object_parser import Drafts
+    from tasks.quick_lines import QuickRows
 
 TABLES: Final = ("requests", "errors", "quarantine")
 FLUSH_ROWS: Final = 4096
@@ -67,15 +71,19 @@ class TableFiles:
     def add(self, drafts: Drafts) -> None:
         """Add the rows of settled drafts."""
         self._bytes += sum([line.length for line in drafts.lines])
-        if not any(drafts.errors):
-            self._requests += drafts.rows
-        else:
+        rows = drafts.rows
+        if any(drafts.errors):
+            rows = []
             for index, (row, error) in enumerate(zip(drafts.rows, drafts.errors, strict=True)):
                 if error is None:
-                    self._requests.append(row)
+                    rows.append(row)
                 else:
                     self._rows["errors"].append(error_row(drafts.row(index), error))
         self._rows["quarantine"] += drafts.quarantine
+        if drafts.quick is not None:
+            self._add_quick(drafts.quick, rows)
+        else:
+            self._requests += rows
         held = max(len(self._requests), *map(len, self._rows.values()))
         if self._bytes >= FLUSH_BYTES or held >= FLUSH_ROWS:
             self.flush()
@@ -83,28 +91,43 @@ class TableFiles:
     def flush(self) -> None:
         """Write what is held."""
         if self._requests:
-            self._write("requests", list(zip(*self._requests, strict=True)))
+            self._write("requests", _requests_table(self._requests))
             self._requests = []
         for table, rows in self._rows.items():
             if rows:
-                names = SCHEMAS[table].names
-                self._write(table, [[row.get(name) for row in rows] for name in names])
+                schema = SCHEMAS[table]
+                self._write(
+                    table, to_table([[row.get(name) for row in rows] for name in schema.names], schema)
+                )
                 rows.clear()
         self._bytes = 0
 
-    def _write(self, table: str, columns: Sequence[Sequence[Any]]) -> None:
-        schema = SCHEMAS[table]
-        if table not in self._writers:
-            self.files[table] = self._folder / f"{table}{self._name}.parquet"
+    def _add_quick(self, quick: QuickRows, rows: list[list[Any]]) -> None:
+        """Write the rows of a block at once, with those of the general way, in the order of their lines."""
+        if self._requests:
+            self._write("requests", _requests_table(self._requests))
+            self._requests = []
+        table = quick_table(quick)
+        if rows:
+            table = pa.concat_tables([_requests_table(rows), table])
+            order = np.argsort(table.column("source_line").to_numpy(), kind="stable")
+            table = table.take(pa.array(order))
+        if len(table):
+            self._write("requests", table)
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        if name not in self._writers:
+            self.files[name] = self._folder / f"{name}{self._name}.parquet"
+            columns = table.schema.names
             writer = pq.ParquetWriter(
-                self.files[table],
-                schema,
-                compression={name: _compression(name) for name in schema.names},
-                use_dictionary=[name for name in _REPEATING if name in schema.names],
+                self.files[name],
+                table.schema,
+                compression={column: _compression(column) for column in columns},
+                use_dictionary=[column for column in _REPEATING if column in columns],
                 write_statistics=False,
             )
-            self._writers[table] = self._stack.enter_context(writer)
-        self._writers[table].write_table(to_table(columns, schema))
+            self._writers[name] = self._stack.enter_context(writer)
+        self._writers[name].write_table(table)
 
 
 def _compression(column: str) -> str:
@@ -116,6 +139,10 @@ def _compression(column: str) -> str:
     return "none" if column in _TEXTS else "snappy"
 
 
+def _requests_table(rows: Sequence[Sequence[Any]]) -> pa.Table:
+    return to_table(list(zip(*rows, strict=True)), SCHEMAS["requests"])
+
+
 def to_table(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
     """Return columns of values as a table of a schema."""
     arrays = []
@@ -123,15 +150,44 @@ def to_table(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
         first = values[0]
         if (first is None or isinstance(first, str)) and values.count(first) == len(values):
             arrays.append(pa.repeat(pa.scalar(first, column.type), len(values)))
-        elif column.type == pa.string() and isinstance(first, bytes) and set(map(type, values)) == {bytes}:
-            arrays.append(_joined(values))
         else:
             arrays.append(pa.array(values, column.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _joined(texts: Sequence[bytes]) -> pa.Array:
-    """Return UTF-8 texts as an array: a single copy, and no text is looked at."""
-    offsets = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(b"".join(texts)))
+def quick_table(quick: QuickRows) -> pa.Table:
+    """Return rows by column as a table: hardly a copy, and no text is looked at."""
+    count = len(quick)
+    columns = {
+        "request_id": _hex(quick.ids),
+        "answer_key": _hex(quick.answers),
+        "custom_id": _strings(quick.names, quick.name_ends),
+        "messages_json": _strings(quick.messages, quick.message_ends),
+        "source_line": pa.array(quick.numbers),
+        "duplicate_of": pa.nulls(count, pa.string()),
+    }
+    if quick.duplicate_of:
+        firsts: list[str | None] = [None] * count
+        for row, first in quick.duplicate_of.items():
+            firsts[row] = first
+        columns["duplicate_of"] = pa.array(firsts, pa.string())
+    schema = SCHEMAS["requests"]
+    frame_of = pa.array(quick.frame_of)
+    for column in schema:
+        if column.name in columns:
+            continue
+        values = [frame.values.get(column.name) for frame in quick.frames]
+        if all(value is None for value in values):
+            columns[column.name] = pa.nulls(count, column.type)
+        else:
+            columns[column.name] = pa.array(values, column.type).take(frame_of)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _strings(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> pa.Array:
+    return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data))
+
+
+def _hex(digests: npt.NDArray[np.uint8]) -> pa.Array:
+    ends = np.arange(len(digests) + 1, dtype=np.int64) * 2 * digests.shape[1]
+    return _strings(np.frombuffer(hexlify(digests.data), np.uint8), ends)

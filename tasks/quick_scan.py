@@ -1,0 +1,468 @@
+"""Compiled: match request lines with known beginnings, and write their messages in canonical JSON.
+
+A line that differs from others in its name and its messages only is a *head* of two pieces, a tail, and two
+*holes* in between, the values of `custom_id` and of `messages`: piece, hole, piece, hole, tail. Pieces are
+compared and holes are checked to the last byte. A line that is in any doubt is left alone.
+
+In all functions `at` is a place in the text and `to` one in the output; -1 for `at` is nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from engine.jit import njit
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+    Words = npt.NDArray[np.uint64]
+    Integers = npt.NDArray[np.int64]
+
+HEAD, NAME, NAME_END, TAIL, OUT, OUT_END, PLACES = range(7)
+"""Columns of `places`: number of the head, places in the text and in the output; then how many columns."""
+NAME_FIRST, FIRST, FIRST_END, SECOND_END, PIECES = range(5)
+"""Columns of `pieces`: whether the name comes before the messages, places in `heads`; how many columns."""
+
+_QUOTE, _BACKSLASH, _SLASH, _COMMA, _COLON = (ord(sign) for sign in '"\\/,:')
+_OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = (ord(sign) for sign in "{}[]")
+_U: Final = ord("u")
+_ONES: Final = np.uint64(0x0101010101010101)
+_HIGH: Final = np.uint64(0x8080808080808080)
+_QUOTES: Final = np.uint64(0x2222222222222222)
+_BACKSLASHES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
+_SPACES: Final = np.uint64(0x2020202020202020)
+_ZERO: Final = np.uint64(0)
+
+
+def _ascii(text: str) -> Bytes:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+_SHORT_ESCAPES: Final = tuple(b'"\\bfnrt')
+_HEX: Final = _ascii("0123456789abcdef")
+_ROLE, _CONTENT = _ascii('"role"'), _ascii('"content"')
+_USER, _ASSISTANT = _ascii('"user"'), _ascii('"assistant"')
+_SYSTEM, _DEVELOPER = _ascii('"system"'), _ascii('"developer"')
+_CONTENT_STARTS, _ROLE_FOLLOWS = _ascii('{"content":'), _ascii(',"role":')
+
+
+@njit
+def scan(
+    text: Bytes,
+    words: Words,
+    begins: Integers,
+    ends: Integers,
+    heads: Bytes,
+    pieces: Integers,
+    out: Bytes,
+    places: Integers,
+) -> int:
+    """Take lines apart.
+
+    Parameters
+    ----------
+    text : uint8 [n]
+        Whole lines.
+    words : uint64 [n // 8]
+        The same bytes.
+    begins, ends : int64 [lines]
+        Where the lines begin and end, without their line feeds.
+    heads : uint8
+        All known heads, one after the other, sorted so that those with the same first piece stand together.
+    pieces : int64 [heads, PIECES]
+        Where the pieces of the heads are.
+    out : uint8 [n + 64]
+        Gets the messages of the lines one after the other: never more bytes than they had.
+    places : int64 [lines, PLACES]
+        Gets where everything is; `HEAD` is -1 for lines that are left alone.
+
+    Returns
+    -------
+    int
+        How many lines were taken apart.
+    """
+    found = to = likely = 0
+    for line in range(begins.shape[0]):
+        place = places[line]
+        place[HEAD], place[OUT], place[OUT_END] = -1, to, to
+        head = _match(text, words, begins[line], ends[line], heads, pieces, likely, out, place)
+        if head >= 0:
+            likely, place[HEAD], to = head, head, place[OUT_END]
+            found += 1
+    return found
+
+
+@njit
+def _match(
+    text: Bytes,
+    words: Words,
+    begin: int,
+    end: int,
+    heads: Bytes,
+    pieces: Integers,
+    likely: int,
+    out: Bytes,
+    place: Integers,
+) -> int:
+    """Return the head that a line has, -1 for none, beginning with the likely one."""
+    count = pieces.shape[0]
+    before, close, to = -1, -1, place[OUT]
+    for step in range(count):
+        head = (likely + step) % count
+        piece = pieces[head]
+        size = piece[FIRST_END] - piece[FIRST]
+        at = begin + size
+        if at >= end or not _equal(text, begin, heads, piece[FIRST], size):
+            continue
+        if before < 0 or not _same_start(heads, pieces[before], piece):
+            # Else its first hole is known already.
+            before = head
+            close, to = _hole(text, words, at, end, piece[NAME_FIRST] == 1, out, place[OUT], place)
+        size = piece[SECOND_END] - piece[FIRST_END]
+        at = close + size
+        if close < 0 or at >= end or not _equal(text, close, heads, piece[FIRST_END], size):
+            continue
+        at, to = _hole(text, words, at, end, piece[NAME_FIRST] == 0, out, to, place)
+        if at < 0:
+            return -1
+        place[TAIL], place[OUT_END] = at, to
+        return int(head)
+    return -1
+
+
+@njit
+def _same_start(heads: Bytes, one: Integers, other: Integers) -> bool:
+    size = one[FIRST_END] - one[FIRST]
+    same = one[NAME_FIRST] == other[NAME_FIRST] and size == other[FIRST_END] - other[FIRST]
+    return bool(same) and _equal(heads, one[FIRST], heads, other[FIRST], size)
+
+
+@njit
+def _hole(
+    text: Bytes, words: Words, at: int, end: int, is_name: bool, out: Bytes, to: int, place: Integers
+) -> tuple[int, int]:
+    """Read the name, or write the messages."""
+    if not is_name:
+        return _messages(text, words, at, end, out, to)
+    close = _name(text, words, at, end, out, to)
+    place[NAME], place[NAME_END] = at, close
+    return close, to
+
+
+@njit
+def gather(text: Bytes, begins: Integers, ends: Integers, out: Bytes) -> int:
+    """Copy pieces of a text one after the other; return how many bytes that are."""
+    to = 0
+    for piece in range(begins.shape[0]):
+        to = _copy(text, begins[piece], ends[piece], out, to)
+    return to
+
+
+@njit
+def _name(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> int:
+    """Return where a text that is not empty and has no escapes ends, -1 for anything else."""
+    close = _skip_string(text, at, end)
+    if close - at <= 2:
+        return -1
+    for place in range(at, close):
+        if text[place] == _BACKSLASH:
+            return -1
+    # What it writes is overwritten.
+    return _literal(text, words, at, end, out, to)[0]
+
+
+@njit
+def _messages(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+    """Write a list of messages; return where it ends in text and output, -1 if it is another list."""
+    if text[at] != _OPEN_LIST:
+        return -1, to
+    out[to] = _OPEN_LIST
+    to += 1
+    while True:
+        at, to = _message(text, words, _space(text, at + 1, end), end, out, to)
+        at = _space(text, at, end) if at >= 0 else end
+        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE_LIST):
+            return -1, to
+        out[to] = text[at]
+        to += 1
+        if text[at] == _CLOSE_LIST:
+            return at + 1, to
+
+
+@njit
+def _message(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+    """Write `{"content":...,"role":...}`, in whichever order they come."""
+    if at >= end or text[at] != _OPEN:
+        return -1, to
+    to = _copy(_CONTENT_STARTS, 0, _CONTENT_STARTS.shape[0], out, to)
+    role = role_end = content = -1
+    for member in range(2):
+        key = _space(text, at + 1, end)
+        key_end = _skip_string(text, key, end)
+        at = _colon(text, key_end, end)
+        if at < 0:
+            return -1, to
+        if content < 0 and _is(text, key, key_end, _CONTENT):
+            content = at
+            at, to = _literal(text, words, at, end, out, to)
+        elif role < 0 and _is(text, key, key_end, _ROLE):
+            role, role_end = at, _role(text, at, end)
+            at = role_end
+        else:
+            return -1, to
+        at = _space(text, at, end) if at >= 0 else end
+        if at >= end or text[at] != (_COMMA if member == 0 else _CLOSE):
+            return -1, to
+    to = _copy(_ROLE_FOLLOWS, 0, _ROLE_FOLLOWS.shape[0], out, to)
+    to = _copy(text, role, role_end, out, to)
+    out[to] = _CLOSE
+    return at + 1, to + 1
+
+
+@njit
+def _role(text: Bytes, at: int, end: int) -> int:
+    """Return where the name of a role ends, -1 if it is none."""
+    close = _skip_string(text, at, end)
+    known = (
+        _is(text, at, close, _USER)
+        or _is(text, at, close, _ASSISTANT)
+        or _is(text, at, close, _SYSTEM)
+        or _is(text, at, close, _DEVELOPER)
+    )
+    return close if known else -1
+
+
+@njit
+def _literal(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+    """Write a JSON text with no more escapes than it needs; return where it ends, -1 if it is none."""
+    if at >= end or text[at] != _QUOTE:
+        return -1, to
+    start = at
+    at += 1
+    while True:
+        at = _skip_plain(text, words, at, end)
+        if at >= end or text[at] < 0x20:
+            return -1, to
+        if text[at] == _QUOTE:
+            return at + 1, _copy(text, start, at + 1, out, to)
+        if text[at] != _BACKSLASH:
+            size = _utf8(text, at, end)
+            if size == 0:
+                return -1, to
+            at += size
+        elif at + 1 < end and _is_short(text[at + 1]):
+            at += 2
+        else:
+            to = _copy(text, start, at, out, to)
+            at, to = _rewritten(text, at + 1, end, out, to)
+            if at < 0:
+                return -1, to
+            start = at
+
+
+@njit
+def _skip_plain(text: Bytes, words: Words, at: int, end: int) -> int:
+    """Skip ASCII that stands for itself, eight bytes at a time where it can."""
+    while at < end:
+        if at & 7 == 0:
+            while at + 8 <= end and _is_plain(words[at >> 3]):
+                at += 8
+            if at >= end:
+                return at
+        byte = text[at]
+        if byte in (_QUOTE, _BACKSLASH) or byte < 0x20 or byte >= 0x80:
+            return at
+        at += 1
+    return at
+
+
+@njit
+def _is_plain(word: np.uint64) -> bool:
+    """Tell whether none of eight bytes is a quote, a backslash, a control character or beyond ASCII."""
+    # A byte minus one has its high bit set only where it was zero, given that no byte had it before.
+    marks = word | (word - _SPACES) | ((word ^ _QUOTES) - _ONES) | ((word ^ _BACKSLASHES) - _ONES)
+    return bool((marks & _HIGH) == _ZERO)
+
+
+@njit
+def _is_short(byte: np.uint8) -> bool:
+    return byte in _SHORT_ESCAPES
+
+
+@njit
+def _rewritten(text: Bytes, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+    """Write the character of an escape that is not in its shortest form; `at` is behind the backslash."""
+    if at < end and text[at] == _SLASH:
+        out[to] = _SLASH
+        return at + 1, to + 1
+    code = _code(text, at, end)
+    at += 5
+    if 0xD800 <= code < 0xDC00 and at < end and text[at] == _BACKSLASH:
+        low = _code(text, at + 1, end)
+        if 0xDC00 <= low < 0xE000:
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
+            at += 6
+    if code < 0 or 0xD800 <= code < 0xE000:
+        return -1, to
+    return at, _encoded(code, out, to)
+
+
+@njit
+def _code(text: Bytes, at: int, end: int) -> int:
+    """Return the number of `uXXXX`, -1 if it is none."""
+    if at + 5 > end or text[at] != _U:
+        return -1
+    code = 0
+    for place in range(at + 1, at + 5):
+        byte = int(text[place])
+        if 48 <= byte <= 57:
+            digit = byte - 48
+        elif 97 <= (byte | 32) <= 102:
+            digit = (byte | 32) - 87
+        else:
+            return -1
+        code = code * 16 + digit
+    return code
+
+
+@njit
+def _encoded(code: int, out: Bytes, to: int) -> int:
+    """Write a character as it stands in canonical JSON."""
+    if code < 0x20 or code in (_QUOTE, _BACKSLASH):
+        return _escaped(code, out, to)
+    if code < 0x80:
+        out[to] = code
+        return to + 1
+    if code < 0x800:
+        out[to] = 0xC0 | (code >> 6)
+        to += 1
+    else:
+        if code < 0x10000:
+            out[to] = 0xE0 | (code >> 12)
+        else:
+            out[to] = 0xF0 | (code >> 18)
+            to += 1
+            out[to] = 0x80 | ((code >> 12) & 0x3F)
+        to += 1
+        out[to] = 0x80 | ((code >> 6) & 0x3F)
+        to += 1
+    out[to] = 0x80 | (code & 0x3F)
+    return to + 1
+
+
+@njit
+def _escaped(code: int, out: Bytes, to: int) -> int:
+    short = 0
+    if code in (_QUOTE, _BACKSLASH):
+        short = code
+    elif code == 8:
+        short = 98
+    elif code == 9:
+        short = 116
+    elif code == 10:
+        short = 110
+    elif code == 12:
+        short = 102
+    elif code == 13:
+        short = 114
+    out[to] = _BACKSLASH
+    if short:
+        out[to + 1] = short
+        return to + 2
+    out[to + 1] = _U
+    out[to + 2] = _HEX[0]
+    out[to + 3] = _HEX[0]
+    out[to + 4] = _HEX[code >> 4]
+    out[to + 5] = _HEX[code & 15]
+    return to + 6
+
+
+@njit
+def _utf8(text: Bytes, at: int, end: int) -> int:
+    """Return how many bytes a character beyond ASCII has, 0 if it is none (RFC 3629, table of section 4)."""
+    first = text[at]
+    low, high = 0x80, 0xBF
+    if 0xC2 <= first <= 0xDF:
+        size = 2
+    elif 0xE0 <= first <= 0xEF:
+        size = 3
+        if first == 0xE0:
+            low = 0xA0
+        elif first == 0xED:
+            high = 0x9F
+    elif 0xF0 <= first <= 0xF4:
+        size = 4
+        if first == 0xF0:
+            low = 0x90
+        elif first == 0xF4:
+            high = 0x8F
+    else:
+        return 0
+    if at + size > end or not low <= text[at + 1] <= high:
+        return 0
+    for place in range(at + 2, at + size):
+        if text[place] & 0xC0 != 0x80:
+            return 0
+    return size
+
+
+@njit
+def _space(text: Bytes, at: int, end: int) -> int:
+    """Skip what JSON calls white space."""
+    while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10):
+        at += 1
+    return at
+
+
+@njit
+def _colon(text: Bytes, at: int, end: int) -> int:
+    """Return where the value behind a key begins, -1 if there is none."""
+    if at < 0:
+        return -1
+    at = _space(text, at, end)
+    if at >= end or text[at] != _COLON:
+        return -1
+    at = _space(text, at + 1, end)
+    return at if at < end else -1
+
+
+@njit
+def _skip_string(text: Bytes, at: int, end: int) -> int:
+    """Return where a text ends that begins here, -1 if none does."""
+    if at >= end or text[at] != _QUOTE:
+        return -1
+    at += 1
+    while at < end:
+        byte = text[np.uintp(at)]
+        if byte == _QUOTE:
+            return at + 1
+        at += 2 if byte == _BACKSLASH else 1
+    return -1
+
+
+@njit
+def _is(text: Bytes, at: int, end: int, wanted: Bytes) -> bool:
+    return end - at == wanted.shape[0] and _equal(text, at, wanted, 0, wanted.shape[0])
+
+
+@njit
+def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
+    # With no way out in between and no signs, the compiler compares many at a time.
+    different = np.uint8(0)
+    for step in range(count):
+        different |= text[np.uintp(at + step)] ^ other[np.uintp(place + step)]
+    return bool(different == 0)
+
+
+@njit
+def _copy(text: Bytes, at: int, end: int, out: Bytes, to: int) -> int:
+    """Copy `text[at:end]`; return where it ends in `out`."""
+    if at >= 0 and to >= 0:
+        # Indices without a sign need no test for counting from the end: the compiler copies many at a time.
+        for step in range(end - at):
+            out[np.uintp(to + step)] = text[np.uintp(at + step)]
+    return to + end - at
