@@ -425,9 +425,8 @@ def test_the_forecast_bounds_a_simulation_closely(running, candidate, size: int)
         *[[a for _, a in everyone] for _ in range(2)],
     )
     drive = Drive(load, "fcfs", 4000, size, 4000, len(everyone))
-    path = np.zeros(100, np.int32)
     for i in range(len(running)):
-        assert admission._place(drive.pool, drive.requests, drive.slots, i, path, 0.0) >= 0
+        assert admission._place(drive.pool, drive.requests, drive.slots, i, 0.0) >= 0
     due, base = forecast.draw(drive.requests, len(running), 1.0, 0.0, size)
     found = forecast.peak(drive.pool, drive.slots, due, base, 0)
     assert peak <= found + 1e-9 < peak + len(everyone)

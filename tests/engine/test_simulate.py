@@ -98,8 +98,8 @@ def test_the_engine_takes_the_simulated_steps(
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("pacing", [False, True])
-def test_the_property_above_reaches_retractions_evictions_and_hits(policy: str, pacing: bool) -> None:
-    retractions, evictions, hits, recomputed = 0, 0, 0.0, 0
+def test_the_property_above_reaches_retractions_evictions_hits_and_jumps(policy: str, pacing: bool) -> None:
+    retractions, evictions, hits, recomputed, jumped = 0, 0, 0.0, 0, 0
     for seed in range(6):
         night = random_night(seed, 30, 40, 0.2)
         engine, rows, run = run_both(policy, night, 30, 1 + seed % 5, 20 + seed, 10, pacing=pacing)
@@ -108,6 +108,8 @@ def test_the_property_above_reaches_retractions_evictions_and_hits(policy: str, 
         evictions += run.evicted_pages
         hits += run.hit_rate
         recomputed += run.recomputed_tokens
+        jumped += run.jumped
+    assert jumped > 0
     assert retractions > 0
     assert evictions > 0
     assert hits > 0
