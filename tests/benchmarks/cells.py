@@ -20,17 +20,11 @@ import sources
 import workloads
 from orders import plan_of
 
-from engine.cost import (
-    NOMINAL,
-    pair_seconds,
-    step_compute_seconds,
-    step_cost,
-    step_memory_seconds,
-)
-from engine.optimum import PRESETS
+from engine.cost import NOMINAL, step_cost
+from engine.optimum import PRESETS, optimum
 from engine.plan.lengths import estimate_lengths
 from engine.plan.partition import partition
-from engine.plan.tree import build_tree, distinct_tokens, node_costs
+from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
 from engine.simulate import simulate
 
@@ -306,45 +300,24 @@ class Bench:
         )
 
     def bounds(self, interference: float | None = 0.0) -> dict[str, Any]:
-        """Return what no schedule can beat on the modelled device, in seconds, and which limit binds.
-
-        ``compute``: every distinct prompt token and every answer token once.
-        ``memory``: all KV read and written, and the weights once per step of as few steps as the KV memory
-        allows, each reading all of it. ``longest``: the same with a step per token of the longest answer.
-        ``practical``: compute and the larger of the others, paired.
-        """
+        """Return what no schedule can beat on the modelled device (`engine.optimum`), and what the mix is."""
         name = "serial" if interference is None else f"i{interference:g}"
         return self._kept(f"bounds-{name}", lambda: self._bounds(interference))
 
     def _bounds(self, interference: float | None) -> dict[str, Any]:
-        whole, cost = self.whole, self.cost(interference)
-        p, d = np.diff(whole.start).astype(np.float64), whole.output.astype(np.float64)
-        tree = self.tree(0)
-        n = p.shape[0]
-        above = tree.depth[tree.parent[:-1]].astype(np.float64)
-        depth = tree.depth[:-1].astype(np.float64)
-        attended = float((0.5 * (depth**2 - above**2)).sum())
-        # The first token of an answer comes from the prompt's last row; the others are computed themselves.
-        read = float((p * (d - 1) + 0.5 * d * (d - 1)).sum())
-        tokens = distinct_tokens(tree) + float((d - 1).sum())
-        compute = step_compute_seconds(cost, tokens, float(d.sum()), attended)
-        # A prefix that several read at once takes memory once: only what each holds alone bounds the steps.
-        own, answer = (depth - above)[:n], d[tree.sorted]
-        held = float((own * (answer - 1) + 0.5 * answer * (answer - 1)).sum())
-        steps = held / kv_tokens(self.mix.device)
-        weights = step_memory_seconds(cost, 0.0, 0.0)
-        once = step_memory_seconds(cost, tokens, read)
-        limits = {
-            "compute": compute,
-            "memory": once + (max(steps, 1.0) - 1.0) * weights,
-            "longest": once + (float(d.max()) - 1.0) * weights,
-        }
+        whole, tree = self.whole, self.tree(0)
+        found = optimum(
+            self.cost(interference),
+            np.diff(whole.start).astype(np.float64),
+            cached_tokens(tree).astype(np.float64),
+            whole.output.astype(np.float64),
+            kv_tokens(self.mix.device),
+        )
+        terms = ("compute", "memory", "longest", "kv_read", "practical")
         return {
-            **limits,
-            "kv_read": once - step_memory_seconds(cost, tokens, 0.0),
-            "practical": pair_seconds(cost, compute, max(limits["memory"], limits["longest"])),
-            "binds": max(limits, key=limits.__getitem__),
-            "requests": n,
+            **{name: getattr(found, name) for name in terms},
+            "binds": found.plain_limit,
+            "requests": whole.requests,
             "tokens": whole.total_tokens,
             "density": whole.density,
             "sharing": whole.hit_rate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,9 @@ from engine.cost import (
     step_memory_seconds,
     step_seconds,
 )
+from engine.optimum import PRESETS, optimum
 from engine.plan.policies import POLICIES, make_plan
+from engine.plan.tree import build_tree, cached_tokens
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sampling import Sampling
@@ -132,6 +136,50 @@ def test_seconds_are_those_of_the_recorded_steps(seed, policy, pacing, pages) ->
     assert max(compute, memory) <= run.seconds * (1 + 1e-9)
     assert run.seconds <= (compute + memory) * (1 + 1e-9)
     assert 0 < run.mean_occupancy <= run.peak_occupancy <= 1
+
+
+MIXTURE = ModelShape(1000, 100, 2, 16, 64, 8400, experts=8, experts_per_token=2, expert_bytes=6000)
+UNEVEN = replace(NOMINAL["a100"], gemm=((1.0, 0.05), (8.0, 0.5), (32.0, 0.4)), pair=((0.3, 0.5), (0.6, 0.1)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from([(SHAPE, NOMINAL["a100"]), (MIXTURE, NOMINAL["a100"]), (SHAPE, UNEVEN)]),
+    st.sampled_from([None, 0.0, 0.4]),
+    st.booleans(),
+    st.integers(8, 80),
+    st.integers(1, 40),
+)
+def test_no_schedule_beats_the_optimum(seed, policy, modelled, interference, pacing, pages, longest) -> None:
+    shape, device = modelled
+    cost = step_cost(shape, device, interference=interference)
+    tokens, start, output, estimate = random_night(seed, 25, longest, 1.0)
+    pages = max(pages, -(-int((np.diff(start) + output).max()) // 4) + 1)
+    plan = make_plan(policy, tokens, start, estimate, shape, device)
+    run = simulate(plan, tokens, start, output, EngineSettings(pages * 4, 4, 40, 8, pacing=pacing), cost)
+    cached = cached_tokens(build_tree(tokens, start)).astype(float)
+    best = optimum(cost, np.diff(start).astype(float), cached, output.astype(float), pages * 4)
+    assert best.compute <= run.compute_seconds * (1 + 1e-9)
+    assert best.memory <= run.memory_seconds * (1 + 1e-9)
+    assert best.steps <= run.steps
+    assert max(best.practical, best.plain) <= run.seconds * (1 + 1e-9)
+
+
+def test_the_optimum_lies_below_a_run_whose_requests_share_almost_everything() -> None:
+    rng = np.random.default_rng(4)
+    prefix = rng.integers(2, 1000, 400)
+    prompts = [[*prefix, *rng.integers(2, 1000, 3)] for _ in range(300)]
+    tokens, start = flatten(prompts)
+    output = np.full(300, 30, np.int32)
+    shape = PRESETS["llama-3.1-8b"]
+    cost = step_cost(shape, NOMINAL["a100"], overlap=True)
+    plan = make_plan("dfs", tokens, start, output.astype(float), shape, NOMINAL["a100"])
+    run = simulate(plan, tokens, start, output, EngineSettings(4000, 16, 512, 128), cost)
+    lengths = np.diff(start).astype(float), cached_tokens(build_tree(tokens, start)).astype(float)
+    best = optimum(cost, *lengths, output.astype(float), 4000)
+    assert 0.4 * run.seconds < best.practical <= run.seconds
 
 
 @settings(max_examples=25, deadline=None)
