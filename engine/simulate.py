@@ -27,7 +27,7 @@ from engine.jit import njit_in_place
 from engine.plan.scan import quiet_until
 from engine.runtime import state
 from engine.runtime.admission import admit, relieve, take_next_page
-from engine.runtime.forecast import known_tokens
+from engine.runtime.forecast import RULES, known_tokens
 from engine.runtime.pacing import prepare
 from engine.runtime.pages import N_EVICTED, available, held, make_pool
 from engine.runtime.scheduler import build, retire
@@ -150,6 +150,7 @@ def simulate(
             cost or _NO_COST,
             ends,
             paced,
+            RULES[settings.admission],
             sums,
             trace,
             pause,
@@ -198,6 +199,7 @@ def _run(
     cost: StepCost,
     ends: Int32,
     paced: bool,
+    rule: int,
     sums: Float64,
     trace: Int64,
     pause: Int64,
@@ -227,7 +229,7 @@ def _run(
             break
         relieve(pool, requests, slots, scan, cost, retracted)
         outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
-        admit(pool, requests, slots, scan, outlook, step_tokens)
+        admit(pool, requests, slots, scan, outlook, step_tokens, rule)
         prefilled = slots.counts[state.PREFILL_TOKENS]
         tokens = build(pool, requests, slots, work, step_tokens, rows=False)
         if tokens == 0:

@@ -29,7 +29,17 @@ from engine.plan.scan import (
     right_share,
     wake,
 )
-from engine.runtime.forecast import draw, enter, known_tokens, leave, peak, remaining_output, side_peak
+from engine.runtime.forecast import (
+    PEAK,
+    draw,
+    enter,
+    known_tokens,
+    leave,
+    peak,
+    remaining_output,
+    reserved,
+    side_peak,
+)
 from engine.runtime.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
 from engine.runtime.state import (
     HIT_TOKENS,
@@ -57,7 +67,13 @@ does not change by time alone, but the share of the right side does, slowly."""
 
 @njit_in_place
 def admit(
-    pool: PagePool, requests: Requests, slots: Slots, scan: Scan, outlook: Outlook, step_tokens: int
+    pool: PagePool,
+    requests: Requests,
+    slots: Slots,
+    scan: Scan,
+    outlook: Outlook,
+    step_tokens: int,
+    rule: int,
 ) -> int:
     """Admit requests until the step's tokens, the slots, or the memory are used up.
 
@@ -70,6 +86,8 @@ def admit(
         From `pacing.survey`, before this call.
     step_tokens
         Tokens that the next step computes.
+    rule
+        What has to fit: of `forecast.RULES`.
 
     Returns
     -------
@@ -86,11 +104,11 @@ def admit(
         if not retrying and scan.cursor[N_RIGHT] > 0 and not rests(scan, RIGHT, step):
             place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
             if place != NONE:
-                slot = _try(pool, requests, slots, scan, RIGHT, place, delay)
+                slot = _try(pool, requests, slots, scan, RIGHT, place, delay, rule)
             if slot == NONE:
                 rest(scan, RIGHT, step + REST)
         if slot == NONE and not rests(scan, LEFT, step):
-            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, delay)
+            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, delay, rule)
             if slot == NONE:
                 rest(scan, LEFT, step + REST)
         if slot == NONE:
@@ -140,12 +158,13 @@ def _try(
     side: int,
     place: int,
     delay: float,
+    rule: int,
 ) -> int:
     """Admit the request that `side` proposes if it fits; return its slot, or NONE."""
     request = propose(scan, side, place)
     if request == NOBODY:
         return NONE
-    slot = _place(pool, requests, slots, request, delay)
+    slot = _place(pool, requests, slots, request, delay, rule)
     if slot != NONE:
         accept(scan, side, place)
         slots.side[slot] = RIGHT if scan.heavy[request] else LEFT
@@ -179,7 +198,7 @@ def _find_reuse(pool: PagePool, requests: Requests, request: int, path: Int32) -
 
 
 @njit_in_place
-def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, delay: float) -> int:
+def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, delay: float, rule: int) -> int:
     """Give `request` a slot and its pages if it fits, and return the slot; else change nothing: NONE."""
     size = pool.tokens.shape[1]
     path = slots.path
@@ -197,7 +216,11 @@ def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, delay
     if new_pages > room:
         return NONE
     due, base = draw(requests, request, slots.counts[STEP] + 1, delay, size)
-    if slots.counts[RUNNING] > 0 and peak(pool, slots, due, base, shared) > pool.free.shape[0]:
+    if rule == PEAK:
+        most = peak(pool, slots, due, base, shared)
+    else:
+        most = reserved(pool, requests, slots, request, full, rule)
+    if slots.counts[RUNNING] > 0 and most > pool.free.shape[0]:
         return NONE
     slot = int(slots.vacant[slots.running.shape[0] - slots.counts[RUNNING] - 1])
     for i in range(full):

@@ -20,6 +20,10 @@ from engine.runtime.state import RUNNING, Requests, Slots
 OUTGROWN_STRETCH = 1.25
 EVERY = -1
 """Both sides, where one is asked for."""
+PEAK, TOTAL, AVERAGE = 0, 1, 2
+RULES = {"peak": PEAK, "total": TOTAL, "average": AVERAGE}
+"""What has to fit into memory for a request to be admitted: the forecast peak; or, only to compare with,
+prompts and whole answers of all that run, or prompts and half of the answers."""
 
 
 @njit_in_place
@@ -133,6 +137,21 @@ def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> 
     for i in range(slots.counts[RUNNING]):
         alone += pool.alone[slots.by_due[i]]
     return held(pool) - alone + _highest(pool, slots, EVERY, due, base - shared)
+
+
+@njit_in_place
+def reserved(pool: PagePool, requests: Requests, slots: Slots, request: int, found: int, rule: int) -> float:
+    """Return the pages of all prompts and of the part of all answers that `rule` (TOTAL or AVERAGE) reserves.
+
+    Pages that several sequences hold count once. `found` are those that `request`, the candidate, shares.
+    """
+    size, part = pool.tokens.shape[1], 1.0 if rule == TOTAL else 0.5
+    prompt = requests.start[request + 1] - requests.start[request]
+    pages = held(pool) + (prompt + part * expected_output(requests, request)) / size - found
+    for i in range(slots.counts[RUNNING]):
+        running = slots.request[slots.by_due[i]]
+        pages += (part * expected_output(requests, running) - requests.generated[running]) / size
+    return float(pages)
 
 
 @njit_in_place

@@ -19,11 +19,13 @@ from engine.cost import (
     step_memory_seconds,
     step_seconds,
 )
+from engine.errors import CapacityError
 from engine.optimum import PRESETS, optimum
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.tree import build_tree, cached_tokens
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
+from engine.runtime.forecast import RULES
 from engine.runtime.sampling import Sampling
 from engine.simulate import TRACE, simulate
 
@@ -48,13 +50,25 @@ def random_night(seed: int, count: int, longest: int, wrong: float):
     return *flatten(prompts), output, np.clip(estimate, 1.0, None)
 
 
-def run_both(policy: str, night, pages: int, size: int, budget: int, sequences: int, *, pacing: bool):
+def run_both(
+    policy: str,
+    night,
+    pages: int,
+    size: int,
+    budget: int,
+    sequences: int,
+    *,
+    pacing: bool,
+    admission: str = "peak",
+):
     """Run the engine step by step and the simulator; return both records and the simulated run."""
     tokens, start, output, estimate = night
     plan = make_plan(policy, tokens, start, estimate, SHAPE, NOMINAL["a100"], seed=3)
     limit = int(max(output.max(), np.ceil(estimate.max())))
     pages = max(pages, -(-int(np.diff(start).max() + limit) // size) + 1)
-    sizes = EngineSettings(pages * size, size, budget, sequences, pacing=pacing, verify=True)
+    sizes = EngineSettings(
+        pages * size, size, budget, sequences, pacing=pacing, admission=admission, verify=True
+    )
     runner = ScriptedRunner(output, start, pages * size, size)
     sampling = [Sampling(max_tokens=limit)] * len(output)
     engine = Engine(runner, None, sizes, tokens, start, sampling, plan, COST)
@@ -92,12 +106,15 @@ def assert_equal(engine: Engine, rows, run, tokens) -> None:
     st.integers(1, 10),
     st.integers(0, 40),
     st.booleans(),
+    st.sampled_from(sorted(RULES)),
 )
 def test_the_engine_takes_the_simulated_steps(
-    seed, policy, count, longest, wrong, pages, size, sequences, extra, pacing
+    seed, policy, count, longest, wrong, pages, size, sequences, extra, pacing, admission
 ) -> None:
     night = random_night(seed, count, longest, wrong)
-    assert_equal(*run_both(policy, night, pages, size, sequences + extra, sequences, pacing=pacing), night[0])
+    budget = sequences + extra
+    runs = run_both(policy, night, pages, size, budget, sequences, pacing=pacing, admission=admission)
+    assert_equal(*runs, night[0])
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -208,6 +225,22 @@ def test_the_simulated_scheduler_does_not_see_the_true_lengths() -> None:
     two = simulate(plan, tokens, start, shorter, sizes, COST, record=True).trace
     same = int(np.argmin((one[: len(two)] == two[: len(one)]).all(1)))
     assert same >= 28
+
+
+def test_reserving_whole_answers_idles_memory_and_half_of_them_retracts() -> None:
+    tokens, start, output, _ = random_night(2, 200, 60, 1.0)
+    plan = make_plan("fcfs", tokens, start, output.astype(float), SHAPE, NOMINAL["a100"])
+    runs = {
+        rule: simulate(plan, tokens, start, output, EngineSettings(600, 4, 64, 64, admission=rule), COST)
+        for rule in RULES
+    }
+    assert runs["total"].mean_occupancy < runs["peak"].mean_occupancy
+    assert runs["total"].retractions == 0
+    assert runs["average"].retractions > runs["peak"].retractions
+    with pytest.raises(
+        CapacityError, match="admission: 'free' is unknown; choose one of peak, total, average"
+    ):
+        EngineSettings(600, 4, 64, 64, admission="free")
 
 
 def test_a_memory_too_small_for_the_longest_request_is_refused() -> None:
