@@ -183,12 +183,15 @@ LENGTHS: dict[str, Callable[[Workload], Float64]] = {
 means of the workloads in a sample of 1 %, and in all of it."""
 
 
+RUNTIME = ("admission", "forecast", "pacing", "pages", "revision", "scheduler", "state")
+"""Modules of `engine.runtime` that a simulation runs."""
+
+
 def code_digest() -> str:
     """Return a digest of the code that a cell's figures depend on."""
-    files = [ROOT / "engine" / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
-    files += sorted((ROOT / "engine" / "plan").glob("*.py")) + sorted(
-        (ROOT / "engine" / "runtime").glob("*.py")
-    )
+    engine = ROOT / "engine"
+    files = [engine / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
+    files += sorted((engine / "plan").glob("*.py")) + [engine / "runtime" / f"{name}.py" for name in RUNTIME]
     files += [Path(__file__).with_name(f"{name}.py") for name in ("sources", "workloads", "orders", "cells")]
     found = hashlib.sha256()
     for file in files:
