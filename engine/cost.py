@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 from engine.profiles import NOMINAL, DeviceProfile, measure_cpu
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _points(points: Points) -> Floats:
     return np.array(points, np.float64).reshape(-1, 2)
 
 
-@njit
+@njit_in_place
 def _interpolate(x: float, places: Floats, values: Floats) -> float:
     """Return `values` at `x`, linear between `places` and constant outside."""
     last = places.shape[0] - 1
@@ -303,7 +303,7 @@ def _interpolate(x: float, places: Floats, values: Floats) -> float:
     return float(values[last])
 
 
-@njit
+@njit_in_place
 def gemm_efficiency(cost: StepCost, rows: float) -> float:
     """Return the part of F that a GEMM with so many rows reaches; below the first point it takes as long."""
     if cost.gemm_rows.shape[0] == 0 or rows <= 0.0:
@@ -314,7 +314,7 @@ def gemm_efficiency(cost: StepCost, rows: float) -> float:
     return math.exp(_interpolate(x, cost.gemm_rows, cost.gemm_efficiency))
 
 
-@njit
+@njit_in_place
 def experts_hit(cost: StepCost, tokens: float) -> float:
     """Return the expected number of experts of a layer that `tokens` tokens meet: ``E (1 - (1 - k/E)^n)``.
 
@@ -325,7 +325,7 @@ def experts_hit(cost: StepCost, tokens: float) -> float:
     return float(cost.experts * (1.0 - (1.0 - cost.experts_per_token / cost.experts) ** tokens))
 
 
-@njit
+@njit_in_place
 def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended: float) -> float:
     """Return the compute time of a step; `attended` is the sum over prefill tokens of the keys each sees.
 
@@ -341,7 +341,7 @@ def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended
     return flops / cost.flops + reduce
 
 
-@njit
+@njit_in_place
 def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) -> float:
     """Return the memory time of a step: KV read by decoding requests, KV written, weights that it meets."""
     weights = cost.weight_bytes
@@ -350,13 +350,13 @@ def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) ->
     return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + weights) / cost.read_bytes
 
 
-@njit
+@njit_in_place
 def decode_seconds(cost: StepCost, known: float, remaining: float) -> float:
     """Return the memory time of generating `remaining` tokens after `known` ones: the KV read for them."""
     return remaining * (known + 0.5 * remaining) * cost.kv_bytes_per_token / cost.read_bytes
 
 
-@njit
+@njit_in_place
 def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     """Return the time of compute and memory work given together."""
     interference = cost.interference
@@ -365,7 +365,7 @@ def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     return max(compute, memory) + interference * min(compute, memory)
 
 
-@njit
+@njit_in_place
 def step_seconds(
     cost: StepCost, tokens: float, samples: float, attended: float, kv_tokens_read: float
 ) -> float:

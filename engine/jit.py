@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -52,6 +52,9 @@ def _cache_folder() -> Path:
     return folder
 
 
+# `_nrt` is numba's own name for its reference-counting run time; its type hints leave it out.
+_IN_PLACE: Final[dict[str, Any]] = {"cache": True, "nogil": True, "_nrt": False}
+
 if not os.environ.get("NUMBA_CACHE_DIR"):
     numba.config.CACHE_DIR = str(_cache_folder())  # type: ignore[attr-defined]
 
@@ -62,3 +65,13 @@ def njit(function: Callable[P, R]) -> Callable[P, R]:
     Set ``NUMBA_DISABLE_JIT=1`` to run the plain Python body, for example under a debugger.
     """
     return cast("Callable[P, R]", numba.njit(cache=True, nogil=True)(function))
+
+
+def njit_in_place(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that only reads and writes the arrays it is given, and returns numbers.
+
+    As `njit`, without counting references: a call with a few structs of arrays otherwise counts each of their
+    arrays up and down, which took four fifths of a simulation. Such a function allocates nothing (numba
+    refuses to compile it then), and calls only such functions.
+    """
+    return cast("Callable[P, R]", numba.njit(**_IN_PLACE)(function))

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from engine.cost import ModelShape, pair_seconds, step_compute_seconds, step_memory_seconds
+import numpy as np
+
+from engine.cost import ModelShape, step_compute_seconds, step_memory_seconds
 from engine.jit import njit
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from engine.cost import DeviceProfile, StepCost
 
     Floats = npt.NDArray[np.float64]
 
-COMPUTE, MEMORY, LONGEST = "compute", "memory", "longest request"
+COMPUTE, MEMORY, LONGEST = "compute", "memory", "longest"
 
 PRESETS: Final = {
     "llama-3.1-8b": ModelShape.make(
@@ -77,16 +78,24 @@ PRESETS: Final = {
 
 @dataclass(frozen=True)
 class Optimum:
-    """Bounds on the time of a set of requests, in seconds.
+    """Bounds on the time of a set of requests, in seconds: no schedule takes less on the modelled device.
 
     Attributes
     ----------
-    compute, memory, longest
-        All compute work; all KV and weight traffic with the fewest steps; the slowest request by itself.
+    compute
+        Every distinct prompt token and every answer token once, in GEMMs of the best size.
+    memory
+        All KV read and written, and the weights once a step, in as few steps as the KV memory allows.
+    longest
+        The same with a step for each token of the longest answer, or the slowest request by itself,
+        whichever takes longer.
+    kv_read
+        Reading the KV of all decoding requests: part of `memory`.
     plain, practical
-        ``max(compute, memory, longest)``, as if work side by side were free; and with the device's `pair`.
+        ``max(compute, memory, longest)``, as if work side by side were free; and with the device's `pair`,
+        at the least interference that it has.
     plain_limit, practical_limit
-        Which of the terms binds: ``compute``, ``memory`` or ``longest request``.
+        Which of the terms binds: ``compute``, ``memory`` or ``longest``.
     steps
         Fewest steps: KV token-steps over KV memory, and not below the longest answer.
     """
@@ -94,6 +103,7 @@ class Optimum:
     compute: float
     memory: float
     longest: float
+    kv_read: float
     plain: float
     practical: float
     plain_limit: str
@@ -101,15 +111,15 @@ class Optimum:
     steps: float
 
 
-def optimum(
-    shape: ModelShape, cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_tokens: float
-) -> Optimum:
+def optimum(cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_tokens: float) -> Optimum:
     """Return the optimum of a set of requests.
 
     Parameters
     ----------
     prompt, cached, output
-        float64 [N], tokens: prompts, what of them comes from the prefix cache, and answers.
+        float64 [N], tokens: prompts; what of each another one of them has computed, with unlimited memory
+        (`engine.plan.tree.cached_tokens`: every distinct token belongs to one request only); and answers, of
+        at least one token.
     kv_tokens
         Tokens of KV that memory holds.
 
@@ -121,42 +131,72 @@ def optimum(
     if kv_tokens <= 0.0:
         raise ValueError(f"kv_tokens: {kv_tokens} is not above 0")
     if not len(prompt):
-        return Optimum(0.0, 0.0, 0.0, 0.0, 0.0, COMPUTE, COMPUTE, 0.0)
-    kv_bytes = float(shape.request_kv_bytes(prompt, output).sum())
-    tokens = float((prompt - cached + output).sum())
-    steps = max(kv_bytes / shape.kv_bytes_per_token / kv_tokens, float(output.max()), 1.0)
-    reduce = tokens * cost.reduce_per_token + steps * cost.fixed_per_step
-    compute = float(shape.request_flops(prompt, cached, output).sum()) / cost.flops + reduce
-    memory = kv_bytes / cost.read_bytes + steps * step_memory_seconds(cost, tokens / steps, 0.0)
-    longest = _longest(cost, prompt, cached, output)
-    limit = COMPUTE if compute >= memory else MEMORY
-    plain, practical = max(compute, memory), pair_seconds(cost, compute, memory)
+        return Optimum(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, COMPUTE, COMPUTE, 0.0)
+    # The first token of an answer comes from the prompt's last row: d - 1 are computed, after 1 .. d - 1.
+    own, later = prompt - cached, output - 1.0
+    tokens, samples = float((own + later).sum()), float(output.sum())
+    attended = float((own * (prompt + cached + 1.0)).sum()) / 2.0
+    generated = float((later * output).sum()) / 2.0
+    # All that decode read a shared prefix, but it takes memory once: it belongs to one of them.
+    room = (float((own * later).sum()) + generated) / kv_tokens
+    steps = max(room, float(output.max()), 1.0)
+    efficiency = _best_efficiency(cost)
+    flops = (tokens * cost.flops_per_token + samples * cost.flops_per_sample) / efficiency
+    flops += attended * cost.flops_per_attended
+    fixed = tokens * cost.reduce_per_token + steps * cost.fixed_per_step
+    compute = flops / cost.flops + fixed
+    read = float((prompt * later).sum()) + generated
+    kv_read = read * cost.kv_bytes_per_token / cost.read_bytes
+    memory, by_steps = (_bus(cost, tokens, read, count) for count in (room, float(output.max())))
+    alone = _slowest(cost, efficiency, prompt, output)
+    least = float(cost.pair_interference.min(initial=1.0)) if len(cost.pair_share) else cost.interference
+    bus = max(memory, by_steps)
+    together = max(compute, bus) + least * min(compute, bus)
+    longest = max(by_steps, alone)
+    limits = {COMPUTE: compute, MEMORY: memory, LONGEST: longest}
+    plain_limit = max(limits, key=limits.__getitem__)
     return Optimum(
         compute=compute,
         memory=memory,
         longest=longest,
-        plain=max(plain, longest),
-        practical=max(practical, longest),
-        plain_limit=LONGEST if longest > plain else limit,
-        practical_limit=LONGEST if longest > practical else limit,
+        kv_read=kv_read,
+        plain=limits[plain_limit],
+        practical=max(together, alone),
+        plain_limit=plain_limit,
+        practical_limit=LONGEST if alone > together else plain_limit,
         steps=steps,
     )
 
 
-@njit
-def _longest(cost: StepCost, prompt: Floats, cached: Floats, output: Floats) -> float:
-    """Return the time of the slowest request by itself: its prefill in one step, then a token a step.
+def _bus(cost: StepCost, tokens: float, kv_tokens_read: float, steps: float) -> float:
+    """Return the least memory time of all steps: the fewest experts are met with one token in all but one."""
+    others = min(max(steps, 1.0), tokens) - 1.0
+    large = step_memory_seconds(cost, tokens - others, kv_tokens_read)
+    return large + others * step_memory_seconds(cost, 1.0, 0.0)
 
-    Work of one step is taken as perfectly overlapped, so this is a lower bound under every `pair`.
+
+def _best_efficiency(cost: StepCost) -> float:
+    """Return the largest part of F that a GEMM of any size reaches."""
+    return float(np.exp(cost.gemm_efficiency.max())) if len(cost.gemm_efficiency) else 1.0
+
+
+@njit
+def _slowest(cost: StepCost, efficiency: float, prompt: Floats, output: Floats) -> float:
+    """Return the time of the slowest request by itself: its prompt in one step, then a token a step.
+
+    Nothing of its prompt is computed while it decodes, whoever computes it. Work of one step is taken as
+    perfectly overlapped, so this is a lower bound under every `pair`.
     """
     most = 0.0
     for i in range(prompt.shape[0]):
-        p, c, d = prompt[i], cached[i], output[i]
-        attended = 0.5 * (p * p - c * c)
-        first = max(step_compute_seconds(cost, p - c, 1.0, attended), step_memory_seconds(cost, p - c, 0.0))
+        p, d = prompt[i], output[i]
+        flops = (p * cost.flops_per_token + cost.flops_per_sample) / efficiency
+        flops += 0.5 * p * (p + 1.0) * cost.flops_per_attended
+        compute = flops / cost.flops + p * cost.reduce_per_token + cost.fixed_per_step
+        first = max(compute, step_memory_seconds(cost, p, 0.0))
         mean = step_memory_seconds(cost, 1.0, p + 0.5 * d)
         one = max(step_compute_seconds(cost, 1.0, 1.0, 0.0), mean)
-        most = max(most, first + max(d - 1.0, 0.0) * one)
+        most = max(most, first + (d - 1.0) * one)
     return most
 
 

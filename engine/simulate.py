@@ -1,8 +1,9 @@
 """The real scheduler over a modelled device: what an order does to cache, steps and time, without a model.
 
 The policy, the ledgers and the page pool are the very functions that the engine runs, called in one compiled
-loop; only the device is modelled (`engine.cost`) and the answers' lengths are given. Without a device it
-gives the best hit rate that a KV memory allows (depth-first order, known lengths).
+loop; only the device is modelled (`engine.cost`) and the answers' lengths are given. Steps in which all
+sequences decode, nobody ends and nobody can join are advanced together (`_jump`). Without a device it gives
+the best hit rate that a KV memory allows (depth-first order, known lengths).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from engine.cost import (
     step_cost,
     step_memory_seconds,
 )
-from engine.jit import njit
+from engine.jit import njit_in_place
+from engine.plan.scan import quiet_until
 from engine.runtime import state
-from engine.runtime.admission import admit, relieve
+from engine.runtime.admission import admit, relieve, take_next_page
+from engine.runtime.forecast import RULES, known_tokens
 from engine.runtime.pacing import prepare
-from engine.runtime.pages import N_EVICTED, held, make_pool
+from engine.runtime.pages import N_EVICTED, available, held, make_pool
 from engine.runtime.scheduler import build, retire
 
 if TYPE_CHECKING:
@@ -37,9 +40,11 @@ if TYPE_CHECKING:
     from engine.runtime.revision import Reviser
     from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
-SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD = range(5)
+SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD, JUMPED = range(6)
 TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
 """What is recorded of each step: the arguments of `engine.cost.step_seconds`, and three counts."""
+_LEAST_JUMP = 4
+"""Fewer steps than this are not worth preparing a jump."""
 _NO_COST = step_cost(ModelShape(1, 1, 1, 1, 1, 1), NOMINAL["cpu"])
 
 
@@ -60,6 +65,8 @@ class SimulatedRun:
         Part of the KV memory that is held: mean over the modelled time, and peak.
     replans
         How often the waiting requests were ordered anew.
+    jumped
+        How many of the steps were advanced together with others.
     trace
         int64 [steps, 7], the columns of `TRACE`, if it was recorded.
     """
@@ -78,6 +85,7 @@ class SimulatedRun:
     mean_occupancy: float
     peak_occupancy: float
     replans: int = 0
+    jumped: int = 0
     trace: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
 
@@ -123,21 +131,40 @@ def simulate(
     requests = state.make_requests(tokens, start, limit, estimate, np.ones(len(output), np.int8))
     slots = state.make_slots(slots_n, -(-longest // size) + 1, 1)
     work = state.make_work(settings.token_budget, slots_n)
-    sums = np.zeros(5, np.float64)
-    trace = np.zeros((1024 if record else 1, len(TRACE)), np.int64)
+    sums = np.zeros(6, np.float64)
+    trace = np.zeros((1024 if record else 0, len(TRACE)), np.int64)
+    retracted = np.zeros((slots_n, 2), np.int32)
+    room = np.zeros((2, max(slots_n, size + 1)), np.int32)
     ends = np.ascontiguousarray(output, np.int32)
     paced = settings.pacing and cost is not None
     scan, counts = plan.scan(), slots.counts
     never = np.array([1 << 62, 1 << 62])
     while True:
         pause = never if reviser is None else reviser.watch.at
-        trace = _run(
-            pool, requests, slots, scan, work, cost or _NO_COST, ends, paced, sums, trace, record, pause
+        _run(
+            pool,
+            requests,
+            slots,
+            scan,
+            work,
+            cost or _NO_COST,
+            ends,
+            paced,
+            RULES[settings.admission],
+            sums,
+            trace,
+            pause,
+            retracted,
+            room,
         )
-        if reviser is None or not reviser.due(slots) or counts[state.FINISHED] == len(output):
+        full = record and counts[state.STEP] == len(trace)
+        if full:
+            trace = np.concatenate((trace, np.zeros_like(trace)))
+        if reviser is not None and reviser.due(slots) and counts[state.FINISHED] < len(output):
+            ended = (requests.generated == ends).astype(np.int8)
+            scan = reviser.look(requests, slots, scan, ended, size, settings.token_budget)
+        elif not full:
             break
-        ended = (requests.generated == ends).astype(np.int8)
-        scan = reviser.look(requests, slots, scan, ended, size, settings.token_budget)
     if counts[state.FINISHED] < len(output):
         raise RuntimeError(f"kv_tokens: {settings.kv_tokens} cannot hold the longest request")
     steps, pages = int(counts[state.STEP]), pool.free.shape[0]
@@ -157,11 +184,12 @@ def simulate(
         mean_occupancy=float(sums[HELD_SECONDS] / max(sums[SECONDS], 1e-300) / pages) if modelled else 0.0,
         peak_occupancy=float(sums[PEAK_HELD] / pages),
         replans=0 if reviser is None else reviser.replans,
+        jumped=int(sums[JUMPED]),
         trace=trace[:steps] if record else None,
     )
 
 
-@njit
+@njit_in_place
 def _run(
     pool: PagePool,
     requests: Requests,
@@ -171,46 +199,46 @@ def _run(
     cost: StepCost,
     ends: Int32,
     paced: bool,
+    rule: int,
     sums: Float64,
     trace: Int64,
-    record: bool,
     pause: Int64,
-) -> Int64:
-    """Step until all have finished, nobody can go on, or `pause` is reached; return the trace, as it grew.
+    retracted: Int32,
+    room: Int32,
+) -> None:
+    """Step until all have finished, nobody can go on, the trace is full, or `pause` is reached.
 
-    `pause` are finished requests and generated tokens (`engine.plan.replan.Watch`).
+    Parameters
+    ----------
+    trace
+        Receives the steps, unless it has no rows.
+    pause
+        Finished requests and generated tokens (`engine.plan.replan.Watch`).
+    retracted, room
+        int32 [S, 2] and [2, max(S, page size + 1)]: scratch memory.
     """
     budget = work.tokens.shape[0]
-    retracted = np.zeros((slots.running.shape[0], 2), np.int32)
-    done = np.zeros(slots.running.shape[0], np.int32)
+    done = room[0]
+    all_decode = False
     while slots.counts[state.FINISHED] < ends.shape[0]:
+        if all_decode:
+            most = _undisturbed(requests, slots, scan, ends, trace, pause)
+            if most >= _LEAST_JUMP:
+                _jump(pool, requests, slots, cost, sums, trace, most, room[0], room[1])
+        if trace.shape[0] > 0 and slots.counts[state.STEP] == trace.shape[0]:
+            break
         relieve(pool, requests, slots, scan, cost, retracted)
         outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
-        admit(pool, requests, slots, scan, outlook, step_tokens)
+        admit(pool, requests, slots, scan, outlook, step_tokens, rule)
         prefilled = slots.counts[state.PREFILL_TOKENS]
         tokens = build(pool, requests, slots, work, step_tokens, rows=False)
         if tokens == 0:
             break
         samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]
-        compute = step_compute_seconds(cost, float(tokens), float(samples), float(attended))
-        memory = step_memory_seconds(cost, float(tokens), float(work.size[state.W_KV_DECODE]))
-        seconds, pages = pair_seconds(cost, compute, memory), held(pool)
-        sums[SECONDS] += seconds
-        sums[COMPUTE_SECONDS] += compute
-        sums[MEMORY_SECONDS] += memory
-        sums[HELD_SECONDS] += pages * seconds
-        sums[PEAK_HELD] = max(sums[PEAK_HELD], pages)
-        if record:
-            step = slots.counts[state.STEP] - 1
-            if step == trace.shape[0]:
-                grown = np.zeros((2 * step, trace.shape[1]), np.int64)
-                grown[:step] = trace
-                trace = grown
-            trace[step, 0], trace[step, 1], trace[step, 2] = tokens, samples, attended
-            trace[step, 3] = work.size[state.W_KV_DECODE]
-            trace[step, 4] = slots.counts[state.PREFILL_TOKENS] - prefilled
-            trace[step, 5] = tokens - trace[step, 4]
-            trace[step, 6] = slots.counts[state.RUNNING]
+        prefilled = slots.counts[state.PREFILL_TOKENS] - prefilled
+        read, running = work.size[state.W_KV_DECODE], slots.counts[state.RUNNING]
+        _add_step(pool, slots, cost, sums, trace, tokens, samples, attended, read, prefilled)
+        all_decode = samples == running
         n = 0
         for i in range(samples):
             slot = work.sample_slots[i]
@@ -222,4 +250,114 @@ def _run(
         retire(pool, slots, scan, done[:n])
         if slots.counts[state.FINISHED] >= pause[0] or slots.counts[state.DECODE_TOKENS] >= pause[1]:
             break
-    return trace
+
+
+@njit_in_place
+def _add_step(
+    pool: PagePool,
+    slots: Slots,
+    cost: StepCost,
+    sums: Float64,
+    trace: Int64,
+    tokens: int,
+    samples: int,
+    attended: int,
+    read: int,
+    prefilled: int,
+) -> None:
+    """Add the step ``counts[STEP]`` to the sums and, if it has rows, to the trace."""
+    compute = step_compute_seconds(cost, float(tokens), float(samples), float(attended))
+    memory = step_memory_seconds(cost, float(tokens), float(read))
+    seconds, pages = pair_seconds(cost, compute, memory), held(pool)
+    sums[SECONDS] += seconds
+    sums[COMPUTE_SECONDS] += compute
+    sums[MEMORY_SECONDS] += memory
+    sums[HELD_SECONDS] += pages * seconds
+    sums[PEAK_HELD] = max(sums[PEAK_HELD], pages)
+    if trace.shape[0] > 0:
+        row = trace[slots.counts[state.STEP] - 1]
+        row[0], row[1], row[2], row[3] = tokens, samples, attended, read
+        row[4], row[5], row[6] = prefilled, tokens - prefilled, slots.counts[state.RUNNING]
+
+
+@njit_in_place
+def _undisturbed(
+    requests: Requests, slots: Slots, scan: Scan, ends: Int32, trace: Int64, pause: Int64
+) -> int:
+    """Return for how many steps of sequences that all decode nobody ends, joins, or is expected anew.
+
+    Memory may still run out before.
+    """
+    running, step = slots.counts[state.RUNNING], slots.counts[state.STEP]
+    if running == 0:
+        return 0
+    # Nobody's line is drawn anew before the soonest expected end is past (`forecast.refresh`).
+    most = int(min(slots.due[slots.by_due[0]], 1e9)) - step
+    if running < slots.running.shape[0]:
+        most = min(most, quiet_until(scan) - 1 - step)
+    if trace.shape[0] > 0:
+        most = min(most, trace.shape[0] - step)
+    most = min(most, (pause[1] - slots.counts[state.DECODE_TOKENS] - 1) // running)
+    for i in range(running):
+        if most < _LEAST_JUMP:
+            break
+        request = slots.request[slots.running[i]]
+        most = min(most, ends[request] - requests.generated[request] - 1)
+    return int(most)
+
+
+@njit_in_place
+def _jump(
+    pool: PagePool,
+    requests: Requests,
+    slots: Slots,
+    cost: StepCost,
+    sums: Float64,
+    trace: Int64,
+    most: int,
+    order: Int32,
+    turns: Int32,
+) -> None:
+    """Let all running sequences decode for `most` steps, or until memory runs out.
+
+    The pages are taken in the order in which single steps take them: those of a step in the order of
+    admission. A sequence needs one every page size steps, so they are sorted by turn once (into `order`,
+    those of turn t from ``turns[t]`` on).
+    """
+    size, running = pool.tokens.shape[1], int(slots.counts[state.RUNNING])
+    turns[: size + 1] = 0
+    read = 0
+    for i in range(running):
+        slot = slots.running[i]
+        known = known_tokens(requests, slots.request[slot])
+        read += known
+        turns[(slots.n_pages[slot] * size - known) % size + 1] += 1
+    for turn in range(size):
+        turns[turn + 1] += turns[turn]
+    for i in range(running):
+        slot = slots.running[i]
+        turn = (slots.n_pages[slot] * size - known_tokens(requests, slots.request[slot])) % size
+        order[turns[turn]] = slot
+        turns[turn] += 1
+    for turn in range(size, 0, -1):
+        turns[turn] = turns[turn - 1]
+    turns[0] = 0
+    done = 0
+    # A sequence whose known tokens fill its pages to the last one takes the next page one step later.
+    while done < most:
+        turn = (done - 1) % size
+        first, last = turns[turn], turns[turn + 1]
+        if last - first > available(pool):
+            break
+        for i in range(first, last):
+            take_next_page(pool, slots, order[i])
+        slots.counts[state.STEP] += 1
+        _add_step(pool, slots, cost, sums, trace, running, running, 0, read, 0)
+        read += running
+        done += 1
+    slots.counts[state.DECODE_TOKENS] += done * running
+    sums[JUMPED] += done
+    for i in range(running):
+        slot = slots.running[i]
+        slots.computed[slot] += done
+        requests.generated[slots.request[slot]] += done

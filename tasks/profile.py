@@ -17,7 +17,7 @@ from engine.cost import NOMINAL
 from engine.devices import ELEMENT_BYTES, model_shape, nominal_profile
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
-from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
+from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum, node_costs
 from tasks.errors import ConfigurationError
 from tasks.runlog import digest_ids
 from tasks.schema import SCHEMAS
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from engine.plan.tree import PrefixTree
     from tasks.night import Night
     from tasks.runrecords import Part
 
@@ -123,23 +122,6 @@ def distribution(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
         .sort("workload")
     )
     return {row.pop("workload"): row for row in found.to_dicts()}
-
-
-def cached_tokens(tree: PrefixTree) -> npt.NDArray[np.int64]:
-    """Return for each request the prompt tokens that a lexicographic pass finds computed already.
-
-    The last token of a prompt is always computed, so the sum over all prompts is `hit_rate_optimum` times the
-    prompt tokens.
-
-    Returns
-    -------
-    int64 [N], tokens, by request index.
-    """
-    # In sorted order the longest shared prefix is the one with the prompt before.
-    lengths = tree.depth[: tree.sorted.shape[0]]
-    by_request = np.zeros(lengths.shape[0], np.int64)
-    by_request[tree.sorted] = np.maximum(np.minimum(tree.common, lengths - 1), 0)
-    return by_request
 
 
 def request_parts(night: Night) -> list[Part]:

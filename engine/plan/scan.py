@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 
 Bool = npt.NDArray[np.bool_]
 Int8 = npt.NDArray[np.int8]
@@ -142,7 +142,7 @@ def make_scan(
     return scan
 
 
-@njit
+@njit_in_place
 def _open_segment(scan: Scan, segment: int) -> None:
     """Go to the first segment from `segment` on in which anybody waits, if there is one."""
     for i in range(segment, scan.segments.shape[0]):
@@ -154,7 +154,7 @@ def _open_segment(scan: Scan, segment: int) -> None:
             break
 
 
-@njit
+@njit_in_place
 def left_share(target: float, left: float, right: float) -> float:
     """Return the share of KV memory that the left side should hold, in [0, 1].
 
@@ -167,7 +167,7 @@ def left_share(target: float, left: float, right: float) -> float:
     return min(1.0, max(0.0, (target - right) / (left - right)))
 
 
-@njit
+@njit_in_place
 def right_share(left_memory: float, right_memory: float) -> float:
     """Return the share of KV memory that the right side should hold.
 
@@ -208,7 +208,7 @@ def take_over(scan: Scan, old: Scan) -> None:
         _count(scan, request, 1)
 
 
-@njit
+@njit_in_place
 def propose(scan: Scan, side: int, place: int) -> int:
     """Return the request that `side` (LEFT, RIGHT, or RETRY) would admit next, or NOBODY.
 
@@ -221,7 +221,7 @@ def propose(scan: Scan, side: int, place: int) -> int:
     return int(scan.left[scan.cursor[AT_LEFT]]) if scan.cursor[AT_LEFT] < scan.cursor[LEFT_END] else NOBODY
 
 
-@njit
+@njit_in_place
 def accept(scan: Scan, side: int, place: int) -> None:
     """Take the request that `propose` returned for `side` and `place`."""
     request = propose(scan, side, place)
@@ -240,7 +240,7 @@ def accept(scan: Scan, side: int, place: int) -> None:
         wake(scan)
 
 
-@njit
+@njit_in_place
 def give_back(scan: Scan, request: int, remaining: float, compute: float, memory: float) -> None:
     """Queue a retracted request, to be retried before any new one, the longest first.
 
@@ -262,25 +262,38 @@ def give_back(scan: Scan, request: int, remaining: float, compute: float, memory
     scan.cursor[N_RETRY] += 1
 
 
-@njit
+@njit_in_place
 def rest(scan: Scan, side: int, step: int) -> None:
     """Do not ask `side` (LEFT stands for retries as well) again before `step`, unless it is woken."""
     scan.cursor[RIGHT_RESTS if side == RIGHT else LEFT_RESTS] = step
 
 
-@njit
+@njit_in_place
 def rests(scan: Scan, side: int, step: int) -> bool:
     """Return whether `side` need not be asked in `step`."""
     return bool(step < scan.cursor[RIGHT_RESTS if side == RIGHT else LEFT_RESTS])
 
 
-@njit
+@njit_in_place
+def quiet_until(scan: Scan) -> int:
+    """Return the step before which nobody is admitted unless the scan is woken; far off if nobody waits."""
+    retrying = scan.cursor[N_RETRY] > 0
+    until = 1 << 62
+    if retrying or propose(scan, LEFT, 0) != NOBODY:
+        until = scan.cursor[LEFT_RESTS]
+    # Retried requests go before those of the right side.
+    if not retrying and scan.cursor[N_RIGHT] > 0:
+        until = min(until, scan.cursor[RIGHT_RESTS])
+    return int(until)
+
+
+@njit_in_place
 def wake(scan: Scan) -> None:
     """Ask both sides again: memory has been freed."""
     scan.cursor[LEFT_RESTS] = scan.cursor[RIGHT_RESTS] = 0
 
 
-@njit
+@njit_in_place
 def _count(scan: Scan, request: int, sign: int) -> None:
     side = RIGHT_MEMORY if scan.heavy[request] else LEFT_MEMORY
     scan.waiting[COMPUTE] = max(0.0, scan.waiting[COMPUTE] + sign * scan.compute[request])

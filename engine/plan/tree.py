@@ -190,6 +190,23 @@ def _fully_cached(parent: Int32, depth: Int64, leaves: int) -> int:
     return int(found)
 
 
+def cached_tokens(tree: PrefixTree) -> Int64:
+    """Return for each request the prompt tokens that a lexicographic pass finds computed already.
+
+    The last token of a prompt is always computed, so the sum over all prompts is `hit_rate_optimum` times the
+    prompt tokens.
+
+    Returns
+    -------
+    int64 [N], tokens, by request index.
+    """
+    # In sorted order the longest shared prefix is the one with the prompt before.
+    lengths = tree.depth[: tree.sorted.shape[0]]
+    by_request = np.zeros(lengths.shape[0], np.int64)
+    by_request[tree.sorted] = np.maximum(np.minimum(tree.common, lengths - 1), 0)
+    return by_request
+
+
 class NodeCosts(NamedTuple):
     """Sums over each subtree, after sharing: compute and memory seconds, float64 [nodes]."""
 

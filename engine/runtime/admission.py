@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from engine.cost import StepCost, decode_seconds, step_compute_seconds
-from engine.jit import njit
+from engine.jit import njit_in_place
 from engine.plan.scan import (
     LEFT,
     N_RETRY,
@@ -31,7 +29,17 @@ from engine.plan.scan import (
     right_share,
     wake,
 )
-from engine.runtime.forecast import draw, enter, known_tokens, leave, peak, remaining_output, side_peak
+from engine.runtime.forecast import (
+    PEAK,
+    draw,
+    enter,
+    known_tokens,
+    leave,
+    peak,
+    remaining_output,
+    reserved,
+    side_peak,
+)
 from engine.runtime.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
 from engine.runtime.state import (
     HIT_TOKENS,
@@ -57,9 +65,15 @@ REST = 32
 does not change by time alone, but the share of the right side does, slowly."""
 
 
-@njit
+@njit_in_place
 def admit(
-    pool: PagePool, requests: Requests, slots: Slots, scan: Scan, outlook: Outlook, step_tokens: int
+    pool: PagePool,
+    requests: Requests,
+    slots: Slots,
+    scan: Scan,
+    outlook: Outlook,
+    step_tokens: int,
+    rule: int,
 ) -> int:
     """Admit requests until the step's tokens, the slots, or the memory are used up.
 
@@ -72,6 +86,8 @@ def admit(
         From `pacing.survey`, before this call.
     step_tokens
         Tokens that the next step computes.
+    rule
+        What has to fit: of `forecast.RULES`.
 
     Returns
     -------
@@ -80,7 +96,6 @@ def admit(
     """
     step = int(slots.counts[STEP] + 1)
     wanted = outlook.decoding + outlook.missing
-    path = np.empty(slots.pages.shape[1] + 1, np.int32)
     admitted = 0
     while wanted < step_tokens and slots.counts[RUNNING] < slots.running.shape[0]:
         delay = wanted // step_tokens
@@ -89,11 +104,11 @@ def admit(
         if not retrying and scan.cursor[N_RIGHT] > 0 and not rests(scan, RIGHT, step):
             place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
             if place != NONE:
-                slot = _try(pool, requests, slots, scan, RIGHT, place, path, delay)
+                slot = _try(pool, requests, slots, scan, RIGHT, place, delay, rule)
             if slot == NONE:
                 rest(scan, RIGHT, step + REST)
         if slot == NONE and not rests(scan, LEFT, step):
-            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, path, delay)
+            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, delay, rule)
             if slot == NONE:
                 rest(scan, LEFT, step + REST)
         if slot == NONE:
@@ -105,7 +120,7 @@ def admit(
     return admitted
 
 
-@njit
+@njit_in_place
 def _longest_that_fits(
     pool: PagePool, requests: Requests, slots: Slots, scan: Scan, outlook: Outlook, delay: float
 ) -> int:
@@ -134,7 +149,7 @@ def _longest_that_fits(
     return scan.cursor[N_RIGHT] - 1 if scan.cursor[N_RIGHT] > 0 else NONE
 
 
-@njit
+@njit_in_place
 def _try(
     pool: PagePool,
     requests: Requests,
@@ -142,21 +157,21 @@ def _try(
     scan: Scan,
     side: int,
     place: int,
-    path: Int32,
     delay: float,
+    rule: int,
 ) -> int:
     """Admit the request that `side` proposes if it fits; return its slot, or NONE."""
     request = propose(scan, side, place)
     if request == NOBODY:
         return NONE
-    slot = _place(pool, requests, slots, request, path, delay)
+    slot = _place(pool, requests, slots, request, delay, rule)
     if slot != NONE:
         accept(scan, side, place)
         slots.side[slot] = RIGHT if scan.heavy[request] else LEFT
     return slot
 
 
-@njit
+@njit_in_place
 def _find_reuse(pool: PagePool, requests: Requests, request: int, path: Int32) -> tuple[int, int, int, bool]:
     """Look up what the cache holds of a request's prompt.
 
@@ -182,10 +197,11 @@ def _find_reuse(pool: PagePool, requests: Requests, request: int, path: Int32) -
     return full, int(source), common, duplicate
 
 
-@njit
-def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, path: Int32, delay: float) -> int:
+@njit_in_place
+def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, delay: float, rule: int) -> int:
     """Give `request` a slot and its pages if it fits, and return the slot; else change nothing: NONE."""
     size = pool.tokens.shape[1]
+    path = slots.path
     full, source, common, duplicate = _find_reuse(pool, requests, request, path)
     new_pages = (known_tokens(requests, request) + size - 1) // size - full
     # Pages that would be held from now on can no longer be evicted.
@@ -200,7 +216,11 @@ def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, path:
     if new_pages > room:
         return NONE
     due, base = draw(requests, request, slots.counts[STEP] + 1, delay, size)
-    if slots.counts[RUNNING] > 0 and peak(pool, slots, due, base, shared) > pool.free.shape[0]:
+    if rule == PEAK:
+        most = peak(pool, slots, due, base, shared)
+    else:
+        most = reserved(pool, requests, slots, request, full, rule)
+    if slots.counts[RUNNING] > 0 and most > pool.free.shape[0]:
         return NONE
     slot = int(slots.vacant[slots.running.shape[0] - slots.counts[RUNNING] - 1])
     for i in range(full):
@@ -228,7 +248,7 @@ def _place(pool: PagePool, requests: Requests, slots: Slots, request: int, path:
     return slot
 
 
-@njit
+@njit_in_place
 def _take_pages(pool: PagePool, requests: Requests, slots: Slots, slot: int, count: int, enter: bool) -> None:
     """Append `count` fresh pages; if `enter`, those of the prompt go into the tree, owned by this slot.
 
@@ -248,7 +268,7 @@ def _take_pages(pool: PagePool, requests: Requests, slots: Slots, slot: int, cou
             pool.owner[page] = slot
 
 
-@njit
+@njit_in_place
 def relieve(
     pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: StepCost, retracted: Int32
 ) -> int:
@@ -292,12 +312,18 @@ def relieve(
         for i in range(slots.counts[RUNNING]):
             slot = slots.running[i]
             if known_tokens(requests, slots.request[slot]) > slots.n_pages[slot] * size:
-                slots.pages[slot, slots.n_pages[slot]] = take_page(pool, slot)
-                slots.n_pages[slot] += 1
+                take_next_page(pool, slots, slot)
     return count
 
 
-@njit
+@njit_in_place
+def take_next_page(pool: PagePool, slots: Slots, slot: int) -> None:
+    """Give the sequence in `slot` a page for the tokens that it generates; one must be available."""
+    slots.pages[slot, slots.n_pages[slot]] = take_page(pool, slot)
+    slots.n_pages[slot] += 1
+
+
+@njit_in_place
 def retract(pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: StepCost, place: int) -> None:
     """Send the sequence at ``slots.running[place]`` back to the scan; what it generated is kept."""
     slot = slots.running[place]
@@ -311,7 +337,7 @@ def retract(pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: 
     wake(scan)
 
 
-@njit
+@njit_in_place
 def free_slot(pool: PagePool, slots: Slots, place: int) -> None:
     """Release all that the sequence at ``slots.running[place]`` holds, keeping the order of the rest."""
     slot = slots.running[place]

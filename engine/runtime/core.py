@@ -18,6 +18,7 @@ from engine.errors import CapacityError
 from engine.models.decoder import Decoder
 from engine.runtime import admission, scheduler, state
 from engine.runtime import flight as flights
+from engine.runtime.forecast import RULES
 from engine.runtime.logprobs import LogprobStore
 from engine.runtime.pacing import prepare
 from engine.runtime.pages import N_EVICTED, available, check, make_pool
@@ -57,6 +58,8 @@ class EngineSettings:
     pacing
         Let the remaining work decide how many tokens a step computes, at most `token_budget`: for devices
         that overlap compute and memory work.
+    admission
+        What has to fit into memory for a request to be admitted: a key of `engine.runtime.forecast.RULES`.
     verify
         Check the invariants of the page pool after every step (slow; for tests).
     """
@@ -66,6 +69,7 @@ class EngineSettings:
     token_budget: int = 1024
     max_sequences: int = 256
     pacing: bool = False
+    admission: str = "peak"
     verify: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +78,8 @@ class EngineSettings:
                 f"token_budget: {self.token_budget} is below max_sequences = {self.max_sequences}; "
                 "every running request needs one token per step"
             )
+        if self.admission not in RULES:
+            raise CapacityError(f"admission: {self.admission!r} is unknown; choose one of {', '.join(RULES)}")
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,7 @@ class Engine:
         self._cost = cost or step_cost(
             ModelShape.of(decoder.config, decoder.weights.embed.element_size()), NOMINAL["cpu"]
         )
+        self._rule = RULES[settings.admission]
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
         self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
         self._reviser = reviser
@@ -290,7 +297,7 @@ class Engine:
         outlook, tokens = prepare(
             pool, requests, slots, scan, self._cost, settings.token_budget, settings.pacing
         )
-        admitted = admission.admit(pool, requests, slots, scan, outlook, tokens)
+        admitted = admission.admit(pool, requests, slots, scan, outlook, tokens, self._rule)
         newcomers = slots.running[slots.counts[state.RUNNING] - admitted : slots.counts[state.RUNNING]]
         first_time = slots.request[newcomers]
         first_time = first_time[self._started_at[first_time] == 0]

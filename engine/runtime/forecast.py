@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 from engine.runtime.pages import PagePool, held
 from engine.runtime.state import RUNNING, Requests, Slots
 
 OUTGROWN_STRETCH = 1.25
 EVERY = -1
 """Both sides, where one is asked for."""
+PEAK, TOTAL, AVERAGE = 0, 1, 2
+RULES = {"peak": PEAK, "total": TOTAL, "average": AVERAGE}
+"""What has to fit into memory for a request to be admitted: the forecast peak; or, only to compare with,
+prompts and whole answers of all that run, or prompts and half of the answers."""
 
 
-@njit
+@njit_in_place
 def expected_output(requests: Requests, request: int) -> float:
     """Return E[d | d > generated]: the estimate, and a stretched one once the answer has outgrown it."""
     done = float(requests.generated[request])
@@ -32,27 +36,27 @@ def expected_output(requests: Requests, request: int) -> float:
     return float(min(expected, requests.max_new[request]))
 
 
-@njit
+@njit_in_place
 def remaining_output(requests: Requests, request: int) -> float:
     """Return how many tokens a request that is not finished is expected to generate still, at least 1."""
     return float(max(1.0, np.ceil(expected_output(requests, request) - requests.generated[request])))
 
 
-@njit
+@njit_in_place
 def known_tokens(requests: Requests, request: int) -> int:
     """Return prompt plus generated tokens."""
     prompt = requests.start[request + 1] - requests.start[request]
     return int(prompt + requests.generated[request])
 
 
-@njit
+@njit_in_place
 def draw(requests: Requests, request: int, step: float, delay: float, size: int) -> tuple[float, float]:
     """Return (due, base) of a request that decodes from `step` on, or up to `delay` steps later."""
     due = step + delay + remaining_output(requests, request) - 1.0
     return due, (known_tokens(requests, request) + size - 1 - step) / size
 
 
-@njit
+@njit_in_place
 def enter(slots: Slots, slot: int, due: float, base: float) -> None:
     """Put `slot` into `by_due`, which must hold ``counts[RUNNING] - 1`` entries."""
     slots.due[slot], slots.base[slot] = due, base
@@ -63,7 +67,7 @@ def enter(slots: Slots, slot: int, due: float, base: float) -> None:
     slots.by_due[place] = slot
 
 
-@njit
+@njit_in_place
 def leave(slots: Slots, slot: int) -> None:
     """Take `slot` out of the ``counts[RUNNING]`` entries of `by_due`."""
     n, low, high = slots.counts[RUNNING], 0, slots.counts[RUNNING]
@@ -79,14 +83,14 @@ def leave(slots: Slots, slot: int) -> None:
         slots.by_due[place] = slots.by_due[place + 1]
 
 
-@njit
+@njit_in_place
 def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) -> None:
     """Draw the line of `slot` anew: its prompt is computed, and it generates from `step` on."""
     _draw_anew(requests, slots, slot, step, 0.0, size)
     slots.fresh[slot] = 0
 
 
-@njit
+@njit_in_place
 def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
     """Draw the lines of all sequences that should have ended before `step`."""
     while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
@@ -94,7 +98,7 @@ def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budg
         _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
 
 
-@njit
+@njit_in_place
 def redraw(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
     """Draw the lines of all running sequences anew: their estimates have changed."""
     for i in range(slots.counts[RUNNING]):
@@ -102,7 +106,7 @@ def redraw(requests: Requests, slots: Slots, step: float, size: int, token_budge
         _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
 
 
-@njit
+@njit_in_place
 def _delay(requests: Requests, slots: Slots, slot: int, token_budget: int) -> float:
     """Return how many steps the prompt of a running sequence still takes, at least."""
     if not slots.fresh[slot]:
@@ -111,14 +115,14 @@ def _delay(requests: Requests, slots: Slots, slot: int, token_budget: int) -> fl
     return float(np.ceil(missing / token_budget))
 
 
-@njit
+@njit_in_place
 def _draw_anew(requests: Requests, slots: Slots, slot: int, step: float, delay: float, size: int) -> None:
     due, base = draw(requests, slots.request[slot], step, delay, size)
     leave(slots, slot)
     enter(slots, slot, due, base)
 
 
-@njit
+@njit_in_place
 def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> float:
     """Return the largest number of pages held at any time until a candidate, if admitted, has ended.
 
@@ -135,7 +139,22 @@ def peak(pool: PagePool, slots: Slots, due: float, base: float, shared: int) -> 
     return held(pool) - alone + _highest(pool, slots, EVERY, due, base - shared)
 
 
-@njit
+@njit_in_place
+def reserved(pool: PagePool, requests: Requests, slots: Slots, request: int, found: int, rule: int) -> float:
+    """Return the pages of all prompts and of the part of all answers that `rule` (TOTAL or AVERAGE) reserves.
+
+    Pages that several sequences hold count once. `found` are those that `request`, the candidate, shares.
+    """
+    size, part = pool.tokens.shape[1], 1.0 if rule == TOTAL else 0.5
+    prompt = requests.start[request + 1] - requests.start[request]
+    pages = held(pool) + (prompt + part * expected_output(requests, request)) / size - found
+    for i in range(slots.counts[RUNNING]):
+        running = slots.request[slots.by_due[i]]
+        pages += (part * expected_output(requests, running) - requests.generated[running]) / size
+    return float(pages)
+
+
+@njit_in_place
 def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
     """Return the largest number of pages that one side will hold, with a candidate admitted to it.
 
@@ -144,7 +163,7 @@ def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) 
     return _highest(pool, slots, side, due, base)
 
 
-@njit
+@njit_in_place
 def _highest(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
     """Return the highest sum of the lines of one side and a candidate.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.cost import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
-from engine.jit import njit
+from engine.jit import njit_in_place
 from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, Scan
 from engine.runtime.forecast import known_tokens, refresh
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
@@ -53,7 +53,7 @@ class Outlook(NamedTuple):
     right_memory: float
 
 
-@njit
+@njit_in_place
 def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outlook:
     """Return the outlook before the next step; cost O(running)."""
     decoding, kv_tokens, missing, generate = 0, 0.0, 0.0, 0.0
@@ -79,7 +79,7 @@ def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outl
     return Outlook(decoding, kv_tokens, missing, compute, left, right)
 
 
-@njit
+@njit_in_place
 def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int) -> int:
     """Return how many tokens the next step should compute, decoding sequences included.
 
@@ -102,7 +102,7 @@ def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget
     return int(min(float(token_budget), outlook.decoding + prefill))
 
 
-@njit
+@njit_in_place
 def prepare(
     pool: PagePool,
     requests: Requests,

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -108,19 +108,19 @@ def make_pool(pages: int, page_size: int, holders: int) -> PagePool:
     )
 
 
-@njit
+@njit_in_place
 def available(pool: PagePool) -> int:
     """Return how many pages can be taken now: the free ones and the evictable ones."""
     return int(pool.counts[N_FREE] + pool.counts[N_LRU])
 
 
-@njit
+@njit_in_place
 def held(pool: PagePool) -> int:
     """Return how many pages are held."""
     return int(pool.free.shape[0]) - available(pool)
 
 
-@njit
+@njit_in_place
 def _goes_before(pool: PagePool, node: int, tokens: Int32) -> tuple[bool, int]:
     """Compare `tokens` with those of `node`: whether they go before, and how many they share.
 
@@ -137,12 +137,12 @@ def _goes_before(pool: PagePool, node: int, tokens: Int32) -> tuple[bool, int]:
     return bool(tokens.shape[0] < pool.length[node]), same
 
 
-@njit
+@njit_in_place
 def _priority(page: int) -> int:
     return ((page + 1) * 2654435761) & 0xFFFFFFFF
 
 
-@njit
+@njit_in_place
 def _tree_insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
     links = pool.links
     at, link = parent, ROOT
@@ -168,7 +168,7 @@ def _tree_insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
     links[high, high_link] = NONE
 
 
-@njit
+@njit_in_place
 def _lru_remove(pool: PagePool, page: int) -> None:
     before, after = pool.lru_prev[page], pool.lru_next[page]
     pool.lru_next[before] = after
@@ -178,7 +178,7 @@ def _lru_remove(pool: PagePool, page: int) -> None:
     pool.counts[N_LRU] -= 1
 
 
-@njit
+@njit_in_place
 def _lru_append(pool: PagePool, page: int) -> None:
     end = pool.free.shape[0]
     last = pool.lru_prev[end]
@@ -189,7 +189,7 @@ def _lru_append(pool: PagePool, page: int) -> None:
     pool.counts[N_LRU] += 1
 
 
-@njit
+@njit_in_place
 def _tree_remove(pool: PagePool, page: int) -> None:
     links, parent = pool.links, pool.parent[page]
     tokens = pool.tokens[page, : pool.length[page]]
@@ -213,7 +213,7 @@ def _tree_remove(pool: PagePool, page: int) -> None:
     pool.counts[N_CACHED] -= 1
 
 
-@njit
+@njit_in_place
 def _make_free(pool: PagePool, page: int) -> None:
     pool.state[page] = FREE
     pool.owner[page] = NONE
@@ -223,7 +223,7 @@ def _make_free(pool: PagePool, page: int) -> None:
     pool.counts[N_FREE] += 1
 
 
-@njit
+@njit_in_place
 def take_page(pool: PagePool, holder: int) -> int:
     """Take a page as private, held by `holder` alone, evicting the least recently used node if none is free.
 
@@ -250,7 +250,7 @@ def take_page(pool: PagePool, holder: int) -> int:
     return int(page)
 
 
-@njit
+@njit_in_place
 def insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
     """Put a private page into the tree below `parent` (NONE: the root), standing for `tokens`."""
     if parent == NONE:
@@ -262,11 +262,12 @@ def insert(pool: PagePool, page: int, parent: int, tokens: Int32) -> None:
     pool.links[page, ROOT] = NONE
     pool.state[page] = CACHED
     pool.length[page] = tokens.shape[0]
-    pool.tokens[page, : tokens.shape[0]] = tokens
+    for i in range(tokens.shape[0]):
+        pool.tokens[page, i] = tokens[i]
     pool.counts[N_CACHED] += 1
 
 
-@njit
+@njit_in_place
 def match(pool: PagePool, tokens: Int32, path: Int32) -> tuple[int, int, int]:
     """Walk the tree along `tokens`.
 
@@ -308,7 +309,7 @@ def match(pool: PagePool, tokens: Int32, path: Int32) -> tuple[int, int, int]:
         full += 1
 
 
-@njit
+@njit_in_place
 def hold(pool: PagePool, page: int, holder: int) -> None:
     """Add `holder`, which must not hold it yet, to the holders of a cached page."""
     if pool.ref[page] == 0:
@@ -321,7 +322,7 @@ def hold(pool: PagePool, page: int, holder: int) -> None:
     pool.holder[page] ^= holder
 
 
-@njit
+@njit_in_place
 def release(pool: PagePool, page: int, holder: int) -> None:
     """Take `holder` off a page. Callers release a sequence's pages from the last to the first.
 

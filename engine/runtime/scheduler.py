@@ -7,7 +7,7 @@ follower takes the page over.
 
 from __future__ import annotations
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 from engine.plan.scan import Scan, wake
 from engine.runtime.admission import free_slot
 from engine.runtime.forecast import known_tokens, settle
@@ -33,7 +33,7 @@ from engine.runtime.state import (
 )
 
 
-@njit
+@njit_in_place
 def build(
     pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int, rows: bool = True
 ) -> int:
@@ -59,7 +59,7 @@ def build(
     return int(work.size[W_TOKENS])
 
 
-@njit
+@njit_in_place
 def _decode(
     requests: Requests, slots: Slots, work: Work, token_budget: int, page_size: int, rows: bool
 ) -> None:
@@ -94,7 +94,7 @@ def _decode(
     slots.counts[DECODE_TOKENS] += n
 
 
-@njit
+@njit_in_place
 def _catch_up(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int) -> bool:
     """Advance over shared pages that are ready and copy a partial hit; False if the sequence must wait."""
     size = pool.tokens.shape[1]
@@ -125,7 +125,7 @@ def _catch_up(pool: PagePool, requests: Requests, slots: Slots, work: Work, slot
     return True
 
 
-@njit
+@njit_in_place
 def _lose_hits(requests: Requests, slots: Slots, slot: int, tokens: int) -> None:
     """Take back hits that were counted at admission and must now be computed after all."""
     request = slots.request[slot]
@@ -134,7 +134,7 @@ def _lose_hits(requests: Requests, slots: Slots, slot: int, tokens: int) -> None
     slots.counts[HIT_TOKENS] -= lost
 
 
-@njit
+@njit_in_place
 def _mark_ready(pool: PagePool, page: int, tokens: int, step: int) -> None:
     # Generated tokens that follow the prompt in its last page do not make the node any more ready.
     ready = min(pool.length[page], tokens)
@@ -143,7 +143,7 @@ def _mark_ready(pool: PagePool, page: int, tokens: int, step: int) -> None:
         pool.ready_step[page] = step
 
 
-@njit
+@njit_in_place
 def _claim(pool: PagePool, requests: Requests, slots: Slots, slot: int, limit: int) -> int:
     """Return how many tokens the sequence may compute now, taking over shared pages left by others."""
     size = pool.tokens.shape[1]
@@ -162,7 +162,7 @@ def _claim(pool: PagePool, requests: Requests, slots: Slots, slot: int, limit: i
     return int(end - start)
 
 
-@njit
+@njit_in_place
 def _emit(
     pool: PagePool, requests: Requests, slots: Slots, work: Work, slot: int, count: int, rows: bool
 ) -> None:
@@ -198,7 +198,7 @@ def _emit(
             settle(requests, slots, slot, slots.counts[STEP], size)
 
 
-@njit
+@njit_in_place
 def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: int, size: int) -> None:
     first_token = requests.start[slots.request[slot]]
     prompt = requests.start[slots.request[slot] + 1] - first_token
@@ -214,7 +214,7 @@ def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: i
         work.slots[row + i] = place % size
 
 
-@njit
+@njit_in_place
 def retire(pool: PagePool, slots: Slots, scan: Scan, finished: Int32) -> None:
     """Release the slots in `finished` (int32, slot numbers) and let admission go on."""
     for k in range(finished.shape[0]):

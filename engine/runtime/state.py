@@ -86,6 +86,8 @@ class Slots(NamedTuple):
         float64 [S]: at step T, up to `due`, it holds at most ``base + T / page size`` pages.
     by_due
         int32 [S]: the running slots by `due`, soonest first (the first ``counts[RUNNING]``).
+    path
+        int32 [P + 1]: scratch memory of admission, for the pages that it finds.
     fresh
         int8 [S]: 1 until its prompt is computed, while `due` rests on a guess of when that will be.
     """
@@ -105,6 +107,7 @@ class Slots(NamedTuple):
     due: Float64
     base: Float64
     by_due: Int32
+    path: Int32
     fresh: Int8
 
 
@@ -179,6 +182,7 @@ def make_slots(slots: int, pages_each: int, longest_answer: int) -> Slots:
         due=np.zeros(slots, np.float64),
         base=np.zeros(slots, np.float64),
         by_due=np.zeros(slots, np.int32),
+        path=np.zeros(pages_each + 1, np.int32),
         fresh=np.zeros(slots, np.int8),
     )
 

@@ -20,18 +20,19 @@ import sources
 import workloads
 from orders import plan_of
 
-from engine.cost import (
-    NOMINAL,
-    pair_seconds,
-    step_compute_seconds,
-    step_cost,
-    step_memory_seconds,
-)
-from engine.optimum import PRESETS
+from engine.cost import NOMINAL, step_cost
+from engine.optimum import PRESETS, optimum
+from engine.plan.features import Features
+from engine.plan.length_model import LengthModel
+from engine.plan.lengths import SAMPLE as SAMPLE_FRACTION
 from engine.plan.lengths import estimate_lengths
 from engine.plan.partition import partition
-from engine.plan.tree import build_tree, distinct_tokens, node_costs
+from engine.plan.policies import plan_tree
+from engine.plan.replan import Replanning
+from engine.plan.sampled import choose_sample
+from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
+from engine.runtime.revision import Reviser
 from engine.simulate import simulate
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ PAGE_SIZE = 16
 MEMORY_BYTES = {"a100": 80e9, "h200": 141e9}
 MEMORY_USED = 0.9
 """Part of the device's memory for weights and KV; the rest is for activations and the CUDA context."""
+MOST_TOKENS = 65_536
+"""Most tokens of an answer, all that a first night knows of its length."""
 SHAPE = PRESETS["llama-3.1-8b"]
 MODEL = "Llama-3.1-8B"
 
@@ -113,7 +116,7 @@ class Run:
     memory
         Factor on the KV memory.
     lengths
-        Where expected answer lengths come from: a key of `LENGTHS`.
+        Where expected answer lengths come from: a key of `LENGTHS` or `AGAIN`.
     admission
         The rule by which a request fits: ``peak``, ``total`` (p + d) or ``average`` (p + d / 2).
     sample
@@ -163,6 +166,11 @@ def _means(mix: Workload) -> Float64:
     return (total / np.maximum(np.bincount(mix.workload), 1))[mix.workload]
 
 
+AGAIN = {
+    "sampled_again": "a sample of each subtree is answered first, its means serve the rest",
+    "combined_again": "the estimator of a first night, which learns from running answers as well",
+}
+"""Lengths that a run learns, planning again as it goes on (the blend only), as the engine does."""
 LENGTHS: dict[str, Callable[[Workload], Float64]] = {
     "known": lambda mix: mix.output.astype(np.float64),
     "x0.5": lambda mix: 0.5 * mix.output,
@@ -175,12 +183,15 @@ LENGTHS: dict[str, Callable[[Workload], Float64]] = {
 means of the workloads in a sample of 1 %, and in all of it."""
 
 
+RUNTIME = ("admission", "forecast", "pacing", "pages", "revision", "scheduler", "state")
+"""Modules of `engine.runtime` that a simulation runs."""
+
+
 def code_digest() -> str:
     """Return a digest of the code that a cell's figures depend on."""
-    files = [ROOT / "engine" / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
-    files += sorted((ROOT / "engine" / "plan").glob("*.py")) + sorted(
-        (ROOT / "engine" / "runtime").glob("*.py")
-    )
+    engine = ROOT / "engine"
+    files = [engine / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
+    files += sorted((engine / "plan").glob("*.py")) + [engine / "runtime" / f"{name}.py" for name in RUNTIME]
     files += [Path(__file__).with_name(f"{name}.py") for name in ("sources", "workloads", "orders", "cells")]
     found = hashlib.sha256()
     for file in files:
@@ -188,12 +199,20 @@ def code_digest() -> str:
     return found.hexdigest()[:16]
 
 
-class Bench:
-    """A mix in this process: its requests and plans, made when first needed, and its cells."""
+class MissingError(Exception):
+    """A cell is not in the folder and was not to be simulated."""
 
-    def __init__(self, mix: Mix, scratch: Path) -> None:
+
+class Bench:
+    """A mix in this process: its requests and plans, made when first needed, and its cells.
+
+    With `kept` nothing is simulated: a cell that is not in the folder raises `MissingError`.
+    """
+
+    def __init__(self, mix: Mix, scratch: Path, *, kept: bool = False) -> None:
         self.mix = mix
         self.folder = scratch / mix.key
+        self._only_kept = kept
         self.device = NOMINAL[mix.device]
         self._parts: dict[int, Workload] = {}
         self._trees: dict[int, PrefixTree] = {}
@@ -237,11 +256,19 @@ class Bench:
         """Return the figures of a run, from the folder if they are there."""
         return self._kept(run.key, lambda: self._simulate(run))
 
+    def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return figures that are measured, not simulated: anew, unless only what is kept is asked for."""
+        if not self._only_kept:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+        return self._kept(name, measure)
+
     def _kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self.folder / f"{name}.json"
         if file.exists():
             found: dict[str, Any] = json.loads(file.read_text())
             return found
+        if self._only_kept:
+            raise MissingError(f"{self.mix.key}/{name}")
         figures = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
@@ -250,13 +277,31 @@ class Bench:
         return figures
 
     def _simulate(self, run: Run) -> dict[str, Any]:
-        return self._figures(run, self.part(run.sample), self.plan(run))
+        part = self.part(run.sample)
+        if run.lengths in AGAIN:
+            reviser = self._reviser(run, part)
+            return self._figures(run, part, reviser.plan, reviser)
+        return self._figures(run, part, self.plan(run))
 
-    def _figures(self, run: Run, part: Workload, plan: Plan) -> dict[str, Any]:
+    def _reviser(self, run: Run, part: Workload) -> Reviser:
+        tree, limit = self.tree(run.sample), np.full(part.requests, MOST_TOKENS, np.int64)
+        model = None
+        if run.lengths == "combined_again":
+            features = Features.of(part.tokens, part.start, part.workload.astype(np.int64))
+            model = LengthModel.of(features, limit)
+        sample = choose_sample(tree, SAMPLE_FRACTION)
+        again = Replanning(run.order, 0, tree, limit, None, None, model, sample)
+        nothing = np.zeros(part.requests, np.int32), np.zeros(part.requests, np.int8)
+        estimate = np.maximum(again.estimate(*nothing), 1.0)
+        plan = plan_tree(run.order, tree, estimate, SHAPE, self.device, first=again.sample)
+        return Reviser(again, plan, SHAPE, self.device)
+
+    def _figures(
+        self, run: Run, part: Workload, plan: Plan, reviser: Reviser | None = None
+    ) -> dict[str, Any]:
         begin = time.perf_counter()
-        done = simulate(
-            plan, part.tokens, part.start, part.output, self.settings(run), self.cost(run.interference)
-        )
+        device, settings = self.cost(run.interference), self.settings(run)
+        done = simulate(plan, part.tokens, part.start, part.output, settings, device, reviser=reviser)
         figures = {k: v for k, v in asdict(done).items() if isinstance(v, int | float)}
         return {
             **figures,
@@ -294,57 +339,34 @@ class Bench:
 
     def settings(self, run: Run) -> EngineSettings:
         """Return the engine's settings for a run."""
-        # Only the sensitivity table asks for other admission rules.
-        extra = {} if run.admission == "peak" else {"admission": run.admission}
         return EngineSettings(
             kv_tokens=int(kv_tokens(self.mix.device) * run.memory),
             page_size=PAGE_SIZE,
             token_budget=run.budget,
             max_sequences=min(SLOTS, run.budget),
             pacing=run.paced,
-            **extra,
+            admission=run.admission,
         )
 
     def bounds(self, interference: float | None = 0.0) -> dict[str, Any]:
-        """Return what no schedule can beat on the modelled device, in seconds, and which limit binds.
-
-        ``compute``: every distinct prompt token and every answer token once.
-        ``memory``: all KV read and written, and the weights once per step of as few steps as the KV memory
-        allows, each reading all of it. ``longest``: the same with a step per token of the longest answer.
-        ``practical``: compute and the larger of the others, paired.
-        """
+        """Return what no schedule can beat on the modelled device (`engine.optimum`), and what the mix is."""
         name = "serial" if interference is None else f"i{interference:g}"
         return self._kept(f"bounds-{name}", lambda: self._bounds(interference))
 
     def _bounds(self, interference: float | None) -> dict[str, Any]:
-        whole, cost = self.whole, self.cost(interference)
-        p, d = np.diff(whole.start).astype(np.float64), whole.output.astype(np.float64)
-        tree = self.tree(0)
-        n = p.shape[0]
-        above = tree.depth[tree.parent[:-1]].astype(np.float64)
-        depth = tree.depth[:-1].astype(np.float64)
-        attended = float((0.5 * (depth**2 - above**2)).sum())
-        # The first token of an answer comes from the prompt's last row; the others are computed themselves.
-        read = float((p * (d - 1) + 0.5 * d * (d - 1)).sum())
-        tokens = distinct_tokens(tree) + float((d - 1).sum())
-        compute = step_compute_seconds(cost, tokens, float(d.sum()), attended)
-        # A prefix that several read at once takes memory once: only what each holds alone bounds the steps.
-        own, answer = (depth - above)[:n], d[tree.sorted]
-        held = float((own * (answer - 1) + 0.5 * answer * (answer - 1)).sum())
-        steps = held / kv_tokens(self.mix.device)
-        weights = step_memory_seconds(cost, 0.0, 0.0)
-        once = step_memory_seconds(cost, tokens, read)
-        limits = {
-            "compute": compute,
-            "memory": once + (max(steps, 1.0) - 1.0) * weights,
-            "longest": once + (float(d.max()) - 1.0) * weights,
-        }
+        whole, tree = self.whole, self.tree(0)
+        found = optimum(
+            self.cost(interference),
+            np.diff(whole.start).astype(np.float64),
+            cached_tokens(tree).astype(np.float64),
+            whole.output.astype(np.float64),
+            kv_tokens(self.mix.device),
+        )
+        terms = ("compute", "memory", "longest", "kv_read", "practical")
         return {
-            **limits,
-            "kv_read": once - step_memory_seconds(cost, tokens, 0.0),
-            "practical": pair_seconds(cost, compute, max(limits["memory"], limits["longest"])),
-            "binds": max(limits, key=limits.__getitem__),
-            "requests": n,
+            **{name: getattr(found, name) for name in terms},
+            "binds": found.plain_limit,
+            "requests": whole.requests,
             "tokens": whole.total_tokens,
             "density": whole.density,
             "sharing": whole.hit_rate,

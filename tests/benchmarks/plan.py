@@ -3,6 +3,7 @@
     .venv/bin/python tests/benchmarks/plan.py --quick              # a trial within 4 minutes
     .venv/bin/python tests/benchmarks/plan.py --grid-sample 13     # 13 of the 65 mixes
     .venv/bin/python tests/benchmarks/plan.py --write              # everything, within 2 hours
+    .venv/bin/python tests/benchmarks/plan.py --kept --write       # what is done of it; runs nothing
 
 Every cell is kept in a scratch folder named after the code it depends on: a run that was cut off goes on.
 """
@@ -27,12 +28,26 @@ import numba
 import numpy as np
 import sections
 import workloads
-from cells import MEMORY_USED, MODEL, SHAPE, Bench, code_digest, kv_tokens
+from cells import MEMORY_USED, MODEL, SHAPE, Bench, MissingError, code_digest, kv_tokens
 from sections import QUICK, RUNNERS, TITLES, Scale, Task
 
 from engine.cost import NOMINAL
 
 RESULTS = Path(__file__).parent / "results" / "plan.json"
+
+
+def collect(tasks: list[Task], scale: Scale, scratch: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the figures by section of all tasks that are done, and the names of those that are not."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    missing = []
+    for task in tasks:
+        try:
+            figures = RUNNERS[task.runner](Bench(task.mix, scratch, kept=True), task, scale)
+        except MissingError:
+            missing.append(task.name)
+        else:
+            found.setdefault(task.section, []).append(figures)
+    return found, missing
 
 
 def work(task: Task, scale: Scale, scratch: Path) -> tuple[Task, dict[str, Any], float]:
@@ -88,6 +103,7 @@ def about(scale: Scale, digest: str) -> dict[str, Any]:
         "kv_bytes_per_token": SHAPE.kv_bytes_per_token,
         "requests": scale.requests,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -116,6 +132,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cells", metavar="PATTERN", help="only tasks like this: SECTION/DEVICE-MIX/ARGUMENT"
     )
+    parser.add_argument("--kept", action="store_true", help="only what the scratch folder has; runs nothing")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "nightblend-bench-plan")
     parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
@@ -141,7 +158,12 @@ def main(argv: list[str] | None = None) -> None:
         if (not arguments.section or task.section in arguments.section)
         and (not arguments.cells or fnmatch.fnmatch(task.name, arguments.cells))
     ]
-    found = run(tasks, scale, arguments.scratch / digest, arguments.jobs)
+    missing: list[str] = []
+    if arguments.kept:
+        found, missing = collect(tasks, scale, arguments.scratch / digest)
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} parts are done")
+    else:
+        found = run(tasks, scale, arguments.scratch / digest, arguments.jobs)
     for section, figures in found.items():
         sections.print_section(section, figures)
     figures = sections.headline(found)
@@ -153,8 +175,16 @@ def main(argv: list[str] | None = None) -> None:
     out = arguments.out or (RESULTS if arguments.write else None)
     if out:
         whole = not arguments.section and not arguments.cells
-        complete = whole and not arguments.quick and scale.grid == len(workloads.GRID)
-        record = {**head, "complete": complete, "total_seconds": seconds, **figures, "sections": found}
+        whole = whole and not arguments.quick and scale.grid == len(workloads.GRID)
+        complete = whole and not missing
+        record = {
+            **head,
+            "complete": complete,
+            "missing": missing,
+            "total_seconds": None if arguments.kept else seconds,
+            **figures,
+            "sections": found,
+        }
         out.parent.mkdir(exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
 

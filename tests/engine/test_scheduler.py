@@ -132,7 +132,8 @@ class Drive:
             self.pool, requests, slots, self.scan, COST, self.budget, self.paced
         )
         self.check_outlook(outlook)
-        new = admission.admit(self.pool, requests, slots, self.scan, outlook, self.step_tokens * self.eager)
+        tokens = self.step_tokens * self.eager
+        new = admission.admit(self.pool, requests, slots, self.scan, outlook, tokens, forecast.PEAK)
         running = slots.counts[state.RUNNING]
         for slot in slots.running[running - new : running].tolist():
             request = int(slots.request[slot])
@@ -425,9 +426,8 @@ def test_the_forecast_bounds_a_simulation_closely(running, candidate, size: int)
         *[[a for _, a in everyone] for _ in range(2)],
     )
     drive = Drive(load, "fcfs", 4000, size, 4000, len(everyone))
-    path = np.zeros(100, np.int32)
     for i in range(len(running)):
-        assert admission._place(drive.pool, drive.requests, drive.slots, i, path, 0.0) >= 0
+        assert admission._place(drive.pool, drive.requests, drive.slots, i, 0.0, forecast.PEAK) >= 0
     due, base = forecast.draw(drive.requests, len(running), 1.0, 0.0, size)
     found = forecast.peak(drive.pool, drive.slots, due, base, 0)
     assert peak <= found + 1e-9 < peak + len(everyone)

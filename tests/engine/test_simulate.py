@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,9 +19,13 @@ from engine.cost import (
     step_memory_seconds,
     step_seconds,
 )
+from engine.errors import CapacityError
+from engine.optimum import PRESETS, optimum
 from engine.plan.policies import POLICIES, make_plan
+from engine.plan.tree import build_tree, cached_tokens
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
+from engine.runtime.forecast import RULES
 from engine.runtime.sampling import Sampling
 from engine.simulate import TRACE, simulate
 
@@ -44,13 +50,25 @@ def random_night(seed: int, count: int, longest: int, wrong: float):
     return *flatten(prompts), output, np.clip(estimate, 1.0, None)
 
 
-def run_both(policy: str, night, pages: int, size: int, budget: int, sequences: int, *, pacing: bool):
+def run_both(
+    policy: str,
+    night,
+    pages: int,
+    size: int,
+    budget: int,
+    sequences: int,
+    *,
+    pacing: bool,
+    admission: str = "peak",
+):
     """Run the engine step by step and the simulator; return both records and the simulated run."""
     tokens, start, output, estimate = night
     plan = make_plan(policy, tokens, start, estimate, SHAPE, NOMINAL["a100"], seed=3)
     limit = int(max(output.max(), np.ceil(estimate.max())))
     pages = max(pages, -(-int(np.diff(start).max() + limit) // size) + 1)
-    sizes = EngineSettings(pages * size, size, budget, sequences, pacing=pacing, verify=True)
+    sizes = EngineSettings(
+        pages * size, size, budget, sequences, pacing=pacing, admission=admission, verify=True
+    )
     runner = ScriptedRunner(output, start, pages * size, size)
     sampling = [Sampling(max_tokens=limit)] * len(output)
     engine = Engine(runner, None, sizes, tokens, start, sampling, plan, COST)
@@ -88,18 +106,21 @@ def assert_equal(engine: Engine, rows, run, tokens) -> None:
     st.integers(1, 10),
     st.integers(0, 40),
     st.booleans(),
+    st.sampled_from(sorted(RULES)),
 )
 def test_the_engine_takes_the_simulated_steps(
-    seed, policy, count, longest, wrong, pages, size, sequences, extra, pacing
+    seed, policy, count, longest, wrong, pages, size, sequences, extra, pacing, admission
 ) -> None:
     night = random_night(seed, count, longest, wrong)
-    assert_equal(*run_both(policy, night, pages, size, sequences + extra, sequences, pacing=pacing), night[0])
+    budget = sequences + extra
+    runs = run_both(policy, night, pages, size, budget, sequences, pacing=pacing, admission=admission)
+    assert_equal(*runs, night[0])
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("pacing", [False, True])
-def test_the_property_above_reaches_retractions_evictions_and_hits(policy: str, pacing: bool) -> None:
-    retractions, evictions, hits, recomputed = 0, 0, 0.0, 0
+def test_the_property_above_reaches_retractions_evictions_hits_and_jumps(policy: str, pacing: bool) -> None:
+    retractions, evictions, hits, recomputed, jumped = 0, 0, 0.0, 0, 0
     for seed in range(6):
         night = random_night(seed, 30, 40, 0.2)
         engine, rows, run = run_both(policy, night, 30, 1 + seed % 5, 20 + seed, 10, pacing=pacing)
@@ -108,6 +129,8 @@ def test_the_property_above_reaches_retractions_evictions_and_hits(policy: str, 
         evictions += run.evicted_pages
         hits += run.hit_rate
         recomputed += run.recomputed_tokens
+        jumped += run.jumped
+    assert jumped > 0
     assert retractions > 0
     assert evictions > 0
     assert hits > 0
@@ -130,6 +153,50 @@ def test_seconds_are_those_of_the_recorded_steps(seed, policy, pacing, pages) ->
     assert max(compute, memory) <= run.seconds * (1 + 1e-9)
     assert run.seconds <= (compute + memory) * (1 + 1e-9)
     assert 0 < run.mean_occupancy <= run.peak_occupancy <= 1
+
+
+MIXTURE = ModelShape(1000, 100, 2, 16, 64, 8400, experts=8, experts_per_token=2, expert_bytes=6000)
+UNEVEN = replace(NOMINAL["a100"], gemm=((1.0, 0.05), (8.0, 0.5), (32.0, 0.4)), pair=((0.3, 0.5), (0.6, 0.1)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from([(SHAPE, NOMINAL["a100"]), (MIXTURE, NOMINAL["a100"]), (SHAPE, UNEVEN)]),
+    st.sampled_from([None, 0.0, 0.4]),
+    st.booleans(),
+    st.integers(8, 80),
+    st.integers(1, 40),
+)
+def test_no_schedule_beats_the_optimum(seed, policy, modelled, interference, pacing, pages, longest) -> None:
+    shape, device = modelled
+    cost = step_cost(shape, device, interference=interference)
+    tokens, start, output, estimate = random_night(seed, 25, longest, 1.0)
+    pages = max(pages, -(-int((np.diff(start) + output).max()) // 4) + 1)
+    plan = make_plan(policy, tokens, start, estimate, shape, device)
+    run = simulate(plan, tokens, start, output, EngineSettings(pages * 4, 4, 40, 8, pacing=pacing), cost)
+    cached = cached_tokens(build_tree(tokens, start)).astype(float)
+    best = optimum(cost, np.diff(start).astype(float), cached, output.astype(float), pages * 4)
+    assert best.compute <= run.compute_seconds * (1 + 1e-9)
+    assert best.memory <= run.memory_seconds * (1 + 1e-9)
+    assert best.steps <= run.steps
+    assert max(best.practical, best.plain) <= run.seconds * (1 + 1e-9)
+
+
+def test_the_optimum_lies_below_a_run_whose_requests_share_almost_everything() -> None:
+    rng = np.random.default_rng(4)
+    prefix = rng.integers(2, 1000, 400)
+    prompts = [[*prefix, *rng.integers(2, 1000, 3)] for _ in range(300)]
+    tokens, start = flatten(prompts)
+    output = np.full(300, 30, np.int32)
+    shape = PRESETS["llama-3.1-8b"]
+    cost = step_cost(shape, NOMINAL["a100"], overlap=True)
+    plan = make_plan("dfs", tokens, start, output.astype(float), shape, NOMINAL["a100"])
+    run = simulate(plan, tokens, start, output, EngineSettings(4000, 16, 512, 128), cost)
+    lengths = np.diff(start).astype(float), cached_tokens(build_tree(tokens, start)).astype(float)
+    best = optimum(cost, *lengths, output.astype(float), 4000)
+    assert 0.4 * run.seconds < best.practical <= run.seconds
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,6 +225,22 @@ def test_the_simulated_scheduler_does_not_see_the_true_lengths() -> None:
     two = simulate(plan, tokens, start, shorter, sizes, COST, record=True).trace
     same = int(np.argmin((one[: len(two)] == two[: len(one)]).all(1)))
     assert same >= 28
+
+
+def test_reserving_whole_answers_idles_memory_and_half_of_them_retracts() -> None:
+    tokens, start, output, _ = random_night(2, 200, 60, 1.0)
+    plan = make_plan("fcfs", tokens, start, output.astype(float), SHAPE, NOMINAL["a100"])
+    runs = {
+        rule: simulate(plan, tokens, start, output, EngineSettings(600, 4, 64, 64, admission=rule), COST)
+        for rule in RULES
+    }
+    assert runs["total"].mean_occupancy < runs["peak"].mean_occupancy
+    assert runs["total"].retractions == 0
+    assert runs["average"].retractions > runs["peak"].retractions
+    with pytest.raises(
+        CapacityError, match="admission: 'free' is unknown; choose one of peak, total, average"
+    ):
+        EngineSettings(600, 4, 64, 64, admission="free")
 
 
 def test_a_memory_too_small_for_the_longest_request_is_refused() -> None:

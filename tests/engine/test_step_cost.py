@@ -140,30 +140,50 @@ def test_surface_of_interference() -> None:
 
 def bound(shape: ModelShape, device: DeviceProfile, p: float, d: float, kv: float = 5.0):
     requests = [np.array([x]) for x in (p, 0.0, d)]
-    return optimum(shape, step_cost(shape, device), *requests, kv)
+    return optimum(step_cost(shape, device), *requests, kv)
 
 
 def test_optimum_by_hand() -> None:
-    # 2 x 6 tokens; 4 x 2 + 2 KV bytes, 2 steps of 3 tokens written and 10 of weights; alone: 14, then 16.
+    # 2 x 5 tokens; 5 KV bytes read and 5 written; 2 steps with 10 of weights each; alone: 14, then 16.
     found = bound(tiny(), UNIT, 4, 2)
-    assert (found.compute, found.memory, found.longest, found.steps) == (12, 36, 30, 2)
-    assert (found.plain, found.plain_limit) == (36, MEMORY)
-    assert (found.practical, found.practical_limit) == (48, MEMORY)
-    # Half the KV memory needs twice the steps: 10 + 4 x (1.5 + 10).
-    assert bound(tiny(), UNIT, 4, 2, kv=2.5).memory == 56
+    assert (found.compute, found.memory, found.kv_read, found.steps) == (10, 20, 5, 2)
+    assert (found.longest, found.plain, found.plain_limit) == (30, 30, LONGEST)
+    # A step of 8 and 14, then one of 2 and 16.
+    assert (found.practical, found.practical_limit) == (40, LONGEST)
+    # Room for one of the 5 tokens that are held in the second step: five steps at the least.
+    found = bound(tiny(), UNIT, 4, 2, kv=1)
+    assert (found.memory, found.plain_limit, found.practical) == (60, MEMORY, 70)
     found = bound(tiny(body=100, weights=0), UNIT, 4, 2)
-    assert (found.plain, found.plain_limit) == (1200, COMPUTE)
+    assert (found.plain, found.plain_limit) == (1000, COMPUTE)
     # Prefill cannot run beside the decoding of the same request: 2000 + 49 x 126.
     found = bound(tiny(body=10, weights=0), replace(UNIT, overlaps=True), 100, 50)
     assert (found.longest, found.practical_limit, found.practical) == (8174, LONGEST, 8174)
-    assert (found.compute, found.memory) == (3000, 6250 + 150)
+    assert (found.compute, found.memory) == (2980, 6125 + 149)
+
+
+def test_a_shared_prefix_is_computed_and_held_once_but_read_by_all() -> None:
+    p, c, d = np.array([40.0, 40.0]), np.array([0.0, 39.0]), np.array([3.0, 3.0])
+    found = optimum(step_cost(tiny(weights=0), UNIT), p, c, d, 1.0)
+    assert found.compute == 2 * (40 + 1 + 2 * 2)
+    assert found.kv_read == 2 * (41 + 42)
+    # The first holds 41, then 42; the second its last prompt token and its answer.
+    assert found.steps == 41 + 42 + 2 + 3
+
+
+def test_optimum_takes_the_best_of_the_device() -> None:
+    requests = [np.array([x, x]) for x in (8.0, 0.0, 2.0)]
+    uneven = replace(UNIT, gemm=((1.0, 0.25), (4.0, 0.5)), pair=((0.2, 0.3), (0.8, 0.1)))
+    found = optimum(step_cost(tiny(), uneven), *requests, 100.0)
+    assert found.compute == pytest.approx(2 * 18 / 0.5)
+    # 18 bytes read, 18 written, 2 x 10 of weights.
+    assert found.practical == pytest.approx(72 + 0.1 * 56)
 
 
 def test_optimum_of_nothing_and_without_memory() -> None:
     nothing = np.zeros(0)
-    assert optimum(tiny(), step_cost(tiny(), UNIT), nothing, nothing, nothing, 1.0).practical == 0.0
+    assert optimum(step_cost(tiny(), UNIT), nothing, nothing, nothing, 1.0).practical == 0.0
     with pytest.raises(ValueError, match="kv_tokens"):
-        optimum(tiny(), step_cost(tiny(), UNIT), nothing, nothing, nothing, 0.0)
+        optimum(step_cost(tiny(), UNIT), nothing, nothing, nothing, 0.0)
 
 
 def test_utilisation() -> None:

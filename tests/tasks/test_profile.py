@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nights import open_test_night, request, write_inputs
 
-from engine.plan.tree import build_tree, hit_rate_optimum
+from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
 from tasks.accounting import Account
 from tasks.errors import ConfigurationError
 from tasks.folder import FolderStore
-from tasks.profile import cached_tokens, profile
+from tasks.profile import profile
 
 if TYPE_CHECKING:
     from pathlib import Path
