@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -74,6 +75,11 @@ def cuda_problem(index: int = 0) -> str | None:
     if index >= torch.cuda.device_count():
         return f"there are {torch.cuda.device_count()} CUDA devices"
     return None
+
+
+def lock_file(device: str) -> Path:
+    """Return the file whose lock keeps two engines of this machine off a device."""
+    return Path(tempfile.gettempdir()) / f"nightblend-{device.replace(':', '-')}.lock"
 
 
 def default_step(device: str) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import asdict
@@ -18,7 +17,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.cost import DeviceProfile, ModelShape, measure_cpu, step_cost
-from engine.devices import check_kv_dtype, find_device, find_dtype, model_shape, nominal_profile, torch_dtype
+from engine.devices import (
+    check_kv_dtype,
+    find_device,
+    find_dtype,
+    lock_file,
+    model_shape,
+    nominal_profile,
+    torch_dtype,
+)
 from engine.errors import EngineError
 from engine.handoff import Job, read_job, write_message, write_plan_file
 from engine.models.config import ModelConfig, load_config
@@ -76,7 +83,7 @@ class device_lock:  # noqa: N801 - used like a function
     def __enter__(self) -> None:
         if self._device == "cpu":
             return
-        path = Path(tempfile.gettempdir()) / f"nightblend-{self._device.replace(':', '-')}.lock"
+        path = lock_file(self._device)
         self._file = path.open("w")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

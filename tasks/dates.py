@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from tasks.attempts import KILLED
 from tasks.liveness import is_gone
 from tasks.publication import date_log
 from tasks.runlog import RunLog
@@ -182,7 +183,7 @@ def _status(runs: tuple[RunView, ...], current: Published | None) -> DateStatus:
     publishing = [run for run in runs if run.publishes]
     if publishing and not publishing[-1].state.finished:
         ended = publishing[-1].state.ended
-        if ended is None or ended.summary.get("reason") == "killed":
+        if ended is None or ended.summary.get("reason") == KILLED:
             return DateStatus.KILLED
         return DateStatus.STOPPED if ended.status == "stopped" else DateStatus.FAILED
     return DateStatus.DONE if current is not None else DateStatus.MISSING

@@ -75,8 +75,8 @@ def announced(night: Night, place: str) -> Iterator[None]:
             night.store.delete(key)
 
 
-def holders(store: Store, place: str, *, lease_s: float) -> list[tuple[Announcement, RunLog]]:
-    """Return who has devices of a place and is alive, with their logs."""
+def holders(store: Store, place: str | None, *, lease_s: float) -> list[tuple[Announcement, RunLog]]:
+    """Return who has devices of a place (None: anywhere) and is alive, with their logs."""
     found = []
     for info in store.list(f"{FOLDER}/"):
         try:
@@ -86,7 +86,7 @@ def holders(store: Store, place: str, *, lease_s: float) -> list[tuple[Announcem
         run_log = RunLog(store, said.run, lease_s=lease_s)
         if not is_live(run_log):
             store.delete(info.key)
-        elif said.place == place:
+        elif place in {None, said.place}:
             found.append((said, run_log))
     return found
 

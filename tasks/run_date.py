@@ -97,7 +97,7 @@ def resolve_run_date(
     ConfigurationError
         If a date must be given and is not, is not a date, or the timezone is not known.
     """
-    zone = _zone(timezone)
+    zone = site_zone(timezone)
     if isinstance(given, date):
         return ResolvedDate(given.date() if isinstance(given, datetime) else given, "given")
     if given:
@@ -131,13 +131,14 @@ def day_window(run_date: date, timezone: str = "UTC") -> tuple[datetime, datetim
     ConfigurationError
         If the timezone is not known.
     """
-    zone = _zone(timezone)
+    zone = site_zone(timezone)
     start = datetime.combine(run_date, time(), zone)
     end = datetime.combine(run_date + timedelta(days=1), time(), zone)
     return start.astimezone(UTC), end.astimezone(UTC)
 
 
-def _zone(timezone: str) -> ZoneInfo:
+def site_zone(timezone: str) -> ZoneInfo:
+    """Return the timezone of an IANA name; raise `ConfigurationError` if it is not known."""
     try:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):

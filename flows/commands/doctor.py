@@ -1,0 +1,71 @@
+"""`nightblend doctor`: whether a night could run here."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.parser import add_command, parse_date
+from tasks.accounting import ExitCode
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "doctor",
+        execute,
+        help="look whether a night could run",
+        description="Look at store, clock, source, catalog, model, device and Prefect as a night would use "
+        "them, without taking a GPU. What is not given is skipped.",
+        epilog="Exit codes: 0 a night can run, 2 it cannot.",
+    )
+    parser.add_argument("--store", required=True, help="where runs and results are kept")
+    parser.add_argument("--job", default="", help="name of the nightly")
+    parser.add_argument("--source", help="request logs, as for `run`")
+    parser.add_argument("--run-date", help="whose objects to look for, as 2026-11-22. Default: yesterday.")
+    parser.add_argument("--timezone", default="UTC", help="whose yesterday. Default: UTC.")
+    parser.add_argument("--model", help="model folder or hub id")
+    parser.add_argument("--catalog", help="as for `run`; none for files only")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
+    parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
+    parser.add_argument("--pool", help="work pool that must have a worker")
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Print a line per check."""
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+
+    from flows.doctor import examine
+    from tasks.doctor import FAILED, SKIPPED, WARNING, Asked
+    from tasks.run_date import resolve_run_date
+
+    as_json, pool = options.pop("json"), options.pop("pool")
+    given, timezone = options.pop("run_date"), options.pop("timezone")
+    day = parse_date(given) if given else None
+    found = resolve_run_date(
+        day, source="{run_date}", has_event_time=False, now=datetime.now(UTC), timezone=timezone
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    colours = {FAILED: "bold red", WARNING: "yellow", SKIPPED: "dim"}
+    checks = []
+    for check in examine(Asked(**options, run_date=found.run_date), pool):
+        checks.append(check)
+        if not as_json:
+            # Text of others may hold what rich takes for markup.
+            console.print(f"{check.name:<9}", end="")
+            console.print(f"{check.outcome:<9}", style=colours.get(check.outcome, "green"), end="")
+            remedy = f". {check.remedy}." if check.remedy else ""
+            console.print(check.text + remedy, markup=False)
+    failed = [check.name for check in checks if check.outcome == FAILED]
+    if as_json:
+        print(json.dumps({"can_run": not failed, "checks": [asdict(check) for check in checks]}))
+    else:
+        console.print(f"A night cannot run: {', '.join(failed)}." if failed else "A night can run.")
+    return int(ExitCode.USAGE if failed else ExitCode.OK)

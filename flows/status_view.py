@@ -1,0 +1,59 @@
+"""What a person sees of `nightblend status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from flows.date_table import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tasks.dates import DateView
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Print how a date stands, as `tasks.status.date_status` returns it."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for name, value in rows_of(found):
+        console.print(f"{name:<16}{value}")
+    console.print()
+    console.print(found["next"])
+    if found["next_command"] is not None:
+        console.print(f"    {found['next_command']}")
+
+
+def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return it as (name, value) rows; what is not known is left out."""
+    rows = [
+        ("job, date", f"{found['job']}, {found['run_date']}"),
+        ("status", found["status"] + (f", at step {found['step']}" if found["step"] else "")),
+        ("published", found["output_file"] or found["published"] or "no"),
+    ]
+    if found["run_dir"] is not None:
+        rows.append(("run", found["run_dir"]))
+        rows.append(("attempts", f"{found['attempts']}, epoch {found['epoch']}, policy {found['policy']}"))
+    if found["owner"] is not None:
+        rows.append(("owner", f"{found['owner']}, last sign of life {duration(found['silence_s'])} ago"))
+    if found["stop_requested"]:
+        rows.append(("stop", "it was asked to stop and does so at its next durable part"))
+    if found["total"] is not None:
+        share = f" ({found['done'] / found['total']:.0%})" if found["total"] else ""
+        rows.append(("answered", f"{found['done']:,} of {found['total']:,}{share}"))
+    if found["part_age_s"] is not None:
+        rows.append(("last part", f"{duration(found['part_age_s'])} ago"))
+    if found["eta_s"] is not None:
+        rows.append(("ready in", f"about {duration(found['eta_s'])}"))
+    if found["last_error"] is not None:
+        rows.append(("last error", found["last_error"]))
+    return rows
+
+
+def print_dates(views: Iterable[DateView]) -> None:
+    """Print a line per date."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for view in views:
+        said = view.current.publication_id if view.current is not None else "nothing published"
+        console.print(f"{view.run_date.isoformat()}  {view.status.value:<8}  {said}")

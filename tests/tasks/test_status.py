@@ -1,0 +1,163 @@
+"""What `nightblend status` tells, while a run is under way and however it ended."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from dated_nights import FIRST, SimulatedError, answer, day, instead, night_of, write_day
+
+from flows.commands import run as run_command
+from flows.commands.parser import CommandParser
+from flows.night import run_night
+from flows.parameters import NightlyParameters
+from tasks.errors import ConfigurationError
+from tasks.outputs import OutputSink
+from tasks.status import date_status, overdue, recent_status
+from tasks.storage import open_store
+from tasks.work import load_work
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_day(tmp_path, day(0), 4)
+    return tmp_path
+
+
+def run(root, steps=None, when=FIRST, **changed):
+    return run_night(night_of(root, run_date=when, **changed).to_request(), steps=steps or instead())
+
+
+def status(root, when=FIRST):
+    place = str(root / "store")
+    return date_status(open_store(place), "triage", when, store_name=place, lease_s=2)
+
+
+def parsed(command: str) -> NightlyParameters:
+    """What the command line makes of a command that was printed."""
+    program, name, *options = shlex.split(command)
+    assert (program, name) == ("nightblend", "run")
+    parser = CommandParser()
+    commands = parser.add_subparsers(parser_class=CommandParser)
+    run_command.add(commands)
+    found = vars(parser.parse_args([name, *options]))
+    return NightlyParameters.parse({n: v for n, v in found.items() if n not in {"execute", "json"}})
+
+
+def test_under_way(root):
+    seen = []
+
+    def look(night):
+        work = load_work(night)
+        sink = OutputSink(night, work)
+        key = work.open_keys()[0]
+        time.sleep(0.4)
+        sink.add_answer(key, answer(night, 3))
+        sink.flush()
+        night.log.request_stop("maintenance")
+        seen.append(status(root))
+
+    run(root, instead(look))
+    (found,) = seen
+    assert (found["status"], found["step"], found["published"]) == ("running", "infer", None)
+    assert "pid" in found["owner"]
+    assert (found["epoch"], found["attempts"], found["stop_requested"]) == (1, 1, True)
+    assert (found["done"], found["total"]) == (1, 4)
+    # A quarter took a while, so three quarters take thrice as long.
+    assert found["part_age_s"] < 60
+    assert found["eta_s"] >= 3 * 0.4 - found["part_age_s"] - 0.1
+    assert found["silence_s"] <= 2
+    assert found["next_command"].startswith("nightblend status --job triage")
+
+
+def test_after_a_failure_the_next_command_asks_for_the_same_again(root):
+    options = {"max_tokens": 9, "temperature": 0.5, "model_filter": ["m", "a b"], "policy": "dfs"}
+    with pytest.raises(SimulatedError):
+        run(root, instead(answers=1), rerun=True, take_over=True, **options)
+    found = status(root)
+    assert (found["status"], found["done"], found["last_error"]) == ("failed", 1, "SimulatedError")
+    again = parsed(found["next_command"])
+    assert again == night_of(root, run_date=day(0), **options)
+    assert (again.rerun, again.take_over) == (False, False)
+    run_night(again.to_request(), steps=instead())
+    found = status(root)
+    assert (found["status"], found["last_error"], found["done"]) == ("done", None, 4)
+    assert found["output_file"].endswith("output.jsonl")
+    assert found["next_command"].startswith("nightblend inspect ")
+
+
+def test_errors_that_are_ours_are_told_in_their_words_others_by_their_type(root):
+    def wrong(_):
+        raise ConfigurationError("--kv-tokens", "16 is too small", "Raise it")
+
+    with pytest.raises(ConfigurationError):
+        run(root, instead(wrong))
+    assert status(root)["last_error"] == "ConfigurationError: --kv-tokens: 16 is too small. Raise it."
+
+    def secret(_):
+        raise ValueError("the prompt was: my password")
+
+    with pytest.raises(ValueError, match="password"):
+        run(root, instead(secret))
+    assert status(root)["last_error"] == "ValueError"
+
+
+def test_a_date_without_a_run_is_run_like_the_last_night(root):
+    assert status(root)["next_command"] is None
+    run(root, top_k=3)
+    found = status(root, day(1))
+    assert (found["status"], found["attempts"], found["run_dir"]) == ("missing", 0, None)
+    assert parsed(found["next_command"]) == night_of(root, run_date=day(1), top_k=3)
+
+
+def test_a_wrong_setting_of_a_rerun_loses_nothing(root):
+    first = run(root)
+
+    def wrong(_):
+        raise ConfigurationError("--kv-tokens", "16 is too small", "Raise it")
+
+    with pytest.raises(ConfigurationError):
+        run(root, instead(wrong), rerun=True)
+    found = status(root)
+    assert (found["status"], found["done"]) == ("failed", 4)
+
+    def never(_):
+        raise AssertionError("everything is answered")
+
+    again = run(root, instead(never))
+    assert again["publication_id"] == first["publication_id"]
+    assert status(root)["status"] == "done"
+
+
+def test_recent_dates_newest_first(root):
+    run(root)
+    views = recent_status(open_store(str(root / "store")), "triage", day(1), days=3)
+    assert [(view.run_date, view.status.value) for view in views] == [
+        (day(1), "missing"),
+        (day(0), "done"),
+        (day(-1), "missing"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [
+        # Published is 2026-03-27; the clock changes in the night to the 29th.
+        (datetime(2026, 3, 28, 6, 59, tzinfo=BERLIN), date(2026, 3, 26)),
+        (datetime(2026, 3, 28, 7, 0, tzinfo=BERLIN), None),
+        (datetime(2026, 3, 29, 6, 59, tzinfo=BERLIN), None),
+        (datetime(2026, 3, 29, 7, 0, tzinfo=BERLIN), date(2026, 3, 28)),
+        (datetime(2026, 3, 29, 23, 59, tzinfo=BERLIN), date(2026, 3, 28)),
+        (datetime(2026, 3, 30, 0, 1, tzinfo=BERLIN), date(2026, 3, 28)),
+        (datetime(2026, 3, 30, 7, 0, tzinfo=BERLIN), date(2026, 3, 29)),
+    ],
+)
+def test_silence_is_noticed_at_the_time_of_day(root, now, due):
+    run(root)
+    store = open_store(str(root / "store"))
+    assert overdue(store, "triage", now=now, ready_by="07:00", timezone="Europe/Berlin") == due
