@@ -7,14 +7,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows.commands import backfill, calibrate, deploy, inspect, rollback, run
+from flows.commands import backfill, calibrate, deploy, inspect, rollback, run, serve
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, backfill, inspect, rollback, calibrate, deploy)
+COMMANDS = (run, backfill, inspect, rollback, calibrate, deploy, serve)
 """In the order that `--help` shows them."""
 
 
