@@ -42,6 +42,7 @@ test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on Post
 	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
 
 test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker, the wheel; installs PostgreSQL and Chromium (Debian, root)
+	@$(PY) tests/servers/browser.py --install || true
 	@NIGHTBLEND_DEPLOYED=1 $(PY) tests/servers/postgres.py $(PY) -m pytest tests/deployed --durations=8
 
 $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)

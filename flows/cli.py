@@ -7,14 +7,34 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from flows.commands import backfill, calibrate, deploy, doctor, inspect, rollback, run, status
+from flows.commands import (
+    backfill,
+    calibrate,
+    deploy,
+    doctor,
+    inspect,
+    rollback,
+    run,
+    serve,
+    status,
+)
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (run, backfill, status, doctor, inspect, rollback, calibrate, deploy)
+COMMANDS = (
+    run,
+    backfill,
+    status,
+    doctor,
+    inspect,
+    rollback,
+    calibrate,
+    deploy,
+    serve,
+)
 """In the order that `--help` shows them."""
 
 

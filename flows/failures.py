@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
-from flows.night import AbortedError
 from tasks.accounting import AccountingError
 from tasks.errors import ConfigurationError
 from tasks.infer import StoppedError
@@ -15,6 +14,11 @@ from tasks.storage import StoreUnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+
+class AbortedError(Exception):
+    """So much was quarantined that nothing was computed."""
+
 
 TOLD = (
     ConfigurationError,

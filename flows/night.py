@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import EngineError
+from flows.failures import TOLD, AbortedError, UnexpectedError
 from tasks.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.attempts import ending, record_failed
 from tasks.errors import ConfigurationError, bounded
@@ -49,21 +50,6 @@ RESULT_KEYS = (
 )
 """What `nightblend run --json` prints."""
 PLACES = ("run_dir", "folder", "output_file", "error_file", "summary_file")
-
-
-class AbortedError(Exception):
-    """So much was quarantined that nothing was computed."""
-
-
-_TOLD = (
-    ConfigurationError,
-    EngineError,
-    AbortedError,
-    AccountingError,
-    StoppedError,
-    StoreUnavailableError,
-)
-"""Errors whose text is kept with the attempt; that of any other could quote a prompt."""
 
 
 class Reporter(Protocol):
@@ -195,7 +181,7 @@ def _attempt(night: Night) -> Iterator[None]:
         if night.log.is_holder and code is not ExitCode.OTHER_OWNER:
             status = "stopped" if code is ExitCode.STOPPED else "failed"
             summary = ending(type(error).__name__, aborted=isinstance(error, AbortedError))
-            if isinstance(error, _TOLD):
+            if isinstance(error, (*TOLD, UnexpectedError)):
                 summary["message"] = bounded(" ".join(str(error).split()), 500)
             try:
                 night.log.end_attempt(status, int(code), summary)

@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.events import emit_event
 
+from flows.date_runs import RERUN_TAG as TAG
 from flows.parameters import NightlyParameters
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 RERUNS: Final = 2
-TAG: Final = "rerun-of:"
 EXHAUSTED: Final = "nightblend.recovery.exhausted"
 _DATED: Final = ("nightly", "on-demand")
 

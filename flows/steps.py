@@ -19,7 +19,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.failures import TOLD, UnexpectedError, describe
 from flows.night import Steps
-from tasks.infer import infer
+from tasks.give_way import infer_in_turn
 from tasks.inputs import prepare, record_inputs
 from tasks.plan import plan
 from tasks.profile import profile
@@ -64,8 +64,9 @@ def infer_within_limit(
 
     Where the limit does not exist the engine's device lock alone keeps two runs off one GPU.
     """
-    with concurrency(limit_name(current_pool()), lease_duration=LEASE_S):
-        return infer(night, on_progress)
+    limit = limit_name(current_pool())
+    slot = concurrency(limit, lease_duration=LEASE_S)
+    return infer_in_turn(night, on_progress, place=limit, slot=slot)
 
 
 def told(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.handoff import read_messages
@@ -40,32 +43,65 @@ class EngineProcess:
         os.close(writing)
         self._pipe: IO[bytes] = os.fdopen(reading, "rb")
         self._ended = False
+        self._deadline: float | None = None
+        # A thread of its own reads: a signal that interrupts us cannot cut a message in two.
+        self._received: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._reader = threading.Thread(target=self._receive, name="engine-messages", daemon=True)
+        self._reader.start()
+
+    def _receive(self) -> None:
+        try:
+            for message in read_messages(self._pipe):
+                self._received.put(message)
+        finally:
+            self._received.put(None)
 
     @property
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Messages in the order they were sent."""
-        yield from read_messages(self._pipe)
-        self._ended = True
+        """Messages in the order they were sent, to the end of the process."""
+        while not self._ended:
+            message = self._received.get()
+            self._ended = message is None
+            if message is not None:
+                yield message
+
+    def last_messages(self) -> Iterator[dict[str, Any]]:
+        """Ask the engine to stop and return what it still sends: answers that were finished."""
+        self.ask_to_stop()
+        while not self._ended and (left := self._left()) > 0:
+            try:
+                message = self._received.get(timeout=left)
+            except Empty:
+                return
+            self._ended = message is None
+            if message is not None:
+                yield message
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM: the engine finishes its step, sends what it has, and ends."""
-        if self.process.poll() is None:
-            self.process.terminate()
+        """Send SIGTERM: the engine finishes its step, sends what it has, and ends within `GRACE_S`."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + GRACE_S
+            if self.process.poll() is None:
+                self.process.terminate()
 
     def close(self) -> int:
         """End the process if it still runs, and return its exit code (negative: the signal)."""
         if not self._ended:
             self.ask_to_stop()
-        self._pipe.close()
         try:
-            return self.process.wait(GRACE_S)
+            code = self.process.wait(self._left())
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait()
-        finally:
-            # Last: its end tells the engine that we are gone.
-            if self.process.stdin is not None:
-                self.process.stdin.close()
+            code = self.process.wait()
+        # Its end tells an engine that we are gone.
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self._reader.join()
+        self._pipe.close()
+        return code
+
+    def _left(self) -> float:
+        return GRACE_S if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from tasks.storage import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from tasks.infer import InferProgress
@@ -135,11 +136,25 @@ def waits_for(run_log: RunLog) -> RunLog | None:
     return other if is_live(other) else None
 
 
-def infer_in_turn(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
-    """Run step infer on a device of this machine, after a run that has it and gives way has stopped."""
-    place = machine_place(night.settings.device)
+def infer_in_turn(
+    night: Night,
+    on_progress: Callable[[InferProgress], None] | None = None,
+    *,
+    place: str | None = None,
+    slot: AbstractContextManager[None] | None = None,
+) -> dict[str, Any]:
+    """Run step infer, after a run that has the device and gives way has stopped.
+
+    Parameters
+    ----------
+    place
+        Of what it wants a device, see `Announcement`; None is this machine.
+    slot
+        Entered when nobody is left to be asked, and held while the run computes.
+    """
+    place = place or machine_place(night.settings.device)
     asked = ask_for_device(night, place)
     if asked is not None:
         wait_until_free(asked)
-    with announced(night, place):
+    with slot or nullcontext(), announced(night, place):
         return infer(night, on_progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -165,16 +166,24 @@ def _run_engine(
     session.failure = "it ended without a word"
     asked = False
     with engine_process(folder) as engine:
-        for message in engine.messages:
-            session.take(message)
-            sink.flush_if_due()
-            if on_progress is not None:
-                on_progress(session.progress())
-            if night.log.lost:
-                night.log.refresh()
-            if night.log.state.stop_requested is not None and not asked:
-                asked = True
-                engine.ask_to_stop()
+        try:
+            for message in engine.messages:
+                session.take(message)
+                sink.flush_if_due()
+                if on_progress is not None:
+                    on_progress(session.progress())
+                if night.log.lost:
+                    night.log.refresh()
+                if night.log.state.stop_requested is not None and not asked:
+                    asked = True
+                    engine.ask_to_stop()
+        except BaseException:
+            # Whatever it is: what is answered already is taken in before the engine is gone.
+            if night.log.is_holder:
+                with suppress(EngineError):
+                    for message in engine.last_messages():
+                        session.take(message)
+            raise
         code = engine.close()
     if asked and session.failure is not None:
         raise StoppedError("the run was asked to stop; run it again to go on")

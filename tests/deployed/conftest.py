@@ -73,6 +73,10 @@ def edited_file(root: Path, directory: Path) -> Path:
     for name, value in changed.items():
         text, count = re.subn(rf"^( +{name}: ).*$", lambda m, v=value: m[1] + v, text, count=1, flags=re.M)
         assert count == 1, name
+    # Small parts and few requests at a time: there is a middle to stop a run in.
+    small = {"part_answers": 5, "max_sequences": 4, "kv_tokens": 4096, "lease_s": 20, "heartbeat_s": 1}
+    more = "".join(f"\n    {name}: {value}" for name, value in small.items())
+    text = re.sub(r"^    timezone: .*$", lambda m: m[0] + more, text, count=1, flags=re.M)
     path = root / "prefect.yaml"
     path.write_text(text)
     return path

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import httpx
+import psutil
 from demo_nights import batch_line, write_lines
 
 from tasks.runlog import RunLog
@@ -110,6 +111,15 @@ class Site:
             log.refresh()
         return logs
 
+    def in_the_middle(self, job: str, day: date, parts: int = 2) -> RunLog:
+        """Wait until a run of a date has so many durable parts of answers, and return its log."""
+
+        def found() -> RunLog | None:
+            logs = [log for log in self.run_logs(job, day) if len(log.state.parts_of("outputs")) >= parts]
+            return logs[0] if logs else None
+
+        return wait(found, LONG_S, self.tail)
+
     def answers(self, job: str, day: date) -> dict[str, str]:
         """Return custom_id -> text of the current publication of a date."""
         log = RunLog(open_store(str(self.root / "store")), f"{job}/dates/run_date={day}")
@@ -128,6 +138,19 @@ class Site:
         return "".join(f"\n{log.name}: ...{log.read_text(errors='replace')[-3000:]}" for log in logs)
 
 
+def flow_process(log: RunLog) -> psutil.Process:
+    """Return the process that holds a run."""
+    holder = log.refresh().holder
+    assert holder is not None
+    return psutil.Process(holder.body.owner.pid)
+
+
+def engine_of(process: psutil.Process) -> psutil.Process:
+    """Return the engine that a flow process has started."""
+    (engine,) = [c for c in process.children(recursive=True) if "engine" in c.cmdline()]
+    return engine
+
+
 def today() -> date:
     """Return the present date of the site."""
     return datetime.now(ZONE).date()
@@ -138,6 +161,12 @@ def counts(n: int, first: int = 1) -> list[str]:
     return [
         batch_line(f"c{i}", f"Count from {i} to {i + 4}.", max_tokens=32) for i in range(first, first + n)
     ]
+
+
+def long_counts(n: int) -> list[str]:
+    """Return requests that take a while, so that a run has a middle."""
+    body = {"max_tokens": 120, "ignore_eos": True}
+    return [batch_line(f"r{i}", f"Count from {i} to {i + 90}", **body) for i in range(n)]
 
 
 def counted(n: int, first: int = 1) -> dict[str, str]:

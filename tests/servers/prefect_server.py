@@ -28,14 +28,15 @@ class Installation:
         Folder with `prefect` and `nightblend`.
     folder : Path
         Where everything is run from.
-    api : str
-        URL of the server's API.
+    ui, api : str
+        URLs of the server's pages and of its API.
     """
 
     def __init__(self, scripts: Path, folder: Path, database: str, logs: Path) -> None:
         self.scripts, self.folder, self.logs = scripts, folder, logs
         self.port = free_port()
-        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.ui = f"http://127.0.0.1:{self.port}"
+        self.api = f"{self.ui}/api"
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("PREFECT", "PYTHON"))}
         self.environment = {
             **kept,

@@ -161,3 +161,26 @@ def test_stop_strings_end_the_text_before_them(tmp_path):
         answer(night)
         assert outputs_of(night) == {"r": outputs_of(night)["r"].partition(" 4")[0]}
         assert night.read_table("outputs").to_pylist()[0]["finish_reason"] == "stop"
+
+
+def test_an_interrupt_takes_in_what_the_engine_still_sends(tmp_path, monkeypatch):
+    write_lines(tmp_path / "logs", "a.jsonl", lines(30))
+    taken = []
+    take = infer._Session.take
+
+    def recorded(session, message):
+        taken.append(message)
+        take(session, message)
+
+    def progress(seen) -> None:
+        if seen.answered >= 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer._Session, "take", recorded)
+    request = night_request(tmp_path, max_sequences=4, part_answers=1000)
+    with opened(request, tmp_path / "scratch") as night:
+        with pytest.raises(KeyboardInterrupt):
+            answer(night, progress)
+        assert taken[-1]["type"] == "stopped"
+        sent = {item["request_id"] for m in taken if m["type"] == "answers" for item in m["items"]}
+        assert sum(part.count for part in night.parts("outputs")) == len(sent) >= 4

@@ -1,0 +1,59 @@
+"""`nightblend serve`: nightly, on-demand and backfill on a laptop, without a work pool."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from flows.commands.deploy import check_server
+from flows.commands.parser import add_command, add_fields
+from flows.parameters import NightlyParameters
+from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+_FIXED: Final = ("run_date", "rerun", "take_over")
+"""Fields that belong to one run, not to all that are served."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command; its options are the fields of `NightlyParameters` that hold for every run."""
+    parser = add_command(
+        commands,
+        "serve",
+        execute,
+        help="run nights on a schedule from this process",
+        description="Serve the nightly on a schedule, on-demand runs and backfills from this process: no "
+        "work pool and no worker are needed, only a Prefect server (PREFECT_API_URL). It ends with Ctrl-C.",
+    )
+    parser.add_argument(
+        "--cron", default="30 1 * * *", help="when the nightly starts, in --timezone. Default: 30 1 * * *."
+    )
+    fields = NightlyParameters.model_fields
+    add_fields(parser, {name: field for name, field in fields.items() if name not in _FIXED})
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Serve until the process is stopped."""
+    check_server("serve")
+    options.pop("json")
+    cron = options.pop("cron")
+    parameters = NightlyParameters.parse(options)
+    # A wrong setting is told now, not at night.
+    parameters.to_request()
+    # Runs are processes of their own, with this environment.
+    from flows.deploy import SAFE_ENVIRONMENT
+
+    os.environ.update(SAFE_ENVIRONMENT)
+    from flows.deploy.serve import deployments, prepare, run_served
+
+    try:
+        served = deployments(parameters, cron)
+    except ValueError as error:
+        raise ConfigurationError("--cron", str(error), "Write it as minute hour day month weekday") from None
+    for line in prepare(served):
+        print(line)
+    run_served(served)
+    return int(ExitCode.OK)

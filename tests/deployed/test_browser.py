@@ -1,0 +1,67 @@
+"""What a person sees: the form that starts a run, and a finished run. The README's pictures come from here.
+
+With NIGHTBLEND_SCREENSHOTS set to a folder the pictures are kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import date
+from pathlib import Path
+
+import browser
+import pytest
+from site_of_tests import JOB, counts
+
+from flows.on_demand import OnDemandParameters
+
+DAY = date(2026, 11, 22)
+COUNT = 12
+
+pytestmark = pytest.mark.skipif(browser.program() is None, reason="Chromium is not installed")
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """Show a page, check what it says, and keep its picture."""
+
+    def shown(name: str, url: str, *expected: str) -> str:
+        document = browser.page_text(url, *expected)
+        path = tmp_path / f"{name}.png"
+        browser.screenshot(url, path)
+        assert path.stat().st_size > 20_000, "an empty page"
+        folder = os.environ.get("NIGHTBLEND_SCREENSHOTS")
+        if folder:
+            shutil.copy(path, Path(folder) / path.name)
+        return document
+
+    return shown
+
+
+def test_the_form_names_and_explains_its_fields(site, keep):
+    deployment = site.deployment("on-demand/on-demand")
+    url = f"{site.installation.ui}/deployments/deployment/{deployment['id']}/run"
+    fields = OnDemandParameters.model_fields
+    titles = [field.title for field in fields.values()]
+    document = keep("run-form", url, "Run date", "Order policy", "Preset")
+    assert [title for title in titles if title not in document] == []
+    # Filled in as the site has them.
+    assert JOB in document
+
+
+def test_a_finished_run_shows_its_steps_and_its_figures(site, keep):
+    site.write_day(DAY, counts(COUNT))
+    run = site.ended(site.start("on-demand/on-demand", run_date=DAY.isoformat(), publish=True)["id"])
+    assert run["state_name"] == "Completed", site.logs(run["id"])
+    ui = site.installation.ui
+    steps = ("extract", "tokenize", "profile", "plan", "infer", "publish")
+    keep("finished-run", f"{ui}/runs/flow-run/{run['id']}", f"{JOB}-{DAY}", "Completed", *steps)
+    page = site.artifacts(run["id"])[f"night-{JOB}"]
+    keep(
+        "night",
+        f"{ui}/artifacts/artifact/{page['id']}",
+        f"{COUNT} outputs",
+        "prefix hits",
+        "Planned and actual",
+    )

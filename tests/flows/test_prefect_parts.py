@@ -1,0 +1,179 @@
+"""What the flows tell Prefect: progress, states, artifacts, events, reruns, presets."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from engine.errors import EngineError
+from flows.artifacts import markdown, planned_rows, workload_rows
+from flows.deploy.automations import HEARTBEAT_S, SILENT_S, needs_a_look, rerun_crashed, zombies
+from flows.failures import UnexpectedError, describe
+from flows.on_demand import OnDemandParameters
+from flows.parameters import NightlyParameters
+from flows.presets import PRESETS
+from flows.progress import progress_text
+from flows.published import event_id
+from flows.recover import with_date
+from flows.steps import STEPS, limit_name, may_pass, told
+from tasks.errors import ConfigurationError
+from tasks.infer import InferProgress
+from tasks.storage import StoreUnavailableError
+
+SITE = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
+PROMPT = "the secret of the prompt"
+
+
+def test_progress_tells_rate_and_time_left_of_this_attempt_alone():
+    # 500 answers are of an earlier attempt: they say nothing about the rate.
+    first = InferProgress(answered=500, requests=1000, output_tokens=0, seconds=2.0)
+    now = InferProgress(answered=600, requests=1000, output_tokens=12_000, seconds=22.0)
+    assert progress_text(now, first) == (
+        "600 of 1,000 requests answered, 545 output tokens/s, about 1 min to go"
+    )
+    assert progress_text(first, first) == "500 of 1,000 requests answered, 0 output tokens/s"
+
+
+@pytest.mark.parametrize(
+    ("rate", "left"), [(10.0, "about 40 s"), (0.1, "about 1 h 07 min"), (0.01, "about 11 h 07 min")]
+)
+def test_time_left_is_in_hours_and_minutes(rate, left):
+    first = InferProgress(0, 1000, 0, 0.0)
+    assert left in progress_text(InferProgress(600, 1000, 1, 600 / rate), first)
+
+
+def test_a_step_never_lets_the_text_of_an_unknown_error_through():
+    def fails():
+        raise ValueError(PROMPT)
+
+    with pytest.raises(UnexpectedError) as caught:
+        told(fails)()
+    assert PROMPT not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert str(caught.value).startswith("failed with ValueError at ")
+
+    def told_error():
+        raise EngineError("the model does not fit")
+
+    with pytest.raises(EngineError, match="does not fit"):
+        told(told_error)()
+    assert describe(ConfigurationError("--x", "is wrong", "Correct it")) == "--x: is wrong. Correct it."
+
+
+def test_only_a_store_that_fails_for_a_time_is_tried_again():
+    from prefect.states import Failed
+
+    assert may_pass(None, None, Failed(data=StoreUnavailableError("503")))
+    for error in (
+        ConfigurationError("--x", "is wrong", "Correct it"),
+        UnexpectedError("x"),
+        EngineError("y"),
+    ):
+        assert not may_pass(None, None, Failed(data=error))
+
+
+def test_steps_remember_nothing_in_prefect():
+    from dataclasses import fields
+
+    from prefect.cache_policies import NO_CACHE
+
+    for field in fields(STEPS):
+        task = getattr(STEPS, field.name)
+        assert task.cache_policy == NO_CACHE
+        assert task.persist_result is False
+        assert (task.retries, task.retry_jitter_factor) == (3, 0.5)
+
+
+def test_the_event_of_a_publication_has_one_id():
+    assert event_id("a", "2026-11-22", "p") == event_id("a", "2026-11-22", "p")
+    ids = {event_id(job, day, p) for job in "ab" for day in ("2026-11-22", "2026-11-23") for p in "pq"}
+    assert len(ids) == 8
+
+
+def test_a_rerun_gets_the_date_that_the_crashed_run_was_scheduled_for():
+    parameters = {"parameters": {**SITE, "timezone": "Europe/Berlin"}}
+    # Half past midnight in Berlin, still the day before in UTC.
+    scheduled = datetime(2026, 3, 29, 22, 30, tzinfo=UTC)
+    assert with_date(parameters, scheduled)["parameters"]["run_date"] == "2026-03-29"
+    given = {"parameters": {**SITE, "run_date": "2026-01-02"}}
+    assert with_date(given, scheduled)["parameters"]["run_date"] == "2026-01-02"
+
+
+def test_a_preset_fills_what_is_left_at_its_default():
+    night = NightlyParameters.parse({**SITE, "preset": "trial", "part_answers": 7})
+    settings = night.to_request().settings
+    assert (settings.publish, settings.part_seconds, settings.part_answers) == (False, 10.0, 7)
+    assert NightlyParameters.parse(SITE).to_request().settings.publish is True
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_a_night(name):
+    values = PRESETS[name].values
+    assert NightlyParameters.parse({**SITE, **values}).to_request() == (
+        NightlyParameters.parse({**SITE, "preset": name}).to_request()
+    )
+
+
+def test_on_demand_needs_its_date_and_does_not_publish():
+    with pytest.raises(ConfigurationError, match="--run-date: is missing"):
+        OnDemandParameters.parse(SITE)
+    asked = OnDemandParameters.parse({**SITE, "run_date": "2026-11-22"})
+    assert asked.to_request().run_date == date(2026, 11, 22)
+    assert asked.to_request().settings.publish is False
+    assert list(OnDemandParameters.model_fields) == list(NightlyParameters.model_fields)
+
+
+def test_automations_know_every_end_of_a_run():
+    trigger = zombies().trigger
+    assert trigger.within.total_seconds() == SILENT_S >= 3 * HEARTBEAT_S
+    for name in ("Completed", "CompletedWithErrors", "Failed", "Stopped", "Crashed", "Cancelled"):
+        assert f"prefect.flow-run.{name}" in trigger.expect
+    some = event_id("a", "b", "c")
+    assert rerun_crashed(some).trigger.expect == {"prefect.flow-run.Crashed"}
+    assert needs_a_look(None).actions[0].type == "do-nothing"
+    assert needs_a_look(some).actions[0].block_document_id == some
+
+
+def test_limits_are_named_by_pool_or_machine():
+    assert limit_name("nightblend") == "gpu:nightblend"
+    assert limit_name(None).startswith("gpu:")
+
+
+def test_the_page_of_a_night_keeps_its_tables_whole():
+    rows = planned_rows(
+        {
+            "requests": {"planned": 10, "actual": 9},
+            "compute_seconds": {"planned": 0.25, "actual": 0.5},
+            "steps": {"planned": None, "actual": 3},
+        }
+    )
+    assert rows == [("requests", "10", "9"), ("compute seconds", "0.25", "0.5")]
+    result = {
+        "job": "j",
+        "run_date": "2026-11-22",
+        "status": "Completed",
+        "reused": False,
+        "published": True,
+        **dict.fromkeys(("requests", "outputs", "errors", "quarantined", "filtered"), 1),
+        **dict.fromkeys(("input_tokens", "output_tokens", "recomputed_tokens"), 1),
+        "seconds": 1.0,
+        "tokens_per_second": 2.0,
+        "hit_rate": 0.5,
+        "hit_rate_optimum": 0.6,
+        "run_dir": "/a|b/run",
+        "output_file": "o",
+        "error_file": "e",
+    }
+    page = markdown(result, rows)
+    assert "| run | /a\\|b/run |" in page
+    assert "| requests | 10 | 9 |" in page
+    loads = {
+        "workloads": {
+            "w": dict.fromkeys(
+                ("requests", "outputs", "errors", "input_tokens", "output_tokens", "cached_tokens"), 2
+            )
+        }
+    }
+    assert workload_rows(loads)[0]["workload"] == "w"
