@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect import serve
 from prefect.client.orchestration import get_client
-from prefect.types.entrypoint import EntrypointType
 from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 
 from flows.backfill import backfill
 from flows.deploy.automations import RERUN_TAG, TAG, install
