@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick ci lint clean
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -32,6 +32,9 @@ test: $(STAMP) lint ## every test that needs no GPU
 test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compiled for sm_80 and sm_90
 	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
 	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
+
+test-gpu: $(STAMP) ## on a machine with a GPU: every kernel and the engine on the device
+	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/kernels tests/gpu
 
 test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root)
 	@$(PY) tests/servers/radosgw.py --install || true

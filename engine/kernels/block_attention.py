@@ -80,7 +80,9 @@ def attend_reference(
     """
     n, heads, dim = q.shape
     kv_heads = cache.shape[2]
-    gathered = cache[pages.to(torch.int64)]
+    # Numbers of one byte cannot be picked by index everywhere, only bytes.
+    held = cache.view(torch.uint8) if scales is not None else cache
+    gathered = held[pages.to(torch.int64)].view(cache.dtype)
     wide = gathered.to(torch.float32) if scales is None else dequantise_kv(gathered, scales)
     k, v = (wide[:, i].permute(1, 0, 2, 3).reshape(kv_heads, -1, dim) for i in (0, 1))
     queries = q.to(torch.float32).view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)

@@ -114,12 +114,16 @@ def prefill_attention_reference(
     return out
 
 
-def settings(dim: int, *, hopper: bool) -> dict[str, int]:
+def settings(dim: int, element_bytes: int = 2, *, hopper: bool) -> dict[str, int]:
     """Return the launch settings for heads of `dim` elements: 128 rows by 64 keys, less for large heads.
 
     Before Hopper the products take their operands from registers, which leaves room for 32 keys. A page
     number is loaded two stages before the keys it leads to: fewer than 5 stages keep no tile in flight.
+    Numbers of 4 bytes are multiplied without tensor cores, from registers: small tiles, or they spill.
     """
+    if element_bytes == 4:
+        rows = 32 if padded(dim) <= 128 else 16
+        return {"ROWS": rows, "TILE": rows, "num_warps": 4, "num_stages": 2}
     if padded(dim) > 128:
         return {"ROWS": 64, "TILE": 32, "num_warps": 8, "num_stages": 5}
     return {"ROWS": 128, "TILE": 64 if hopper else 32, "num_warps": 8, "num_stages": 5}
@@ -143,7 +147,7 @@ def launch(
     share, count = heads // kv_heads, context.shape[0]
     if not q.shape[0] or not count:
         return out
-    chosen = settings(dim, hopper=is_hopper(q.device))
+    chosen = settings(dim, q.element_size(), hopper=is_hopper(q.device))
     work = torch.empty(count + 2, dtype=torch.int32, device=q.device)
     prefill_work_kernel[(1,)](
         query_start, work, count, SHARE=share, ROWS=chosen["ROWS"], SEARCH=SEARCH, num_warps=4

@@ -43,16 +43,17 @@ class StepGraphs:
         if self._device.type != "cuda":
             return 0
         pool = None
+        # One for all: memory that one stream has freed is not there for another.
+        side = torch.cuda.Stream(self._device)
         with torch.inference_mode():
             for bucket in buckets:
                 # The first run of a shape compiles kernels and chooses algorithms, which no graph may hold.
-                side = torch.cuda.Stream(self._device)
                 side.wait_stream(torch.cuda.current_stream(self._device))
                 with torch.cuda.stream(side):
                     self._run(bucket)
                 torch.cuda.current_stream(self._device).wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=pool):
+                with torch.cuda.graph(graph, pool=pool, stream=side):
                     self._run(bucket)
                 pool = graph.pool()
                 self._graphs[bucket] = graph

@@ -1,34 +1,41 @@
 """Everything that is measured on a GPU, in one command and within 8 minutes.
 
-    python -m tests.benchmarks.gpu            # on a GPU: prints a table, writes results/gpu-<device>.json
-    python -m tests.benchmarks.gpu --dry      # the same code on the CPU with tiny sizes; measures nothing
+    python -m tests.benchmarks.gpu                  # prints a table, writes results/gpu-<device>.json
+    python -m tests.benchmarks.gpu --only vLLM      # one part again, into the same file
+    python -m tests.benchmarks.gpu --dry            # tiny, on the CPU: tries the command, measures nothing
 
-Ceilings first, then each kernel as a share of its ceiling, then the engine. A part that fails is named and
-does not keep the others from being measured; the exit code is then 1.
+Ceilings first, then each kernel as a share of its ceiling, then the engine. The parts run in other processes:
+one that fails, crashes or takes too long is named, with its traceback, and does not keep the others from
+being measured. The results are written after every part. The exit code is 1 if anything failed or is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
-import gc
-import importlib.util
+import importlib.metadata
 import json
 import os
 import platform
 import re
+import shutil
+import signal
+import subprocess
+import tempfile
 import time
-import traceback
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.profiles import DeviceProfile, write_profile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.benchmarks.gpu_worker import Part, command, merge, parts_of, result_file
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = "tests.benchmarks.gpu_parts:PARTS"
+LIMIT, START = 480.0, 60.0
+"""Seconds of all together; seconds that a process may take until its first part begins."""
+PATIENCE = 10.0
+"""How much longer each part may take in a dry run, whose times mean nothing."""
 REQUIRED = (
     "read_gb_s",
     "matmul_tflops",
@@ -38,79 +45,173 @@ REQUIRED = (
     "engine_prefill_mfu",
     "engine_decode_mbu",
     "speedup_vs_transformers",
+    "speedup_vs_vllm",
     "step_time_error_p50",
     "step_time_error_p95",
     "host_ms_per_step",
     "flip_rate",
+    "float32_answers_equal",
+    "bf16_logprob_error",
 )
 
 
 class Report:
-    """Collects figures and rows, part by part, and the parts that failed."""
+    """Figures and rows, part by part; parts that failed or could not be measured, with the reason."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
-        self.rows: list[Any] = []
-        self.failed: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.failed: dict[str, dict[str, str]] = {}
+        self.unmeasured: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
-    def part(self, name: str, work: Callable[[], tuple[dict[str, Any], list[Any]]]) -> None:
-        """Run one part and print its rows."""
-        begin = time.perf_counter()
-        print(f"\n{name}")
+    def load(self, path: Path) -> None:
+        """Take over what an earlier command measured."""
+        held = json.loads(path.read_text())
+        self.rows, self.failed, self.unmeasured = held["rows"], held["failed"], held["unmeasured"]
+        self.seconds, self.figures = held["seconds_by_part"], held["figures"] | {"device": held["device"]}
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Put in the result of a part, in place of an earlier one."""
+        name = result["name"]
+        self.rows = [row for row in self.rows if row["part"] != name] + result["rows"]
+        self.seconds[name] = result["seconds"]
+        for kept, key in ((self.failed, "failed"), (self.unmeasured, "unmeasured")):
+            kept.pop(name, None)
+            if key in result:
+                kept[name] = result[key]
+        merge(self.figures, result["figures"])
+
+    def wrong(self) -> list[str]:
+        """Return the rows whose error against float32 is above their limit, or is no number."""
+        checked = [row for row in self.rows if row["error"] is not None]
+        return [row["name"] for row in checked if not row["error"] <= row["limit"]]
+
+    def missing(self) -> list[str]:
+        """Return the required figures that are not there, with the reason where it is known."""
+        reason = self.unmeasured.get("vLLM")
+        known = {"speedup_vs_vllm"} if reason else set()
+        return [name for name in REQUIRED if name not in self.figures and name not in known]
+
+
+def supervise(
+    report: Report, parts: list[Part], place: str, folder: Path, *, dry: bool, limit: float, done
+) -> None:
+    """Run `parts` of the list at `place` in worker processes and call `done` after each.
+
+    A worker that dies, hangs or loses its device is replaced by another one for the parts that are left.
+    """
+    left, begin = list(parts), time.monotonic()
+    while left:
+        group = [left[0]] if left[0].alone else []
+        for part in left if not group else ():
+            if part.alone:
+                break
+            group.append(part)
+        (folder / "figures.json").write_text(json.dumps(report.figures))
+        names = [part.name for part in group]
+        # A session of its own, so that the processes that it starts can be ended with it.
+        worker = subprocess.Popen(command(place, folder, names, dry=dry), start_new_session=True)
         try:
-            figures, rows = work()
-        except Exception as error:  # noqa: BLE001 - a failed part must not lose the others' figures
-            traceback.print_exc()
-            self.failed[name] = f"{type(error).__name__}: {error}"[:500]
+            grace = START
+            for part in group:
+                allowed = part.seconds * (PATIENCE if dry else 1.0) + grace
+                allowed = min(allowed, limit * (PATIENCE if dry else 1.0) - (time.monotonic() - begin))
+                result, alive = await_result(worker, result_file(folder, part.name), part, allowed)
+                left.pop(0)
+                report.add(result)
+                done()
+                if not alive:
+                    break
+                grace = 0.0
+            else:
+                # The interpreter's end, in which a device gives back its memory, belongs to the last part.
+                worker.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            print("the process did not end and was ended")
+        finally:
+            end(worker)
+
+
+def await_result(
+    worker: subprocess.Popen[bytes], path: Path, part: Part, allowed: float
+) -> tuple[dict[str, Any], bool]:
+    """Return the result of a part, and whether its worker may go on with the next one."""
+    begin = time.monotonic()
+    while True:
+        ended = worker.poll()
+        if path.exists():
+            return json.loads(path.read_text()), ended is None or ended == 0
+        seconds = time.monotonic() - begin
+        if ended is not None:
+            problem = f"the process ended with code {ended}"
+        elif seconds > allowed:
+            problem = f"took longer than the {max(allowed, 0.0):.0f} s that were left for it"
         else:
-            self.figures.update(figures)
-            self.rows += rows
-            for row in rows:
-                share = "" if row.share is None else f"{row.share:8.1%} of its ceiling"
-                wrong = "" if row.error is None else f"   error {row.error:.1e}"
-                print(f"  {row.name:44}{row.value:12.4g} {row.unit:9}{share}{wrong}")
-        self.seconds[name] = time.perf_counter() - begin
+            time.sleep(0.05)
+            continue
+        print(f"  {part.name}: {problem}")
+        nothing: dict[str, Any] = {"figures": {}, "rows": []}
+        return {**nothing, "name": part.name, "seconds": seconds, "failed": {"error": problem}}, False
 
 
-def measure(report: Report, dry: bool) -> None:
-    """Run all parts on the first CUDA device, or tiny ones on the CPU."""
-    import torch
-
-    from tests.benchmarks import gpu_attention, gpu_engine, gpu_ops
-
-    place = torch.device("cpu" if dry else "cuda")
-    bench = gpu_ops.Bench(place, torch.float32 if dry else torch.bfloat16, dry)
-    report.figures["device"] = "cpu" if dry else torch.cuda.get_device_name()
-    report.part("ceilings", lambda: gpu_ops.ceilings(bench))
-    if "read_gb_s" not in report.figures:
-        return
-    report.part("kernels", lambda: ({}, gpu_ops.operations(bench, report.figures)))
-    report.part("attention", lambda: gpu_attention.attention(bench, report.figures))
-
-    def engine(name: str) -> tuple[dict[str, Any], list[Any]]:
-        found, rows, profile = gpu_engine.engine(bench, report.figures, name)
-        models = report.figures.setdefault("models", {})
-        models[name] = {**found, "profile": asdict(profile)}
-        # The goals are those of the 8B shape; the profile of the cost model as well.
-        main = name == next(iter(gpu_engine.MODELS))
-        return ({**found, "profile": asdict(profile)} if main else {}), rows
-
-    for name in gpu_engine.MODELS:
-        report.part(name, lambda name=name: engine(name))
-        gc.collect()
-        if not dry:
-            torch.cuda.empty_cache()
-    report.part("transformers", lambda: gpu_engine.against_transformers(bench, report.figures))
+def end(worker: subprocess.Popen[bytes]) -> None:
+    """End a worker and every process that it has started."""
+    # It may have ended by itself, with all of its own.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
 
 
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "triton", "transformers", "numba", "numpy"):
-        if importlib.util.find_spec(name):
-            found[name] = importlib.import_module(name).__version__
+    for name in ("torch", "triton", "transformers", "numba", "numpy", "vllm"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return found
+
+
+def driver() -> str | None:
+    """Return what the driver says of its version, clocks and power limit, None where it cannot be asked."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+    asked = [tool, f"--query-gpu={fields}", "--format=csv", "--id=0"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.strip() or None
+
+
+def write(report: Report, folder: Path, seconds: float) -> Path:
+    """Write the results, and the device profile of the cost model beside them."""
+    name = report.figures.get("device", "unknown")
+    about = {
+        "label": "measured",
+        "device": name,
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "versions": versions(),
+        "driver": driver(),
+        "seconds": seconds,
+        "seconds_by_part": report.seconds,
+        "complete": not report.missing(),
+        "missing": report.missing(),
+        "wrong": report.wrong(),
+        "failed": report.failed,
+        "unmeasured": report.unmeasured,
+    }
+    top = {name: report.figures[name] for name in REQUIRED if name in report.figures}
+    figures = {name: value for name, value in report.figures.items() if name != "device"}
+    folder.mkdir(parents=True, exist_ok=True)
+    target = results_file(folder, name)
+    scratch = target.with_suffix(".tmp")
+    scratch.write_text(json.dumps({**about, **top, "figures": figures, "rows": report.rows}, indent=2) + "\n")
+    scratch.replace(target)
+    if "profile" in figures:
+        write_profile(DeviceProfile(**figures["profile"]), results_file(folder, name, "profile"))
+    return target
 
 
 def main() -> int:
@@ -118,6 +219,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: checks the command itself")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--only", action="append", help="a part to measure again; may be repeated")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that all may take")
     arguments = parser.parse_args()
     if arguments.dry:
         # Before Triton is loaded.
@@ -128,43 +231,66 @@ def main() -> int:
         if not torch.cuda.is_available():
             print("unmeasured: no GPU")
             return 1
-    begin, report = time.perf_counter(), Report()
-    measure(report, arguments.dry)
-    missing = [name for name in REQUIRED if name not in report.figures]
-    print(f"\n{time.perf_counter() - begin:.0f} s; by part: ", end="")
-    print(", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items()))
-    for name, problem in report.failed.items():
-        print(f"failed: {name}: {problem}")
-    if missing:
-        print("missing:", ", ".join(missing))
-    if arguments.dry:
+    return measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Run the parts and return the exit code."""
+    begin, report, dry = time.monotonic(), Report(), arguments.dry
+    parts = parts_of(PARTS)
+    if arguments.only:
+        unknown = set(arguments.only) - {part.name for part in parts}
+        if unknown:
+            print(f"--only: {sorted(unknown)} is unknown; parts are {[part.name for part in parts]}")
+            return 2
+        parts = [part for part in parts if part.name in arguments.only]
+        if not dry:
+            import torch
+
+            held = results_file(arguments.out, torch.cuda.get_device_name())
+            if held.exists():
+                report.load(held)
+
+    def done() -> None:
+        if not dry:
+            write(report, arguments.out, time.monotonic() - begin)
+
+    warming = None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if not dry:
+                warming = subprocess.Popen(
+                    command(PARTS, Path(folder), (), dry=False, warm=True), start_new_session=True
+                )
+            supervise(report, parts, PARTS, Path(folder), dry=dry, limit=arguments.limit, done=done)
+        finally:
+            if warming is not None:
+                end(warming)
+    conclude(report, time.monotonic() - begin)
+    if dry:
         print("unmeasured: no GPU")
     else:
-        write(report, arguments.out, time.perf_counter() - begin)
-    return 1 if report.failed else 0
+        print(f"wrote {write(report, arguments.out, time.monotonic() - begin)}")
+    return 1 if report.failed or report.wrong() else 0
 
 
-def write(report: Report, folder: Path, seconds: float) -> None:
-    """Write the results, and the device profile of the cost model beside them."""
-    device = re.sub(r"[^a-z0-9]+", "-", report.figures["device"].lower()).strip("-")
-    about = {
-        "label": "measured",
-        "device": report.figures.pop("device"),
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "versions": versions(),
-        "seconds": seconds,
-        "seconds_by_part": report.seconds,
-        "failed": report.failed,
-    }
-    rows = [row._asdict() for row in report.rows]
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"gpu-{device}.json"
-    target.write_text(json.dumps({**about, **report.figures, "rows": rows}, indent=2) + "\n")
-    print(f"wrote {target}")
-    if "profile" in report.figures:
-        profile = folder / f"profile-{device}.json"
-        write_profile(DeviceProfile(**report.figures["profile"]), profile)
-        print(f"wrote {profile}")
+def results_file(folder: Path, device: str, kind: str = "gpu") -> Path:
+    """Return the file of a device's results, or of its profile."""
+    return folder / f"{kind}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def conclude(report: Report, seconds: float) -> None:
+    """Print what the parts took, and what failed, is wrong, missing or unmeasured."""
+    by_part = ", ".join(f"{name} {taken:.0f}" for name, taken in report.seconds.items())
+    print(f"\n{seconds:.0f} s; by part: {by_part}")
+    for name, problem in report.failed.items():
+        print(f"failed: {name}: {problem['error']}")
+    for name in report.wrong():
+        print(f"wrong: {name}")
+    for name, reason in report.unmeasured.items():
+        print(f"unmeasured: {name}: {reason}")
+    if report.missing():
+        print("missing:", ", ".join(report.missing()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
-from tests.benchmarks.gpu_ops import Bench, Row, relative_error
+from tests.benchmarks.gpu_ops import Bench, Row, checked
+from tests.kernels.launches import relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class Case:
         options = {"scale": self.dim**-0.5, "scales": self.scales}
         out = torch.full_like(q, torch.nan)
         run = partial(decode_attention, q, cache, table, context, **options, out=out)
-        run()
+        checked(run)
         some = slice(0, min(4, self.sequences))
         wide = decode_attention_reference(q[some].float(), cache, table[some], context[some], **options)
         return self.memory.nbytes / bench.seconds(run) / 1e9, relative_error(out[some], wide)
@@ -73,7 +74,7 @@ class Case:
         options = {"scale": self.dim**-0.5, "scales": self.scales}
         out = torch.full_like(q, torch.nan)
         run = partial(prefill_attention, q, cache, table, start, context, **options, out=out)
-        run()
+        checked(run)
         few = min(64, rows)
         wide = prefill_attention_reference(
             q[-few:].float(), cache, table, start.clamp(max=few), context, **options
@@ -106,17 +107,17 @@ def attention(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], li
         case = Case.of(bench, 1, length)
         add(key, label, lambda page: case.prefill(page, new), "matmul_tflops", "TFLOP/s")
 
-    length = bench.size(4096, 256)
+    length = bench.size(4096, 128)
     decode("decode_attention_share", "decode, batch 256 of 4k", bench.size(256, 2), length)
-    decode("decode_attention_long_share", "decode, batch 8 of 64k", bench.size(8, 1), bench.size(65536, 512))
+    decode("decode_attention_long_share", "decode, batch 8 of 64k", bench.size(8, 1), bench.size(65536, 256))
     if bench.dry or torch.cuda.get_device_capability(bench.device) >= (8, 9):
         label = "decode, batch 256 of 4k, e4m3"
         decode("decode_attention_fp8_share", label, bench.size(256, 2), length, fp8=True)
-    prefill("prefill_attention_share", "prefill of 8k", bench.size(8192, 128), bench.size(8192, 128))
+    prefill("prefill_attention_share", "prefill of 8k", bench.size(8192, 128), bench.size(8192, 64))
     prefill(
         "prefill_attention_chunk_share",
         "prefill of 2k over 16k",
-        bench.size(18432, 384),
-        bench.size(2048, 128),
+        bench.size(18432, 256),
+        bench.size(2048, 32),
     )
     return found, rows

@@ -1,4 +1,4 @@
-"""Parts of the GPU benchmark: the whole engine on random weights, and `transformers` beside it."""
+"""Parts of the GPU benchmark: the whole engine on random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.calibrate import fit, mixed_lengths, step_errors, timed_steps
-from engine.cost import DeviceProfile, ModelShape
+from engine.cost import NOMINAL, DeviceProfile, ModelShape
 from engine.models.config import ModelConfig, RopeConfig
 from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
@@ -55,6 +55,7 @@ QWEN_06B = replace(
     max_positions=40960,
 )
 TINY = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "layers": 1, "heads": 4, "kv_heads": 2}
+LONGEST = 5120
 MODELS = {"Llama-3.1-8B shape": LLAMA_8B, "Qwen3-0.6B shape": QWEN_06B}
 
 
@@ -126,6 +127,18 @@ class Run:
     answers: dict[int, list[int]]
 
 
+def random_tokens(prompts: list[int], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random tokens of prompts of these lengths, flat, the same whenever there are as many; starts."""
+    rng = np.random.default_rng(len(prompts))
+    start = np.concatenate([[0], np.cumsum(prompts)]).astype(np.int64)
+    return rng.integers(0, vocab_size, start[-1]).astype(np.int32), start
+
+
+def mixed_requests(bench: Bench) -> tuple[list[int], list[int]]:
+    """Return the lengths of prompts and answers of the mixed workload."""
+    return mixed_lengths(bench.size(640, 6), bench.size(LONGEST, 64))
+
+
 class EngineBench:
     """One model with one runner, for several runs."""
 
@@ -135,7 +148,7 @@ class EngineBench:
         self.bench, self.config = bench, config
         self.shape = ModelShape.of(config, bench.dtype.itemsize)
         self.budget, self.sequences = bench.size(4096, 16), bench.size(512, 4)
-        self.longest = bench.size(5120, 64)
+        self.longest = bench.size(LONGEST, 64)
         sizes = RunnerSizes(
             kv_tokens=512 if bench.dry else None,
             page_size=16,
@@ -153,10 +166,8 @@ class EngineBench:
     def run(
         self, prompts: list[int], outputs: list[int], profile: DeviceProfile, policy: str = "blend"
     ) -> Run:
-        """Answer requests of these lengths with random tokens, the same ones whenever there are as many."""
-        rng = np.random.default_rng(len(prompts))
-        start = np.concatenate([[0], np.cumsum(prompts)]).astype(np.int64)
-        tokens = rng.integers(0, self.config.vocab_size, start[-1]).astype(np.int32)
+        """Answer requests of these lengths with the tokens of `random_tokens`."""
+        tokens, start = random_tokens(prompts, self.config.vocab_size)
         sampling = [Sampling(max_tokens=n, ignore_eos=True) for n in outputs]
         settings = EngineSettings(
             kv_tokens=self.runner.kv_tokens,
@@ -201,6 +212,12 @@ def flipped(made: EngineBench, profile: DeviceProfile, count: int) -> tuple[floa
     return sum(first[i] != second[i] for i in first) / count, count
 
 
+def warm_host(bench: Bench) -> None:
+    """Run a few tiny steps, so that everything that numba compiles is on disk."""
+    made = EngineBench(bench, LLAMA_8B)
+    made.run([16, 16], [4, 4], NOMINAL["cpu"])
+
+
 def engine(
     bench: Bench, figures: dict[str, Any], name: str
 ) -> tuple[dict[str, Any], list[Row], DeviceProfile]:
@@ -221,7 +238,7 @@ def engine(
         raise RuntimeError("no step decoded as many sequences as there may be")
     moved = sum(shape.step_bytes(s.tokens, s.kv_tokens_read) for s in full)
     mbu = moved / sum(s.seconds for s in full) / read
-    mixed = made.run(*mixed_lengths(bench.size(1024, 6), longest), profile)
+    mixed = made.run(*mixed_requests(bench), profile)
     steps = mixed.steps[1:]
     fitted = fit(steps[::2], shape, profile)
     errors = step_errors(steps[1::2], shape, fitted)
@@ -233,6 +250,7 @@ def engine(
         "engine_decode_mbu": mbu,
         "engine_decode_kv_tokens": made.runner.kv_tokens,
         "mixed_tokens_per_second": mixed.tokens / mixed.seconds,
+        "mixed_seconds": mixed.seconds,
         "step_time_error_p50": float(np.quantile(errors, 0.5)),
         "step_time_error_p95": float(np.quantile(errors, 0.95)),
         "host_ms_per_step": 1e3 * statistics.median(mixed.host),
@@ -247,54 +265,3 @@ def engine(
         Row(f"{name}: step time, p95 off by", 100 * found["step_time_error_p95"], "%"),
     ]
     return found, rows, fitted
-
-
-def against_transformers(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
-    """The same mixed requests through `generate_batch` on the same device, with the 0.6B shape."""
-    from transformers import AutoModelForCausalLM, GenerationConfig, Qwen3Config
-
-    del figures
-    name = "Qwen3-0.6B shape"
-    config = MODELS[name] if not bench.dry else replace(MODELS[name], **TINY, head_dim=16)
-    longest, count = bench.size(5120, 64), bench.size(256, 3)
-    prompts, outputs = mixed_lengths(count, longest)
-    model = AutoModelForCausalLM.from_config(
-        Qwen3Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_positions,
-            tie_word_embeddings=True,
-        ),
-        dtype=bench.dtype,
-    ).to(bench.device)
-    rng = np.random.default_rng(1)
-    inputs = [rng.integers(0, config.vocab_size, n).tolist() for n in prompts]
-    # One length of answer for all: the interface takes no other. Ours gets the same.
-    answer = max(2, int(np.mean(outputs)))
-    settings = GenerationConfig(
-        max_new_tokens=answer, do_sample=False, eos_token_id=-1, pad_token_id=0, use_cache=True
-    )
-    model.generate_batch(inputs=inputs[:2], generation_config=settings, progress_bar=False)
-    begin = time.perf_counter()
-    done = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)
-    theirs = time.perf_counter() - begin
-    produced = sum(len(output.generated_tokens) for output in done.values())
-    if produced != answer * count:
-        raise RuntimeError(f"transformers generated {produced} tokens, not {answer * count}")
-    del model
-    made = EngineBench(bench, MODELS[name])
-    profile = DeviceProfile("here", "measured", 1e12, 1e11, None, None, overlaps=False)
-    made.run(prompts[:2], [2, 2], profile)
-    ours = made.run(prompts, [answer] * count, profile)
-    ratio = theirs / ours.seconds
-    rows = [
-        Row("transformers generate_batch, 0.6B", ours.tokens / theirs, "tokens/s"),
-        Row("ours on the same requests", ours.tokens / ours.seconds, "tokens/s"),
-        Row("ratio", ratio, "x"),
-    ]
-    return {"speedup_vs_transformers": ratio}, rows

@@ -1,36 +1,62 @@
-"""Helpers of the kernel tests: random inputs, poisoned outputs, comparisons."""
+"""Helpers that check kernels: random inputs, poisoned outputs, comparisons. For tests and benchmarks."""
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
+
+from engine.kernels.backend import interpreting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POISON = 12345.0
+ON_GPU = os.environ.get("NIGHTBLEND_KERNELS") == "cuda" and not interpreting()
+"""Whether the tests of the kernels run on a GPU and not in the interpreter."""
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+HALF = torch.bfloat16 if ON_GPU else torch.float16
+"""The type of 16 bits that is tested: the interpreter's bfloat16 is wrong."""
+SEED = int(os.environ.get("NIGHTBLEND_SEED") or (int.from_bytes(os.urandom(3)) if ON_GPU else 0))
+"""Added to every seed: on a GPU each run has fresh numbers, and pytest's header says which."""
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Standard normal numbers, the same for the same shape and seed."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    generator = torch.Generator("cpu").manual_seed(SEED + seed)
+    return torch.randn(*shape, generator=generator, device="cpu").to(DEVICE, dtype)
+
+
+def permutation(n: int, seed: int = 0) -> torch.Tensor:
+    """The numbers below `n` in a random order, int64 [n]."""
+    generator = torch.Generator("cpu").manual_seed(SEED + seed)
+    return torch.randperm(n, generator=generator, device="cpu").to(DEVICE)
+
+
+def integers(low: int, high: int, n: int, seed: int = 0) -> torch.Tensor:
+    """Random numbers from `low` to below `high`, int64 [n]."""
+    generator = torch.Generator("cpu").manual_seed(SEED + seed)
+    return torch.randint(low, high, (n,), generator=generator, device="cpu").to(DEVICE)
 
 
 @contextmanager
-def poisoned_allocations(monkeypatch) -> Iterator[None]:
-    """Outputs that an operation allocates with `torch.empty` or `empty_like` are poisoned first."""
-    empty, empty_like = torch.empty, torch.empty_like
+def poisoned_allocations() -> Iterator[None]:
+    """Memory that an operation allocates for its results is poisoned first."""
+    empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
 
     def fill(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dtype.is_floating_point:
             return tensor.fill_(POISON if tensor.element_size() > 1 else torch.nan)
         return tensor.fill_(-7)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", lambda *a, **k: fill(empty(*a, **k)))
-        patch.setattr(torch, "empty_like", lambda *a, **k: fill(empty_like(*a, **k)))
+    with (
+        patch.object(torch, "empty", lambda *a, **k: fill(empty(*a, **k))),
+        patch.object(torch, "empty_like", lambda *a, **k: fill(empty_like(*a, **k))),
+        patch.object(torch.Tensor, "new_empty", lambda *a, **k: fill(new_empty(*a, **k))),
+    ):
         yield
 
 

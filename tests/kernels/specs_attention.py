@@ -15,6 +15,12 @@ from engine.kernels.prefill_attention import prefill_attention_kernel, prefill_w
 from engine.kernels.prefill_attention import settings as prefill_settings
 
 INTEGERS = ("count", "q_stride", "table_stride", "out_stride")
+ELEMENT = {"*bf16": 2, "*fp32": 4}
+
+
+def _integers(one: bool) -> dict[str, str]:
+    """Types of the integers; Triton makes a constant of a count of 1."""
+    return {name: "i32" for name in INTEGERS if not (one and name == "count")}
 
 
 def _shape(dim: int, share: int, rows: int) -> dict[str, object]:
@@ -22,16 +28,32 @@ def _shape(dim: int, share: int, rows: int) -> dict[str, object]:
     return {"KV_HEADS": 8, "SHARE": share, "DIM": dim, "ROWS": rows, "WIDTH": width, "SEARCH": SEARCH}
 
 
-def _decode(dim: int, *, page: int = 16, share: int = 4, window: int = 0, fp8: bool = False) -> Spec:
+def _decode(
+    dim: int,
+    *,
+    page: int = 16,
+    share: int = 4,
+    window: int = 0,
+    fp8: bool = False,
+    kind: str = "*bf16",
+    one: bool = False,
+) -> Spec:
     pointers = dict.fromkeys(("table", "context", "starts"), "*i32")
     pointers |= dict.fromkeys(("scales", "partial", "logs"), "*fp32")
-    pointers |= {"q": "*bf16", "cache": "*fp8e4nv" if fp8 else "*bf16", "out": "*bf16"}
+    pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind, "out": kind}
     name = f"decode_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
     return Spec(
-        name + "_window" * (window > 0) + "_fp8" * fp8,
+        name + "_window" * (window > 0) + "_fp8" * fp8 + "_float32" * (kind == "*fp32") + "_one" * one,
         decode_attention_kernel,
-        {**pointers, **dict.fromkeys(INTEGERS, "i32"), "factor": "fp32"},
-        {**_shape(dim, share, 16), "PAGE": page, "WINDOW": window, "FP8": fp8, **settings(dim)},
+        {**pointers, **_integers(one), "factor": "fp32"},
+        {
+            **_shape(dim, share, 16),
+            **({"count": 1} if one else {}),
+            "PAGE": page,
+            "WINDOW": window,
+            "FP8": fp8,
+            **settings(dim, ELEMENT[kind]),
+        },
         unaligned=("count", "table_stride"),
         attention=True,
         architectures=("sm_90",) if fp8 else ("sm_80", "sm_90"),
@@ -46,17 +68,19 @@ def _prefill(
     share: int = 4,
     window: int = 0,
     fp8: bool = False,
+    kind: str = "*bf16",
+    one: bool = False,
 ) -> Spec:
     pointers = dict.fromkeys(("table", "query_start", "context", "work"), "*i32")
-    pointers |= {"q": "*bf16", "cache": "*fp8e4nv" if fp8 else "*bf16", "out": "*bf16", "scales": "*fp32"}
-    chosen = prefill_settings(dim, hopper=architecture == "sm_90")
+    pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind, "out": kind, "scales": "*fp32"}
+    chosen = prefill_settings(dim, ELEMENT[kind], hopper=architecture == "sm_90")
     shape = _shape(dim, share, chosen.pop("ROWS"))
     name = f"prefill_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
     return Spec(
-        name + "_window" * (window > 0) + "_fp8" * fp8,
+        name + "_window" * (window > 0) + "_fp8" * fp8 + "_float32" * (kind == "*fp32") + "_one" * one,
         prefill_attention_kernel,
-        {**pointers, **dict.fromkeys(INTEGERS, "i32"), "factor": "fp32"},
-        {**shape, "PAGE": page, "WINDOW": window, "FP8": fp8, **chosen},
+        {**pointers, **_integers(one), "factor": "fp32"},
+        {**shape, **({"count": 1} if one else {}), "PAGE": page, "WINDOW": window, "FP8": fp8, **chosen},
         unaligned=("count", "table_stride"),
         attention=True,
         architectures=(architecture,),
@@ -69,6 +93,8 @@ SPECS = [
     *(_prefill(128, a, share=7) for a in ARCHITECTURES),
     *(_prefill(128, a, window=4096) for a in ARCHITECTURES),
     _prefill(128, "sm_90", fp8=True),
+    *(_prefill(dim, a, kind="*fp32") for dim in (64, 128, 256) for a in ARCHITECTURES),
+    *(_prefill(128, a, one=True) for a in ARCHITECTURES),
     Spec(
         "prefill_work",
         prefill_work_kernel,
@@ -82,6 +108,8 @@ SPECS = [
     _decode(128, share=7),
     _decode(128, window=4096),
     _decode(128, fp8=True),
+    *(_decode(dim, kind="*fp32") for dim in (64, 128, 256)),
+    _decode(128, one=True),
     Spec(
         "decode_work",
         decode_work_kernel,

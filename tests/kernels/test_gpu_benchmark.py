@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
-from tests.benchmarks import gpu, gpu_engine, gpu_ops
+import pytest
+import torch
+from odd_parts import PARTS
+
+from tests.benchmarks import gpu, gpu_engine, gpu_ops, gpu_others
 
 ATTENTION = (
     "decode, batch 256",
@@ -19,9 +25,10 @@ ATTENTION = (
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(600)
 def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--dry", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=580, check=False)
     assert done.stdout.rstrip().endswith("unmeasured: no GPU"), done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     assert "missing:" not in done.stdout
@@ -30,20 +37,91 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
         "transformers generate_batch",
         "read-only sum",
         "sampling: draw",
+        "float32 greedy answers",
+        "unmeasured: vLLM",
         *ATTENTION,
     ):
         assert name in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_name_the_device_and_what_failed(tmp_path: Path) -> None:
-    report = gpu.Report()
-    report.figures |= {"device": "NVIDIA H200", "read_gb_s": 4000.0}
-    report.part("good", lambda: ({"matmul_tflops": 700.0}, [gpu_ops.Row("some", 1.0, "GB/s", 0.5, 1e-3)]))
-    report.part("bad", lambda: 1 / 0)
-    gpu.write(report, tmp_path, 3.0)
-    written = json.loads((tmp_path / "gpu-nvidia-h200.json").read_text())
-    assert (written["label"], written["device"]) == ("measured", "NVIDIA H200")
-    assert (written["read_gb_s"], written["matmul_tflops"]) == (4000.0, 700.0)
-    assert written["failed"] == {"bad": "ZeroDivisionError: division by zero"}
+def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "START", 1.0)
+    monkeypatch.setattr(gpu, "PATIENCE", 30.0)
+    monkeypatch.chdir(ROOT)
+    report, seen = gpu.Report(), []
+
+    def done() -> None:
+        # After every part a file, as on a GPU.
+        written = json.loads(gpu.write(report, tmp_path, 3.0).read_text())
+        seen.append(set(written["seconds_by_part"]))
+
+    gpu.supervise(report, PARTS, "tests.kernels.odd_parts:PARTS", tmp_path, dry=True, limit=30.0, done=done)
+    assert [len(names) for names in seen] == [1, 2, 3, 4, 5, 6, 7]
+    assert report.figures["sum"] == 2
+    assert sorted(report.failed) == ["dies", "hangs", "raises"]
+    assert report.failed["raises"]["error"] == "ZeroDivisionError: one by zero"
+    assert "in raises" in report.failed["raises"]["traceback"]
+    assert report.failed["dies"]["error"] == "the process ended with code -9"
+    assert "took longer" in report.failed["hangs"]["error"]
+    assert report.unmeasured == {"absent": "some engine is not installed"}
+    assert report.wrong() == ["not a number", "far off"]
+    written = json.loads((tmp_path / "gpu-cpu.json").read_text())
+    assert (written["label"], written["complete"], written["wrong"]) == ("measured", False, report.wrong())
     assert {"torch", "triton", "transformers"} <= set(written["versions"])
+
+
+def test_a_part_measured_again_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
+    report = gpu.Report()
+    row = gpu_ops.Row("some", 1.0, "GB/s")._asdict() | {"part": "attention"}
+    empty = {"figures": {}, "rows": [], "seconds": 1.0}
+    report.add({**empty, "name": "vLLM", "failed": {"error": "died"}})
+    report.add({**empty, "name": "attention", "figures": {"device": "NVIDIA H200", "a": 1}, "rows": [row]})
+    again = gpu.Report()
+    again.load(gpu.write(report, tmp_path, 3.0))
+    again.add({**empty, "name": "vLLM", "unmeasured": "not installed"})
+    again.add({**empty, "name": "attention", "figures": {"a": 2}, "rows": [row | {"value": 2.0}]})
+    written = json.loads(gpu.write(again, tmp_path, 3.0).read_text())
+    assert (written["device"], written["failed"], written["figures"]["a"]) == ("NVIDIA H200", {}, 2)
+    assert [kept["value"] for kept in written["rows"]] == [2.0]
+    assert written["unmeasured"] == {"vLLM": "not installed"}
+    assert "speedup_vs_vllm" not in written["missing"]
+    assert "read_gb_s" in written["missing"]
+
+
+def test_vllm_gets_the_requests_of_our_own_run(monkeypatch) -> None:
+    """With a stand-in of the interface that is used; vLLM itself needs a GPU."""
+    calls = {}
+
+    class Model:
+        def __init__(self, **settings):
+            calls["settings"] = settings
+            calls["config"] = json.loads((Path(settings["model"]) / "config.json").read_text())
+
+        def generate(self, prompts, asked, use_tqdm):
+            assert not use_tqdm
+            asked = asked if isinstance(asked, list) else [asked] * len(prompts)
+            calls["prompts"] = [p["prompt_token_ids"] for p in prompts]
+            ids = [types.SimpleNamespace(token_ids=[0] * s.max_tokens) for s in asked]
+            return [types.SimpleNamespace(outputs=[i]) for i in ids]
+
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = Model, types.SimpleNamespace
+    module.__spec__ = types.SimpleNamespace(loader=None)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    bench = gpu_ops.Bench(torch.device("cpu"), torch.float32, dry=True)
+    with pytest.raises(gpu_ops.Unmeasured, match="missing"):
+        gpu_others.against_vllm(bench, {})
+    figures = {"models": {"Llama-3.1-8B shape": {"mixed_seconds": 4.0}}}
+    found, rows = gpu_others.against_vllm(bench, figures)
+    assert found["speedup_vs_vllm"] == found["vllm_seconds"] / 4.0
+    assert len(rows) == 3
+    prompts, _ = gpu_engine.mixed_requests(bench)
+    tokens, start = gpu_engine.random_tokens(prompts, 128)
+    assert calls["prompts"] == [tokens[a:b].tolist() for a, b in itertools.pairwise(start)]
+    assert calls["settings"]["enable_prefix_caching"] is True
+    assert calls["settings"]["max_num_seqs"] >= 512
+    assert calls["config"]["architectures"] == ["LlamaForCausalLM"]
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(gpu_ops.Unmeasured, match="not installed"):
+        gpu_others.against_vllm(bench, figures)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from launches import normal, poisoned_allocations, relative_error
+from launches import HALF, integers, normal, permutation, poisoned_allocations, relative_error
 
 from engine.kernels.fp8 import dequantise_kv, kv_scales
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.linear import (
+    fp8_linear,
     fp8_linear_reference,
     quantise_rows,
     quantise_rows_reference,
@@ -21,12 +22,12 @@ from engine.kernels.silu import silu_and_mul, silu_and_mul_reference
 from engine.models.config import RopeConfig
 
 BF16 = torch.bfloat16
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3}
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, BF16: 8e-3}
 
 
 @pytest.fixture(autouse=True)
-def _poison(monkeypatch):
-    with poisoned_allocations(monkeypatch):
+def _poison():
+    with poisoned_allocations():
         yield
 
 
@@ -34,9 +35,9 @@ def _poison(monkeypatch):
     ("tokens", "n", "dtype", "add"),
     [
         (1, 64, torch.float32, False),
-        (5, 80, torch.float16, True),
+        (5, 80, HALF, True),
         (17, 768, torch.float32, True),
-        (123, 1000, torch.float16, False),
+        (123, 1000, HALF, False),
         (5, 5120, torch.float32, True),
         (0, 64, torch.float32, False),
     ],
@@ -57,7 +58,7 @@ def test_rms_norm(tokens: int, n: int, dtype: torch.dtype, add: bool) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "n", "dtype"),
-    [(1, 1000, torch.float16), (5, 64, torch.float32), (17, 5120, torch.float16), (123, 80, torch.float32)],
+    [(1, 1000, HALF), (5, 64, torch.float32), (17, 5120, HALF), (123, 80, torch.float32)],
 )
 def test_silu_and_mul(tokens: int, n: int, dtype: torch.dtype) -> None:
     gate_up = normal(tokens, 2 * n, dtype=dtype)
@@ -77,22 +78,22 @@ def test_gather_rows(tokens: int, rows: list[int], n: int) -> None:
 # (tokens, heads, kv heads, head dim, page size, dtype, QK norm, e4m3 cache)
 ROPE_STORE = [
     (1, 4, 4, 64, 16, torch.float32, False, False),
-    (5, 8, 2, 80, 16, torch.float16, True, False),
+    (5, 8, 2, 80, 16, HALF, True, False),
     (17, 28, 4, 128, 1, torch.float32, False, False),
     (123, 8, 1, 96, 32, torch.float32, True, False),
     (5, 8, 1, 256, 16, torch.float32, True, True),
-    (17, 4, 2, 80, 8, torch.float16, False, True),
+    (17, 4, 2, 80, 8, HALF, False, True),
 ]
 
 
 @pytest.mark.parametrize(("tokens", "heads", "kv_heads", "dim", "size", "dtype", "norm", "fp8"), ROPE_STORE)
 def test_qk_rope_store(tokens, heads, kv_heads, dim, size, dtype, norm, fp8) -> None:
     qkv = normal(tokens, (heads + 2 * kv_heads) * dim, dtype=dtype)
-    positions = torch.randint(0, 9000, (tokens,), generator=torch.Generator().manual_seed(1))
+    positions = integers(0, 9000, tokens, seed=1)
     rope = rope_table(positions, inverse_frequencies(RopeConfig(10000.0), dim), dtype)
     norms = (normal(dim, seed=2, dtype=dtype), normal(dim, seed=3, dtype=dtype)) if norm else None
     pages_total = -(-tokens // size) + 2
-    places = torch.randperm(pages_total * size, generator=torch.Generator().manual_seed(4))[:tokens]
+    places = permutation(pages_total * size, seed=4)[:tokens]
     k, v = qkv.view(tokens, -1, dim)[:, heads:].split(kv_heads, 1)
     scales = kv_scales(k, v) * 0.7 if fp8 else None
     kind = torch.float8_e4m3fn if fp8 else dtype
@@ -143,3 +144,4 @@ def test_fp8_linear_is_near_the_full_product(tokens: int, inner: int, outer: int
     product = torch._scaled_mm(data, packed.data.t(), scales[:, None], packed.scale[None], out_dtype=BF16)
     exact = (data.float() * scales[:, None]) @ (packed.data.float() * packed.scale[:, None]).t()
     assert relative_error(product, exact) < 5e-3
+    assert relative_error(fp8_linear(x, packed, bias), exact + bias) < 5e-3

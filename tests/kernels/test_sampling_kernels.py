@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from launches import normal, poisoned_allocations
+from launches import HALF, normal, poisoned_allocations
 
 from engine.kernels.sampling import draw, draw_reference, greedy
 
 
 @pytest.fixture(autouse=True)
-def _poison(monkeypatch):
-    with poisoned_allocations(monkeypatch):
+def _poison():
+    with poisoned_allocations():
         yield
 
 
@@ -31,9 +31,9 @@ def settings(rows: int) -> tuple[torch.Tensor, ...]:
     ("rows", "vocab", "dtype", "restricted"),
     [
         (17, 1000, torch.float32, False),
-        (5, 5120, torch.float16, False),
+        (5, 5120, HALF, False),
         (16, 80, torch.float32, True),
-        (6, 4700, torch.float16, True),
+        (6, 4700, HALF, True),
     ],
 )
 def test_draws_are_those_of_the_reference(
