@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from engine.errors import CapacityError
+from engine.models.schedule import OVERLAPPING
 from engine.runtime.buckets import Bucket, Buckets
 from engine.runtime.device_attention import AttentionOps
 from engine.runtime.graphs import StepGraphs
 from engine.runtime.logprobs import Measured, measure
+from engine.runtime.nano_batches import SplitRule, cut, make_halves
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
-from engine.runtime.staging import DeviceStep, Dummies, Staging, fill_step, table_changes
+from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ class DeviceRunner:
         Attention operations; None takes the kernels.
     kv_dtype
         Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
+    split
+        Which steps are cut into two nano-batches; None cuts none. Cut steps are not captured.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class DeviceRunner:
         lag: int = 1,
         ops: AttentionOps | None = None,
         kv_dtype: torch.dtype | None = None,
+        split: SplitRule | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
@@ -137,6 +142,11 @@ class DeviceRunner:
         self._buckets = Buckets(token_budget, max_sequences)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
+        self._split, self._halves = split, make_halves(largest.tokens, max_sequences)
+        self._parts = [
+            Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
+            for _ in range(0 if split is None else OVERLAPPING)
+        ]
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
         # One page more than the longest sequence, as the scheduler's own tables have.
         self._width = -(-longest // page_size) + 1
@@ -205,12 +215,32 @@ class DeviceRunner:
         ):
             place[: len(rows)] = rows
         step = self._staging.device
+        parts = self._cut(work, requests, host) if self._split and self._split.cuts(work) else []
         with torch.inference_mode():
             self._staging.send()
+            for staging in self._parts[: len(parts)]:
+                staging.send()
             self._update_table(slots)
             self._copy_pages(step, len(copies))
-            self._graphs(bucket)
+            if parts:
+                self._forward_parts(parts, bucket)
+            else:
+                self._graphs(bucket)
             return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+
+    def _cut(self, work: Work, requests: Int64, host: HostStep) -> list[Bucket]:
+        """Cut the step, fill the buffers of the nano-batches, and return the buckets of these."""
+        cut(work, self._halves)
+        parts, before = [], 0
+        for i, half in enumerate((self._halves.first, self._halves.second)):
+            part = self._buckets.of(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES]))
+            fill_step(half, requests, self._parts[i].next(), part, self._dummies)
+            samples = np.flatnonzero(self._halves.part[: work.size[W_SAMPLES]] == i)
+            host.merged_rows[samples] = before + self._halves.row[samples]
+            parts.append(part)
+            before += part.sequences
+        host.merged_rows[work.size[W_SAMPLES] :] = 0
+        return parts
 
     def _copy_pages(self, step: DeviceStep, count: int) -> None:
         """Copy the pages of partial hits; what lies past the shared tokens is written before it is seen."""
@@ -231,10 +261,22 @@ class DeviceRunner:
 
     def _forward(self, bucket: Bucket) -> None:
         """Compute the step in the buffers and leave the logits in theirs: what a graph holds."""
-        step, rows, sequences = self._staging.device, bucket.tokens, bucket.sequences
+        inputs = self._inputs(self._staging.device, bucket)
+        self.decoder.forward(inputs, self._cache, out=self._logits[: bucket.sequences])
+
+    def _forward_parts(self, parts: list[Bucket], whole: Bucket) -> None:
+        """Compute the step from the buffers of its nano-batches."""
+        inputs = [self._inputs(self._parts[i].device, part) for i, part in enumerate(parts)]
+        merged = self._staging.device.merged_rows[: whole.sequences]
+        out = self._logits[: whole.sequences]
+        self.decoder.forward_parts(inputs, merged, self._cache, out=out)
+
+    def _inputs(self, step: DeviceStep, bucket: Bucket) -> DeviceInputs:
+        """Return the part of the buffers that a step of this bucket uses."""
+        rows, sequences = bucket.tokens, bucket.sequences
         known, slot = step.tokens[:rows], step.row_slot[:rows]
         tokens = torch.where(known < 0, self._last.index_select(0, slot), known.to(torch.int64))
-        inputs = DeviceInputs(
+        return DeviceInputs(
             tokens=tokens,
             positions=step.positions[:rows],
             pages=step.pages[:rows],
@@ -249,7 +291,6 @@ class DeviceRunner:
             query_start=step.query_start[: sequences + 1],
             ops=self._ops,
         )
-        self.decoder.forward(inputs, self._cache, out=self._logits[:sequences])
 
     def _sample(
         self, step: DeviceStep, count: int, drawn: int, restricted: bool, wish: LogprobWish

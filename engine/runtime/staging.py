@@ -32,6 +32,7 @@ _PER_SEQUENCE = (
     "wished_rows",
     "copy_source",
     "copy_target",
+    "merged_rows",
 )
 
 
@@ -51,6 +52,8 @@ class HostStep(NamedTuple):
         [R], [R], [R + 1]: the other sequences. Unused ones have no rows.
     drawn_rows, wished_rows, copy_source, copy_target
         [R]: samples that are drawn, samples whose log probabilities are wanted, and pages to copy.
+    merged_rows
+        [R]: where the sample is among those of all nano-batches, one behind the other, of a step that is cut.
     """
 
     tokens: Int32
@@ -70,6 +73,7 @@ class HostStep(NamedTuple):
     wished_rows: Int32
     copy_source: Int32
     copy_target: Int32
+    merged_rows: Int32
     query_start: Int32
 
 
@@ -93,6 +97,7 @@ class DeviceStep(NamedTuple):
     wished_rows: Tensor
     copy_source: Tensor
     copy_target: Tensor
+    merged_rows: Tensor
     query_start: Tensor
 
 

@@ -1,0 +1,202 @@
+"""In which order the operators of a step are launched, and a check that nothing is read before it is there.
+
+The check does not trust what operators say they wait for: from what they read and write it derives which of
+them must come before which, and looks for a way from one to the other through the lanes' order and the waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from engine.models.layer import LAYER, Operator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    Places = npt.NDArray[np.int64]
+
+OVERLAPPING = 2
+"""Nano-batches of a step whose attention and matrix products are to run side by side."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operator of one layer of one nano-batch.
+
+    Attributes
+    ----------
+    layer, part, operator
+        Index of the layer, of the nano-batch, and of the operator in the list of a layer.
+    lane
+        Where it runs; tasks of one lane run in the order of their launches.
+    waits
+        Tasks that it waits for, by their place in the schedule.
+    """
+
+    layer: int
+    part: int
+    operator: int
+    lane: str
+    waits: tuple[int, ...] = ()
+
+
+class Footprint(NamedTuple):
+    """Places of the KV cache (page * page size + slot) that a nano-batch stores, and that it attends to."""
+
+    stores: Places
+    attends: Places
+
+
+@lru_cache
+def launch_order(layers: int, parts: int, operators: Sequence[Operator] = LAYER) -> tuple[Task, ...]:
+    """Return the schedule of a step of some nano-batches that take turns.
+
+    Between its attention in one layer and that in the next a nano-batch runs all of its matrix products at
+    one go, so the order is: products of the first, products of the second, and so on. The attention of each
+    then has the products of the next one beside it. With one nano-batch it is the plain order.
+    """
+    split = next((i + 1 for i, o in enumerate(operators) if o.lane != operators[0].lane), len(operators))
+    found: list[tuple[int, int, int]] = []
+    for layer in range(layers + 1):
+        for part in range(parts):
+            if layer > 0:
+                found += [(layer - 1, part, i) for i in range(split, len(operators))]
+            if layer < layers:
+                found += [(layer, part, i) for i in range(split)]
+    place = {key: i for i, key in enumerate(found)}
+    index = {operator.name: i for i, operator in enumerate(operators)}
+    tasks = []
+    for layer, part, i in found:
+        operator = operators[i]
+        waits = [place[layer, part, index[name]] for name in operator.after]
+        waits += [place[layer, other, index[name]] for name in operator.earlier for other in range(part)]
+        if operator.follows is not None and layer > 0:
+            waits.append(place[layer - 1, part, index[operator.follows]])
+        tasks.append(Task(layer, part, i, operator.lane, tuple(sorted(waits))))
+    return tuple(tasks)
+
+
+def lean(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Return the schedule without waits that the order of the lanes and the other waits imply.
+
+    What is left are the events that a device has to record.
+    """
+    kept: list[Task] = []
+    clocks: list[dict[str, int]] = []
+    places = _places_in_lanes(tasks)
+    last: dict[str, int] = {}
+    for i, task in enumerate(tasks):
+        known = dict(clocks[last[task.lane]]) if task.lane in last else {}
+        waits = []
+        # The latest first: it may know of the others.
+        for other in sorted(task.waits, reverse=True):
+            lane, place = tasks[other].lane, places[other]
+            if known.get(lane, -1) < place:
+                waits.append(other)
+                known = _later(known, clocks[other])
+        known[task.lane] = places[i]
+        clocks.append(known)
+        last[task.lane] = i
+        kept.append(replace(task, waits=tuple(sorted(waits))))
+    return tuple(kept)
+
+
+def missing_edges(
+    tasks: Sequence[Task], footprints: Sequence[Footprint], operators: Sequence[Operator] = LAYER
+) -> list[str]:
+    """Return the dependences that a schedule does not keep, one line each; empty if it is right.
+
+    Parameters
+    ----------
+    footprints
+        Of each nano-batch. Where one attends to places that another stores in the same step (a chunk that was
+        cut in two, a request that shares a prefix which another one is computing), the store must come first.
+    """
+    clocks, places = _clocks(tasks), _places_in_lanes(tasks)
+
+    def line(before: int, after: int, what: str) -> str:
+        names = [
+            f"{operators[t.operator].name} of nano-batch {t.part}" for t in (tasks[before], tasks[after])
+        ]
+        return f"layer {tasks[after].layer}: {names[1]} does not wait for {names[0]} ({what})"
+
+    return [
+        line(before, after, what)
+        for before, after, what in _conflicts(tasks, footprints, operators)
+        if clocks[after].get(tasks[before].lane, -1) < places[before]
+    ]
+
+
+def _conflicts(
+    tasks: Sequence[Task], footprints: Sequence[Footprint], operators: Sequence[Operator]
+) -> Iterator[tuple[int, int, str]]:
+    """Yield (before, after, what) of tasks that must run in this order.
+
+    The order is that of the model: layer by layer, and in a layer operator by operator. Of the accesses to a
+    field only neighbours are looked at, the rest follows from them.
+    """
+    order = sorted(range(len(tasks)), key=lambda i: (tasks[i].layer, tasks[i].operator, tasks[i].part))
+    wrote: dict[tuple[int, str], int] = {}
+    read: dict[tuple[int, str], list[int]] = {}
+    stored: dict[tuple[int, int], int] = {}
+    for i in order:
+        task, operator = tasks[i], operators[tasks[i].operator]
+        for name in dict.fromkeys((*operator.reads, *operator.writes)):
+            if name == "kv":
+                continue
+            key = task.part, name
+            if key in wrote:
+                yield wrote[key], i, name
+            if name in operator.writes:
+                for reader in read.pop(key, []):
+                    yield reader, i, name
+                wrote[key] = i
+            else:
+                read.setdefault(key, []).append(i)
+        if "kv" in operator.writes:
+            stored[task.layer, task.part] = i
+        elif "kv" in operator.reads:
+            for part, footprint in enumerate(footprints):
+                shared = np.intersect1d(footprint.stores, footprints[task.part].attends)
+                if len(shared):
+                    yield stored[task.layer, part], i, f"{len(shared)} places of the KV cache"
+
+
+def _places_in_lanes(tasks: Sequence[Task]) -> list[int]:
+    counts: dict[str, int] = {}
+    places = []
+    for task in tasks:
+        places.append(counts.get(task.lane, 0))
+        counts[task.lane] = places[-1] + 1
+    return places
+
+
+def _clocks(tasks: Sequence[Task]) -> list[dict[str, int]]:
+    """Return for each task the last place of every lane that has run before it ends (vector clocks).
+
+    Raises
+    ------
+    ValueError
+        If a task waits for one that is launched after it: on a device it would wait forever, or not at all.
+    """
+    places, last, clocks = _places_in_lanes(tasks), dict[str, int](), list[dict[str, int]]()
+    for i, task in enumerate(tasks):
+        known = dict(clocks[last[task.lane]]) if task.lane in last else {}
+        for other in task.waits:
+            if other >= i:
+                raise ValueError(f"task {i} waits for task {other}, which is launched later")
+            known = _later(known, clocks[other])
+        known[task.lane] = places[i]
+        clocks.append(known)
+        last[task.lane] = i
+    return clocks
+
+
+def _later(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {lane: max(a.get(lane, -1), b.get(lane, -1)) for lane in a.keys() | b.keys()}
