@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.cost import DeviceProfile, ModelShape, StepCost, step_cost, step_seconds
+from engine.cost import (
+    DeviceProfile,
+    ModelShape,
+    StepCost,
+    pair_seconds,
+    step_compute_seconds,
+    step_cost,
+    step_memory_seconds,
+)
 from engine.jit import njit
 from engine.models.schedule import OVERLAPPING, Footprint
 from engine.runtime.state import (
@@ -57,10 +65,22 @@ class SplitRule(NamedTuple):
         return cls(step_cost(shape, device, overlap=False), halves, least_gain)
 
     def gain(self, work: Work) -> float:
-        """Return the modelled time of the whole step over that of the halves, minus 1."""
-        size = work.size
-        step = tuple(float(size[i]) for i in (W_TOKENS, W_SAMPLES, W_ATTENDED, W_KV_DECODE))
-        return float(step_seconds(self.whole, *step) / step_seconds(self.halves, *step)) - 1.0
+        """Return the modelled time of the whole step over that of the halves, minus 1.
+
+        What runs beside the matrix products is the reading of KV by decode attention, and nothing else: the
+        weights are read within the products, in both cases. The LM head is computed once for both halves.
+        """
+        tokens, samples, attended, read = (
+            float(work.size[i]) for i in (W_TOKENS, W_SAMPLES, W_ATTENDED, W_KV_DECODE)
+        )
+        whole, halves = self.whole, self.halves
+        products = step_compute_seconds(whole, tokens, samples, attended)
+        products += step_memory_seconds(whole, tokens, 0.0)
+        each = step_compute_seconds(halves, tokens / 2, 0.0, attended / 2)
+        smaller = 2 * each - halves.fixed_per_step + step_compute_seconds(halves, 0.0, samples, 0.0)
+        smaller += step_memory_seconds(halves, tokens, 0.0)
+        attention = read * whole.kv_bytes_per_token / whole.read_bytes
+        return float((products + attention) / pair_seconds(halves, smaller, attention)) - 1.0
 
     def cuts(self, work: Work) -> bool:
         """Return whether the step is to be cut: it has two tokens at least, and the gain is worth it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -189,15 +191,18 @@ def _decoding(half: state.Work) -> int:
 
 def test_a_step_is_cut_where_the_modelled_gain_is_worth_it() -> None:
     rule = SplitRule.of(SHAPE, NOMINAL["h200"])
-    # Decoding alone has nothing to run beside it, and the weights would be read twice.
-    decode = work_of([4000] * 256, [])
+    # The weights would be read twice, with too little attention to run beside the products, or none.
+    decode = work_of([500] * 64, [])
     prefill = work_of([], [(2048, 0, True)])
     mixed = work_of([4000] * 256, [(1800, 0, True)])
-    assert rule.gain(decode) < 0.05
-    assert rule.gain(prefill) < 0.05
+    assert rule.gain(decode) < 0.0
+    assert rule.gain(prefill) < 0.0
     assert rule.gain(mixed) > 0.3
     assert [rule.cuts(work) for work in (decode, prefill, mixed)] == [False, False, True]
     assert not ALWAYS.cuts(work_of([5], []))
+    # Where work given together takes as long as one after the other, nothing is gained.
+    alone = replace(NOMINAL["h200"], pair=((0.0, 1.0), (1.0, 1.0)))
+    assert SplitRule.of(SHAPE, alone).gain(mixed) < 0.0
     assert SplitRule.of(SHAPE, NOMINAL["h200"], least_gain=10.0).cuts(mixed) is False
     whole, halves = step_cost(SHAPE, NOMINAL["h200"]), rule.halves
     assert halves.weight_bytes == 2 * whole.weight_bytes
