@@ -25,10 +25,13 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.profiles import DeviceProfile, write_profile
 from tests.benchmarks.gpu_worker import Part, command, merge, parts_of, result_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = "tests.benchmarks.gpu_parts:PARTS"
@@ -58,7 +61,8 @@ REQUIRED = (
 class Report:
     """Figures and rows, part by part; parts that failed or could not be measured, with the reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, required: Sequence[str] = REQUIRED) -> None:
+        self.required = required
         self.figures: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
         self.failed: dict[str, dict[str, str]] = {}
@@ -91,7 +95,7 @@ class Report:
         """Return the required figures that are not there, with the reason where it is known."""
         reason = self.unmeasured.get("vLLM")
         known = {"speedup_vs_vllm"} if reason else set()
-        return [name for name in REQUIRED if name not in self.figures and name not in known]
+        return [name for name in self.required if name not in self.figures and name not in known]
 
 
 def supervise(
@@ -185,7 +189,7 @@ def driver() -> str | None:
     return done.stdout.strip() or None
 
 
-def write(report: Report, folder: Path, seconds: float) -> Path:
+def write(report: Report, folder: Path, seconds: float, kind: str = "gpu") -> Path:
     """Write the results, and the device profile of the cost model beside them."""
     name = report.figures.get("device", "unknown")
     about = {
@@ -202,21 +206,26 @@ def write(report: Report, folder: Path, seconds: float) -> Path:
         "failed": report.failed,
         "unmeasured": report.unmeasured,
     }
-    top = {name: report.figures[name] for name in REQUIRED if name in report.figures}
+    top = {name: report.figures[name] for name in report.required if name in report.figures}
     figures = {name: value for name, value in report.figures.items() if name != "device"}
     folder.mkdir(parents=True, exist_ok=True)
-    target = results_file(folder, name)
+    target = results_file(folder, name, kind)
     scratch = target.with_suffix(".tmp")
     scratch.write_text(json.dumps({**about, **top, "figures": figures, "rows": report.rows}, indent=2) + "\n")
     scratch.replace(target)
     if "profile" in figures:
-        write_profile(DeviceProfile(**figures["profile"]), results_file(folder, name, "profile"))
+        write_profile(
+            DeviceProfile(**figures["profile"]),
+            results_file(folder, name, "profile" if kind == "gpu" else f"profile-{kind}"),
+        )
     return target
 
 
-def main() -> int:
-    """Measure, print, and write the results of a GPU."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+def main(
+    place: str = PARTS, kind: str = "gpu", required: Sequence[str] = REQUIRED, about: str = __doc__ or ""
+) -> int:
+    """Measure the parts of the list at `place`, print, and write the results of a GPU."""
+    parser = argparse.ArgumentParser(description=about.split("\n", 1)[0])
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: checks the command itself")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", action="append", help="a part to measure again; may be repeated")
@@ -231,13 +240,13 @@ def main() -> int:
         if not torch.cuda.is_available():
             print("unmeasured: no GPU")
             return 1
-    return measure(arguments)
+    return measure(arguments, Report(required), place, kind)
 
 
-def measure(arguments: argparse.Namespace) -> int:
+def measure(arguments: argparse.Namespace, report: Report, place: str, kind: str) -> int:
     """Run the parts and return the exit code."""
-    begin, report, dry = time.monotonic(), Report(), arguments.dry
-    parts = parts_of(PARTS)
+    begin, dry = time.monotonic(), arguments.dry
+    parts = parts_of(place)
     if arguments.only:
         unknown = set(arguments.only) - {part.name for part in parts}
         if unknown:
@@ -247,22 +256,22 @@ def measure(arguments: argparse.Namespace) -> int:
         if not dry:
             import torch
 
-            held = results_file(arguments.out, torch.cuda.get_device_name())
+            held = results_file(arguments.out, torch.cuda.get_device_name(), kind)
             if held.exists():
                 report.load(held)
 
     def done() -> None:
         if not dry:
-            write(report, arguments.out, time.monotonic() - begin)
+            write(report, arguments.out, time.monotonic() - begin, kind)
 
     warming = None
     with tempfile.TemporaryDirectory() as folder:
         try:
             if not dry:
                 warming = subprocess.Popen(
-                    command(PARTS, Path(folder), (), dry=False, warm=True), start_new_session=True
+                    command(place, Path(folder), (), dry=False, warm=True), start_new_session=True
                 )
-            supervise(report, parts, PARTS, Path(folder), dry=dry, limit=arguments.limit, done=done)
+            supervise(report, parts, place, Path(folder), dry=dry, limit=arguments.limit, done=done)
         finally:
             if warming is not None:
                 end(warming)
@@ -270,11 +279,11 @@ def measure(arguments: argparse.Namespace) -> int:
     if dry:
         print("unmeasured: no GPU")
     else:
-        print(f"wrote {write(report, arguments.out, time.monotonic() - begin)}")
+        print(f"wrote {write(report, arguments.out, time.monotonic() - begin, kind)}")
     return 1 if report.failed or report.wrong() else 0
 
 
-def results_file(folder: Path, device: str, kind: str = "gpu") -> Path:
+def results_file(folder: Path, device: str, kind: str) -> Path:
     """Return the file of a device's results, or of its profile."""
     return folder / f"{kind}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
