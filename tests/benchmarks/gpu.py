@@ -22,6 +22,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -240,6 +241,8 @@ def main(
         if not torch.cuda.is_available():
             print("unmeasured: no GPU")
             return 1
+    # So that the workers, which are in sessions of their own, are ended with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return measure(arguments, Report(required), place, kind)
 
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,23 @@ from engine.calibrate import mixed_lengths
 from engine.cost import DeviceProfile
 from tests.benchmarks.gpu_engine import LONGEST, MODELS, TINY, EngineBench, mixed_requests, random_tokens
 from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
+
+if TYPE_CHECKING:
+    from engine.models.config import ModelConfig
+
+
+def shape(config: ModelConfig) -> dict[str, int]:
+    """Return the sizes of a model as the configurations of transformers name them."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+    }
 
 
 def against_transformers(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
@@ -38,14 +55,7 @@ def against_transformers(bench: Bench, figures: dict[str, Any]) -> tuple[dict[st
     with torch.device(bench.device):
         model = AutoModelForCausalLM.from_config(
             Qwen3Config(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                num_key_value_heads=config.kv_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.max_positions,
+                **shape(config),
                 tie_word_embeddings=True,
             ),
             dtype=bench.dtype,
@@ -122,14 +132,7 @@ def against_vllm(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any],
     with tempfile.TemporaryDirectory() as folder:
         LlamaConfig(
             architectures=["LlamaForCausalLM"],
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_positions,
+            **shape(config),
             rms_norm_eps=config.rms_eps,
             tie_word_embeddings=config.tie_embeddings,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},

@@ -108,6 +108,11 @@ class Layer:
         return found
 
 
+def some(bench: Bench, values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `values`, in a dry run the first and the last."""
+    return values if not bench.dry else (values[0], values[-1])
+
+
 def multiprocessors(bench: Bench) -> int:
     """Return how many the device has; of a stand-in 132."""
     if bench.device.type != "cuda":
@@ -228,16 +233,16 @@ def curves(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list[
     count = multiprocessors(bench)
     layer = Layer(bench, bench.size(BALANCED_ROWS, 4), bench.size(256, 2), bench.size(4096, 48))
     reads, rows = {}, []
-    for blocks in (*BLOCKS, 2 * count):
+    for blocks in (*some(bench, BLOCKS), 2 * count):
         rate = layer.kv_bytes / bench.seconds(partial(layer.attend, blocks)) / 1e9
         reads[str(blocks)] = rate
         rows.append(Row(f"decode attention on {blocks} blocks", rate, "GB/s"))
     products: dict[str, dict[str, float]] = {}
     for n in ROWS:
-        some = Layer(bench, bench.size(n, 4), 1, PAGE)
-        for kept in (None, *KEPT):
+        layer = Layer(bench, bench.size(n, 4), 1, PAGE)
+        for kept in (None, *some(bench, KEPT)):
             with carveout(kept):
-                rate = some.flops / bench.seconds(some.products) / 1e12
+                rate = layer.flops / bench.seconds(layer.products) / 1e12
             products.setdefault(str(n), {})[str(kept or 0)] = rate
             rows.append(Row(f"products of {n} rows, {kept or 0} SMs left out", rate, "TFLOP/s"))
     full, part = products[str(BALANCED_ROWS)]["0"], products[str(BALANCED_ROWS)][str(KEPT[-1])]
@@ -261,6 +266,8 @@ def balanced(bench: Bench, share: float = 0.5) -> tuple[Layer, float, float]:
 def strategies(lanes: Lanes, layer: Layer, *, green: bool) -> dict[str, Callable[[], None]]:
     """Return what runs a layer's products and attention together, by name; most of them for each k."""
 
+    ks = some(layer.bench, KEPT)
+
     def run(blocks: int | None, kept: int | None) -> None:
         with carveout(kept):
             beside(partial(layer.attend, blocks), layer.products, lanes.plain)
@@ -269,10 +276,10 @@ def strategies(lanes: Lanes, layer: Layer, *, green: bool) -> dict[str, Callable
         beside(partial(layer.attend, k), layer.products, lanes.green(k))
 
     if green:
-        return {f"green contexts {k}": partial(run_green, k) for k in KEPT}
+        return {f"green contexts {k}": partial(run_green, k) for k in ks}
     found = {"streams": partial(run, None, None)}
-    found |= {f"k-limited {k}": partial(run, k, None) for k in KEPT}
-    return found | {f"k-limited and carveout {k}": partial(run, k, k) for k in KEPT}
+    found |= {f"k-limited {k}": partial(run, k, None) for k in ks}
+    return found | {f"k-limited and carveout {k}": partial(run, k, k) for k in ks}
 
 
 def pair(bench: Bench, figures: dict[str, Any], *, green: bool = False) -> tuple[dict[str, Any], list[Row]]:
@@ -313,7 +320,7 @@ def surface(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list
     """The interference of the best strategy by the share of memory time: what the cost model takes."""
     name = figures["pair_strategy"]
     points, rows = [], []
-    for share in (0.2, 0.35, 0.5, 0.65, 0.8):
+    for share in (0.2, 0.35, 0.5, 0.65, 0.8) if not bench.dry else (0.3, 0.6):
         layer, products, attention = balanced(bench, share)
         green = name.startswith("green")
         work = strategies(Lanes(bench), layer, green=green)[name.removesuffix(", captured")]

@@ -39,6 +39,22 @@ class Poisoned(DeviceRunner):
 RAN: set[Bucket] = set()
 
 
+def mixed_sampling(seed: int, *, drawn: bool) -> list[Sampling]:
+    """Settings of ten requests, some greedy, some with a top-k, some with log probabilities."""
+    lengths = np.random.default_rng(seed).integers(1, 16, 10)
+    return [
+        Sampling(
+            max_tokens=int(n),
+            temperature=float(drawn and i % 3 > 0),
+            top_k=20 * (i % 2),
+            seed=seed + i,
+            ignore_eos=bool(i % 2),
+            logprobs=2 if i % 4 == 0 else None,
+        )
+        for i, n in enumerate(lengths)
+    ]
+
+
 def runner_of(budget: int, sequences: int, longest: int = 512):
     def make(decoder, kv_tokens, page_size, lag):
         return Poisoned(decoder, kv_tokens, page_size, budget, sequences, longest, lag=lag)
@@ -73,19 +89,7 @@ def test_greedy_equals_transformers(name: str, lag: int) -> None:
 @hypothesis_settings(max_examples=20, deadline=None)
 def test_answers_are_those_of_the_cpu_runner(seed, kv_tokens, budget, page_size, drawn) -> None:
     """Also in little memory, with drawn tokens and with log probabilities; a step behind and padded."""
-    rng = np.random.default_rng(seed)
-    prompts = some_prompts(seed, 10)
-    sampling = [
-        Sampling(
-            max_tokens=int(n),
-            temperature=float(drawn and i % 3 > 0),
-            top_k=20 * (i % 2),
-            seed=seed + i,
-            ignore_eos=bool(i % 2),
-            logprobs=2 if i % 4 == 0 else None,
-        )
-        for i, n in enumerate(rng.integers(1, 16, 10))
-    ]
+    prompts, sampling = some_prompts(seed, 10), mixed_sampling(seed, drawn=drawn)
     sizes = {"kv_tokens": kv_tokens // page_size * page_size, "page_size": page_size, "token_budget": budget}
     more = {**sizes, "max_sequences": min(budget, 6)}
     _, expected = run_engine(DECODER, prompts, sampling, "blend", runner=CpuRunner, **more)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from models import CONFIGS, decoder_of, greedy, reference_model
-from test_device_runner import Poisoned
+from test_device_runner import Poisoned, mixed_sampling
 from test_engine import assert_idle, run_engine, some_prompts
 from test_lag import answers
 
@@ -83,19 +83,7 @@ DECODER = decoder_of(reference_model("qwen2-window"))
 )
 @hypothesis_settings(max_examples=15, deadline=None)
 def test_answers_are_those_of_whole_steps(seed, kv_tokens, budget, page_size, lag) -> None:
-    rng = np.random.default_rng(seed)
-    prompts = some_prompts(seed, 10)
-    sampling = [
-        Sampling(
-            max_tokens=int(n),
-            temperature=float(i % 3 > 0),
-            top_k=20 * (i % 2),
-            seed=seed + i,
-            ignore_eos=bool(i % 2),
-            logprobs=2 if i % 4 == 0 else None,
-        )
-        for i, n in enumerate(rng.integers(1, 16, 10))
-    ]
+    prompts, sampling = some_prompts(seed, 10), mixed_sampling(seed, drawn=True)
     sizes = {"kv_tokens": kv_tokens // page_size * page_size, "page_size": page_size, "token_budget": budget}
     more = {**sizes, "max_sequences": min(budget, 6)}
     _, expected = run_engine(DECODER, prompts, sampling, "blend", runner=CpuRunner, **more)

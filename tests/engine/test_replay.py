@@ -27,7 +27,14 @@ def recorded(count: int, pages: int = 60, seed: int = 3) -> Recording:
     return replay_steps.record(about, plan, tokens, start, output, settings, COST, count, seed)
 
 
-WHOLE, SAMPLED = recorded(1 << 30), recorded(60)
+@pytest.fixture(scope="module", name="whole")
+def _whole() -> Recording:
+    return recorded(1 << 30)
+
+
+@pytest.fixture(scope="module", name="sampled")
+def _sampled() -> Recording:
+    return recorded(60)
 
 
 class Modelled:
@@ -50,41 +57,41 @@ class Modelled:
         return SimpleNamespace(wait=lambda: StepResult(np.zeros(int(size[1]), np.int64), None))
 
 
-def test_a_replay_of_all_steps_is_the_simulated_makespan(monkeypatch) -> None:
+def test_a_replay_of_all_steps_is_the_simulated_makespan(whole: Recording, monkeypatch) -> None:
     runner = Modelled()
     monkeypatch.setattr(replay.time, "perf_counter", lambda: runner.now)
-    found = replay.replay(runner, WHOLE, repeats=2)
-    assert found["replayed_steps"] == found["steps"] == WHOLE.population.sum()
+    found = replay.replay(runner, whole, repeats=2)
+    assert found["replayed_steps"] == found["steps"] == whole.population.sum()
     assert found["seconds"] == pytest.approx(found["simulated_seconds"], rel=1e-9)
     assert found["standard_error"] == 0.0
     assert found["label"] == "replayed"
     assert np.allclose(found["step_over_model_p5_p50_p95"], 1.0)
 
 
-def test_a_sample_comes_near_with_its_error(monkeypatch) -> None:
+def test_a_sample_comes_near_with_its_error(sampled: Recording, monkeypatch) -> None:
     runner = Modelled()
     monkeypatch.setattr(replay.time, "perf_counter", lambda: runner.now)
-    assert 60 <= len(SAMPLED.steps) < WHOLE.about["steps"]
-    assert set(SAMPLED.stratum.tolist()) == set(range(len(SAMPLED.population)))
-    found = replay.replay(runner, SAMPLED, repeats=1)
+    assert 60 <= len(sampled.steps) < sampled.about["steps"]
+    assert set(sampled.stratum.tolist()) == set(range(len(sampled.population)))
+    found = replay.replay(runner, sampled, repeats=1)
     off = abs(found["seconds"] - found["simulated_seconds"])
     assert 0 < found["standard_error"] < 0.05 * found["seconds"]
     assert off < 4 * found["standard_error"]
 
 
-def test_a_replayed_step_is_the_recorded_one() -> None:
+def test_a_replayed_step_is_the_recorded_one(whole: Recording) -> None:
     runner = Modelled()
-    replayer = replay.Replayer(runner, WHOLE)
-    size = WHOLE.about["page_size"]
-    for index in range(0, len(WHOLE.steps), 7):
+    replayer = replay.Replayer(runner, whole)
+    size = whole.about["page_size"]
+    for index in range(0, len(whole.steps), 7):
         work = replayer.load(index)
-        rows = WHOLE.sequences[WHOLE.start[index] : WHOLE.start[index + 1]]
+        rows = whole.sequences[whole.start[index] : whole.start[index + 1]]
         n, tokens = len(rows), int(rows[:, 0].sum())
         assert (work.size[state.W_SEQUENCES], work.size[state.W_TOKENS]) == (n, tokens)
-        assert (rows[: WHOLE.decoding[index], 0] == 1).all()
+        assert (rows[: whole.decoding[index], 0] == 1).all()
         places = work.pages[:tokens] * size + work.slots[:tokens]
         held = sum(-(-int(c) // size) for c in rows[:, 1])
-        if held * size <= WHOLE.about["kv_tokens"]:
+        if held * size <= whole.about["kv_tokens"]:
             assert len(set(places.tolist())) == tokens
         for i, (length, context, sampled) in enumerate(rows.tolist()):
             inside = slice(work.first[i], work.first[i] + length)
@@ -92,11 +99,11 @@ def test_a_replayed_step_is_the_recorded_one() -> None:
             assert ((work.first[i] + length - 1) in work.sample_rows[: work.size[state.W_SAMPLES]]) == sampled
 
 
-def test_a_recording_that_is_read_again_is_the_same(tmp_path) -> None:
-    SAMPLED.save(tmp_path / "steps.npz")
+def test_a_recording_that_is_read_again_is_the_same(sampled: Recording, tmp_path) -> None:
+    sampled.save(tmp_path / "steps.npz")
     again = Recording.load(tmp_path / "steps.npz")
-    assert again.about == SAMPLED.about
-    for name, value in vars(SAMPLED).items():
+    assert again.about == sampled.about
+    for name, value in vars(sampled).items():
         if name != "about":
             assert (getattr(again, name) == value).all()
             assert getattr(again, name).dtype == value.dtype
