@@ -191,6 +191,7 @@ class RecordParser:
         if block.length:
             self.add_line(block.long_line(), drafts)
             return
+        block = block.joined()
         begins, ends = block.bounds()
         lengths = ends - begins
         left = lengths > 0

@@ -154,13 +154,14 @@ class ParsePool:
             self._processes.append(_Process(popen, ours, area))
 
     def _send(self, process: _Process, block: Block, number: int, context: tuple[Any, ...]) -> None:
-        process.area[: len(block.data)] = block.data
+        size = 0
+        for piece in block.pieces:
+            process.area[size : size + len(piece)] = piece
+            size += len(piece)
         given = context if process.context != self._contexts else None
         process.context = self._contexts
         process.busy = True
-        self._tell(
-            process, (given, number, block.first, block.offset, block.lines, block.length, len(block.data))
-        )
+        self._tell(process, (given, number, block.first, block.offset, block.lines, block.length, size))
 
     def _idle(self, pending: deque[_Pending], identities: Identities) -> _Process:
         while True:
