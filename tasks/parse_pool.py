@@ -25,8 +25,9 @@ from tasks.lines import BLOCK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tasks.drafts import Counts
     from tasks.lines import Block
-    from tasks.object_parser import Counts, ParseSettings, Place
+    from tasks.object_parser import ParseSettings, Place
     from tasks.readers.logged import Reader
 
 MOST_PROCESSES = 16

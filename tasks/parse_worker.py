@@ -11,8 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.drafts import Drafts
 from tasks.lines import Block
-from tasks.object_parser import Drafts, RecordParser
+from tasks.object_parser import RecordParser
 from tasks.readers import registry
 from tasks.readers.generic import generic_reader
 from tasks.table_files import TABLES, TableFiles
