@@ -16,7 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tasks.accounting import Account
-from tasks.identity import digest, input_digest_of
+from tasks.identity import digest
+from tasks.input_digest import input_digest_of
 from tasks.lines import ReadFailure
 from tasks.object_parser import ParseSettings, Place
 from tasks.openai_batch import PARSER_VERSION
@@ -270,9 +271,9 @@ def extract(
         objects.append(_extracted(actual, result, reused=actual in before, late=late))
     account = sum((found.account for found in objects), Account())
     files = [path for table in TABLES[:2] for path in files_of(groups, table)]
-    made = ExtractResult(
-        run_date, tuple(objects), account, input_digest_of(files), len(ignored), tuple(groups)
-    )
+    scratch.mkdir(parents=True, exist_ok=True)
+    inputs = input_digest_of(files, scratch)
+    made = ExtractResult(run_date, tuple(objects), account, inputs, len(ignored), tuple(groups))
     _tell(made)
     return made
 

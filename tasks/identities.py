@@ -1,8 +1,8 @@
-"""Who is a repeat of whom within an object: two short digests for each request, in a table of flat arrays."""
+"""Who is a repeat of whom within an object: two short digests for each request, in flat arrays."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -11,8 +11,16 @@ from engine.jit import njit
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_START: Final = 1024
+    Keys = npt.NDArray[np.uint64]
+    Index = npt.NDArray[np.int32]
+    Counts = npt.NDArray[np.uint32]
+    Integers = npt.NDArray[np.int64]
+
+T = TypeVar("T", bound=np.generic)
+_SHARES: Final = 16
+_START: Final = 64
 _FULL: Final = 0.7
+_GROWTH: Final = 1.25
 
 
 class Identities:
@@ -20,14 +28,14 @@ class Identities:
 
     Notes
     -----
-    About 60 bytes for each request.
+    At most 48 bytes for each distinct name: 36 for digests and count, 4 in an index that is 35 to 70 %
+    full. They lie in shares that grow one after the other, so that little is held twice while one grows.
     """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._table = _empty(_START)
+        self._shares = [_Share() for _ in range(_SHARES)]
 
-    def resolve(self, names: npt.NDArray[np.uint64], bodies: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    def resolve(self, names: Keys, bodies: Keys) -> Integers:
         """Count, for each of the next requests, those before it of the same name.
 
         Parameters
@@ -40,57 +48,88 @@ class Identities:
         Returns
         -------
         int64 [n]
-            How many earlier requests had the same name and body; `tasks.object_parser.CONFLICT` (-1) for a
+            How many earlier requests had the same name and body; `tasks.drafts.CONFLICT` (-1) for a
             name that was first seen with another body.
         """
-        while self._count + len(names) > _FULL * self._table.shape[0]:
-            larger = _empty(2 * self._table.shape[0])
-            _move(self._table, larger)
-            self._table = larger
         ordinals = np.empty(len(names), np.int64)
-        self._count += int(_resolve(self._table, names, bodies, ordinals))
+        share_of = names[:, 1] % np.uint64(_SHARES)
+        for share in np.unique(share_of).tolist():
+            self._shares[share].resolve(names, bodies, np.flatnonzero(share_of == share), ordinals)
         return ordinals
 
 
-def _empty(size: int) -> npt.NDArray[np.uint64]:
-    # Columns: name (2), body (2), requests so far; 0 requests is a free row.
-    return np.zeros((size, 5), np.uint64)
+class _Share:
+    """Names in the order in which they came first, and an index of them by open addressing."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._names, self._bodies = np.empty((_START, 2), np.uint64), np.empty((_START, 2), np.uint64)
+        self._counts = np.empty(_START, np.uint32)
+        self._index = np.full(2 * _START, -1, np.int32)
+
+    def resolve(self, names: Keys, bodies: Keys, rows: Integers, ordinals: Integers) -> None:
+        """Set the ordinals of some rows."""
+        most = self._used + len(rows)
+        if most > len(self._names):
+            size = max(most, int(_GROWTH * len(self._names)))
+            self._names, self._bodies = _longer(self._names, size), _longer(self._bodies, size)
+            self._counts = _longer(self._counts, size)
+        while most > _FULL * len(self._index):
+            self._index = np.full(2 * len(self._index), -1, np.int32)
+            _fill(self._index, self._names, self._used)
+        self._used = _resolve(
+            self._index, self._names, self._bodies, self._counts, self._used, names, bodies, rows, ordinals
+        )
+
+
+def _longer(values: npt.NDArray[T], size: int) -> npt.NDArray[T]:
+    longer = np.empty((size, *values.shape[1:]), values.dtype)
+    longer[: len(values)] = values
+    return longer
 
 
 @njit
 def _resolve(
-    table: npt.NDArray[np.uint64],
-    names: npt.NDArray[np.uint64],
-    bodies: npt.NDArray[np.uint64],
-    ordinals: npt.NDArray[np.int64],
+    index: Index,
+    own_names: Keys,
+    own_bodies: Keys,
+    counts: Counts,
+    used: int,
+    names: Keys,
+    bodies: Keys,
+    rows: Integers,
+    ordinals: Integers,
 ) -> int:
-    mask = np.uint64(table.shape[0] - 1)
-    added = 0
-    for i in range(names.shape[0]):
-        place = names[i, 0] & mask
-        while table[place, 4] != 0 and (table[place, 0] != names[i, 0] or table[place, 1] != names[i, 1]):
+    """Look names up, and add the new ones; return how many there are."""
+    mask = np.uint64(index.shape[0] - 1)
+    for row in rows:
+        place = names[row, 0] & mask
+        found = index[place]
+        while found >= 0 and (own_names[found, 0] != names[row, 0] or own_names[found, 1] != names[row, 1]):
             place = (place + np.uint64(1)) & mask
-        if table[place, 4] == 0:
-            table[place, 0], table[place, 1] = names[i, 0], names[i, 1]
-            table[place, 2], table[place, 3] = bodies[i, 0], bodies[i, 1]
-            table[place, 4] = 1
-            ordinals[i] = 0
-            added += 1
-        elif table[place, 2] == bodies[i, 0] and table[place, 3] == bodies[i, 1]:
-            ordinals[i] = np.int64(table[place, 4])
-            table[place, 4] += np.uint64(1)
+            found = index[place]
+        if found < 0:
+            index[place] = used
+            own_names[used, 0], own_names[used, 1] = names[row, 0], names[row, 1]
+            own_bodies[used, 0], own_bodies[used, 1] = bodies[row, 0], bodies[row, 1]
+            counts[used] = 1
+            ordinals[row] = 0
+            used += 1
+        elif own_bodies[found, 0] == bodies[row, 0] and own_bodies[found, 1] == bodies[row, 1]:
+            ordinals[row] = counts[found]
+            counts[found] += np.uint32(1)
         else:
-            ordinals[i] = -1
-    return added
+            ordinals[row] = -1
+    return used
 
 
 @njit
-def _move(table: npt.NDArray[np.uint64], larger: npt.NDArray[np.uint64]) -> int:
-    mask = np.uint64(larger.shape[0] - 1)
-    for i in range(table.shape[0]):
-        if table[i, 4] != 0:
-            place = table[i, 0] & mask
-            while larger[place, 4] != 0:
-                place = (place + np.uint64(1)) & mask
-            larger[place] = table[i]
-    return 0
+def _fill(index: Index, names: Keys, used: int) -> int:
+    """Put the names into an empty index."""
+    mask = np.uint64(index.shape[0] - 1)
+    for row in range(used):
+        place = names[row, 0] & mask
+        while index[place] >= 0:
+            place = (place + np.uint64(1)) & mask
+        index[place] = row
+    return used

@@ -11,19 +11,17 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import orjson
 
 from engine import ANSWER_VERSION
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
 RUN_KEY_LENGTH: Final = 16
-_DIGEST_LENGTH: Final = 64
 _MODEL_FILES: Final = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -134,50 +132,6 @@ def request_id(
     return _texts_digest("request", job, run_date.isoformat(), source_uri, own)
 
 
-def input_digest(pairs: Iterable[tuple[str, str]]) -> str:
-    """Name a run's input: over the sorted (request_id, answer_key) pairs, in whatever order they come.
-
-    Parameters
-    ----------
-    pairs : iterable of (str, str)
-        64 hexadecimal digits each. Held as 128 bytes a pair.
-
-    Raises
-    ------
-    ValueError
-        If a key has another length.
-    """
-    packed = np.fromiter((_pair(*pair) for pair in pairs), dtype=f"S{2 * _DIGEST_LENGTH}")
-    packed.sort()
-    return hashlib.sha256(b"input" + packed.tobytes()).hexdigest()
-
-
-def input_digest_of(files: Iterable[Path]) -> str:
-    """Return `input_digest` over the columns `request_id` and `answer_key` of Parquet files."""
-    import pyarrow.parquet as pq
-
-    parts = [np.zeros(0, f"S{2 * _DIGEST_LENGTH}")]
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1 << 16, columns=["request_id", "answer_key"]):
-                halves = [_fixed(batch.column(name)) for name in ("request_id", "answer_key")]
-                parts.append(np.hstack(halves).view(f"S{2 * _DIGEST_LENGTH}").ravel())
-    packed = np.concatenate(parts)
-    packed.sort()
-    return hashlib.sha256(b"input" + packed.tobytes()).hexdigest()
-
-
-def _fixed(column: Any) -> np.ndarray[Any, Any]:  # noqa: ANN401 - pyarrow has no types
-    """Return texts of one length as uint8 [n, length]."""
-    data = column.buffers()[2]
-    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-    if len(column) and (np.diff(offsets) != _DIGEST_LENGTH).any():
-        raise ValueError(f"request_id and answer_key must have {_DIGEST_LENGTH} digits")
-    if not len(column):
-        return np.zeros((0, _DIGEST_LENGTH), np.uint8)
-    return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].reshape(-1, _DIGEST_LENGTH)
-
-
 def model_digest(folder: Path) -> str:
     """Name a model by the contents of its weights, configuration, tokenizer and chat template.
 
@@ -219,7 +173,7 @@ def run_key(
     job, run_date
         The job and the date it runs for.
     inputs : str
-        `input_digest` of all its requests, those refused while parsing included.
+        `tasks.input_digest` of all its requests, those refused while parsing included.
     model : str
         `model_digest`.
     defaults : mapping
@@ -285,12 +239,6 @@ def _answers(
     answer_version: int,
 ) -> list[Any]:
     return [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]
-
-
-def _pair(request: str, answer: str) -> bytes:
-    if len(request) != _DIGEST_LENGTH or len(answer) != _DIGEST_LENGTH:
-        raise ValueError(f"request_id and answer_key must have {_DIGEST_LENGTH} digits")
-    return (request + answer).encode("ascii")
 
 
 def file_digest(path: Path) -> str:

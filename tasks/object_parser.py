@@ -6,7 +6,7 @@ an earlier request of the object has the same name, and `settle` corrects those 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
@@ -15,12 +15,13 @@ import numpy as np
 
 from tasks.bodies import BodyReader, InexactNumberError, ParsedLine
 from tasks.decode import decode_line
+from tasks.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.errors import QuarantineCode, QuarantineError, bounded
 from tasks.identity import canonical_json, digest, request_id
 from tasks.lines import RawLine
 from tasks.quick_lines import Frame, QuickLines
 from tasks.readers.registry import DEFAULT
-from tasks.schema import SCHEMAS, error_row
+from tasks.schema import error_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,15 +29,17 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.errors import RequestError
     from tasks.lines import Block
     from tasks.quick_lines import QuickRows
     from tasks.readers.logged import Logged, Reader
     from tasks.sampling import SamplingDefaults
 
 RAW_TEXT_CHARACTERS: Final = 2000
-CONFLICT: Final = -1
 _NO_BODY: Final = bytes(16)
+_AT: Final = {name: place for place, name in enumerate(COLUMNS)}
+_REQUEST_ID, _CUSTOM_ID = _AT["request_id"], _AT["custom_id"]
+_ANSWER_KEY, _DUPLICATE_OF = _AT["answer_key"], _AT["duplicate_of"]
+_HASHES: Final = _AT["prefix_block_hashes"]
 
 
 class Outcome(StrEnum):
@@ -81,87 +84,6 @@ class ParseSettings:
     window_filters: bool = True
 
 
-@dataclass(slots=True)
-class Counts:
-    """What became of records.
-
-    Attributes
-    ----------
-    outside
-        Made outside of the window.
-    shapes
-        Of the requests: those of which only lengths are known.
-    """
-
-    blank: int = 0
-    filtered: int = 0
-    quarantined: int = 0
-    requests: int = 0
-    errors: int = 0
-    outside: int = 0
-    shapes: int = 0
-
-
-COLUMNS: Final = tuple(SCHEMAS["requests"].names)
-"""Order of the values of a draft's row."""
-_AT: Final = {name: place for place, name in enumerate(COLUMNS)}
-_REQUEST_ID, _CUSTOM_ID, _SOURCE_LINE = _AT["request_id"], _AT["custom_id"], _AT["source_line"]
-_ANSWER_KEY, _DUPLICATE_OF = _AT["answer_key"], _AT["duplicate_of"]
-_HASHES: Final = _AT["prefix_block_hashes"]
-
-
-@dataclass(slots=True)
-class Drafts:
-    """What consecutive records became, requests as lists with an entry for each.
-
-    Attributes
-    ----------
-    quick
-        Requests that were read the quick way; they are in none of the lists.
-    rows
-        Values in the order of `COLUMNS`, right if no earlier request of the object has the same name.
-    lines
-        Where they came from.
-    errors
-        Why a request cannot be answered; None if it can.
-    names, bodies
-        16 bytes each, see `Identities.resolve`.
-    quarantine
-        Rows of the table quarantine.
-    """
-
-    rows: list[list[Any]] = field(default_factory=list)
-    lines: list[RawLine] = field(default_factory=list)
-    errors: list[RequestError | None] = field(default_factory=list)
-    names: list[bytes] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    quick: QuickRows | None = None
-
-    def digests(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Return what `Identities.resolve` takes, in the order of the lines."""
-        names, bodies = (
-            np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2) for parts in (self.names, self.bodies)
-        )
-        if self.quick is None:
-            return names, bodies
-        order = self.order()
-        own = np.ascontiguousarray(self.quick.ids[:, :16]).view(np.uint64)
-        return np.concatenate((names, own))[order], np.concatenate((bodies, self.quick.bodies))[order]
-
-    def order(self) -> npt.NDArray[np.int64]:
-        """Return the order of the lines: of the entries of the lists first, then of the quick rows."""
-        numbers = np.array([line.number for line in self.lines], np.int64)
-        if self.quick is not None:
-            numbers = np.concatenate((numbers, self.quick.numbers))
-        return np.argsort(numbers, kind="stable")
-
-    def row(self, index: int) -> dict[str, Any]:
-        """Return a request's row by column."""
-        return dict(zip(COLUMNS, self.rows[index], strict=True))
-
-
 class RecordParser:
     """Makes drafts of the records of one object.
 
@@ -191,6 +113,7 @@ class RecordParser:
         if block.length:
             self.add_line(block.long_line(), drafts)
             return
+        block = block.joined()
         begins, ends = block.bounds()
         lengths = ends - begins
         left = lengths > 0

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from tasks.accounting import Account
 from tasks.containers import UNREADABLE, line_records, parquet_records, sniff
 from tasks.decompress import TextStream
+from tasks.drafts import Drafts
 from tasks.identities import Identities
 from tasks.lines import BlockReader, ReadFailure
-from tasks.object_parser import Drafts, RecordParser
+from tasks.object_parser import RecordParser
 from tasks.readers.registry import DEFAULT
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from tasks.containers import Item
     from tasks.decompress import Readable
-    from tasks.object_parser import Counts, ParseSettings, Place
+    from tasks.drafts import Counts
+    from tasks.object_parser import ParseSettings, Place
     from tasks.parse_pool import ParsePool
     from tasks.readers.logged import Reader
     from tasks.table_files import TableFiles

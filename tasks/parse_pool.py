@@ -25,8 +25,9 @@ from tasks.lines import BLOCK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tasks.drafts import Counts
     from tasks.lines import Block
-    from tasks.object_parser import Counts, ParseSettings, Place
+    from tasks.object_parser import ParseSettings, Place
     from tasks.readers.logged import Reader
 
 MOST_PROCESSES = 16
@@ -154,13 +155,14 @@ class ParsePool:
             self._processes.append(_Process(popen, ours, area))
 
     def _send(self, process: _Process, block: Block, number: int, context: tuple[Any, ...]) -> None:
-        process.area[: len(block.data)] = block.data
+        size = 0
+        for piece in block.pieces:
+            process.area[size : size + len(piece)] = piece
+            size += len(piece)
         given = context if process.context != self._contexts else None
         process.context = self._contexts
         process.busy = True
-        self._tell(
-            process, (given, number, block.first, block.offset, block.lines, block.length, len(block.data))
-        )
+        self._tell(process, (given, number, block.first, block.offset, block.lines, block.length, size))
 
     def _idle(self, pending: deque[_Pending], identities: Identities) -> _Process:
         while True:

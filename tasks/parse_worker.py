@@ -11,8 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.drafts import Drafts
 from tasks.lines import Block
-from tasks.object_parser import Drafts, RecordParser
+from tasks.object_parser import RecordParser
 from tasks.readers import registry
 from tasks.readers.generic import generic_reader
 from tasks.table_files import TABLES, TableFiles
@@ -60,7 +61,7 @@ class _Worker:
         if parser is None:
             raise RuntimeError("the first block came without its context")
         drafts = Drafts()
-        block = Block(first, offset, memoryview(area)[:size], lines, length)
+        block = Block(first, offset, (memoryview(area)[:size],), lines, length)
         parser.add_block(block, self._max_line_bytes, drafts)
         names, bodies = drafts.digests()
         self._send("names", names.tobytes(), bodies.tobytes())
@@ -105,6 +106,7 @@ def main() -> None:
     """Serve the parent that is named on the command line."""
     # Parsing makes no cycles to speak of, and looking for them takes a third of the time.
     gc.disable()
+    gc.freeze()
     descriptor, path = sys.argv[1:]
     with Path(path).open("r+b") as file:
         area = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size, access=mmap.ACCESS_READ)

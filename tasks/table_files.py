@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.object_parser import Drafts
+    from tasks.drafts import Drafts
     from tasks.quick_lines import QuickRows
 
 TABLES: Final = ("requests", "errors", "quarantine")

@@ -8,12 +8,17 @@ import boto3
 from demo_nights import DAY, MODEL, batch_line
 
 from flows import cli
+from tasks.s3 import S3Store
 
 COUNT = 12
+SECRET = "a-secret-key-that-must-not-be-kept"  # what moto takes without a question
 
 
-def test_a_night_from_s3_to_s3(s3_bucket, capsys, monkeypatch):
+def test_a_night_from_s3_to_s3(s3_bucket, capsys, caplog, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    caplog.set_level("DEBUG", logger="tasks")
+    caplog.set_level("DEBUG", logger="flows")
     client = boto3.session.Session().client("s3")
     lines = [batch_line(f"c{i}", f"Count from {i} to {i + 4}.", max_tokens=32) for i in range(1, COUNT + 1)]
     for hour in (0, 1):
@@ -40,4 +45,17 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, monkeypatch):
         answers[line["custom_id"]] = line["response"]["body"]["choices"][0]["message"]["content"].strip()
     assert answers == {f"c{i}": " ".join(str(n) for n in range(i, i + 5)) for i in range(1, COUNT + 1)}
     assert cli.main(["run", *flags, "--json"], with_flow=False) == 0
-    assert json.loads(capsys.readouterr().out)["reused"] is True
+    told = capsys.readouterr()
+    assert json.loads(told.out)["reused"] is True
+    kept = list(S3Store(s3_bucket).list("nights/"))
+    records = 0
+    for info in kept:
+        data = client.get_object(Bucket=s3_bucket, Key=info.key)["Body"].read()
+        assert SECRET.encode() not in data, info.key
+        if "/log/" in info.key or info.key.endswith((".json", "heartbeat")):
+            records += 1
+            assert b"Count from" not in data, info.key
+    assert records > 5
+    for text in (told.out, told.err, caplog.text):
+        assert SECRET not in text
+        assert "Count from" not in text

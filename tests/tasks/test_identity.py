@@ -13,7 +13,6 @@ from tasks.identity import (
     canonical_json,
     default_seed,
     digest,
-    input_digest,
     model_digest,
     request_id,
     reuse_key,
@@ -32,28 +31,6 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-@given(st.lists(st.tuples(KEYS, KEYS), max_size=20), st.randoms(use_true_random=False))
-def test_input_digest_does_not_know_the_order(pairs: list[tuple[str, str]], random: object) -> None:
-    shuffled = list(pairs)
-    random.shuffle(shuffled)
-    assert input_digest(pairs) == input_digest(iter(shuffled))
-
-
-@given(st.lists(st.tuples(KEYS, KEYS), min_size=1, max_size=10), KEYS)
-def test_input_digest_knows_every_pair(pairs: list[tuple[str, str]], other: str) -> None:
-    whole = input_digest(pairs)
-    assert input_digest(pairs[1:]) != whole
-    assert input_digest([*pairs, (other, other)]) != whole
-    first, answer = pairs[0]
-    if answer != other:
-        assert input_digest([(first, other), *pairs[1:]]) != whole
-
-
-def test_input_digest_refuses_other_lengths() -> None:
-    with pytest.raises(ValueError, match="64"):
-        input_digest([("ab", "cd")])
 
 
 @given(JSON, JSON)
