@@ -15,6 +15,7 @@ from tasks.errors import ConfigurationError
 from tasks.runlog import RunIsLiveError, RunLog, date_prefix
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
+from tasks.storage import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ class Publication:
     run_key: str
     attempt_id: str
     results: dict[str, Any]
+
+
+def publication_prefix(job: str, run_date: date | str, publication_id: str) -> str:
+    """Return the prefix of the files of a publication."""
+    return check_key(f"{job}/published/run_date={run_date}/{publication_id}")
 
 
 def date_log(
@@ -135,6 +141,12 @@ def roll_back(
             "--catalog",
             f"publication {chosen.publication_id} was made without tables",
             "Give --catalog none to roll the files back, or run that night again",
+        )
+    if not store.exists(f"{publication_prefix(job, run_date, chosen.publication_id)}/summary.json"):
+        raise ConfigurationError(
+            "--to" if to else "--run-date",
+            f"the files of publication {chosen.publication_id} are gone (nightblend gc)",
+            "Choose a later one with --to, or run that night again",
         )
     found = Publication(
         chosen.publication_id, job, run_date, chosen.run_key, chosen.attempt_id, chosen.details

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tasks.accounting import Account, AccountingError, check_run
 from tasks.profile import request_parts
-from tasks.publication import Publication, date_log, make_current
+from tasks.publication import Publication, date_log, make_current, publication_prefix
 from tasks.results import (
     ERROR_COLUMNS,
     OUTPUT_COLUMNS,
@@ -30,12 +30,10 @@ from tasks.run_parts import GroupedWriter, batches
 from tasks.runrecords import utc_now
 from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
-from tasks.storage import check_key
 from tasks.summary import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import date
     from pathlib import Path
 
     from tasks.night import Night
@@ -62,11 +60,6 @@ _RETURNED: Final = (
     "status",
     "exit_code",
 )
-
-
-def publication_prefix(job: str, run_date: date | str, publication_id: str) -> str:
-    """Return the prefix of the files of a publication."""
-    return check_key(f"{job}/published/run_date={run_date}/{publication_id}")
 
 
 def publish(night: Night) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def replace_tables(
             check_owner()
             return replace_date(table, job, run_date, wanted, publication_id=publication_id)
 
-        snapshot = _retried(replace)
+        snapshot = retried(replace)
         if snapshot is not None:
             snapshots.append({"table": TABLES[kind], "snapshot_id": snapshot})
     row = {**run, "snapshots": snapshots}
@@ -194,7 +194,7 @@ def replace_tables(
         check_owner()
         replace_run(table, row)
 
-    _retried(record)
+    retried(record)
 
 
 def record_runs(
@@ -213,11 +213,11 @@ def record_runs(
         check_owner()
         add_runs(table, rows)
 
-    _retried(record)
+    retried(record)
 
 
-def _retried(commit: Callable[[], _T]) -> _T:
-    """Call `commit`, from its beginning again where another commit came first."""
+def retried(commit: Callable[[], _T]) -> _T:
+    """Call `commit`, which loads its handles itself, from its beginning again where another came first."""
     for tried in range(_TRIES - 1):
         try:
             return commit()

@@ -43,7 +43,13 @@ OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization"
 
 # Without this pyiceberg rebases a lost append on the winner's snapshot: two first publications of one date,
 # which have nothing to delete, would both stay and double its rows.
-PROPERTIES: Final = {"commit.retry.num-retries": "0"}
+PROPERTIES: Final = {
+    "commit.retry.num-retries": "0",
+    # A commit a night makes a manifest and a metadata file each; many are merged, and old ones go.
+    "commit.manifest-merge.enabled": "true",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "50",
+}
 VERSION: Final = "nightblend.schema-version"
 """Property of a table: the version of `tasks.schema` that its columns are of."""
 # Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.

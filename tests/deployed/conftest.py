@@ -64,8 +64,8 @@ def edited_file(root: Path, directory: Path) -> Path:
     text = (ROOT / "infra" / "prefect.yaml").read_text()
     changed = {
         "source": f'"{root}/logs/{{run_date:%Y/%m/%d}}/"',
-        "store": f"{root}/store",
-        "catalog": os.environ["NIGHTBLEND_CATALOG"],
+        "store": f"&store {root}/store",
+        "catalog": "&catalog " + os.environ["NIGHTBLEND_CATALOG"],
         "model": str(MODEL),
         "cron": '&cron "* * * * *"',
         "directory": f"&directory {directory}",

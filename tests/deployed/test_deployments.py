@@ -12,7 +12,7 @@ def test_the_file_is_deployed_as_it_is_written(installation):
         *("prefect", "--no-prompt", "deploy", "--all"),
         *("--prefect-file", str(ROOT / "infra" / "prefect.yaml")),
     )
-    for name in ("nightly/nightly", "on-demand/on-demand", "recover/recover"):
+    for name in ("nightly/nightly", "on-demand/on-demand", "recover/recover", "maintain/maintain"):
         assert f"Deployment '{name}' successfully created" in said
 
 

@@ -1,0 +1,132 @@
+"""What is kept no longer goes; what is published, and the run that made it, never."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from nights import DAY, open_test_night, read_published
+from tables import Place, place, rows
+from test_publish import fill
+
+from tasks import warehouse
+from tasks.errors import ConfigurationError
+from tasks.publication import publication_prefix, roll_back
+from tasks.publish import publish
+from tasks.publish_tables import open_warehouse
+from tasks.retention import Retention, clean_up, find_garbage
+from tasks.warehouse import TABLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.retention import Garbage
+
+__all__ = ["place"]
+A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
+
+
+def run(place: Place, scratch: Path, key: str) -> dict[str, Any]:
+    with open_test_night(place[0], scratch / key, key, catalog=place[1]) as night:
+        if "infer" not in night.log.state.steps:
+            fill(night)
+        return publish(night)
+
+
+def later(days: float) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
+
+
+def named(garbage: list[Garbage]) -> list[tuple[str, str]]:
+    return [(found.kind, found.name) for found in garbage]
+
+
+def keys(place: Place) -> set[str]:
+    return {info.key for info in place[0].list("")}
+
+
+def snapshots(place: Place) -> dict[str, int]:
+    catalog = open_warehouse(place[1], place[0].uri)
+    return {
+        kind: len(catalog.load_table(f"{warehouse.NAMESPACE}.{name}").snapshots())
+        for kind, name in TABLES.items()
+    }
+
+
+def test_only_what_is_old_and_not_current_goes(place: Place, tmp_path: Path) -> None:
+    store, catalog = place
+    first, second = run(place, tmp_path, A), run(place, tmp_path, B)
+    store.put("job/parsed/run_date=2026-01-02/settings/group/group.json", b"{}")
+    store.put("other/runs/run_date=2026-01-02/cccccccccccccccc/log/00000000.json", b"{}")
+    retention = Retention(runs=90, parsed=30, publications=60, snapshots=20)
+    assert find_garbage(store, "job", retention, later(29)) == []
+    assert named(find_garbage(store, "job", retention, later(31))) == [("parsed", "settings/group")]
+    old = [
+        ("parsed", "settings/group"),
+        ("publications", first["publication_id"]),
+        ("runs", A),
+    ]
+    before, held = keys(place), {kind: rows(place, kind) for kind in TABLES}
+    states = snapshots(place)
+    found, tables = clean_up(store, "job", retention, catalog=catalog, dry_run=True, now=later(91))
+    assert named(found) == old
+    assert sum(table["expired"] for table in tables) > 0
+    assert keys(place) == before
+    assert snapshots(place) == states
+
+    found, tables = clean_up(store, "job", retention, catalog=catalog, dry_run=False, now=later(91))
+    assert named(found) == old
+    assert set(snapshots(place).values()) == {1}
+    assert {table["table"]: table["expired"] for table in tables} == {
+        TABLES[kind]: count - 1 for kind, count in states.items()
+    }
+    gone = before - keys(place)
+    assert {key for garbage in found for key in garbage.keys} <= gone
+    # What went beside these folders are files that pyiceberg wrote for the snapshots.
+    prefix = publication_prefix("job", DAY, second["publication_id"])
+    assert not any(key.startswith((prefix, "other/", f"job/runs/run_date={DAY}/{B}")) for key in gone)
+    read_published(store, prefix, tmp_path / "read")
+    assert all(rows(place, kind).equals(held[kind]) for kind in TABLES)
+    # Nothing is left to do; the current run answers again, and the one before it cannot come back.
+    assert clean_up(store, "job", retention, catalog=catalog, dry_run=False, now=later(91))[0] == []
+    assert run(place, tmp_path, B) == second
+    with pytest.raises(ConfigurationError, match=r"the files of publication .* are gone"):
+        roll_back(store, "job", DAY, catalog=catalog, lease_s=5.0)
+    # A run that was deleted begins anew.
+    assert run(place, tmp_path, A)["outputs"] == 3
+
+
+def test_a_deletion_that_was_interrupted_is_repeated(place: Place, tmp_path: Path) -> None:
+    store, _ = place
+    run(place, tmp_path, A)
+    run(place, tmp_path, B)
+    retention = Retention(parsed=None, publications=None)
+    (old,) = find_garbage(store, "job", retention, later(91))
+    log = [key for key in old.keys if "/log/" in key]
+    assert old.keys[: len(log)] == tuple(sorted(log, reverse=True))
+    for key in old.keys[:5]:
+        store.delete(key)
+    (again,) = find_garbage(store, "job", retention, later(91))
+    assert set(again.keys) == set(old.keys[5:])
+
+
+def test_a_run_that_is_held_is_not_old(place: Place, tmp_path: Path) -> None:
+    store, _ = place
+    with open_test_night(store, tmp_path / "a", A) as night:
+        fill(night)
+        # Its heartbeat is of now.
+        assert find_garbage(store, "job", Retention(), datetime.now(UTC)) == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"runs": 0.5}, r"--runs-days: 0.5 is too little"),
+        ({"publications": 10, "snapshots": 20}, "--publications-days: is less than --snapshots-days"),
+        ({"publications": 10, "snapshots": None}, "--publications-days: is less than --snapshots-days"),
+    ],
+)
+def test_settings_that_would_delete_too_much(kept: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Retention(**kept).check()
