@@ -106,12 +106,16 @@ def read_night(
             ("steps", None),
             ("device_samples", None),
             ("profiles", ["request_id", "estimated_output_tokens", "output_length_source"]),
-            ("outputs", ["request_id", "workload", "usage", "run_key"]),
+            ("outputs", ["request_id", "workload", "usage", "run_key", "answer_key", "finished_at"]),
         )
     )
-    usage = outputs.select("request_id", "workload", "run_key", pl.col("usage").struct.unnest())
+    usage = outputs.select(pl.exclude("usage"), pl.col("usage").struct.unnest())
     stretch = _stretch(samples)
+    # Answers of other runs were not computed; equal requests that share one have the same end.
     run_date, _, run_key = log.prefix.partition("run_date=")[2].partition("/")
+    computed = usage.filter(pl.col("run_key") == run_key).unique(
+        ["answer_key", "finished_at"], keep="first", maintain_order=True
+    )
     return NightData(
         job=str(summary.get("job") or log.prefix.partition("/")[0]),
         run_date=run_date,
@@ -123,11 +127,11 @@ def read_night(
         timeline=over_time(samples, device, stretch),
         measured=measured_over_time(counters, stretch),
         stretch_s=stretch,
-        densities=_densities(usage.filter(pl.col("run_key") == run_key), shape, device),
+        densities=_densities(computed, shape, device),
         length_map=_length_map(usage),
         estimates=lengths(profiles, outputs),
         planned=planned_and_actual(results, samples),
-        orders=_orders(log, folder, infer, usage, profiles, shape, device) if with_orders else None,
+        orders=_orders(log, folder, infer, computed, profiles, shape, device) if with_orders else None,
     )
 
 
@@ -183,7 +187,7 @@ def _orders(
     log: RunLog,
     folder: Path,
     infer: Mapping[str, Any],
-    usage: pl.DataFrame,
+    computed: pl.DataFrame,
     profiles: pl.DataFrame,
     shape: ModelShape | None,
     device: DeviceProfile | None,
@@ -194,15 +198,10 @@ def _orders(
         return None
     table, tokens, offsets = (fetch(log, log.state.parts[name], folder) for name in names)
     rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
-    # Reused answers were not computed, so no order had to place them.
-    run_key = log.prefix.rpartition("/")[2]
-    computed = usage.filter(pl.col("run_key") == run_key).select("request_id", "completion_tokens")
-    known = rows.join(computed, on="request_id", how="left", maintain_order="left").join(
-        profiles.select("request_id", "estimated_output_tokens"),
-        on="request_id",
-        how="left",
-        maintain_order="left",
-    )
+    known = rows
+    for frame, column in ((computed, "completion_tokens"), (profiles, "estimated_output_tokens")):
+        one = frame.select("request_id", column)
+        known = known.join(one, on="request_id", how="left", maintain_order="left")
     settings = infer["engine_settings"]
     return compare_orders(
         np.load(tokens, mmap_mode="r"),

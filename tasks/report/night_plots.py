@@ -39,7 +39,9 @@ def timeline(night: NightData) -> Figure | None:
         ):
             share = rows[name].to_numpy() / np.maximum(busy, 1e-9)
             work.plot(*_steps(at, share), **style)
-        work.axhline(1.0, color=plots.BLACK, linewidth=0.8)
+        # Far below it, the line would only press the others down.
+        if max(line.get_ydata().max() for line in work.get_lines()) > 0.5:
+            work.axhline(1.0, color=plots.BLACK, linewidth=0.8)
         work.set(title="Modelled time of the work per second of engine time", ylabel="s/s", ylim=(0, None))
         work.legend(ncols=2, loc="upper right")
         for name, label, style in (
@@ -116,7 +118,7 @@ def densities(rows: list[dict[str, Any]]) -> Figure | None:
         axes.set(xscale="log", ylim=(len(rows) - 0.4, -1.0), xlabel="density: compute over memory time")
         axes.set_yticks(places, [_shortened(row["workload"]) for row in rows])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plots.short(value)))
-        axes.set_xlim(min(0.5, low.min() / 1.5), max(2.0, high.max() * 1.5))
+        axes.set_xlim(min(0.15, low.min() / 1.5), max(6.0, high.max() * 1.5))
         axes.text(0.98, -0.62, "memory-bound ", ha="right", va="center", fontsize=9)
         axes.text(1.02, -0.62, " compute-bound", ha="left", va="center", fontsize=9)
         drawn = plots.svg(figure)
@@ -171,7 +173,7 @@ def planned(night: NightData) -> Figure | None:
     rows = [
         (name.replace("_", " "), row["actual"] / row["planned"])
         for name, row in night.planned.items()
-        if row["planned"] and row["actual"] is not None
+        if row["planned"] and row["actual"]
     ]
     if not rows:
         return None
@@ -181,7 +183,7 @@ def planned(night: NightData) -> Figure | None:
         axes.hlines(places, np.minimum(1.0, ratios), np.maximum(1.0, ratios), color=plots.BLUE, linewidth=2)
         axes.plot(ratios, places, "o", color=plots.BLUE, markersize=7)
         axes.axvline(1.0, color=plots.BLACK, linewidth=1, linestyle="--")
-        span = max(0.2, 1.25 * float(np.abs(ratios - 1).max()))
+        span = max(1.25, float(np.exp(1.3 * np.abs(np.log(np.maximum(ratios, 1e-3))).max())))
         for place, ratio in zip(places, ratios, strict=True):
             side = 1 if ratio >= 1 else -1
             axes.annotate(
@@ -194,7 +196,13 @@ def planned(night: NightData) -> Figure | None:
                 fontsize=9,
             )
         axes.set_yticks(places, [name for name, _ in rows])
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(1 - span, 1 + span), xlabel="actual over planned")
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="actual over planned")
+        axes.set_xlim(1 / span, span)
+        ticks = [
+            t for t in (0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 5.0, 10.0) if 1 / span <= t <= span
+        ]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.grid(visible=False, axis="y")
         drawn = plots.svg(figure)
     text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in rows)
@@ -273,11 +281,13 @@ def _shortened(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in few characters: 12.3 s, 45 min, 3.2 h."""
+    """Return a time in few characters: 12.3 s, 4.5 min, 3.2 h."""
+    if seconds < 1e-6:
+        return "0 s"
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return f"{minutes:.3g} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
 
 
 def _describe_timeline(rows: pl.DataFrame, unit: str, at: Floats) -> str:

@@ -77,7 +77,7 @@ def _in_short(night: NightData) -> list[Block]:
         ("Energy", _energy(infer.get("measured_energy_joules")), measured),
         ("Cost", _money(summary.get("cost"), summary), _at_price(summary)),
     ]
-    return [Facts([fact for fact in facts if fact[1] not in {"", ", "}])]
+    return [Facts([fact for fact in facts if fact[1]])]
 
 
 def _and_errors(summary: Any) -> str:  # noqa: ANN401 - as it was read
@@ -202,7 +202,7 @@ def explain(orders: Orders, used: Order) -> list[str]:
     if not orders.overlaps:
         found.append(
             "By its profile this device does not do compute and memory work at the same time. So blending "
-            "them gains nothing here, and orders differ by what they share and by how full they keep the steps."
+            "them gains nothing here, and orders differ by what they share and how full they keep the steps."
         )
     found.append(
         f"The best that any schedule could do is {duration(orders.ideal_seconds)}, bound by "
