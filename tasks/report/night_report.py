@@ -10,8 +10,6 @@ from tasks.report.document import Document, Facts, Section, Table, Text
 from tasks.report.night_plots import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tasks.report.document import Block
     from tasks.report.night_data import NightData
     from tasks.report.orders import Order, Orders
@@ -290,11 +288,8 @@ def _glossary() -> Table:
         *("mfu", "mbu", "overlap_fraction", "density", "kv_occupancy", "hit_rate", "hit_rate_optimum"),
         *("recomputed_tokens", "idle_tail_seconds", "ideal_seconds", "gpu_seconds_held", "gpu_seconds_busy"),
     )
-    rows: Sequence[tuple[str, str, str]] = [
-        (name, METRICS[name].unit if METRICS[name].unit != "1" else "share", METRICS[name].meaning)
-        for name in names
-    ]
-    return Table("As in summary.json and the tables.", ("figure", "unit", "meaning"), rows)
+    rows = [(name, METRICS[name].meaning, METRICS[name].unit.replace("1", "")) for name in names]
+    return Table("As in summary.json and the tables.", ("figure", "meaning", "unit"), rows, words=3)
 
 
 def _number(value: float | None) -> str:
