@@ -90,7 +90,7 @@ def compare_with_plan(run: str) -> dict[str, dict[str, Any]]:
     log = open_run(run)
     with TemporaryDirectory(prefix="nightblend-") as folder:
         samples = _Reader(log, Path(folder)).table("steps")
-    return _planned({name: step.results for name, step in log.state.steps.items()}, samples)
+    return planned_and_actual({name: step.results for name, step in log.state.steps.items()}, samples)
 
 
 def open_run(run: str) -> RunLog:
