@@ -49,7 +49,6 @@ _COUNTERS: Final = {
     "nightblend_modelled_seconds": METRICS["modelled_seconds"].meaning,
     "nightblend_model_flops": METRICS["model_flops"].meaning,
     "nightblend_model_bytes": METRICS["model_bytes"].meaning,
-    "nightblend_measured_energy_joules": METRICS["measured_energy_joules"].meaning,
 }
 _WINDOWED: Final = ("mfu", "mbu", "overlap_fraction", "density")
 _MEASURED: Final = tuple(
@@ -92,6 +91,12 @@ class Exposition:
             name: Gauge(f"nightblend_{name}", METRICS[name].meaning, LABELS, registry=registry)
             for name in (*_WINDOWED, *_MEASURED)
         }
+        self._energy = Counter(
+            "nightblend_measured_energy_joules",
+            METRICS["measured_energy_joules"].meaning,
+            LABELS,
+            registry=registry,
+        )
         self._labels = labels
         self._tokens = Histogram(
             "vllm:iteration_tokens_total",
@@ -173,7 +178,7 @@ class Exposition:
         """Take in the device's own counters (a row of the table `device_samples`)."""
         self._set({name: row[name] for name in _MEASURED})
         if row["measured_energy_joules"] is not None:
-            self._counters["nightblend_measured_energy_joules"].inc(row["measured_energy_joules"])
+            self._energy.labels(**self._labels).inc(row["measured_energy_joules"])
 
     def _set(self, values: Mapping[str, float | None]) -> None:
         for name, value in values.items():

@@ -7,7 +7,6 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
