@@ -45,8 +45,8 @@ def night_cost(night: Night, infer: Mapping[str, Any], requests: int, tokens: in
         "cost": cost,
         "cost_per_1000_requests": _per(cost, requests / 1e3),
         "cost_per_million_tokens": _per(cost, tokens / 1e6),
-        "cost_by_workload": _shares(work, "workload", held, cost),
-        "cost_by_tenant": _shares(work, "tenant", held, cost),
+        "cost_by_workload": cost_shares(work, "workload", held, cost),
+        "cost_by_tenant": cost_shares(work, "tenant", held, cost),
     }
 
 
@@ -58,7 +58,8 @@ def _work(night: Night) -> pl.DataFrame:
     return pl.read_parquet(night.fetch(parts[-1]))
 
 
-def _shares(work: pl.DataFrame, by: str, held: float | None, cost: float | None) -> list[dict[str, Any]]:
+def cost_shares(work: pl.DataFrame, by: str, held: float | None, cost: float | None) -> list[dict[str, Any]]:
+    """Share device seconds and cost out over the values of a column of the table `work`, dearest first."""
     found = (
         work.group_by(by)
         .agg(pl.sum("requests"), (pl.col("compute_seconds") + pl.col("memory_seconds")).sum().alias("work"))
