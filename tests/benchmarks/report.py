@@ -39,7 +39,7 @@ SECONDS = 0.12
 
 
 def make_run(folder: Path, requests: int) -> None:
-    """Record a whole run as step `infer` leaves it; lengths are log-normal, most prompts share a beginning."""
+    """Record a whole run as step `infer` leaves it; lengths are log-normal, most prompts share a start."""
     rng = np.random.default_rng(7)
     ids = [sha256(b"%d" % i).hexdigest() for i in range(requests)]
     workload = [WORKLOADS[i % len(WORKLOADS)] for i in range(requests)]

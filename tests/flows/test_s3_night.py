@@ -29,7 +29,7 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, monkeypatch):
         "catalog": "none",
     }
     flags = [text for name, value in arguments.items() for text in (f"--{name}", value)]
-    assert cli.main(["run", *flags, "--json"], with_flow=False) == 0
+    assert cli.main(["run", *flags, "--no-report", "--json"], with_flow=False) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["requests"], result["outputs"], result["reused"]) == (COUNT, COUNT, False)
     assert result["output_file"].startswith(f"s3://{s3_bucket}/nights/cloud/published/run_date={DAY}/")
@@ -39,5 +39,5 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, monkeypatch):
     for line in map(json.loads, published):
         answers[line["custom_id"]] = line["response"]["body"]["choices"][0]["message"]["content"].strip()
     assert answers == {f"c{i}": " ".join(str(n) for n in range(i, i + 5)) for i in range(1, COUNT + 1)}
-    assert cli.main(["run", *flags, "--json"], with_flow=False) == 0
+    assert cli.main(["run", *flags, "--no-report", "--json"], with_flow=False) == 0
     assert json.loads(capsys.readouterr().out)["reused"] is True
