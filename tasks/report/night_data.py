@@ -15,6 +15,7 @@ from tasks.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges
 from tasks.run_parts import fetch, read_table
+from tasks.storage import plain_path
 from tasks.utilization import measured_over_time, over_time
 
 if TYPE_CHECKING:
@@ -111,13 +112,13 @@ def read_night(
     )
     usage = outputs.select(pl.exclude("usage"), pl.col("usage").struct.unnest())
     stretch = _stretch(samples)
+    job, run_date, run_key = _names(log)
     # Answers of other runs were not computed; equal requests that share one have the same end.
-    run_date, _, run_key = log.prefix.partition("run_date=")[2].partition("/")
     computed = usage.filter(pl.col("run_key") == run_key).unique(
         ["answer_key", "finished_at"], keep="first", maintain_order=True
     )
     return NightData(
-        job=str(summary.get("job") or log.prefix.partition("/")[0]),
+        job=job,
         run_date=run_date,
         run_key=run_key,
         status=str(summary.get("status") or (state.ended.status if state.ended else "unended")),
@@ -133,6 +134,12 @@ def read_night(
         planned=planned_and_actual(results, samples),
         orders=_orders(log, folder, infer, computed, profiles, shape, device) if with_orders else None,
     )
+
+
+def _names(log: RunLog) -> tuple[str, str, str]:
+    """Return job, date and key of a run by its place; the store may begin anywhere above it."""
+    job, _, run_date, run_key = plain_path(log.store.object_uri(log.prefix)).split("/")[-4:]
+    return job, run_date.removeprefix("run_date="), run_key
 
 
 def _stretch(samples: pl.DataFrame) -> int:

@@ -57,11 +57,8 @@ def _in_short(night: NightData) -> list[Block]:
     requests = summary.get("requests")
     facts = [
         ("Requests", _number(requests), _and_errors(summary)),
-        (
-            "Tokens in, out",
-            f"{_number(infer.get('input_tokens'))}, {_number(infer.get('output_tokens'))}",
-            "",
-        ),
+        ("Prompt tokens", _number(infer.get("input_tokens")), ""),
+        ("Answer tokens", _number(infer.get("output_tokens")), ""),
         ("Time in engine steps", _time(infer.get("engine_seconds")), measured),
         ("Tokens per second", _number(summary.get("tokens_per_second")), "prompt and answer, measured"),
         ("MFU", _share(infer.get("mfu")), modelled),
