@@ -14,8 +14,7 @@ from engine.devices import model_shape
 from engine.metrics import density, idle_tail_seconds, mbu, mfu, overlap_fraction, useful_seconds
 from engine.models.config import load_config
 from engine.optimum import optimum
-from engine.plan.tree import build_tree, hit_rate_optimum
-from tasks.profile import cached_tokens
+from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
 from tasks.schema import SCHEMAS
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class _Answers:
         self._record_work(night, shape, device)
         p, _, d = self._lengths.T
         best = cached_tokens(self._tree).astype(np.float64)
-        found = optimum(shape, step_cost(shape, device), p, best, d, float(kv_tokens))
+        found = optimum(step_cost(shape, device), p, best, np.maximum(d, 1.0), float(kv_tokens))
         return {"ideal_seconds": found.practical}
 
     def _record_work(self, night: Night, shape: ModelShape, device: DeviceProfile) -> None:

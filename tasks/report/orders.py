@@ -16,9 +16,8 @@ from engine.cost import step_cost
 from engine.optimum import optimum
 from engine.plan.features import LEVELS, prefix_keys
 from engine.plan.policies import POLICIES, plan_tree
-from engine.plan.tree import build_tree
+from engine.plan.tree import build_tree, cached_tokens
 from engine.simulate import simulate
-from tasks.profile import cached_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -133,7 +132,6 @@ def compare_orders(
             )
         )
     best = optimum(
-        shape,
         cost,
         lengths.astype(np.float64),
         cached_tokens(tree).astype(np.float64),
