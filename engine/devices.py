@@ -82,6 +82,20 @@ def lock_file(device: str) -> Path:
     return Path(tempfile.gettempdir()) / f"nightblend-{device.replace(':', '-')}.lock"
 
 
+def device_uuid(device: str) -> str | None:
+    """Return the name by which NVIDIA's tools know a CUDA device, None for the CPU.
+
+    Indices do not do: those of CUDA depend on the environment of the process.
+    """
+    if device == "cpu":
+        return None
+    import torch
+
+    # Of a torch that does not tell it there are no figures of the device itself.
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else f"GPU-{uuid}"
+
+
 def default_step(device: str) -> tuple[int, int]:
     """Return the most tokens of a step and the most running requests where a run sets none."""
     return (1024, 128) if device == "cpu" else (2048, 512)

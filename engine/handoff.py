@@ -10,9 +10,9 @@ Folder (format version 5)
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
-    ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`)
+    ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
     answers     `items`: finished sequences of one step (`engine.worker.answer_item`)
-    step        measurements of one step (`engine.runtime.core.StepSample`, and modelled times)
+    step        figures of one step (`engine.runtime.core.StepSample` and `engine.metrics.step_metrics`)
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)

@@ -1,4 +1,4 @@
-"""What no schedule can beat: the optimum of requests, utilisation, room for KV; terms of `engine.cost`."""
+"""What no schedule can beat: the optimum of requests, room for KV; terms of `engine.cost`."""
 
 from __future__ import annotations
 
@@ -198,15 +198,6 @@ def _slowest(cost: StepCost, efficiency: float, prompt: Floats, output: Floats) 
         one = max(step_compute_seconds(cost, 1.0, 1.0, 0.0), mean)
         most = max(most, first + (d - 1.0) * one)
     return most
-
-
-def utilisation(
-    device: DeviceProfile, flops: float, moved_bytes: float, seconds: float
-) -> tuple[float | None, float | None]:
-    """Return (MFU, MBU): achieved FLOP/s and bytes/s over the peaks; None where the peak is unknown."""
-    mfu = None if device.peak_flops is None else flops / seconds / device.peak_flops
-    mbu = None if device.peak_bytes is None else moved_bytes / seconds / device.peak_bytes
-    return mfu, mbu
 
 
 def kv_tokens_left(

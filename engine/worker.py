@@ -16,9 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from engine.cost import DeviceProfile, ModelShape, measure_cpu, step_cost
+from engine.cost import measure_cpu, step_cost
 from engine.devices import (
     check_kv_dtype,
+    device_uuid,
     find_device,
     find_dtype,
     lock_file,
@@ -28,10 +29,11 @@ from engine.devices import (
 )
 from engine.errors import EngineError
 from engine.handoff import Job, read_job, write_message, write_plan_file
+from engine.metrics import step_metrics
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
-from engine.runtime.core import Completion, Engine, EngineSettings, StepSample
+from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.runtime.token_text import TokenText
@@ -132,7 +134,9 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}
-    write_message(pipe, {"type": "ready", **ready})
+    write_message(pipe, {"type": "ready", **ready, "device_uuid": device_uuid(place)})
+    # Of the profile of the device at hand, unlike the plan's: what its work should have taken here.
+    cost, pages = step_cost(shape, device), runner.kv_tokens // settings.page_size
 
     def send(finished: list[Completion]) -> None:
         if finished:
@@ -142,7 +146,8 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     replans = 0
     while engine.unfinished and not stop.is_set():
         finished, sample = engine.step()
-        write_message(pipe, {"type": "step", **_measured(sample, shape, device)})
+        figures = step_metrics(sample, shape, cost, pages)
+        write_message(pipe, {"type": "step", **asdict(sample), **figures})
         send(finished)
         if reviser is not None and reviser.replans > replans:
             replans = reviser.replans
@@ -213,19 +218,6 @@ def _logprobs(completion: Completion, token_text: TokenText) -> list[list[Any]]:
     chosen = entries(completion.token_ids, found.chosen)
     others = (entries(ids, top) for ids, top in zip(found.top_ids, found.top, strict=True))
     return [[*token, top] for token, top in zip(chosen, others, strict=True)]
-
-
-def _measured(sample: StepSample, shape: ModelShape, device: DeviceProfile) -> dict[str, Any]:
-    """Return a step sample with what the cost model says of it: FLOPs, bytes and seconds."""
-    flops = shape.step_flops(sample.tokens, sample.samples, float(sample.attended_tokens))
-    moved = shape.step_bytes(sample.tokens, float(sample.kv_tokens_read))
-    return {
-        **asdict(sample),
-        "model_flops": flops,
-        "model_bytes": moved,
-        "modelled_compute_seconds": flops / device.flops,
-        "modelled_memory_seconds": moved / device.read_bytes,
-    }
 
 
 def main(arguments: list[str]) -> int:

@@ -92,6 +92,10 @@ def rows_of(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("answers", result["output_file"]),
         ("errors", result["error_file"]),
     ]
+    if result.get("report_file"):
+        rows.append(("report", result["report_file"]))
+    if result.get("cost") is not None:
+        rows.insert(6, ("cost", f"{result['cost']:,.4g} {result['currency']}"))
     if result.get("catalog"):
         rows.append(("tables", f"{', '.join(sorted(result['tables']))} in {result['catalog']}"))
     if not result["published"]:

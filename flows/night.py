@@ -216,5 +216,7 @@ def _end_attempt(night: Night, published: dict[str, Any]) -> None:
 
 def _result(night: Night, published: dict[str, Any], *, reused: bool) -> dict[str, Any]:
     places = {name: plain_path(published[name]) for name in PLACES}
+    if published.get("report_file"):
+        places["report_file"] = plain_path(published["report_file"])
     named = {"job": night.job, "run_date": night.run_date.isoformat(), "reused": reused}
     return {**published, **places, **named}

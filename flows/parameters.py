@@ -228,6 +228,27 @@ class NightlyParameters(Form):
     heartbeat_s: float = Field(
         default=20.0, title="Heartbeat (s)", description="Time between signs of life.", gt=0
     )
+    gpu_hour_price: float | None = Field(
+        default=None,
+        title="Price of a GPU hour",
+        description="What an hour of the device costs; empty tells no cost.",
+        ge=0,
+        examples=[2.5],
+    )
+    currency: str = Field(
+        default="USD", title="Currency", description="Of that price.", pattern=r"^[A-Z]{3}$", examples=["EUR"]
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        title="Metrics port",
+        description="Serve Prometheus metrics on this port while requests are answered; empty serves none.",
+        ge=1,
+        le=65535,
+        examples=[9400],
+    )
+    report: bool = Field(
+        default=True, title="Report", description="Write a page about the night beside its results."
+    )
     publish: bool = Field(
         default=True, title="Publish", description="Off keeps the results in the run directory only."
     )
@@ -354,6 +375,10 @@ class NightlyParameters(Form):
             publish=self.publish,
             gives_way=self.give_way,
             device_profile=profile,
+            gpu_hour_price=self.gpu_hour_price,
+            currency=self.currency,
+            report=self.report,
+            metrics_port=self.metrics_port,
             catalog=choose_catalog(self.catalog, self.store) if self.publish else None,
         )
         return NightRequest(

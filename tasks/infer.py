@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.cost import DeviceProfile
 from engine.errors import EngineError
-from engine.optimum import utilisation
-from engine.plan.tree import build_tree, hit_rate_optimum
 from tasks.choices import Choices, sequences
+from tasks.device_counters import DeviceCounters
 from tasks.engine_process import engine_process
 from tasks.lengths import write_lengths
 from tasks.outputs import OutputSink, answer_of
 from tasks.plan import FIRST_FOLDER, write_plan
+from tasks.results import model_name
 from tasks.reuse import reuse_answers
+from tasks.run_totals import run_totals
 from tasks.work import load_work, sampling_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tasks.exposition import Exposition
     from tasks.night import Night
     from tasks.work import NightWork
 
@@ -64,7 +66,11 @@ class _Session:
         self.peak_running = 0
         self.device: dict[str, Any] = {}
         self.kv_tokens = 0
+        self.held_seconds = 0.0
         self.failure: str | None = None
+        self._profile: DeviceProfile | None = None
+        self._counters: DeviceCounters | None = None
+        self._exposition = _exposition(night, work)
 
     def progress(self) -> InferProgress:
         """Return how far the attempt is."""
@@ -81,12 +87,13 @@ class _Session:
         match message["type"]:
             case "ready":
                 self.device, self.kv_tokens = message["device"], message["kv_tokens"]
+                self._profile = DeviceProfile(**self.device)
+                self._counters = DeviceCounters.open(message["device_uuid"])
             case "answers":
                 for item in message["items"]:
                     self._take_answer(item)
             case "step":
-                self._sink.add_step(message)
-                self.peak_running = max(self.peak_running, message["running"])
+                self._take_step(message)
             case "plan":
                 path = self.folder / message["file"]
                 self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")
@@ -102,6 +109,41 @@ class _Session:
             case other:
                 raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
 
+    @contextmanager
+    def engine_held(self, folder: Path) -> Iterator[None]:
+        """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
+        self.engine_starts += 1
+        self.folder = folder
+        self.failure = "it ended without a word"
+        if self._exposition is not None:
+            self._exposition.engine_started()
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.held_seconds += time.monotonic() - begin
+            if self._counters is not None:
+                self._counters.close()
+                self._counters = None
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._exposition is not None:
+            self._exposition.close()
+
+    def _take_step(self, message: dict[str, Any]) -> None:
+        self._sink.add_step(message)
+        self.peak_running = max(self.peak_running, message["running"])
+        row = self._counters.poll() if self._counters is not None else None
+        if row is not None:
+            self._sink.add_device_sample(row)
+        if self._exposition is not None:
+            open_requests = len(self._work.rows) - len(self._work.answered)
+            waiting = max(0, open_requests - message["running"])
+            self._exposition.step(message, waiting, self._profile)
+            if row is not None:
+                self._exposition.device(row)
+
     def _take_answer(self, item: dict[str, Any]) -> None:
         i = self._row_of[item["request_id"]]
         row, key = self._work.rows[i], self._work.key_of[i]
@@ -109,7 +151,23 @@ class _Session:
         self.output_tokens += len(item["token_ids"])
         items = self.choices.add(key, item, sequences(settings))
         if items is not None:
-            self._sink.add_answer(key, answer_of(items, row["input_tokens"], settings, self._night))
+            answer = answer_of(items, row["input_tokens"], settings, self._night)
+            added = self._sink.add_answer(key, answer)
+            if self._exposition is not None:
+                self._exposition.answered(answer["finish_reason"], added)
+
+
+def _exposition(night: Night, work: NightWork) -> Exposition | None:
+    """Return the served metrics of the night, if a port was given for them."""
+    if night.settings.metrics_port is None:
+        return None
+    from tasks.exposition import Exposition
+
+    found = Exposition(model_name=model_name(night.model_dir), nightly=night.job)
+    plan = night.log.state.steps.get("plan")
+    found.begin(len(work.rows), plan.results.get("hit_rate_optimum") if plan is not None else None)
+    found.serve(night.settings.metrics_port)
+    return found
 
 
 def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
@@ -144,10 +202,20 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
                 raise StoppedError(f"the engine died {session.engine_starts} times, last: {failure}")
             log.warning("the engine died (%s); starting it again", failure)
     finally:
+        session.close()
         # Not after losing the run: a stale writer's parts would be refused anyway.
         if night.log.is_holder:
             sink.flush()
-    results = {**_totals(night, work, session), "reused_answers": reused}
+    results = {
+        **run_totals(night, work, session.device, session.kv_tokens, session.held_seconds),
+        "seconds": session.seconds(),
+        "peak_running": session.peak_running,
+        "kv_tokens": session.kv_tokens,
+        "device": session.device,
+        "engine_starts": session.engine_starts,
+        "replans": session.replans,
+        "reused_answers": reused,
+    }
     write_lengths(night, work)
     night.log.finish_step("infer", results)
     return results
@@ -161,11 +229,8 @@ def _run_engine(
     on_progress: Callable[[InferProgress], None] | None,
 ) -> str | None:
     """Run one engine process to its end; return None if it answered everything, else why it died."""
-    session.engine_starts += 1
-    session.folder = folder
-    session.failure = "it ended without a word"
     asked = False
-    with engine_process(folder) as engine:
+    with session.engine_held(folder), engine_process(folder) as engine:
         try:
             for message in engine.messages:
                 session.take(message)
@@ -190,66 +255,3 @@ def _run_engine(
     if session.failure is not None and code < 0:
         session.failure = f"killed by signal {-code}"
     return session.failure
-
-
-def _totals(night: Night, work: NightWork, session: _Session) -> dict[str, Any]:
-    """Add up the durable step samples and answers of the run."""
-    steps = night.read_table("steps")
-    totals = {
-        name: sum(steps.column(name).to_pylist())
-        for name in (
-            "prefill_tokens",
-            "decode_tokens",
-            "recomputed_tokens",
-            "retractions",
-            "evicted_pages",
-            "modelled_compute_seconds",
-            "modelled_memory_seconds",
-        )
-    }
-    engine_seconds = sum(steps.column("seconds").to_pylist())
-    usage = {"input": 0, "output": 0, "cached": 0, "prompt": 0}
-    reasons = {"stop": 0, "length": 0}
-    first = {work.rows[rows[0]]["request_id"]: rows[0] for rows in work.members.values()}
-    computed: list[int] = []
-    table = night.read_table("outputs", ["request_id", "usage", "finish_reason", "run_key"])
-    for row in table.to_pylist():
-        usage["input"] += row["usage"]["prompt_tokens"]
-        usage["output"] += row["usage"]["completion_tokens"]
-        reasons[row["finish_reason"]] += 1
-        if row["request_id"] in first and row["run_key"] == night.run_key:
-            computed.append(first[row["request_id"]])
-            usage["cached"] += row["usage"]["cached_tokens"]
-            usage["prompt"] += row["usage"]["prompt_tokens"]
-    return {
-        **totals,
-        "seconds": session.seconds(),
-        "engine_seconds": engine_seconds,
-        "steps": steps.num_rows,
-        "computed_answers": len(computed),
-        "prompt_tokens": usage["prompt"],
-        "hit_tokens": usage["cached"],
-        "hit_rate": usage["cached"] / usage["prompt"] if usage["prompt"] else 0.0,
-        # Over all attempts, like the hit rate: the plan's own figure is that of what remained.
-        "hit_rate_optimum": hit_rate_optimum(build_tree(*work.prompts(computed))) if computed else 0.0,
-        "input_tokens": usage["input"],
-        "output_tokens": usage["output"],
-        "finish_reasons": reasons,
-        "peak_running": session.peak_running,
-        "kv_tokens": session.kv_tokens,
-        "device": session.device,
-        "engine_starts": session.engine_starts,
-        "replans": session.replans,
-        **_utilisation(totals, engine_seconds, session.device),
-    }
-
-
-def _utilisation(totals: dict[str, Any], seconds: float, device: dict[str, Any]) -> dict[str, float | None]:
-    """Return MFU and MBU by the cost model: work done over what the device's peaks would have done."""
-    if not device or not seconds:
-        return {"mfu": None, "mbu": None}
-    profile = DeviceProfile(**device)
-    compute = totals["modelled_compute_seconds"] * profile.flops
-    moved = totals["modelled_memory_seconds"] * profile.read_bytes
-    mfu, mbu = utilisation(profile, compute, moved, seconds)
-    return {"mfu": mfu, "mbu": mbu}

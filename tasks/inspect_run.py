@@ -81,7 +81,7 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
             "workloads": steps.get("profile", {}).get("workloads", {}),
             "mix": mix_over_time(samples),
             "lengths": lengths(profiles, outputs),
-            "planned": _planned(steps, samples),
+            "planned": planned_and_actual(steps, samples),
         }
 
 
@@ -90,7 +90,7 @@ def compare_with_plan(run: str) -> dict[str, dict[str, Any]]:
     log = open_run(run)
     with TemporaryDirectory(prefix="nightblend-") as folder:
         samples = _Reader(log, Path(folder)).table("steps")
-    return _planned({name: step.results for name, step in log.state.steps.items()}, samples)
+    return planned_and_actual({name: step.results for name, step in log.state.steps.items()}, samples)
 
 
 def open_run(run: str) -> RunLog:
@@ -259,7 +259,9 @@ def lengths(profiles: pl.DataFrame, outputs: pl.DataFrame) -> list[dict[str, Any
     )
 
 
-def _planned(steps: Mapping[str, Mapping[str, Any]], samples: pl.DataFrame) -> dict[str, dict[str, Any]]:
+def planned_and_actual(
+    steps: Mapping[str, Mapping[str, Any]], samples: pl.DataFrame
+) -> dict[str, dict[str, Any]]:
     """Return name -> planned and actual figures; the plan is that of the last attempt, over what remained."""
     plan, infer = steps.get("plan", {}), steps.get("infer", {})
     device = DeviceProfile(**infer["device"]) if infer.get("device") else None

@@ -56,6 +56,12 @@ class NightSettings:
         What the plan counts with; None is the nominal profile of `device`.
     catalog
         URI of the Iceberg catalog to publish to (`tasks.warehouse`); None publishes files only.
+    gpu_hour_price, currency
+        What an hour of the device costs; without a price no cost is told.
+    report
+        Whether publishing writes the report of the night.
+    metrics_port
+        Where step infer answers Prometheus; None: nowhere.
     """
 
     policy: str = "blend"
@@ -80,6 +86,10 @@ class NightSettings:
     gives_way: bool = False
     device_profile: DeviceProfile | None = None
     catalog: str | None = None
+    gpu_hour_price: float | None = None
+    currency: str = "USD"
+    report: bool = False
+    metrics_port: int | None = None
 
     @property
     def precision(self) -> str:

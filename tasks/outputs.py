@@ -31,6 +31,7 @@ class OutputSink:
         self._work = work
         self._rows: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
+        self._device_samples: list[dict[str, Any]] = []
         self._opened = time.monotonic()
 
     def add_answer(self, key: str, answer: dict[str, Any]) -> int:
@@ -58,6 +59,10 @@ class OutputSink:
             }
         )
 
+    def add_device_sample(self, row: dict[str, Any]) -> None:
+        """Take a row of the table `device_samples`."""
+        self._device_samples.append(row)
+
     def flush_if_due(self) -> bool:
         """Close the part in hand if it is old or large enough."""
         settings = self._night.settings
@@ -69,7 +74,11 @@ class OutputSink:
 
     def flush(self) -> None:
         """Write what is in hand as durable parts."""
-        for kind, rows in (("outputs", self._rows), ("steps", self._steps)):
+        for kind, rows in (
+            ("outputs", self._rows),
+            ("steps", self._steps),
+            ("device_samples", self._device_samples),
+        ):
             if rows:
                 ids = [row["request_id"] for row in rows] if kind == "outputs" else []
                 self._write(kind, rows, ids)

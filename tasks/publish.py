@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 import pyarrow.parquet as pq
 
+from engine.profiles import DeviceProfile
 from tasks.accounting import Account, AccountingError, check_run
 from tasks.profile import request_parts
 from tasks.publication import Publication, date_log, make_current, publication_prefix
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from tasks.night import Night
 
-TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps")
+TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device_samples")
 ID_LENGTH: Final = 16
 ID_SHARE: Final = 250_000
 """About as many request ids are compared at a time."""
@@ -56,6 +57,19 @@ _RETURNED: Final = (
     "hit_rate",
     "hit_rate_optimum",
     "recomputed_tokens",
+    "mfu",
+    "mbu",
+    "overlap_fraction",
+    "kv_occupancy",
+    "idle_tail_seconds",
+    "gpu_seconds_held",
+    "gpu_seconds_busy",
+    "measured_energy_joules",
+    "gpu_hour_price",
+    "currency",
+    "cost",
+    "cost_per_1000_requests",
+    "cost_per_million_tokens",
     "run_key",
     "status",
     "exit_code",
@@ -69,9 +83,8 @@ def publish(night: Night) -> dict[str, Any]:
     -------
     dict
         Results of step `publish`: `publication_id`, `published`, `folder`, `output_file`, `error_file`,
-        `summary_file`, `run_dir` (URIs), and the summary's `requests, outputs, errors, quarantined, filtered,
-        input_tokens, output_tokens, seconds, tokens_per_second, hit_rate, hit_rate_optimum,
-        recomputed_tokens, run_key, status, exit_code`.
+        `summary_file`, `report_file` (or None), `run_dir` (URIs), and those of the summary's figures that
+        `batch_runs` has.
 
     Raises
     ------
@@ -98,14 +111,19 @@ def publish(night: Night) -> dict[str, Any]:
     local.mkdir(parents=True, exist_ok=True)
     summary = {"publication_id": publication_id, **summary}
     written = _write_files(local, files, summary, model_name(night.model_dir))
+    if night.settings.report:
+        from tasks.report.files import write_report
+
+        written += write_report(night, summary, local)
     for path in written:
         night.store.put_file(f"{prefix}/{path.name}", path)
     uri = night.store.object_uri
+    device = _device_profile(night)
     tables: dict[str, str] = {}
     if night.settings.publish and night.settings.catalog is not None:
         from tasks.publish_tables import location, write_table_files
 
-        made = write_table_files(local, files, night.job, night.run_date, night.run_key)
+        made = write_table_files(local, files, night.job, night.run_date, night.run_key, device)
         for kind, path in made.items():
             key = f"{prefix}/{path.relative_to(local).as_posix()}"
             if path not in written:
@@ -118,9 +136,10 @@ def publish(night: Night) -> dict[str, Any]:
         "output_file": uri(f"{prefix}/output.jsonl"),
         "error_file": uri(f"{prefix}/errors.jsonl"),
         "summary_file": uri(f"{prefix}/summary.json"),
+        "report_file": uri(f"{prefix}/report.html") if (local / "report.html") in written else None,
         "run_dir": uri(night.log.prefix),
         "policy": night.attempt.policy,
-        "device": _device(night),
+        "device": None if device is None else device.name,
         # Published again, it is still the run that ended then.
         "ended_at": (known.results.get("ended_at") if known is not None else None) or utc_now(),
         "catalog": night.settings.catalog if night.settings.publish else None,
@@ -252,11 +271,11 @@ def _write_files(
     return [*written, path]
 
 
-def _device(night: Night) -> str | None:
-    """Return the name of the device that step `infer` computed on."""
+def _device_profile(night: Night) -> DeviceProfile | None:
+    """Return the profile of the device that step `infer` computed on."""
     infer = night.log.state.steps.get("infer")
     device = infer.results.get("device") if infer is not None else None
-    return str(device["name"]) if isinstance(device, dict) and "name" in device else None
+    return DeviceProfile(**device) if device else None
 
 
 def _stands(night: Night, results: dict[str, Any]) -> bool:

@@ -11,15 +11,15 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 
 from tasks.catalogs import FOLDER, open_catalog, store_properties
-from tasks.run_parts import GroupedWriter, batches
+from tasks.run_parts import GroupedWriter, batches, read_conforming
 from tasks.schema import SCHEMAS, conform
 from tasks.storage import plain_path
+from tasks.utilization import utilization
 from tasks.warehouse import (
     OF_A_DATE,
     TABLES,
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
     from pyiceberg.catalog import Catalog
 
+    from engine.profiles import DeviceProfile
+
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS: Final = 10
 _TRIES: Final = 30
 _T = TypeVar("_T")
 
@@ -56,7 +57,12 @@ def location(uri: str) -> str:
 
 
 def write_table_files(
-    folder: Path, parts: Mapping[str, list[Path]], job: str, run_date: date, run_key: str
+    folder: Path,
+    parts: Mapping[str, list[Path]],
+    job: str,
+    run_date: date,
+    run_key: str,
+    device: DeviceProfile | None = None,
 ) -> dict[str, Path]:
     """Write the rows of a run as the warehouse holds them, below `folder`.
 
@@ -65,7 +71,9 @@ def write_table_files(
     folder
         Local, with the published Parquet files. Those that are in the form of their table serve as they are.
     parts
-        Local Parquet files of outputs, errors, quarantine, profiles and steps.
+        Local Parquet files of outputs, errors, quarantine, profiles, steps and device samples.
+    device
+        What the run was computed on; without it no shares of its peaks are known.
 
     Returns
     -------
@@ -81,7 +89,7 @@ def write_table_files(
         if kind == "utilization" or not schema.equals(SCHEMAS[kind]):
             path = folder / "tables" / f"{TABLES[kind]}.parquet"
             with GroupedWriter(path, schema) as writer:
-                for rows in _rows(kind, parts, job, run_date, run_key):
+                for rows in _rows(kind, parts, job, run_date, run_key, device):
                     writer.write(conform(rows, schema))
         if pq.read_metadata(path).num_rows:
             found[kind] = path
@@ -89,11 +97,18 @@ def write_table_files(
 
 
 def _rows(
-    kind: str, parts: Mapping[str, list[Path]], job: str, run_date: date, run_key: str
+    kind: str,
+    parts: Mapping[str, list[Path]],
+    job: str,
+    run_date: date,
+    run_key: str,
+    device: DeviceProfile | None,
 ) -> Iterator[pa.Table]:
     if kind == "utilization":
         if parts["steps"]:
-            yield utilization(pl.read_parquet(parts["steps"]), job, run_date, run_key)
+            steps = read_conforming(parts["steps"], "steps")
+            samples = read_conforming(parts.get("device_samples", []), "device_samples")
+            yield utilization(steps, samples, device, job=job, run_date=run_date, run_key=run_key)
         return
     named = {"job": pa.scalar(job), "run_date": pa.scalar(run_date, pa.date32())}
     for part in parts[kind]:
@@ -102,42 +117,6 @@ def _rows(
                 for name, value in named.items():
                     rows = rows.append_column(name, pa.repeat(value, rows.num_rows))  # noqa: PLW2901
             yield rows
-
-
-def utilization(steps: pl.DataFrame, job: str, run_date: date, run_key: str) -> pa.Table:
-    """Return the table `utilization`: the steps of a run, summed up over every ten seconds."""
-    total = pl.sum(
-        "seconds",
-        "prefill_tokens",
-        "decode_tokens",
-        "kv_tokens_read",
-        "modelled_compute_seconds",
-        "modelled_memory_seconds",
-        "hit_tokens",
-        "recomputed_tokens",
-        "retractions",
-        "evicted_pages",
-    )
-    weight = pl.col("seconds")
-    grouped = (
-        steps.lazy()
-        .with_columns(pl.col("started_at").dt.truncate(f"{SAMPLE_SECONDS}s"))
-        .group_by("started_at")
-        .agg(
-            total,
-            pl.len().alias("steps"),
-            # Steps that took no time at all count alike.
-            pl.when(weight.sum() > 0)
-            .then((pl.col("sequences") * weight).sum() / weight.sum())
-            .otherwise(pl.col("sequences").mean())
-            .alias("sequences"),
-            pl.min("free_pages"),
-        )
-        .with_columns(job=pl.lit(job), run_date=pl.lit(run_date), run_key=pl.lit(run_key))
-        .sort("started_at")
-        .collect()
-    )
-    return conform(grouped.to_arrow(), SCHEMAS["utilization"])
 
 
 def holds(catalog: Catalog, job: str, run_date: date, files: Mapping[str, str]) -> bool:

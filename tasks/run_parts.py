@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -74,6 +75,12 @@ class GroupedWriter:
         if self._held:
             self._writer.write_table(pa.concat_tables(self._held))
         self._held, self._bytes = [], 0
+
+
+def read_conforming(files: Sequence[Path], kind: str) -> pl.DataFrame:
+    """Return the rows of local parts of `kind` (a name of `SCHEMAS`), whatever version wrote them."""
+    tables = [conform(pq.read_table(path), SCHEMAS[kind]) for path in files]
+    return pl.DataFrame(pl.from_arrow(pa.concat_tables([SCHEMAS[kind].empty_table(), *tables])))
 
 
 def fetch(log: RunLog, part: Part, folder: Path) -> Path:

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_KINDS = frozenset(
-    {"requests", "profiles", "plan", "outputs", "errors", "quarantine", "steps", "lengths"}
+    {
+        *("requests", "profiles", "plan", "outputs", "errors", "quarantine"),
+        *("steps", "device_samples", "work", "lengths"),
+    }
 )
 
 

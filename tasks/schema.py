@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from engine.metrics import MEASURED, METRICS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,10 +24,12 @@ VERSIONS: Final[dict[str, int]] = {
     "outputs": 2,
     "errors": 2,
     "quarantine": 1,
-    "steps": 1,
+    "steps": 2,
+    "device_samples": 1,
+    "work": 1,
     "lengths": 1,
-    "utilization": 1,
-    "batch_runs": 2,
+    "utilization": 2,
+    "batch_runs": 3,
 }
 """Version of each table's schema."""
 
@@ -107,10 +111,16 @@ def _col(name: str, kind: pa.DataType, unit: str, meaning: str, *, null: bool = 
     return pa.field(name, kind, nullable=null, metadata={"unit": unit, "meaning": meaning})
 
 
+def _metric(name: str) -> pa.Field:
+    """Return the column of a figure of `engine.metrics`; rows of earlier versions have none."""
+    return _col(name, pa.float64(), METRICS[name].unit, METRICS[name].meaning, null=True)
+
+
 _REQUEST_ID = _col("request_id", pa.string(), "sha256", "Name of the request, by its content")
 _JOB = _col("job", pa.string(), "", "One team's nightly; partition column")
 _RUN_DATE = _col("run_date", pa.date32(), "day", "Date the run is for; partition column")
 _WORKLOAD = _col("workload", pa.string(), "", "Kind of request, from metadata.workload, else 'default'")
+_TENANT = _col("tenant", pa.string(), "", "Who asked, from metadata.tenant", null=True)
 _SOURCE_URI = _col("source_uri", pa.string(), "uri", "Object the request came from")
 _SOURCE_LINE = _col("source_line", pa.int64(), "line, from 1", "Its line in that object")
 _INPUT_TOKENS = _col("input_tokens", pa.int32(), "tokens", "Prompt tokens; null until tokenised", null=True)
@@ -120,7 +130,7 @@ _IDENTIFYING: Final = [
     _JOB,
     _RUN_DATE,
     _WORKLOAD,
-    _col("tenant", pa.string(), "", "Who asked, from metadata.tenant", null=True),
+    _TENANT,
     _col("custom_id", pa.string(), "", "The sender's own name of the request, unique per object", null=True),
     _SOURCE_URI,
     _SOURCE_LINE,
@@ -219,13 +229,29 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("decode_tokens", pa.int32(), "tokens", "Sequences that decoded, one token each"),
         _col("sequences", pa.int32(), "requests", "Running requests"),
         _col("kv_tokens_read", pa.int64(), "tokens", "KV entries read by attention, per layer"),
-        _col("free_pages", pa.int32(), "pages", "KV pages neither held nor cached"),
+        _col("free_pages", pa.int32(), "pages", "KV pages that running requests do not hold"),
         _col("modelled_compute_seconds", pa.float64(), "s", "Compute time of the step by the cost model"),
         _col("modelled_memory_seconds", pa.float64(), "s", "Memory time of the step by the cost model"),
         _col("hit_tokens", pa.int64(), "tokens", "Prompt tokens taken from the cache at admission"),
         _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
         _col("retractions", pa.int32(), "requests", "Requests put back for lack of memory"),
         _col("evicted_pages", pa.int32(), "pages", "Cached pages given up"),
+        *map(_metric, ("model_flops", "model_bytes", "modelled_seconds", "kv_occupancy")),
+    ],
+    # A row a second while the engine runs, of an NVIDIA device.
+    "device_samples": [
+        _col("device_uuid", pa.string(), "", "The device, as NVIDIA's tools name it"),
+        _col("started_at", UTC, "UTC", "Begin of the time that the row is about"),
+        _col("seconds", pa.float64(), "s", "Its length"),
+        *map(_metric, MEASURED),
+    ],
+    # What the requests of a run share its cost by.
+    "work": [
+        _WORKLOAD,
+        _TENANT,
+        _col("requests", pa.int64(), "requests", "Whose answers this run computed or shares"),
+        _col("compute_seconds", pa.float64(), "s", "Compute time by the cost model, without cached tokens"),
+        _col("memory_seconds", pa.float64(), "s", "KV read time by the cost model"),
     ],
     # Tables of the warehouse only.
     "utilization": [
@@ -239,13 +265,15 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("decode_tokens", pa.int64(), "tokens", "Answer tokens computed"),
         _col("sequences", pa.float64(), "requests", "Running requests, mean over time"),
         _col("kv_tokens_read", pa.int64(), "tokens", "KV entries read by attention, per layer"),
-        _col("free_pages", pa.int32(), "pages", "Fewest KV pages neither held nor cached"),
+        _col("free_pages", pa.int32(), "pages", "Fewest KV pages that running requests do not hold"),
         _col("modelled_compute_seconds", pa.float64(), "s", "Compute time by the cost model"),
         _col("modelled_memory_seconds", pa.float64(), "s", "Memory time by the cost model"),
         _col("hit_tokens", pa.int64(), "tokens", "Prompt tokens taken from the cache at admission"),
         _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed again after a retraction"),
         _col("retractions", pa.int64(), "requests", "Requests put back for lack of memory"),
         _col("evicted_pages", pa.int64(), "pages", "Cached pages given up"),
+        *map(_metric, ("model_flops", "model_bytes", "modelled_seconds", "mfu", "mbu", "overlap_fraction")),
+        *map(_metric, ("density", "kv_occupancy", *MEASURED)),
     ],
     "batch_runs": [
         _JOB,
@@ -274,6 +302,13 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("hit_rate_optimum", pa.float64(), "1", "The most that could be, in unlimited memory", null=True),
         _col("recomputed_tokens", pa.int64(), "tokens", "Tokens computed twice", null=True),
         _col("snapshots", SNAPSHOTS, "", "Tables and the snapshots that hold the date: a consistent read"),
+        *map(_metric, ("mfu", "mbu", "overlap_fraction", "kv_occupancy", "idle_tail_seconds")),
+        *map(_metric, ("gpu_seconds_held", "gpu_seconds_busy", "measured_energy_joules")),
+        _col("gpu_hour_price", pa.float64(), "currency", "Price of a GPU hour, if one was given", null=True),
+        _col("currency", pa.string(), "", "Of the price", null=True),
+        _col("cost", pa.float64(), "currency", "GPU hours held at that price", null=True),
+        _col("cost_per_1000_requests", pa.float64(), "currency", "Of those answered", null=True),
+        _col("cost_per_million_tokens", pa.float64(), "currency", "Of prompts and answers", null=True),
     ],
     # What later nights learn from; stays in the run directory.
     "lengths": [

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from tasks.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
+from tasks.night_cost import night_cost
 from tasks.results import model_name
 
 if TYPE_CHECKING:
@@ -24,8 +25,20 @@ _FROM_INFER: Final = (
     "engine_seconds",
     "modelled_compute_seconds",
     "modelled_memory_seconds",
+    "modelled_seconds",
+    "ideal_seconds",
+    "model_flops",
+    "model_bytes",
     "mfu",
     "mbu",
+    "overlap_fraction",
+    "density",
+    "kv_occupancy",
+    "idle_tail_seconds",
+    "gpu_seconds_held",
+    "gpu_seconds_busy",
+    "measured_energy_joules",
+    "steps",
     "recomputed_tokens",
     "retractions",
     "evicted_pages",
@@ -111,6 +124,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         "hit_rate": infer.get("hit_rate"),
         "hit_rate_optimum": infer.get("hit_rate_optimum", plan.get("hit_rate_optimum")),
         **{name: infer.get(name) for name in _FROM_INFER},
+        **night_cost(night, infer, outputs, input_tokens + output_tokens),
         "finish_reasons": _total(answered, "finish_reason", "requests"),
         "error_codes": _total(failed, "code", "errors"),
         "workloads": _workloads(answered, failed, files["outputs"]),

@@ -31,17 +31,20 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; the first column is aligned left, the others right.
+    """Rows of text.
 
     Attributes
     ----------
     caption
         What is in it, and whether it is measured, modelled or simulated.
+    words
+        So many columns from the left hold words and are aligned left, the others right.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    words: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,16 @@ def _html(block: Block) -> str:
                 for what, value, remark in facts
             )
             return f"<dl>{tiles}</dl>"
-        case Table(caption, columns, rows):
-            head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+        case Table(caption, columns, rows, words):
+            sides = ["<t{} class=word>" if i < words else "<t{}>" for i in range(len(columns))]
+            head = "".join(
+                f"{side.format('h')}{escape(name)}</th>" for side, name in zip(sides, columns, strict=True)
+            )
             body = "\n".join(
-                "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+                "<tr>"
+                + "".join(f"{side.format('d')}{escape(c)}</td>" for side, c in zip(sides, row, strict=True))
+                + "</tr>"
+                for row in rows
             )
             return (
                 f'<div class="table"><table><caption>{escape(caption)}</caption>'
@@ -140,17 +149,16 @@ def _markdown(block: Block) -> list[str]:
         case Text(text):
             return [_line(text)]
         case Facts(facts):
-            rows = [(what, value, remark) for what, value, remark in facts]
-            return _markdown_table(("", "", ""), rows)
-        case Table(caption, columns, rows):
-            return [_line(caption), "", *_markdown_table(columns, rows)]
+            return _markdown_table(("", "", ""), facts)
+        case Table(caption, columns, rows, words):
+            return [_line(caption), "", *_markdown_table(columns, rows, words)]
         case Figure(_, caption, description):
             return [f"*{_line(caption)}* {_line(description)}"]
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
     head = [_line(name) or " " for name in columns]
-    ends = ["---", *["---:"] * (len(columns) - 1)]
+    ends = ["---" if i < words else "---:" for i in range(len(columns))]
     return [f"| {' | '.join(row)} |" for row in (head, ends, *([_line(c) for c in row] for row in rows))]
 
 

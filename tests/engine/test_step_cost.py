@@ -22,7 +22,7 @@ from engine.cost import (
     step_memory_seconds,
     step_seconds,
 )
-from engine.optimum import COMPUTE, LONGEST, MEMORY, PRESETS, kv_tokens_left, optimum, utilisation
+from engine.optimum import COMPUTE, LONGEST, MEMORY, PRESETS, kv_tokens_left, optimum
 from engine.profiles import ProfileError, read_profile, tensor_parallel, write_profile
 
 UNIT = DeviceProfile("unit", "nominal", 1.0, 1.0, 4.0, 2.0, overlaps=False)
@@ -184,11 +184,6 @@ def test_optimum_of_nothing_and_without_memory() -> None:
     assert optimum(step_cost(tiny(), UNIT), nothing, nothing, nothing, 1.0).practical == 0.0
     with pytest.raises(ValueError, match="kv_tokens"):
         optimum(step_cost(tiny(), UNIT), nothing, nothing, nothing, 0.0)
-
-
-def test_utilisation() -> None:
-    assert utilisation(UNIT, 20.0, 6.0, 10.0) == (0.5, 0.3)
-    assert utilisation(NOMINAL["cpu"], 20.0, 6.0, 10.0) == (None, None)
 
 
 def test_room_for_kv() -> None:

@@ -35,7 +35,7 @@ def command(root: Path, *more: str) -> list[str]:
         "heartbeat-s": 1,
     }
     flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "flows.cli", "run", *flags, "--json", *more]
+    return [sys.executable, "-m", "flows.cli", "run", *flags, "--no-report", "--json", *more]
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:

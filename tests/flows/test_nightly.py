@@ -47,7 +47,7 @@ def options(root: Path, **changed: str) -> list[str]:
 
 def request_of(root: Path, **changed):
     parameters = {name.removeprefix("--").replace("-", "_"): value for name, value in _pairs(options(root))}
-    return NightlyParameters.parse(parameters | changed).to_request()
+    return NightlyParameters.parse({"report": False} | parameters | changed).to_request()
 
 
 def _pairs(flat: list[str]):
@@ -55,7 +55,7 @@ def _pairs(flat: list[str]):
 
 
 def run_json(capsys, arguments: list[str]) -> tuple[int, dict]:
-    code = cli.main(["run", *arguments, "--json"], with_flow=False)
+    code = cli.main(["run", *arguments, "--no-report", "--json"], with_flow=False)
     out = capsys.readouterr().out
     assert out.count("\n") == 1, "one JSON object and nothing else"
     return code, json.loads(out)
@@ -111,7 +111,7 @@ def test_the_flow_does_the_same(tmp_path):
     typed = {
         name.removeprefix("--").replace("-", "_"): value for name, value in _pairs(options(root, job=job))
     }
-    result = nightly(NightlyParameters.parse(typed | {"max_bad_fraction": 0.2}))
+    result = nightly(NightlyParameters.parse(typed | {"max_bad_fraction": 0.2, "report": False}))
     assert (result["status"], result["outputs"], result["errors"]) == ("Completed", REQUESTS + 1, 1)
 
     with get_client(sync_client=True) as client:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -261,40 +260,6 @@ def test_a_single_publication_cannot_be_rolled_back(place, tmp_path) -> None:
     with pytest.raises(ConfigurationError, match="is the only publication of job on"):
         roll_back(store, "job", DAY, catalog=uri)
     consistent(place, only)
-
-
-def test_utilization_sums_over_ten_seconds() -> None:
-    begin = datetime(2026, 1, 1, 0, 0, 8, tzinfo=UTC)
-    steps = pl.DataFrame(
-        {
-            "started_at": [begin + timedelta(seconds=i) for i in range(12)],
-            "seconds": [0.5] * 11 + [1.5],
-            "sequences": [4] * 11 + [8],
-            "free_pages": list(range(20, 8, -1)),
-            **{
-                name: [1] * 12
-                for name in (
-                    "prefill_tokens",
-                    "decode_tokens",
-                    "kv_tokens_read",
-                    "hit_tokens",
-                    "recomputed_tokens",
-                    "retractions",
-                    "evicted_pages",
-                )
-            },
-            "modelled_compute_seconds": [0.1] * 12,
-            "modelled_memory_seconds": [0.2] * 12,
-        },
-        schema_overrides={"started_at": pl.Datetime("us", "UTC")},
-    )
-    found = pl.from_arrow(publish_tables.utilization(steps, "job", DAY, "k"))
-    assert isinstance(found, pl.DataFrame)
-    assert found["started_at"].dt.second().to_list() == [0, 10]
-    assert found["steps"].to_list() == [2, 10]
-    assert found["prefill_tokens"].sum() == 12
-    assert found["sequences"].to_list() == [4.0, pytest.approx((4 * 4.5 + 8 * 1.5) / 6)]
-    assert found["free_pages"].to_list() == [19, 9]
 
 
 def test_unsigned_numbers_arrive(place, tmp_path) -> None:

@@ -1,0 +1,42 @@
+"""`nightblend report`: what a run did, as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.parser import add_command
+from tasks.accounting import ExitCode
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "report",
+        execute,
+        help="write a page about a run",
+        description="Write a self-contained HTML page about a run, and the same as markdown beside it: "
+        "utilisation over time, why this order, sharing, plan kept, cost. Nothing of a prompt is in it.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
+    parser.add_argument(
+        "--out", default="report.html", metavar="FILE", help="the page. Default: report.html."
+    )
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Write it and say where."""
+    from tasks.report.files import report_run
+
+    page, text = report_run(options["run"], Path(options["out"]))
+    if options["json"]:
+        print(json.dumps({"report_file": str(page), "markdown_file": str(text)}))
+    else:
+        print(f"report    {page}")
+        print(f"markdown  {text}")
+    return int(ExitCode.OK)

@@ -1,0 +1,186 @@
+"""The figures of a running night for Prometheus, on a port of the process that runs step infer.
+
+Names are vLLM's where the meaning is the same (`vllm:`), else our own (`nightblend_`). Labels are the model
+and the nightly; no request, prompt or tenant is in them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from engine.metrics import METRICS, mbu, mfu, overlap_fraction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
+    from engine.profiles import DeviceProfile
+
+log = logging.getLogger(__name__)
+
+LABELS: Final = ("model_name", "nightly")
+WINDOW_S: Final = 10.0
+"""MFU, MBU, overlap and density are those of the engine time since the window before ended."""
+_BUCKETS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+_GAUGES: Final = {
+    "vllm:num_requests_running": "Requests that the engine runs",
+    "vllm:num_requests_waiting": "Requests that wait for the engine",
+    "vllm:kv_cache_usage_perc": "Part of the KV pages that running requests hold; 1 is all",
+    "nightblend_requests": "Requests of the night, answered ones included",
+    "nightblend_hit_rate_optimum": METRICS["hit_rate_optimum"].meaning,
+}
+_COUNTERS: Final = {
+    "vllm:generation_tokens": "Answer tokens computed",
+    "vllm:prefix_cache_hits": "Prompt tokens taken from the prefix cache",
+    "vllm:num_preemptions": "Requests put back for lack of memory (retractions)",
+    "nightblend_prefill_tokens": "Prompt tokens computed",
+    "nightblend_recomputed_tokens": METRICS["recomputed_tokens"].meaning,
+    "nightblend_evicted_pages": "Cached KV pages given up",
+    "nightblend_steps": "Engine steps",
+    "nightblend_engine_starts": "Engine processes started",
+    "nightblend_gpu_busy_seconds": METRICS["gpu_seconds_busy"].meaning,
+    "nightblend_modelled_compute_seconds": METRICS["modelled_compute_seconds"].meaning,
+    "nightblend_modelled_memory_seconds": METRICS["modelled_memory_seconds"].meaning,
+    "nightblend_modelled_seconds": METRICS["modelled_seconds"].meaning,
+    "nightblend_model_flops": METRICS["model_flops"].meaning,
+    "nightblend_model_bytes": METRICS["model_bytes"].meaning,
+}
+_WINDOWED: Final = ("mfu", "mbu", "overlap_fraction", "density")
+_MEASURED: Final = tuple(
+    name for name in METRICS if name.startswith("measured_") and name != "measured_energy_joules"
+)
+_OF_A_STEP: Final = {
+    "vllm:generation_tokens": "decode_tokens",
+    "vllm:prefix_cache_hits": "hit_tokens",
+    "vllm:num_preemptions": "retractions",
+    "nightblend_prefill_tokens": "prefill_tokens",
+    "nightblend_recomputed_tokens": "recomputed_tokens",
+    "nightblend_evicted_pages": "evicted_pages",
+    "nightblend_gpu_busy_seconds": "seconds",
+    "nightblend_modelled_compute_seconds": "modelled_compute_seconds",
+    "nightblend_modelled_memory_seconds": "modelled_memory_seconds",
+    "nightblend_modelled_seconds": "modelled_seconds",
+    "nightblend_model_flops": "model_flops",
+    "nightblend_model_bytes": "model_bytes",
+}
+"""Counter -> the field of a step message that is added to it."""
+
+
+class Exposition:
+    """The metrics of one night; `serve` puts them on a port."""
+
+    def __init__(self, *, model_name: str, nightly: str) -> None:
+        self.registry = CollectorRegistry()
+        labels = {"model_name": model_name, "nightly": nightly}
+        registry = self.registry
+        self._gauges = {
+            name: Gauge(name, text, LABELS, registry=registry).labels(**labels)
+            for name, text in _GAUGES.items()
+        }
+        self._counters = {
+            name: Counter(name, text, LABELS, registry=registry).labels(**labels)
+            for name, text in _COUNTERS.items()
+        }
+        # A figure that nobody has is not exposed, so these get their labels with their first value.
+        self._later = {
+            name: Gauge(f"nightblend_{name}", METRICS[name].meaning, LABELS, registry=registry)
+            for name in (*_WINDOWED, *_MEASURED)
+        }
+        self._energy = Counter(
+            "nightblend_measured_energy_joules",
+            METRICS["measured_energy_joules"].meaning,
+            LABELS,
+            registry=registry,
+        )
+        self._labels = labels
+        self._tokens = Histogram(
+            "vllm:iteration_tokens_total",
+            "Tokens of an engine step",
+            LABELS,
+            registry=registry,
+            buckets=_BUCKETS,
+        ).labels(**labels)
+        self._answered = Counter(
+            "vllm:request_success", "Answered requests", (*LABELS, "finished_reason"), registry=registry
+        )
+        self._server: tuple[WSGIServer, Thread] | None = None
+        self._window = dict.fromkeys(("seconds", "compute", "memory", "flops", "bytes"), 0.0)
+
+    def serve(self, port: int) -> None:
+        """Answer scrapes on a port; a port that is taken costs the metrics, not the night."""
+        try:
+            self._server = start_http_server(port, registry=self.registry)
+        except OSError as error:
+            log.warning("--metrics-port %d: no metrics are served: %s", port, error.strerror)
+
+    def close(self) -> None:
+        """Stop answering."""
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            self._server = None
+
+    def begin(self, requests: int, hit_rate_optimum: float | None) -> None:
+        """Tell what the night is about to do."""
+        self._gauges["nightblend_requests"].set(requests)
+        if hit_rate_optimum is not None:
+            self._gauges["nightblend_hit_rate_optimum"].set(hit_rate_optimum)
+
+    def engine_started(self) -> None:
+        """Count an engine process."""
+        self._counters["nightblend_engine_starts"].inc()
+
+    def step(self, message: Mapping[str, Any], waiting: int, device: DeviceProfile | None) -> None:
+        """Take in the figures of an engine step, and how many requests wait after it."""
+        self._gauges["vllm:num_requests_running"].set(message["running"])
+        self._gauges["vllm:num_requests_waiting"].set(waiting)
+        self._gauges["vllm:kv_cache_usage_perc"].set(message["kv_occupancy"])
+        for name, key in _OF_A_STEP.items():
+            self._counters[name].inc(message[key])
+        self._counters["nightblend_steps"].inc()
+        self._tokens.observe(message["tokens"])
+        window = self._window
+        for name, key in (
+            ("seconds", "seconds"),
+            ("compute", "modelled_compute_seconds"),
+            ("memory", "modelled_memory_seconds"),
+            ("flops", "model_flops"),
+            ("bytes", "model_bytes"),
+        ):
+            window[name] += message[key]
+        if window["seconds"] >= WINDOW_S:
+            self._close_window(device)
+
+    def _close_window(self, device: DeviceProfile | None) -> None:
+        sums = dict(self._window)
+        self._window = dict.fromkeys(sums, 0.0)
+        compute, memory, seconds = sums["compute"], sums["memory"], sums["seconds"]
+        found = {
+            "mfu": mfu(device, sums["flops"], seconds) if device else None,
+            "mbu": mbu(device, sums["bytes"], seconds) if device else None,
+            "overlap_fraction": overlap_fraction(compute, memory, seconds),
+            "density": compute / memory if memory > 0.0 else None,
+        }
+        self._set(found)
+
+    def answered(self, finish_reason: str, requests: int) -> None:
+        """Count answered requests."""
+        self._answered.labels(**self._labels, finished_reason=finish_reason).inc(requests)
+
+    def device(self, row: Mapping[str, Any]) -> None:
+        """Take in the device's own counters (a row of the table `device_samples`)."""
+        self._set({name: row[name] for name in _MEASURED})
+        if row["measured_energy_joules"] is not None:
+            self._energy.labels(**self._labels).inc(row["measured_energy_joules"])
+
+    def _set(self, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._later[name].labels(**self._labels).set(value)

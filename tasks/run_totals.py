@@ -1,0 +1,215 @@
+"""The results of step infer: sums over the durable steps and answers of a run, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from engine.cost import DeviceProfile, step_cost
+from engine.devices import model_shape
+from engine.metrics import density, idle_tail_seconds, mbu, mfu, overlap_fraction, useful_seconds
+from engine.models.config import load_config
+from engine.optimum import optimum
+from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
+from tasks.schema import SCHEMAS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine.cost import ModelShape
+    from tasks.night import Night
+    from tasks.work import NightWork
+
+_SUMS: Final = (
+    "prefill_tokens",
+    "decode_tokens",
+    "recomputed_tokens",
+    "retractions",
+    "evicted_pages",
+    "modelled_compute_seconds",
+    "modelled_memory_seconds",
+)
+_LATER_SUMS: Final = ("modelled_seconds", "model_flops", "model_bytes")
+"""Columns that steps of earlier versions do not have: one of them makes the sum unknown."""
+
+
+def run_totals(
+    night: Night, work: NightWork, device: dict[str, Any], kv_tokens: int, held: float
+) -> dict[str, Any]:
+    """Add up what is durable of a run, and record its table `work`.
+
+    Parameters
+    ----------
+    device
+        Profile of the device, as the engine sent it; empty if none was started.
+    kv_tokens
+        KV memory of the engine.
+    held
+        Seconds that this attempt's engines lived.
+    """
+    steps = pl.DataFrame(pl.from_arrow(night.read_table("steps"))).sort("started_at", "step")
+    totals: dict[str, Any] = {name: steps[name].sum() for name in _SUMS}
+    totals |= {name: None if steps[name].null_count() else float(steps[name].sum()) for name in _LATER_SUMS}
+    profile = DeviceProfile(**device) if device else None
+    answers = _Answers(night, work)
+    seconds = float(steps["seconds"].sum())
+    devices = profile.shards if profile else 1
+    return {
+        **totals,
+        "engine_seconds": seconds,
+        "gpu_seconds_held": devices * (held + _held_before(night)),
+        "gpu_seconds_busy": devices * seconds,
+        "steps": steps.height,
+        **answers.usage(),
+        "finish_reasons": answers.reasons,
+        "measured_energy_joules": _energy(night),
+        "shape": asdict(_shape(night)),
+        "engine_settings": {
+            name: getattr(night.settings, name)
+            for name in ("page_size", "token_budget", "max_sequences", "run_seed")
+        },
+        **_utilisation(night, steps, totals, profile),
+        **answers.ideal(night, profile, kv_tokens),
+    }
+
+
+class _Answers:
+    """The durable answers of a run, those apart that it computed itself."""
+
+    def __init__(self, night: Night, work: NightWork) -> None:
+        self._night, self._work = night, work
+        self._input = self._output = 0
+        self.reasons = {"stop": 0, "length": 0}
+        first = {work.rows[rows[0]]["request_id"]: rows[0] for rows in work.members.values()}
+        self._computed: list[int] = []
+        lengths: list[tuple[int, int, int]] = []
+        table = night.read_table("outputs", ["request_id", "usage", "finish_reason", "run_key"])
+        for row in table.to_pylist():
+            usage = row["usage"]
+            self._input += usage["prompt_tokens"]
+            self._output += usage["completion_tokens"]
+            self.reasons[row["finish_reason"]] += 1
+            if row["request_id"] in first and row["run_key"] == night.run_key:
+                self._computed.append(first[row["request_id"]])
+                lengths.append((usage["prompt_tokens"], usage["cached_tokens"], usage["completion_tokens"]))
+        self._lengths = np.array(lengths, np.float64).reshape(-1, 3)
+        # Over all attempts, like the hit rate: the plan's own figures are those of what remained.
+        self._tree = build_tree(*work.prompts(self._computed)) if self._computed else None
+
+    def usage(self) -> dict[str, Any]:
+        """Return tokens and hit rates."""
+        prompt, cached = (int(self._lengths[:, column].sum()) for column in (0, 1))
+        return {
+            "computed_answers": len(self._computed),
+            "prompt_tokens": prompt,
+            "hit_tokens": cached,
+            "hit_rate": cached / prompt if prompt else 0.0,
+            "hit_rate_optimum": 0.0 if self._tree is None else hit_rate_optimum(self._tree),
+            "input_tokens": self._input,
+            "output_tokens": self._output,
+        }
+
+    def ideal(self, night: Night, device: DeviceProfile | None, kv_tokens: int) -> dict[str, float | None]:
+        """Record what the requests share the cost of the run by, and return `ideal_seconds`."""
+        if device is None or self._tree is None or kv_tokens <= 0:
+            return {"ideal_seconds": None}
+        shape = _shape(night)
+        self._record_work(night, shape, device)
+        p, _, d = self._lengths.T
+        best = cached_tokens(self._tree).astype(np.float64)
+        found = optimum(step_cost(shape, device), p, best, np.maximum(d, 1.0), float(kv_tokens))
+        return {"ideal_seconds": found.practical}
+
+    def _record_work(self, night: Night, shape: ModelShape, device: DeviceProfile) -> None:
+        work = self._work
+        p, c, d = self._lengths.T
+        choices = np.array(
+            [(work.rows[i]["sampling"] or {}).get("n") or 1 for i in self._computed], np.float64
+        )
+        compute = shape.request_flops(p, c, d) / device.flops
+        memory = choices * shape.request_kv_bytes(p, d / choices) / device.read_bytes
+        rows: list[tuple[str, str | None, float, float]] = []
+        for place, i in enumerate(self._computed):
+            # Requests that share an answer share its cost.
+            members = work.members[work.key_of[i]]
+            for member in members:
+                row = work.rows[member]
+                rows.append(
+                    (
+                        row["workload"],
+                        row["tenant"],
+                        float(compute[place]) / len(members),
+                        float(memory[place]) / len(members),
+                    )
+                )
+        names = ("workload", "tenant", "compute_seconds", "memory_seconds")
+        kinds = (pl.String, pl.String, pl.Float64, pl.Float64)
+        found = (
+            pl.DataFrame(rows, schema=dict(zip(names, kinds, strict=True)), orient="row")
+            .group_by("workload", "tenant")
+            .agg(pl.len().cast(pl.Int64).alias("requests"), pl.sum("compute_seconds", "memory_seconds"))
+            .sort("workload", "tenant", nulls_last=True)
+        )
+        path: Path = night.scratch / "work.parquet"
+        schema = SCHEMAS["work"]
+        pq.write_table(found.select(schema.names).to_arrow().cast(schema), path, compression="zstd")
+        night.log.write_part("work", path, ext="parquet", count=found.height)
+
+
+def _shape(night: Night) -> ModelShape:
+    settings = night.settings
+    return model_shape(load_config(night.model_dir), settings.dtype, settings.kv_dtype)
+
+
+def _held_before(night: Night) -> float:
+    """Return the seconds from the first to the last recorded step of each earlier attempt that counts.
+
+    A killed attempt leaves nothing else about how long its engines lived, so this is the least it was.
+    """
+    earlier: dict[str, list[Path]] = {}
+    for part in night.parts("steps"):
+        if part.attempt_id != night.attempt.id:
+            earlier.setdefault(part.attempt_id, []).append(night.fetch(part))
+    total = 0.0
+    for files in earlier.values():
+        begin = pl.col("started_at").dt.timestamp("us") / 1e6
+        end = (begin + pl.col("seconds")).max()
+        total += float(pl.scan_parquet(files).select(end - begin.min()).collect().item() or 0.0)
+    return total
+
+
+def _energy(night: Night) -> float | None:
+    joules = night.read_table("device_samples", ["measured_energy_joules"]).column(0)
+    told = [value for value in joules.to_pylist() if value is not None]
+    return float(sum(told)) if told else None
+
+
+def _utilisation(
+    night: Night, steps: pl.DataFrame, totals: dict[str, Any], device: DeviceProfile | None
+) -> dict[str, float | None]:
+    """Return the figures of `engine.metrics` that are about the run as a whole; None where unknown."""
+    names = ("mfu", "mbu", "overlap_fraction", "density", "kv_occupancy", "idle_tail_seconds")
+    flops, moved = totals["model_flops"], totals["model_bytes"]
+    if device is None or steps.is_empty() or flops is None or moved is None:
+        return dict.fromkeys(names)
+    seconds = steps["seconds"].to_numpy()
+    total = float(seconds.sum())
+    compute, memory = totals["modelled_compute_seconds"], totals["modelled_memory_seconds"]
+    useful = useful_seconds(
+        _shape(night), device, steps["model_flops"].to_numpy(), steps["model_bytes"].to_numpy()
+    )
+    occupancy = steps["kv_occupancy"].to_numpy()
+    return {
+        "mfu": mfu(device, flops, total),
+        "mbu": mbu(device, moved, total),
+        "overlap_fraction": overlap_fraction(compute, memory, total),
+        "density": density(compute, memory),
+        "kv_occupancy": float(np.average(occupancy, weights=seconds)) if total > 0.0 else None,
+        "idle_tail_seconds": idle_tail_seconds(
+            seconds, steps["prefill_tokens"].to_numpy().astype(np.int64), useful
+        ),
+    }

@@ -1,0 +1,145 @@
+"""Prometheus metrics: scraped over HTTP as Prometheus does, and the dashboard asks for nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from debian import free_port
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine.metrics import MEASURED
+from engine.profiles import DeviceProfile
+from tasks.exposition import LABELS, WINDOW_S, Exposition
+
+DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "nightblend.json"
+DEVICE = DeviceProfile("unit", "nominal", 50.0, 10.0, 100.0, 20.0, overlaps=False)
+STEP = {
+    "running": 3,
+    "tokens": 40,
+    "kv_occupancy": 0.25,
+    "decode_tokens": 2,
+    "hit_tokens": 8,
+    "retractions": 1,
+    "prefill_tokens": 38,
+    "recomputed_tokens": 5,
+    "evicted_pages": 4,
+    "seconds": WINDOW_S / 2,
+    "modelled_compute_seconds": 0.4 * WINDOW_S,
+    "modelled_memory_seconds": 0.2 * WINDOW_S,
+    "modelled_seconds": 0.6 * WINDOW_S,
+    "model_flops": 20.0 * WINDOW_S,
+    "model_bytes": 4.0 * WINDOW_S,
+}
+
+
+def told(text: str) -> dict[str, float]:
+    """Sample name -> its value; every sample has the labels of the night and no others but the expected."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            extra = set(sample.labels) - set(LABELS)
+            assert extra <= {"le", "finished_reason"}, sample
+            assert sample.labels["model_name"] == "tiny"
+            assert sample.labels["nightly"] == "triage"
+            if "le" not in sample.labels:
+                found[sample.name] = sample.value
+    return found
+
+
+def fed() -> Exposition:
+    exposition = Exposition(model_name="tiny", nightly="triage")
+    exposition.begin(10, 0.5)
+    exposition.engine_started()
+    for _ in range(2):
+        exposition.step(STEP, 6, DEVICE)
+    exposition.answered("stop", 2)
+    exposition.device(dict.fromkeys(MEASURED, 0.5))
+    return exposition
+
+
+def test_a_scrape_over_http() -> None:
+    exposition, port = fed(), free_port()
+    exposition.serve(port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            found = told(answer.read().decode())
+    finally:
+        exposition.close()
+    assert found["vllm:num_requests_running"] == 3
+    assert found["vllm:num_requests_waiting"] == 6
+    assert found["vllm:kv_cache_usage_perc"] == 0.25
+    assert found["vllm:generation_tokens_total"] == 4
+    assert found["vllm:prefix_cache_hits_total"] == 16
+    assert found["vllm:num_preemptions_total"] == 2
+    assert found["vllm:request_success_total"] == 2
+    assert (found["vllm:iteration_tokens_total_count"], found["vllm:iteration_tokens_total_sum"]) == (2, 80)
+    assert found["nightblend_prefill_tokens_total"] == 76
+    assert found["nightblend_requests"] == 10
+    assert found["nightblend_mfu"] == pytest.approx(0.4)
+    assert found["nightblend_mbu"] == pytest.approx(0.4)
+    assert found["nightblend_overlap_fraction"] == pytest.approx(0.5)
+    assert found["nightblend_density"] == pytest.approx(2.0)
+    assert found["nightblend_measured_dram_active"] == 0.5
+    assert found["nightblend_measured_energy_joules_total"] == 0.5
+    # The port is free again.
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+
+
+def test_what_nobody_knows_is_not_exposed() -> None:
+    exposition = Exposition(model_name="tiny", nightly="triage")
+    exposition.begin(1, None)
+    exposition.step(STEP, 0, None)
+    exposition.device(dict.fromkeys(MEASURED))
+    found = told(generate_latest(exposition.registry).decode())
+    for name in found:
+        assert "measured" not in name, name
+    assert "nightblend_mfu" not in found
+    # The window is not over, so nothing is said of it.
+    assert "nightblend_overlap_fraction" not in found
+
+
+def test_a_port_that_is_taken_costs_the_metrics_and_not_the_night(caplog) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        exposition = Exposition(model_name="tiny", nightly="triage")
+        exposition.serve(taken.getsockname()[1])
+        exposition.close()
+    assert "--metrics-port" in caplog.text
+
+
+def test_the_dashboard_asks_only_for_what_is_exposed() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    families = text_string_to_metric_families(generate_latest(fed().registry).decode())
+    names = {sample.name for family in families for sample in family.samples}
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
+    assert len(queries) > 20
+    asked = set()
+    for query in queries:
+        found = re.findall(r"\b(?:vllm:|nightblend_)\w+", query)
+        assert found, query
+        assert set(found) <= names, (query, set(found) - names)
+        asked |= set(found)
+        labels = set(re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"', query))
+        labels |= {name.strip() for part in re.findall(r"by \(([^)]*)\)", query) for name in part.split(",")}
+        assert labels <= {*LABELS, "le"}, query
+        assert query.count("(") == query.count(")")
+    legends = [t["legendFormat"] for panel in dashboard["panels"] for t in panel["targets"]]
+    assert all("{{nightly}}" in legend for legend in legends)
+    # Whatever is exposed of the device and the work is shown somewhere.
+    assert {name for name in names if name.startswith("vllm:") and name.endswith("_total")} <= asked
+    boxes = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [
+        (x, y) for b in boxes for x in range(b["x"], b["x"] + b["w"]) for y in range(b["y"], b["y"] + b["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
