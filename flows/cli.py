@@ -18,6 +18,7 @@ from flows.commands import (
     run,
     serve,
     status,
+    trust,
 )
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
@@ -32,6 +33,7 @@ COMMANDS = (
     doctor,
     inspect,
     estimate,
+    trust,
     rollback,
     calibrate,
     deploy,

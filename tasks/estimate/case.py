@@ -180,7 +180,7 @@ class Case:
         if trace is None:
             raise RuntimeError("the run was not recorded")
         cost = self.cost(way, device, interference)
-        return step_times(cost, trace, overlap=way.overlap, fitted=self.machine.measured)
+        return step_times(cost, trace, overlap=way.overlap, fitted=self.machine.fitted)
 
     def seconds(self, way: Way) -> float:
         """Return the modelled seconds of a way."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tasks.errors import ConfigurationError
-from tasks.estimate.machine import choose_devices, choose_model, make_machine, parse_prices
+from tasks.estimate.machine import PAGE_SIZE, choose_devices, choose_model, make_machine, parse_prices
 from tasks.estimate.read import read_requests
 from tasks.estimate.report import Question, estimate_machine
 from tasks.estimate.verdict import assumptions
@@ -121,7 +121,9 @@ def _machines(
     prices: dict[str, float],
     request: EstimateRequest,
 ) -> tuple[list[Machine], dict[str, str]]:
-    longest = int((np.diff(requests.start) + requests.output).max())
+    lengths = np.diff(requests.start) + requests.output
+    longest = int(lengths.max())
+    pages = -(-lengths // PAGE_SIZE) + 1
     found, refused = [], {}
     errors = []
     for device in devices:
@@ -130,6 +132,7 @@ def _machines(
                 model,
                 device,
                 longest=longest,
+                most=int(pages.sum()) * PAGE_SIZE,
                 kv_tokens=request.kv_tokens,
                 kv_dtype=request.kv_dtype,
                 token_budget=request.token_budget,

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.devices import model_shape
+from engine.devices import cpu_kv_tokens, model_shape
 from engine.errors import EngineError
 from engine.models.config import load_config
 from engine.optimum import PRESETS, kv_tokens_left
 from engine.profiles import NOMINAL, ProfileError, read_profile, tensor_parallel
-from engine.runtime.setup import CPU_KV_BYTES
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,8 +24,12 @@ GPU_BUDGETS: Final = (256, 512, 1024, 2048, 4096, 8192)
 """Tokens per step that a team may have tuned to."""
 CPU_SEQUENCES: Final = 128
 CPU_BUDGETS: Final = (1024,)
+UNBOUNDED: Final = 1 << 60
 PRESET_CONTEXT: Final = 131_072
-MOST_SHARDS: Final = 8
+GROUPS: Final = (2, 4, 8)
+"""Tensor parallel groups that are proposed: attention heads divide by them."""
+GOOD_ROOM: Final = 0.2
+"""Part of a group's memory that a proposal leaves for KV, at least."""
 INTERFERENCE: Final = (0.2, 0.5, 0.8)
 """Low, central and high g of ``max + g * min`` where the device has no measured surface.
 
@@ -103,6 +106,11 @@ class Machine:
     def measured(self) -> bool:
         """Whether the device profile was measured."""
         return self.device.source == "measured"
+
+    @property
+    def fitted(self) -> bool:
+        """Whether compute and memory time of a step are meant to be added up (`engine.clock`)."""
+        return self.measured or not self.overlaps
 
 
 def is_cpu(device: DeviceProfile) -> bool:
@@ -202,6 +210,7 @@ def make_machine(
     device: DeviceProfile,
     *,
     longest: int,
+    most: int = UNBOUNDED,
     kv_tokens: int | None = None,
     kv_dtype: str = "auto",
     token_budget: int | None = None,
@@ -213,6 +222,8 @@ def make_machine(
     ----------
     longest
         Tokens of the longest request, its answer included: it has to fit by itself.
+    most
+        KV tokens above which they are of no use: all requests at once.
     kv_tokens, token_budget
         Of today's and tomorrow's engine, where they are fixed.
 
@@ -227,9 +238,10 @@ def make_machine(
     if token_budget is not None:
         budgets = (token_budget,)
     needed = (-(-longest // PAGE_SIZE) + 1) * PAGE_SIZE
-    room = max(CPU_KV_BYTES // shape.kv_bytes_per_token, needed) if cpu else room_for_kv(shape, device)
-    if kv_tokens is not None:
-        room = min(room, kv_tokens)
+    if cpu:
+        room = kv_tokens or cpu_kv_tokens(shape.kv_bytes_per_token, needed, max(most, needed))
+    else:
+        room = min(room_for_kv(shape, device), kv_tokens or most)
     if room < needed:
         raise _too_small(model, device, shape, needed, room, given=kv_tokens is not None)
     return Machine(
@@ -264,9 +276,11 @@ def _too_small(
         f"{needed * shape.kv_bytes_per_token / 1e9:.1f} GB for the longest request ({needed:,} tokens), more "
         f"than {device.name} with {gigabytes:.0f} GB has room for"
     )
-    for shards in range(device.shards + 1, MOST_SHARDS + 1):
-        if single is None or single.link_bytes <= 0:
-            break
-        if room_for_kv(shape, tensor_parallel(single, shards)) >= needed:
-            return ConfigurationError("--gpu", message, f"Use a group, for example {shards}x{single.name}")
+    for shards in GROUPS:
+        if single is None or single.link_bytes <= 0 or shards <= device.shards:
+            continue
+        group = tensor_parallel(single, shards)
+        enough = GOOD_ROOM * (group.memory_bytes or 0.0) / shape.kv_bytes_per_token
+        if room_for_kv(shape, group) >= max(needed, enough):
+            return ConfigurationError("--gpu", message, f"Use a group, for example {group.name}")
     return ConfigurationError("--gpu", message, "Name a larger GPU or a smaller model")

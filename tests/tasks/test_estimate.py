@@ -116,11 +116,11 @@ def test_no_lengths_are_refused_unless_some_are_assumed(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_fit_names_the_group_that_would(tmp_path: Path) -> None:
     log = lengths_file(tmp_path / "day.csv", [(100, 10)] * 4)
-    with pytest.raises(ConfigurationError, match=r"--gpu: llama-3.1-70b needs 141 GB .* 3xa100"):
+    with pytest.raises(ConfigurationError, match=r"--gpu: llama-3.1-70b needs 141 GB .* 4xa100"):
         run(log, model="llama-3.1-70b")
     found = run(log, model="llama-3.1-70b", gpu="a100,2xh200")
     assert [machine["machine"] for machine in found["machines"]] == ["2xh200"]
-    assert "3xa100" in found["refused"]["a100"]
+    assert "4xa100" in found["refused"]["a100"]
 
 
 def test_one_request_is_not_worth_it(tmp_path: Path) -> None:
