@@ -15,16 +15,15 @@ from engine.clock import drain_seconds, step_times
 from engine.cost import pair_seconds, step_cost
 from engine.optimum import COMPUTE, LONGEST, MEMORY, optimum
 from engine.plan.policies import plan_tree
+from engine.plan.tree import cached_tokens
 from engine.runtime.core import EngineSettings
 from engine.simulate import SimulatedRun, simulate
 from tasks.estimate.machine import PAGE_SIZE
-from tasks.profile import cached_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from engine.cost import DeviceProfile, StepCost
-    from engine.optimum import Optimum
     from engine.plan.policies import Plan
     from tasks.estimate.machine import Machine
     from tasks.estimate.requests import Requests
@@ -73,9 +72,12 @@ class Limits:
     Attributes
     ----------
     compute, kv, memory, longest
-        All arithmetic; all KV reads; these with the weights of the fewest steps; the longest request alone.
-    practical, limit
-        The largest of the limits, compute and KV reads paired; and which it is.
+        All arithmetic; all KV reads; these with the weights of the fewest steps; with a step for each token
+        of the longest answer.
+    practical
+        The largest of them, and of compute and KV reads paired.
+    limit
+        Which of compute, memory and longest is the largest.
     """
 
     compute: float
@@ -195,24 +197,26 @@ class Case:
 
     def limits(self, *, overlap: bool) -> Limits:
         """Return what no schedule can beat on the modelled device."""
-        requests, shape = self.requests, self.machine.shape
+        requests = self.requests
         cost = self.cost(Way("dfs", overlap, START_BUDGET))
-        prompt, output = np.diff(requests.start).astype(np.float64), requests.output.astype(np.float64)
-        found: Optimum = optimum(
-            shape,
+        found = optimum(
             cost,
-            prompt,
+            np.diff(requests.start).astype(np.float64),
             cached_tokens(requests.tree).astype(np.float64),
-            output,
+            requests.output.astype(np.float64),
             self.machine.kv_tokens,
         )
-        kv = float(shape.request_kv_bytes(prompt, output - 1.0).sum()) / cost.read_bytes
-        paired = pair_seconds(cost, found.compute, kv)
-        limits = {COMPUTE: paired, MEMORY: found.memory, LONGEST: found.longest}
-        if found.memory <= paired and kv > found.compute:
-            limits[MEMORY] = paired
-        limit = max(limits, key=limits.__getitem__)
-        return Limits(found.compute, kv, found.memory, found.longest, limits[limit], limit)
+        # GEMMs hide their own weight reads (`engine.clock`): only KV reads are paired with compute.
+        paired = found.practical if self.machine.fitted else pair_seconds(cost, found.compute, found.kv_read)
+        limits = {COMPUTE: found.compute, MEMORY: found.memory, LONGEST: found.longest}
+        return Limits(
+            found.compute,
+            found.kv_read,
+            found.memory,
+            found.longest,
+            max(paired, *limits.values()),
+            max(limits, key=limits.__getitem__),
+        )
 
     def fixed(self, order: str, *, overlap: bool, start: int = START_BUDGET) -> Way:
         """Return the best fixed budget of an order.

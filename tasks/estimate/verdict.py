@@ -34,7 +34,7 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
         found.append(_why_not(result))
     elif largest["factor"] > 1.0:
         found.append(f"Most of it comes from {largest['name']}: {largest['what']}.")
-    if optimum["limit"] == "longest request":
+    if optimum["limit"] == "longest":
         found.append(
             "The longest answer alone takes as long as everything else together: more GPUs or a better order "
             "would not end the night sooner."
