@@ -209,4 +209,5 @@ class EstimateParameters(BaseModel):
             kv_dtype=self.kv_dtype,
             token_budget=self.token_budget,
             question=Question(today=self.today, most_gpus=self.max_gpus),
+            past=None if self.store is None or self.job is None else (self.store, self.job),
         )

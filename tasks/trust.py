@@ -16,7 +16,7 @@ import polars as pl
 
 from engine.cost import DeviceProfile
 from tasks.errors import ConfigurationError
-from tasks.estimate.report import Corrections
+from tasks.estimate.corrections import Corrections
 from tasks.inspect_run import lengths
 from tasks.past_runs import published_runs
 from tasks.prediction import profile_digest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields
 from flows.estimate_parameters import EstimateParameters
 from tasks.accounting import ExitCode
+from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -30,13 +32,34 @@ def add(commands: Commands) -> None:
 def execute(options: dict[str, Any]) -> int:
     """Make the estimate and print it."""
     from flows.estimate_view import print_estimate
-    from tasks.estimate.estimate import estimate
 
-    as_json = options.pop("json")
+    as_json, with_flow = options.pop("json"), options.pop("with_flow", None)
     parameters = EstimateParameters.parse(options)
-    result = estimate(parameters.to_request(), told=lambda text: print(text, file=sys.stderr, flush=True))
+    out = None if parameters.out is None else Path(parameters.out)
+    if out is not None and not out.parent.is_dir():
+        raise ConfigurationError("--out", f"there is no folder {out.parent}", "Make it, or name another")
+    result = _estimate(parameters, with_flow=bool(with_flow))
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print_estimate(result)
+        if out is not None:
+            print(f"\nThe page is {out}")
     return int(ExitCode.OK)
+
+
+def _estimate(parameters: EstimateParameters, *, with_flow: bool) -> dict[str, Any]:
+    request = parameters.to_request()
+    if with_flow:
+        from flows.estimate import estimate as flow
+
+        return flow(parameters)
+    from tasks.estimate.estimate import estimate
+
+    result = estimate(request, told=lambda text: print(text, file=sys.stderr, flush=True))
+    if parameters.out is not None:
+        from tasks.estimate.page import document
+        from tasks.report.document import to_html
+
+        Path(parameters.out).write_text(to_html(document(result)), encoding="utf-8")
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from tasks.estimate.machine import PAGE_SIZE, choose_devices, choose_model, make
 from tasks.estimate.read import read_requests
 from tasks.estimate.report import Question, estimate_machine
 from tasks.estimate.verdict import assumptions
+from tasks.trust import corrections_of, past_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,9 @@ class EstimateRequest:
     gpus, prices
         As they are typed (`tasks.estimate.machine`).
     question
-        Everything else, with what past runs say of the model's errors.
+        Everything else.
+    past
+        Store and job whose runs correct the times.
     """
 
     source: Source
@@ -53,6 +56,7 @@ class EstimateRequest:
     kv_dtype: str = "auto"
     token_budget: int | None = None
     question: Question = field(default_factory=Question)
+    past: tuple[str, str] | None = None
 
 
 def estimate(request: EstimateRequest, told: Callable[[str], None] = log.info) -> dict[str, Any]:
@@ -90,9 +94,12 @@ def estimate_requests(
     machines, refused = _machines(requests, model, devices, prices, request)
     question = request.question
     found = []
+    past = [] if request.past is None else past_errors(*request.past)["runs"]
+    corrections = {machine.name: corrections_of(past, machine.device) for machine in machines}
     for machine in machines:
         told(f"simulating {machine.name}")
-        found.append(estimate_machine(requests, machine, question))
+        asked = replace(question, corrections=corrections[machine.name])
+        found.append(estimate_machine(requests, machine, asked))
     return {
         "format": FORMAT,
         "label": "simulated: the scheduler is the real one, the device is modelled",
@@ -109,8 +116,9 @@ def estimate_requests(
         },
         "machines": found,
         "refused": refused,
-        "corrections": vars(question.corrections),
-        "assumptions": assumptions(requests, machines, question),
+        "corrections": {name: asdict(found) for name, found in corrections.items()},
+        "past_runs": len(past),
+        "assumptions": assumptions(requests, machines, corrections, asked_for_past=request.past is not None),
     }
 
 

@@ -7,11 +7,12 @@ ours and the best other one are, the rest is taken from a sample and says so.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.plan.tree import node_costs
-from tasks.estimate.case import Case
+from tasks.estimate.case import START_BUDGET, Case, Way
+from tasks.estimate.corrections import Corrections
 from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
 from tasks.estimate.replicas import divided_seconds
 from tasks.estimate.savings import (
@@ -26,7 +27,6 @@ from tasks.estimate.sources import Chain, sources_of
 from tasks.estimate.verdict import judge
 
 if TYPE_CHECKING:
-    from tasks.estimate.case import Way
     from tasks.estimate.machine import Machine
     from tasks.estimate.requests import Requests
 
@@ -35,30 +35,10 @@ SAMPLE: Final = 3_000
 """Requests that budgets and ranges are found with."""
 ORDERS: Final = ("fcfs", "dfs", "interleave", "blend")
 OURS: Final = "blend"
+BETTER: Final = 1.01
+"""Another order is told to be better from this much on."""
 REPLICAS: Final = (1, 2, 4, 8, 16, 32, 64)
 SIMULATED, SAMPLED = "simulated", "sampled"
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """What past runs say of the model's errors.
-
-    Attributes
-    ----------
-    factor
-        Measured engine seconds over planned ones, median.
-    error
-        Relative error that is left after the correction.
-    overhead_seconds
-        Of a night beside the engine's steps: loading, reading, writing.
-    runs
-        How many runs that is from.
-    """
-
-    factor: float = 1.0
-    error: float | None = None
-    overhead_seconds: float = 0.0
-    runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ class Question:
     length_error: float | None = None
     sample: int = SAMPLE
     whole: int = WHOLE
-    corrections: Corrections = Corrections()
+    corrections: Corrections = field(default_factory=Corrections)
 
 
 def estimate_machine(requests: Requests, machine: Machine, question: Question) -> dict[str, Any]:
@@ -112,7 +92,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
         gain.central / factor,
     )
     rows = study.rows()
-    best = min(rows, key=lambda row: float(row["seconds"]))
+    best = min(rows, key=lambda row: float(row["seconds"]) * (1.0 if row["order"] == OURS else BETTER))
     correct = question.corrections
     ranges = {
         name: seconds_range(seconds[name] * correct.factor, found, ours=name == "ours")
@@ -176,9 +156,17 @@ class _Study:
         key = question.today, False
         # What today's engine is tuned to must not be an accident of the sample.
         self.ways[key] = self.base.fixed(question.today, overlap=False, start=self.ways[key].budget)
-        self.today, self.ours = self.ways[key], self.ways[OURS, machine.overlaps]
+        self.today = self.ways[key]
+        self.ways[OURS, machine.overlaps] = self.ours = self._ours(self.ways[OURS, machine.overlaps])
         rivals = [way for way in self.ways.values() if way.overlap == machine.overlaps and way.order != OURS]
         self.rival = min(rivals, key=self.base.seconds)
+
+    def _ours(self, way: Way) -> Way:
+        """Return the best way of the blend over everything, beginning with that of the sample."""
+        start = way.budget if not way.paced else START_BUDGET
+        fixed = self.base.fixed(OURS, overlap=way.overlap, start=start)
+        paced = Way(OURS, way.overlap, self.case.machine.budgets[-1], paced=True)
+        return min(fixed, paced, key=self.base.seconds) if way.overlap else fixed
 
     def chain(self) -> Chain:
         """Return the ways from today's to ours."""
@@ -187,7 +175,7 @@ class _Study:
             self.today,
             self.ways["dfs", False],
             self.sample.fixed("dfs", overlap=overlap),
-            self.sample.fixed(OURS, overlap=overlap),
+            self.base.fixed(OURS, overlap=overlap, start=START_BUDGET),
             self.ours,
         )
 

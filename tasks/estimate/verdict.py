@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tasks.estimate.corrections import Corrections
     from tasks.estimate.machine import Machine
-    from tasks.estimate.report import Question
     from tasks.estimate.requests import Requests
 
 WORTH, UNCERTAIN, NOT_WORTH = "worth it", "uncertain", "not worth it"
@@ -40,7 +40,9 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
             "would not end the night sooner."
         )
     if result["best_order"] != "blend":
-        found.append(f"The order {result['best_order']} does as well as the blend here or better.")
+        found.append(
+            f"The order {result['best_order']} does better than the blend here: --policy chooses it."
+        )
     small = [name for name, w in workload["workloads"].items() if w["memory_seconds"] <= 0.0]
     if small:
         found.append(f"{', '.join(small)}: answers so short that nothing is decoded.")
@@ -67,7 +69,13 @@ def _why_not(result: dict[str, Any]) -> str:
     return "Today's way is already close to what the device can do with these requests."
 
 
-def assumptions(requests: Requests, machines: list[Machine], question: Question) -> list[str]:
+def assumptions(
+    requests: Requests,
+    machines: list[Machine],
+    corrections: dict[str, Corrections],
+    *,
+    asked_for_past: bool,
+) -> list[str]:
     """Return what the figures rest on, as sentences for people."""
     about, found = requests.about, []
     source = about.get("length_source", "logged")
@@ -102,10 +110,14 @@ def assumptions(requests: Requests, machines: list[Machine], question: Question)
                 f"{machine.name}: how well compute and memory work run side by side is assumed, not "
                 f"measured: together they take max + g * min, with g = {central} (bounds: {low} to {high})."
             )
-    if question.corrections.runs:
-        c = question.corrections
-        found.append(
-            f"Times are corrected by {c.runs} past runs: {c.factor:.2f} times the modelled ones, and "
-            f"{c.overhead_seconds:.0f} s beside the engine's steps."
-        )
+        c = corrections[machine.name]
+        if c.runs:
+            found.append(
+                f"{machine.name}: times are corrected by {c.runs} past runs (measured): {c.factor:.2f} times "
+                f"the modelled ones, and {c.overhead_seconds:.0f} s beside the engine's steps."
+            )
+        elif asked_for_past:
+            found.append(
+                f"{machine.name}: no past run was planned with this device profile, so nothing is corrected."
+            )
     return found

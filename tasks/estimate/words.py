@@ -1,4 +1,4 @@
-"""The estimate in words and tables, the same for terminal, markdown and page."""
+"""The estimate in words and tables, the same for terminal and document."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def headline(result: dict[str, Any], machine: dict[str, Any]) -> str:
         text += f"A night takes {ours} GPU hours instead of {today}, {span(saving)} less (simulated)."
     else:
         text += f"A night takes {ours} GPU hours, today {today} (simulated)."
-    money = machine["money"]
-    if money is not None and machine["price_per_gpu_hour"] == 0:
+    sums = machine["money"]
+    if sums is not None and machine["price_per_gpu_hour"] == 0:
         text += " At a price of 0 nothing is saved in money; the time is."
-    elif money is not None:
+    elif sums is not None:
         unit = f" {result['currency']}".rstrip()
-        now, then = (amount(money[name]["central"]) for name in ("today", "ours"))
+        now, then = (money(sums[name]["central"]) for name in ("today", "ours"))
         text += f" At {machine['price_per_gpu_hour']:g}{unit} an hour: {then}{unit} instead of {now}{unit}."
     return text
 
@@ -78,7 +78,7 @@ def _orders(machine: dict[str, Any]) -> Table:
             f"{row['hit_rate']:.1%}",
         ]
         if priced:
-            cells.insert(5, amount(row["money"]))
+            cells.insert(5, money(row["money"]))
         rows.append((*cells, row["label"]))
     title = f"Orders (simulated; sampled: on {machine['sample']:,} requests, scaled)"
     return title, (*columns, "figures"), rows
@@ -161,23 +161,6 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Return the estimate as markdown."""
-    lines = [f"# What a night would take and save: {result['model']}", ""]
-    for machine in result["machines"]:
-        lines += [f"**{headline(result, machine)}**", ""]
-    lines += [f"- {name}: {value}" for name, value in facts(result)]
-    for machine in result["machines"]:
-        lines += ["", f"## {machine['machine']}", ""]
-        lines += [f"- {text}" for text in [*machine["verdict"]["reasons"], *vanishing(machine)]]
-        for title, columns, rows in tables_of(machine):
-            lines += ["", f"### {title}", "", _line(columns), _line(("---",) * len(columns))]
-            lines += [_line(row) for row in rows]
-    for name, reason in result["refused"].items():
-        lines += ["", f"{name}: {reason}"]
-    lines += ["", "## Assumptions", "", *(f"- {text}" for text in result["assumptions"])]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Row) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def money(value: float) -> str:
+    """Return a sum of money, with hundredths where they matter."""
+    return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"

@@ -15,10 +15,12 @@ from flows.estimate_parameters import EstimateParameters
 from tasks.errors import ConfigurationError
 from tasks.estimate.estimate import estimate, estimate_requests
 from tasks.estimate.machine import choose_devices, choose_model, make_machine, parse_prices
+from tasks.estimate.page import document
 from tasks.estimate.read import Source, read_requests
 from tasks.estimate.requests import Requests
 from tasks.estimate.savings import spread
-from tasks.estimate.words import headline, markdown
+from tasks.estimate.words import headline
+from tasks.report.document import to_html, to_markdown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,12 +90,16 @@ def test_what_is_bound_by_what_and_the_place_on_the_map(mixed: dict) -> None:
 
 
 def test_the_words_say_the_figures(mixed: dict) -> None:
-    text = markdown(mixed)
+    text = to_markdown(document(mixed)).replace("\\", "")
     machine = mixed["machines"][0]
     assert headline(mixed, machine) in text
     assert "EUR" in text
     assert "simulated" in text
     assert "assumed, not measured" in text
+    page = to_html(document(mixed))
+    assert page.count("<svg") == 4
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert len(page) < 1_000_000
 
 
 def test_no_lengths_are_refused_unless_some_are_assumed(tmp_path: Path) -> None:
