@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from datetime import date  # noqa: TC003 - pydantic reads it
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from engine.devices import KV_DTYPES
 from engine.plan.policies import POLICIES
-from flows.parameters import SLUG, explain_invalid
+from flows.form import SLUG, Form
 from tasks.errors import ConfigurationError
 from tasks.readers.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tasks.estimate.estimate import EstimateRequest
 
 _CHOICES: dict[str, Any] = {"today": POLICIES, "kv_dtype": KV_DTYPES, "format": FORMATS}
 
 
-class EstimateParameters(BaseModel):
+class EstimateParameters(Form):
     """What an estimate is asked; every field is an option of `nightblend estimate` of the same name."""
 
-    model_config = ConfigDict(
-        extra="forbid", title="Estimate", validate_default=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(title="Estimate")
+    COMMAND: ClassVar[str] = "estimate"
 
     source: str = Field(
         title="Source",
@@ -156,20 +153,6 @@ class EstimateParameters(BaseModel):
         if value not in choices:
             raise ValueError(f"is unknown; it must be one of {', '.join(choices)}")
         return value
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Make parameters of options as they were typed.
-
-        Raises
-        ------
-        ConfigurationError
-            Naming the first option that is missing or wrong.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise explain_invalid(cls, error, "estimate") from None
 
     def to_request(self) -> EstimateRequest:
         """Return the estimate that is asked for.

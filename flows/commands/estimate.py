@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         description="Tell from past logs what a night would take on GPUs that are not rented yet, and what "
         "it would save against an engine without overlap. Simulated: no GPU is needed.",
     )
-    add_fields(parser, EstimateParameters, {"columns": "FIELD=COLUMN"})
+    add_fields(parser, EstimateParameters.model_fields)
 
 
 def execute(options: dict[str, Any]) -> int:
