@@ -24,6 +24,8 @@ from tasks.run_parts import read_table
 from tasks.storage import open_store
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from tasks.past_runs import PastRun
 
 RUNS: Final = 30
@@ -59,6 +61,20 @@ def past_errors(store_uri: str, job: str, runs: int = RUNS) -> dict[str, Any]:
             "--job", f"{job} has no published run in {store_uri}", "Run a night first, or correct the name"
         )
     return {"job": job, "runs": found}
+
+
+def past_lengths(store_uri: str, job: str, runs: int = RUNS) -> dict[str, npt.NDArray[np.int64]]:
+    """Return workload -> int64 [n], tokens: lengths of answers of a job's latest published runs."""
+    store = open_store(store_uri)
+    tables = []
+    with TemporaryDirectory(prefix="nightblend-") as folder:
+        for run in islice(published_runs(store, job), runs):
+            table = read_table(run.log, "lengths", Path(folder), ["workload", "output_tokens"])
+            tables.append(pl.DataFrame(pl.from_arrow(table)))
+    if not tables:
+        return {}
+    rows = pl.concat(tables).group_by("workload").agg(pl.col("output_tokens").cast(pl.Int64)).sort("workload")
+    return {name: np.array(values, np.int64) for name, values in rows.iter_rows()}
 
 
 def corrections_of(runs: list[dict[str, Any]], device: DeviceProfile) -> Corrections:

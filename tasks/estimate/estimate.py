@@ -16,7 +16,7 @@ from tasks.estimate.machine import PAGE_SIZE, choose_devices, choose_model, make
 from tasks.estimate.read import read_requests
 from tasks.estimate.report import Question, estimate_machine
 from tasks.estimate.verdict import assumptions
-from tasks.trust import corrections_of, past_errors
+from tasks.trust import corrections_of, past_errors, past_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class EstimateRequest:
     question
         Everything else.
     past
-        Store and job whose runs correct the times.
+        Store and job whose runs correct the times, and give lengths where the logs have none.
     """
 
     source: Source
@@ -75,9 +75,12 @@ def estimate(request: EstimateRequest, told: Callable[[str], None] = log.info) -
     model = choose_model(request.model)
     devices = choose_devices(request.gpus, request.device_profile)
     prices = parse_prices(request.prices, devices)
+    source = request.source
+    if request.past is not None:
+        source = replace(source, past_lengths=past_lengths(*request.past))
     with TemporaryDirectory(prefix="nightblend-") as folder:
-        told(f"reading {request.source.uri}")
-        requests = read_requests(request.source, model, Path(folder))
+        told(f"reading {source.uri}")
+        requests = read_requests(source, model, Path(folder))
     told(f"{len(requests):,} requests, {requests.total_tokens:,} tokens")
     return estimate_requests(requests, model, devices, prices, request, told)
 

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     Int64 = npt.NDArray[np.int64]
 
 JOB: Final = "estimate"
+LOGGED: Final = "logged"
+PARTLY: Final = "partly logged"
+PAST: Final = "those of earlier runs"
+ASSUMED: Final = "assumed"
+"""Where the lengths of answers come from."""
 FIRST_ID: Final = 1_000
 IDS: Final = 127_000
 _PIECES: Final = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|[^\w\s]|\n")
@@ -59,6 +64,8 @@ class Source:
         Mean answer length to assume where the logs have none at all.
     max_tokens
         Longest answer where a request sets none; None: no limit but the model's context.
+    past_lengths
+        Workload -> int64 [n], tokens: answers of earlier runs, drawn from where the logs have none.
     """
 
     uri: str
@@ -68,6 +75,7 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
     output_tokens: int | None = None
     max_tokens: int | None = None
+    past_lengths: Mapping[str, Int64] = field(default_factory=dict)
 
 
 def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
@@ -109,7 +117,7 @@ def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
         "too_long": int((~fits).sum()) + refused,
         "counted_by": counted,
         "lengths": {"logged": int(known.sum()), "assumed": int((~known).sum())},
-        "length_source": _length_source(known),
+        "length_source": _length_source(known, source),
     }
     whole = Requests(
         PurePosixPath(source.uri.rstrip("/")).name or source.uri,
@@ -179,24 +187,40 @@ def _answers(
     known = ~np.isnan(logged)
     limit = rows["max_tokens"].cast(pl.Int64).fill_null(source.max_tokens or model.context).to_numpy()
     limit = np.maximum(np.minimum(limit, model.context - prompt), 1)
-    if not known.any():
-        if source.output_tokens is None:
-            raise ConfigurationError(
-                "--output-tokens",
-                f"none of {len(known)} requests has the length of a logged answer",
-                "Name logs that hold answers or their lengths, or give the mean answer length to assume",
-            )
-        output = np.minimum(np.full(len(known), float(source.output_tokens)), limit)
-    else:
+    if source.past_lengths and not known.all():
+        output = np.minimum(_drawn(rows["workload"], source), limit)
+        output[known] = np.minimum(logged[known], limit[known])
+    elif known.any():
         group = rows["workload"].rank("dense").to_numpy().astype(np.int64)
         output, _ = estimate_lengths(logged, limit, group)
+    elif source.output_tokens is not None:
+        output = np.minimum(np.full(len(known), float(source.output_tokens)), limit)
+    else:
+        raise ConfigurationError(
+            "--output-tokens",
+            f"none of {len(known)} requests has the length of a logged answer",
+            "Name logs that hold answers or their lengths, or give the mean answer length to assume",
+        )
     return np.maximum(np.rint(output), 1).astype(np.int32), known
 
 
-def _length_source(known: npt.NDArray[np.bool_]) -> str:
+def _drawn(workload: pl.Series, source: Source) -> npt.NDArray[np.float64]:
+    """Return float64 [N], tokens: answers of the same workload in earlier runs, drawn at random."""
+    rng = np.random.default_rng(_SEED)
+    everything = np.concatenate(list(source.past_lengths.values()))
+    found = np.empty(len(workload))
+    for name in workload.unique():
+        mine = (workload == name).to_numpy()
+        found[mine] = rng.choice(source.past_lengths.get(name, everything), int(mine.sum()))
+    return found
+
+
+def _length_source(known: npt.NDArray[np.bool_], source: Source) -> str:
     if known.all():
-        return "logged"
-    return "partly logged" if known.any() else "assumed"
+        return LOGGED
+    if source.past_lengths:
+        return PAST
+    return PARTLY if known.any() else ASSUMED
 
 
 def _repeats(rows: pl.DataFrame, source: Source) -> Int64:

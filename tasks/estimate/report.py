@@ -14,6 +14,7 @@ from engine.plan.tree import node_costs
 from tasks.estimate.case import START_BUDGET, Case, Way
 from tasks.estimate.corrections import Corrections
 from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
+from tasks.estimate.read import ASSUMED
 from tasks.estimate.replicas import divided_seconds
 from tasks.estimate.savings import (
     ASSUMED_ERROR,
@@ -203,7 +204,7 @@ class _Study:
 def _length_error(requests: Requests, question: Question) -> float:
     if question.length_error is not None:
         return question.length_error
-    return ASSUMED_ERROR if requests.about.get("length_source") == "assumed" else LENGTH_ERROR
+    return ASSUMED_ERROR if requests.about.get("length_source") == ASSUMED else LENGTH_ERROR
 
 
 def _figures(requests: Requests, machine: Machine, seconds: float, correct: Corrections) -> dict[str, Any]:

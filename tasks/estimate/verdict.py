@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.estimate.read import ASSUMED, PARTLY, PAST
+
 if TYPE_CHECKING:
     from tasks.estimate.corrections import Corrections
     from tasks.estimate.machine import Machine
@@ -78,17 +80,23 @@ def assumptions(
 ) -> list[str]:
     """Return what the figures rest on, as sentences for people."""
     about, found = requests.about, []
-    source = about.get("length_source", "logged")
-    if source == "assumed":
+    source = about.get("length_source")
+    if source == ASSUMED:
         found.append(
             "Answer lengths are assumed, none is in the log: the bounds take half and one and a half times "
             "the mean."
         )
-    elif source == "partly logged":
+    elif source == PARTLY:
         lengths = about["lengths"]
         found.append(
             f"{lengths['assumed']:,} of {len(requests):,} answers have no logged length and take the mean of "
             "their workload."
+        )
+    elif source == PAST:
+        lengths = about["lengths"]
+        found.append(
+            f"{lengths['assumed']:,} of {len(requests):,} answers have no logged length; theirs are drawn "
+            "from those of the same workload in earlier runs."
         )
     if about.get("too_long"):
         found.append(f"{about['too_long']:,} requests do not fit the model's context and are left out.")
