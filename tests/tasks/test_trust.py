@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from demo_nights import MODEL, batch_line, night_request, write_lines
@@ -18,6 +18,9 @@ from tasks.errors import ConfigurationError
 from tasks.estimate.estimate import estimate
 from tasks.prediction import profile_digest
 from tasks.trust import corrections_of, past_errors, past_lengths
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROFILE = DeviceProfile("cpu", "measured", 1e11, 1e10, None, None, overlaps=False, step_seconds=1e-3)
 
