@@ -138,8 +138,15 @@ def _step_errors(samples: pl.DataFrame, device: dict[str, Any] | None) -> dict[s
         return None
     profile = DeviceProfile(**device)
     compute, memory = (timed[f"modelled_{name}_seconds"].to_numpy() for name in ("compute", "memory"))
-    modelled = np.array([profile.pair_seconds(c, m) for c, m in zip(compute, memory, strict=True)])
-    error = timed["seconds"].to_numpy() / np.maximum(modelled + profile.step_seconds, 1e-12) - 1.0
+    pairs = zip(compute, memory, strict=True)
+    modelled = pl.Series([profile.pair_seconds(c, m) + profile.step_seconds for c, m in pairs])
+    if "modelled_seconds" in timed.columns:
+        # Nights before this column was written go by the sums alone.
+        modelled = timed["modelled_seconds"].fill_null(modelled)
+    known = timed.filter(modelled > 0)["seconds"].to_numpy()
+    error = known / modelled.filter(modelled > 0).to_numpy() - 1.0
+    if not len(error):
+        return None
     p50, p95 = np.quantile(np.abs(error), (0.5, 0.95)).tolist()
     return {"steps": float(len(error)), "p50": p50, "p95": p95, "bias": float(np.median(error))}
 

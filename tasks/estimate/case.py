@@ -103,6 +103,7 @@ class Case:
         self._plans: dict[str, Plan] = {}
         self._runs: dict[tuple[str, int, bool], SimulatedRun] = {}
         self._seconds: dict[Way, float] = {}
+        self._limits: dict[bool, Limits] = {}
 
     def other(self, *, output_factor: float = 1.0, lengths: str | None = None) -> Case:
         """Return the same requests under other assumptions; their answers are so many times as long."""
@@ -197,6 +198,11 @@ class Case:
 
     def limits(self, *, overlap: bool) -> Limits:
         """Return what no schedule can beat on the modelled device."""
+        if overlap not in self._limits:
+            self._limits[overlap] = self._bounds(overlap=overlap)
+        return self._limits[overlap]
+
+    def _bounds(self, *, overlap: bool) -> Limits:
         requests = self.requests
         cost = self.cost(Way("dfs", overlap, START_BUDGET))
         found = optimum(

@@ -112,7 +112,7 @@ def estimate_requests(
         "requests": {
             "name": requests.name,
             "count": len(requests),
-            "distinct": len(requests.distinct()),
+            "distinct": len(requests.distinct),
             "prompt_tokens": requests.prompt_tokens,
             "output_tokens": requests.output_tokens,
             **requests.about,

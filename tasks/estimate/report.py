@@ -71,7 +71,7 @@ class Question:
 def estimate_machine(requests: Requests, machine: Machine, question: Question) -> dict[str, Any]:
     """Return the estimate of all requests on one machine; keys are explained in `tasks.estimate.words`."""
     begin = time.perf_counter()
-    distinct = requests.distinct()
+    distinct = requests.distinct
     study = _Study(distinct, machine, question)
     today, ours, base = study.today, study.ours, study.base
     factor = 1.0

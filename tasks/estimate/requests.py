@@ -111,8 +111,9 @@ class Requests:
             repeats=np.array(repeats, np.int64),
         )
 
+    @cached_property
     def distinct(self) -> Requests:
-        """Return the requests that have to be computed: of equal ones, the first."""
+        """The requests that have to be computed: of equal ones, the first."""
         first = np.flatnonzero(self.repeats == np.arange(len(self)))
         return self if len(first) == len(self) else self.take(first)
 

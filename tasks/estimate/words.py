@@ -150,7 +150,7 @@ def vanishing(machine: dict[str, Any]) -> list[str]:
 
 def span(saving: dict[str, float]) -> str:
     """Return a saving with its bounds, such as ``18 % (7 to 27 %)``."""
-    low, central, high = (f"{100 * saving[name]:.0f}" for name in ("low", "central", "high"))
+    low, central, high = (round(100 * saving[name]) for name in ("low", "central", "high"))
     return f"{central} % ({low} to {high} %)"
 
 
