@@ -35,6 +35,8 @@ from tasks.estimate.report import Question, estimate_machine
 from tasks.estimate.requests import Requests
 
 ROOT = Path(__file__).parents[2]
+BASE = "llama-3.1-8b", "a100"
+"""What the mix with videos is solved for, on whatever it is run."""
 RESULTS = Path(__file__).parent / "results" / "estimate.json"
 REQUESTS = 20_000
 LARGE = 400_000
@@ -93,11 +95,26 @@ def code_digest() -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def requests_of(trace: str, count: int) -> tuple[Requests, float]:
-    """Return the requests of a trace, at most `count`, and the seconds it took to read them."""
+def requests_of(trace: str, count: int, model: str, machine: str) -> tuple[Requests, float]:
+    """Return the requests of a trace, at most `count`, and the seconds it took to read them.
+
+    Mixes are solved for their density on such a model and machine.
+    """
     begin = time.perf_counter()
     if trace == VIDEOS or trace.startswith("#"):
-        found = recipe(*(workloads.TRACES["#2" if trace == VIDEOS else trace]), count, trace)
+        density, sharing = workloads.TRACES["#2" if trace == VIDEOS else trace]
+        device = choose_devices(machine)[0]
+        shape = choose_model(model).shape(device)
+        mix = workloads.recipe(density, sharing, shape, device, count)
+        found = Requests(
+            trace,
+            mix.tokens,
+            mix.start,
+            mix.output,
+            mix.workload.astype(np.int64),
+            mix.workloads,
+            np.arange(mix.requests),
+        )
     else:
         with tempfile.TemporaryDirectory() as folder:
             for name in FILES[trace]:
@@ -106,21 +123,6 @@ def requests_of(trace: str, count: int) -> tuple[Requests, float]:
             found = read_requests(Source(source), choose_model("llama-3.1-8b"), Path(folder) / "scratch")
         found = found.sample(count)
     return found, time.perf_counter() - begin
-
-
-def recipe(density: float, sharing: float, count: int, name: str) -> Requests:
-    """Return a mix of the published recipe, solved for an A100 with Llama-3.1-8B."""
-    device = choose_devices("a100")[0]
-    mix = workloads.recipe(density, sharing, choose_model("llama-3.1-8b").shape(device), device, count)
-    return Requests(
-        name,
-        mix.tokens,
-        mix.start,
-        mix.output,
-        mix.workload.astype(np.int64),
-        mix.workloads,
-        np.arange(mix.requests),
-    )
 
 
 def machine_of(cell: Cell, requests: Requests) -> Any:
@@ -133,7 +135,8 @@ def run_cell(cell: Cell, scratch: Path) -> tuple[Cell, dict[str, Any]]:
     """Return a cell's figures, from the folder if they are there."""
     file = scratch / f"{cell.key}.json"
     if not file.exists():
-        requests, reading = requests_of(cell.trace, cell.requests)
+        solved_for = (cell.model, cell.machine) if cell.section == "published" else BASE
+        requests, reading = requests_of(cell.trace, cell.requests, *solved_for)
         begin = time.perf_counter()
         figures = RUNNERS[cell.section](cell, requests)
         figures |= {"read_seconds": reading, "cell_seconds": time.perf_counter() - begin}
