@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick ci lint clean
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -62,6 +62,12 @@ bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short
 
 bench-publish: $(STAMP) ## how fast a night is published, memory included (ARGS=--quick for a short one)
 	@$(PY) tests/benchmarks/publish.py $(ARGS)
+
+bench-estimate: $(STAMP) ## the estimate on every trace, model and GPU, simulated (half an hour on two cores)
+	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/estimate.py --write $(BENCH)
+
+bench-trust: $(STAMP) ## estimated against real duration of a night on this machine (six minutes, quiet)
+	@$(PY) tests/benchmarks/trust.py --write $(BENCH)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 KV_DTYPES: Final = ("auto", "fp8")
 ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+CPU_KV_BYTES: Final = 2 << 30
+"""KV memory on the CPU where a run names none; less if its requests cannot fill it."""
 _DRIVER_FILES: Final = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
@@ -99,6 +101,11 @@ def device_uuid(device: str) -> str | None:
 def default_step(device: str) -> tuple[int, int]:
     """Return the most tokens of a step and the most running requests where a run sets none."""
     return (1024, 128) if device == "cpu" else (2048, 512)
+
+
+def cpu_kv_tokens(kv_bytes_per_token: int, least: int, most: int) -> int:
+    """Return the KV tokens of a CPU where a run names none: `CPU_KV_BYTES`, between `least` and `most`."""
+    return max(least, min(most, CPU_KV_BYTES // kv_bytes_per_token))
 
 
 def find_dtype(asked: str, device: str) -> str:

@@ -12,6 +12,7 @@ from flows.commands import (
     calibrate,
     deploy,
     doctor,
+    estimate,
     gc,
     inspect,
     report,
@@ -19,6 +20,7 @@ from flows.commands import (
     run,
     serve,
     status,
+    trust,
 )
 from flows.commands.parser import CommandParser
 from tasks.accounting import ExitCode
@@ -33,6 +35,8 @@ COMMANDS = (
     doctor,
     inspect,
     report,
+    estimate,
+    trust,
     rollback,
     gc,
     calibrate,

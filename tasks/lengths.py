@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,9 +17,8 @@ import pyarrow.parquet as pq
 
 from engine.plan.features import LEVELS, Features, prefix_keys
 from engine.plan.length_model import History
+from tasks.past_runs import published_runs
 from tasks.run_parts import fetch
-from tasks.runlog import RunLog, date_prefix, run_prefix
-from tasks.runstate import current_publication
 from tasks.schema import SCHEMAS
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.night import Night
+    from tasks.runlog import RunLog
     from tasks.work import NightWork
 
 log = logging.getLogger(__name__)
@@ -109,24 +110,14 @@ def read_history(night: Night) -> History | None:
 
 def _earlier_runs(night: Night) -> Iterator[RunLog]:
     """Yield the logs of the runs that are published for the last dates before this one, latest first."""
-    folder = date_prefix(night.job, night.run_date.isoformat()).rpartition("/")[0]
-    suffix = "/log/00000000.json"
-    keys = [
-        info.key.removesuffix(suffix) for info in night.store.list(f"{folder}/") if info.key.endswith(suffix)
-    ]
-    today = date_prefix(night.job, night.run_date.isoformat())
     model = night.attempt.params.get("model")
+    runs = published_runs(night.store, night.job, before=night.run_date.isoformat())
     found = 0
-    for prefix in sorted((key for key in keys if key < today), reverse=True)[: 2 * NIGHTS]:
-        published = current_publication(RunLog(night.store, prefix).refresh())
-        if published is None or not published.run_key:
-            continue
-        run_date = prefix.rpartition("run_date=")[2]
-        run_log = RunLog(night.store, run_prefix(night.job, run_date, published.run_key))
-        state = run_log.refresh()
+    for run in islice(runs, 2 * NIGHTS):
+        attempt = run.log.state.attempt
         # Another model's answers have other lengths.
-        if state.attempt is not None and state.attempt.params.get("model") == model:
+        if attempt is not None and attempt.params.get("model") == model:
             found += 1
-            yield run_log
+            yield run.log
         if found == NIGHTS:
             return

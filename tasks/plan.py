@@ -30,6 +30,7 @@ from engine.runtime.sampling import Sampling
 from tasks.choices import Choices, choice_seed, sequences
 from tasks.errors import ConfigurationError
 from tasks.lengths import read_history, workload_numbers
+from tasks.prediction import predict
 from tasks.work import load_work, sampling_of
 
 if TYPE_CHECKING:
@@ -97,12 +98,14 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     priority, window = _constraints(rows)
     tree = build_tree(tokens, offsets)
     estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
+    shape = model_shape(config, settings.dtype, settings.kv_dtype)
+    device = settings.device_profile or nominal_profile(settings.device)
     made = plan_tree(
         settings.policy,
         tree,
         estimate,
-        model_shape(config, settings.dtype, settings.kv_dtype),
-        settings.device_profile or nominal_profile(settings.device),
+        shape,
+        device,
         seed=settings.run_seed,
         group=group,
         priority=priority,
@@ -139,6 +142,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         "segments": max(1, len(made.segments) - 1),
         "constraint_tokens": made.constraint_tokens,
         "constraint_seconds": made.constraint_seconds,
+        "predicted": predict(made, tokens, offsets, max_new, shape, device, settings),
     }
 
 

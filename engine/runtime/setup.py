@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.devices import cpu_kv_tokens
 from engine.runtime.device_runner import DeviceRunner
 from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
 from engine.runtime.runner import CpuRunner
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from engine.models.decoder import Decoder
     from engine.runtime.device_attention import AttentionOps
     from engine.runtime.runner import Runner
-
-CPU_KV_BYTES = 2 << 30
-"""KV memory on the CPU where the job names none; less if the requests cannot fill it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ def make_runner(
     """
     device = decoder.weights.embed.device
     if device.type == "cpu" and memory is None:
-        chosen = max(sizes.least, min(sizes.most, CPU_KV_BYTES // kv_bytes_per_token))
-        return CpuRunner(decoder, sizes.kv_tokens or chosen, sizes.page_size)
+        chosen = sizes.kv_tokens or cpu_kv_tokens(kv_bytes_per_token, sizes.least, sizes.most)
+        return CpuRunner(decoder, chosen, sizes.page_size)
     if device.type == "cuda":
         # Streams, events and graphs are made on the current device.
         torch.cuda.set_device(device)

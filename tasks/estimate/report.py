@@ -1,0 +1,283 @@
+"""The estimate of one machine: every figure that a manager or an engineer asks for, as plain data.
+
+Nights of up to `WHOLE` requests are simulated whole wherever it matters; of larger ones only today's way,
+ours and the best other one are, the rest is taken from a sample and says so.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.plan.tree import node_costs
+from tasks.estimate.case import START_BUDGET, Case, Way
+from tasks.estimate.corrections import Corrections
+from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
+from tasks.estimate.read import ASSUMED
+from tasks.estimate.replicas import divided_seconds
+from tasks.estimate.savings import (
+    ASSUMED_ERROR,
+    LENGTH_ERROR,
+    device_error_of,
+    effects,
+    gain_range,
+    seconds_range,
+)
+from tasks.estimate.sources import Chain, sources_of
+from tasks.estimate.verdict import judge
+
+if TYPE_CHECKING:
+    from tasks.estimate.machine import Machine
+    from tasks.estimate.requests import Requests
+
+WHOLE: Final = 60_000
+SAMPLE: Final = 3_000
+"""Requests that budgets and ranges are found with."""
+ORDERS: Final = ("fcfs", "dfs", "interleave", "blend")
+OURS: Final = "blend"
+BETTER: Final = 1.01
+"""Another order is told to be better from this much on."""
+REPLICAS: Final = (1, 2, 4, 8, 16, 32, 64)
+SIMULATED, SAMPLED = "simulated", "sampled"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked beside requests and machine.
+
+    Attributes
+    ----------
+    today
+        The order that the team runs now, a key of `engine.plan.policies.POLICIES`.
+    most_gpus
+        Most GPUs to say the duration for.
+    length_error
+        Relative error of the mean answer length; None: by where the lengths come from.
+    sample
+        Requests of the sample.
+    whole
+        Larger nights are mostly taken from the sample.
+    """
+
+    today: str = "fcfs"
+    most_gpus: int = 8
+    length_error: float | None = None
+    sample: int = SAMPLE
+    whole: int = WHOLE
+    corrections: Corrections = field(default_factory=Corrections)
+
+
+def estimate_machine(requests: Requests, machine: Machine, question: Question) -> dict[str, Any]:
+    """Return the estimate of all requests on one machine; keys are explained in `tasks.estimate.words`."""
+    begin = time.perf_counter()
+    distinct = requests.distinct
+    study = _Study(distinct, machine, question)
+    today, ours, base = study.today, study.ours, study.base
+    factor = 1.0
+    if len(distinct) < len(requests):
+        factor = Case(requests, machine).seconds(today) / study.case.seconds(today)
+    sources = sources_of(base, study.chain(), factor)
+    device_error = device_error_of(machine.measured, question.corrections.error)
+    found = effects(study.case, study.sample, today, ours, _length_error(requests, question), device_error)
+    seconds = {"today": study.case.seconds(today) * factor, "ours": study.case.seconds(ours)}
+    gain = gain_range(seconds["today"] / seconds["ours"], found)
+    nature = _nature(distinct, machine)
+    kept = min(1.0, study.case.run(today).hit_rate / max(nature["hit_rate_optimum"], 1e-12))
+    gains = make_map(
+        machine,
+        study.case.cost(ours),
+        nature["density"],
+        nature["sharing"],
+        kept,
+        gain.central / factor,
+    )
+    rows = study.rows()
+    best = min(rows, key=lambda row: float(row["seconds"]) * (1.0 if row["order"] == OURS else BETTER))
+    correct = question.corrections
+    ranges = {
+        name: seconds_range(seconds[name] * correct.factor, found, ours=name == "ours")
+        for name in ("today", "ours")
+    }
+    hours = {
+        name: {
+            key: (value + correct.overhead_seconds) * machine.gpus / 3600
+            for key, value in asdict(bounds).items()
+        }
+        for name, bounds in ranges.items()
+    }
+    result: dict[str, Any] = {
+        "machine": machine.name,
+        "gpus": machine.gpus,
+        "price_per_gpu_hour": machine.price,
+        "device": {"source": machine.device.source, "error": device_error},
+        "kv_tokens": machine.kv_tokens,
+        "overlap": _overlap(machine),
+        "label": SIMULATED,
+        "today": {"way": asdict(today), **_figures(requests, machine, seconds["today"], correct)},
+        "ours": {"way": asdict(ours), **_figures(requests, machine, seconds["ours"], correct)},
+        "best_order": best["order"],
+        "gpu_hours": hours,
+        "money": _money(hours, machine.price),
+        "gain": asdict(gain),
+        "saving": {
+            "low": 1 - 1 / gain.low,
+            "central": 1 - 1 / gain.central,
+            "high": 1 - 1 / gain.high,
+        },
+        "effects": [{**asdict(effect), "gain": gain.central * effect.gain} for effect in found],
+        "sources": [asdict(source) for source in sources],
+        "sources_label": SIMULATED if base is study.case else SAMPLED,
+        "orders": rows,
+        "optimum": asdict(study.case.limits(overlap=machine.overlaps)),
+        "replicas": _replicas(study, today, ours, question, factor),
+        "workload": nature,
+        "map": {**asdict(gains), "densities": DENSITIES, "sharings": SHARINGS},
+        "sample": len(study.sample.requests),
+        "took_seconds": 0.0,
+    }
+    result["verdict"] = judge(result)
+    result["took_seconds"] = time.perf_counter() - begin
+    return result
+
+
+class _Study:
+    """The ways that are compared: tuned on a sample, run over everything where it matters."""
+
+    def __init__(self, requests: Requests, machine: Machine, question: Question) -> None:
+        self.question = question
+        self.case = Case(requests, machine)
+        sample = requests.sample(question.sample)
+        self.sample = self.case if sample is requests else Case(sample, machine)
+        self.base = self.case if len(requests) <= question.whole else self.sample
+        self.ways: dict[tuple[str, bool], Way] = {}
+        for overlap in (False, True) if machine.overlaps else (False,):
+            for order in dict.fromkeys((*ORDERS, question.today)):
+                self.ways[order, overlap] = self.sample.tuned(order, overlap=overlap)
+        key = question.today, False
+        # What today's engine is tuned to must not be an accident of the sample.
+        self.ways[key] = self.base.fixed(question.today, overlap=False, start=self.ways[key].budget)
+        self.today = self.ways[key]
+        self.ways[OURS, machine.overlaps] = self.ours = self._ours(self.ways[OURS, machine.overlaps])
+        rivals = [way for way in self.ways.values() if way.overlap == machine.overlaps and way.order != OURS]
+        self.rival = min(rivals, key=self.base.seconds)
+
+    def _ours(self, way: Way) -> Way:
+        """Return the best way of the blend over everything, beginning with that of the sample."""
+        start = way.budget if not way.paced else START_BUDGET
+        fixed = self.base.fixed(OURS, overlap=way.overlap, start=start)
+        paced = Way(OURS, way.overlap, self.case.machine.budgets[-1], paced=True)
+        return min(fixed, paced, key=self.base.seconds) if way.overlap else fixed
+
+    def chain(self) -> Chain:
+        """Return the ways from today's to ours."""
+        overlap = self.ours.overlap
+        return Chain(
+            self.today,
+            self.ways["dfs", False],
+            self.sample.fixed("dfs", overlap=overlap),
+            self.base.fixed(OURS, overlap=overlap, start=START_BUDGET),
+            self.ours,
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of figures for each order, with and without overlap."""
+        exact = {self.today, self.ours, self.rival}
+        scale = self.case.seconds(self.ours) / self.base.seconds(self.ours)
+        rows = []
+        for way in self.ways.values():
+            case = self.case if way in exact else self.base
+            seconds = self.case.seconds(way) if way in exact else self.base.seconds(way) * scale
+            optimum = self.case.limits(overlap=way.overlap).practical
+            rows.append(
+                {
+                    **asdict(way),
+                    **_figures(self.case.requests, self.case.machine, seconds, self.question.corrections),
+                    "hit_rate": case.run(way).hit_rate,
+                    "optimum_share": optimum / seconds,
+                    "label": SIMULATED if case is self.case else SAMPLED,
+                }
+            )
+        return rows
+
+
+def _length_error(requests: Requests, question: Question) -> float:
+    if question.length_error is not None:
+        return question.length_error
+    return ASSUMED_ERROR if requests.about.get("length_source") == ASSUMED else LENGTH_ERROR
+
+
+def _figures(requests: Requests, machine: Machine, seconds: float, correct: Corrections) -> dict[str, Any]:
+    engine = seconds * correct.factor
+    whole = engine + correct.overhead_seconds
+    hours = whole * machine.gpus / 3600
+    return {
+        "seconds": seconds,
+        "corrected_seconds": whole,
+        "hours": whole / 3600,
+        "gpu_hours": hours,
+        "money": None if machine.price is None else hours * machine.price,
+        "tokens_per_second": requests.total_tokens / engine,
+    }
+
+
+def _money(hours: dict[str, dict[str, float]], price: float | None) -> dict[str, dict[str, float]] | None:
+    if price is None:
+        return None
+    return {name: {key: price * value for key, value in bounds.items()} for name, bounds in hours.items()}
+
+
+def _overlap(machine: Machine) -> dict[str, Any]:
+    if not machine.overlaps:
+        return {"possible": False, "source": None, "interference": None}
+    source = "measured" if machine.interference is None else "assumed"
+    return {"possible": True, "source": source, "interference": machine.interference}
+
+
+def _nature(requests: Requests, machine: Machine) -> dict[str, Any]:
+    """Return density and sharing of all requests and of each workload."""
+    import numpy as np
+
+    case, shape, device = Case(requests, machine), machine.shape, machine.device
+    output = requests.output.astype(np.float64)
+    _, compute, memory = node_costs(requests.tree, output, shape, device.flops, device.read_bytes)
+    prompt = np.diff(requests.start).astype(np.float64)
+    alone = shape.request_flops(prompt, np.zeros_like(prompt), output) / device.flops
+    plan = case.plan("dfs")
+
+    def figures(mine: np.ndarray[Any, Any]) -> dict[str, Any]:
+        density = float(compute[mine].sum() / max(memory[mine].sum(), 1e-12))
+        return {
+            "requests": int(mine.sum()),
+            "prompt_tokens": int(prompt[mine].sum()),
+            "output_tokens": int(output[mine].sum()),
+            "compute_seconds": float(compute[mine].sum()),
+            "memory_seconds": float(memory[mine].sum()),
+            "density": density,
+            "bound": "compute" if density > 1.0 else "memory",
+            "sharing": float(1.0 - compute[mine].sum() / max(alone[mine].sum(), 1e-12)),
+        }
+
+    everything = figures(np.ones(len(requests), np.bool_))
+    by_name = {
+        name: figures(requests.workload == i)
+        for i, name in enumerate(requests.workloads)
+        if (requests.workload == i).any()
+    }
+    return {**everything, "hit_rate_optimum": plan.hit_rate_optimum, "workloads": by_name}
+
+
+def _replicas(
+    study: _Study, today: Way, ours: Way, question: Question, factor: float
+) -> list[dict[str, Any]]:
+    """Return the duration by number of replicas, up to `most_gpus` GPUs, always of at least one."""
+    machine, correct = study.case.machine, question.corrections
+    most = max(1, question.most_gpus // machine.gpus)
+    rows = []
+    for count in sorted({n for n in REPLICAS if n <= most} | {most}):
+        row: dict[str, Any] = {"replicas": count, "gpus": count * machine.gpus}
+        for name, way, balanced, times in (("today", today, False, factor), ("ours", ours, True, 1.0)):
+            seconds = divided_seconds(study.case, way, count, balanced=balanced) * times
+            row[f"{name}_hours"] = (seconds * correct.factor + correct.overhead_seconds) / 3600
+        rows.append(row)
+    return rows

@@ -1,0 +1,313 @@
+"""What nights of real traces would take and save: every trace, model and GPU, and the published setting.
+
+    .venv/bin/python tests/benchmarks/estimate.py --quick     # a trial of every part, within 3 minutes
+    .venv/bin/python tests/benchmarks/estimate.py --write     # everything, within half an hour on two cores
+
+Every cell is kept in a scratch folder named after the code it depends on: a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import workloads
+from sources import traces
+
+from tasks.estimate.case import Case, Way
+from tasks.estimate.machine import choose_devices, choose_model, make_machine
+from tasks.estimate.read import Source, read_requests
+from tasks.estimate.report import Question, estimate_machine
+from tasks.estimate.requests import Requests
+
+ROOT = Path(__file__).parents[2]
+BASE = "llama-3.1-8b", "a100"
+"""What the mix with videos is solved for, on whatever it is run."""
+RESULTS = Path(__file__).parent / "results" / "estimate.json"
+REQUESTS = 20_000
+LARGE = 400_000
+MACHINES = {
+    "llama-3.1-8b": ("a100", "h100", "h200"),
+    "llama-3.1-70b": ("4xa100", "4xh100", "2xh200"),
+}
+FILES = {
+    "azure code": ("AzureLLMInferenceTrace_code.csv",),
+    "azure conversation": ("AzureLLMInferenceTrace_conv.csv",),
+    "azure both": ("AzureLLMInferenceTrace_code.csv", "AzureLLMInferenceTrace_conv.csv"),
+    "sharegpt": ("sharegpt_lengths.csv",),
+    "mooncake": ("mooncake_conversation_trace.jsonl",),
+}
+VIDEOS = "azure, mmlu and videos"
+TRACES = (*FILES, VIDEOS)
+PUBLISHED = {
+    "#1": {"tokens_per_second": 11080},
+    "#2": {"tokens_per_second": 8408},
+    "#3": {"tokens_per_second": 8403},
+    "#4": {"tokens_per_second": 6325},
+}
+"""BlendServe (Zhao et al., ASPLOS 2026) on one A100 with Llama-3.1-8B; over all four 1.193 to 1.227 of an
+engine with overlap in depth-first order, up to 1.44 of one without, 0.8655 of the optimum (70B: 0.908)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work: a section, requests, a model and a machine."""
+
+    section: str
+    trace: str
+    model: str
+    machine: str
+    requests: int
+
+    @property
+    def key(self) -> str:
+        """A name that is a file name as well."""
+        text = f"{self.section}-{self.trace}-{self.model}-{self.machine}-{self.requests}"
+        return text.replace(" ", "_").replace(",", "").replace("#", "no")
+
+
+def code_digest() -> str:
+    """Return a digest of the code that a cell's figures depend on."""
+    files = [ROOT / "engine" / f"{n}.py" for n in ("clock", "cost", "optimum", "profiles", "simulate")]
+    for folder in ("engine/plan", "engine/runtime", "tasks/estimate"):
+        files += sorted((ROOT / folder).glob("*.py"))
+    words = {"page.py", "words.py"}
+    files = [file for file in files if file.name not in words]
+    files += [Path(__file__).with_name(f"{name}.py") for name in ("sources", "workloads", "estimate")]
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1)
+def requests_of(trace: str, count: int, model: str, machine: str) -> tuple[Requests, float]:
+    """Return the requests of a trace, at most `count`, and the seconds it took to read them.
+
+    Mixes are solved for their density on such a model and machine.
+    """
+    begin = time.perf_counter()
+    if trace == VIDEOS or trace.startswith("#"):
+        density, sharing = workloads.TRACES["#2" if trace == VIDEOS else trace]
+        device = choose_devices(machine)[0]
+        shape = choose_model(model).shape(device)
+        mix = workloads.recipe(density, sharing, shape, device, count)
+        found = Requests(
+            trace,
+            mix.tokens,
+            mix.start,
+            mix.output,
+            mix.workload.astype(np.int64),
+            mix.workloads,
+            np.arange(mix.requests),
+        )
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in FILES[trace]:
+                (Path(folder) / name).write_bytes((traces() / name).read_bytes())
+            source = folder if len(FILES[trace]) > 1 else str(Path(folder) / FILES[trace][0])
+            found = read_requests(Source(source), choose_model("llama-3.1-8b"), Path(folder) / "scratch")
+        found = found.sample(count)
+    return found, time.perf_counter() - begin
+
+
+def machine_of(cell: Cell, requests: Requests) -> Any:
+    """Return the machine of a cell."""
+    longest = int((np.diff(requests.start) + requests.output).max())
+    return make_machine(choose_model(cell.model), choose_devices(cell.machine)[0], longest=longest)
+
+
+def run_cell(cell: Cell, scratch: Path) -> tuple[Cell, dict[str, Any]]:
+    """Return a cell's figures, from the folder if they are there."""
+    file = scratch / f"{cell.key}.json"
+    if not file.exists():
+        solved_for = (cell.model, cell.machine) if cell.section == "published" else BASE
+        requests, reading = requests_of(cell.trace, cell.requests, *solved_for)
+        begin = time.perf_counter()
+        figures = RUNNERS[cell.section](cell, requests)
+        figures |= {"read_seconds": reading, "cell_seconds": time.perf_counter() - begin}
+        scratch.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({**asdict(cell), "requests": len(requests), **figures}))
+        partial.replace(file)
+    return cell, json.loads(file.read_text())
+
+
+def run_estimate(cell: Cell, requests: Requests) -> dict[str, Any]:
+    """Make the estimate of a trace on a machine."""
+    found = estimate_machine(requests, machine_of(cell, requests), Question())
+    # The map is made of the closed form and its scale, which are kept.
+    found["map"] = {name: found["map"][name] for name in ("closed", "simulated", "vanishes")}
+    found["workload"]["workloads"] = {
+        name: {key: value for key, value in w.items() if key in {"requests", "density", "sharing", "bound"}}
+        for name, w in found["workload"]["workloads"].items()
+    }
+    return found
+
+
+def run_published(cell: Cell, requests: Requests) -> dict[str, Any]:
+    """Compare the ways that the paper compares, lengths unknown as for a real night."""
+    case = Case(requests, machine_of(cell, requests))
+    blend = case.tuned("blend", overlap=True)
+    seconds = case.seconds(blend)
+    dfs = {
+        "overlap_2048": case.seconds(Way("dfs", overlap=True, budget=2048)),
+        "overlap_best": case.seconds(case.fixed("dfs", overlap=True)),
+        "serial_2048": case.seconds(Way("dfs", overlap=False, budget=2048)),
+        "serial_best": case.seconds(case.fixed("dfs", overlap=False)),
+    }
+    run = case.run(blend)
+    hit_rate = case.plan("dfs").hit_rate_optimum
+    published = PUBLISHED[cell.trace]["tokens_per_second"] if cell.model == "llama-3.1-8b" else None
+    return {
+        "blend": asdict(blend),
+        "tokens_per_second": requests.total_tokens / seconds,
+        "published_tokens_per_second": published,
+        "over_dfs": {name: value / seconds for name, value in dfs.items()},
+        "optimum_share": case.limits(overlap=True).practical / seconds,
+        "sharing_kept": run.hit_rate / hit_rate,
+        "random_sharing_kept": case.run(Way("random", overlap=True, budget=2048)).hit_rate / hit_rate,
+    }
+
+
+RUNNERS = {"traces": run_estimate, "large": run_estimate, "published": run_published}
+
+
+def cells(*, quick: bool) -> list[Cell]:
+    """Return everything there is to run, those of one trace together."""
+    if quick:
+        found = [Cell("traces", trace, "llama-3.1-8b", "a100", 800) for trace in ("azure both", VIDEOS)]
+        return [*found, Cell("published", "#1", "llama-3.1-8b", "a100", 2_000)]
+    found = [
+        Cell("traces", trace, model, machine, REQUESTS)
+        for trace in TRACES
+        for model, machines in MACHINES.items()
+        for machine in machines
+    ]
+    found += [Cell("published", t, "llama-3.1-8b", "a100", workloads.REQUESTS) for t in workloads.TRACES]
+    found += [Cell("published", t, "llama-3.1-70b", "8xa100", workloads.REQUESTS) for t in workloads.TRACES]
+    return [*found, Cell("large", VIDEOS, "llama-3.1-8b", "a100", LARGE)]
+
+
+def run(chosen: list[Cell], scratch: Path, jobs: int) -> dict[str, list[dict[str, Any]]]:
+    """Run all cells on `jobs` processes, the large ones alone at the end."""
+    found: dict[Cell, dict[str, Any]] = {}
+    begin = time.perf_counter()
+    do = functools.partial(run_cell, scratch=scratch)
+    together = [cell for cell in chosen if cell.section != "large"]
+    alone = [cell for cell in chosen if cell.section == "large"]
+    # Forked processes would inherit the locks of the threads that read the traces.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for cell, figures in pool.imap(do, together):
+            found[cell] = figures
+            _progress(found, chosen, cell, figures, begin)
+    for cell in alone:
+        _, found[cell] = do(cell)
+        _progress(found, chosen, cell, found[cell], begin)
+    sections = dict.fromkeys(cell.section for cell in chosen)
+    return {s: [found[cell] for cell in chosen if cell.section == s] for s in sections}
+
+
+def _progress(
+    found: dict[Cell, dict[str, Any]], chosen: list[Cell], cell: Cell, figures: dict[str, Any], begin: float
+) -> None:
+    took = time.perf_counter() - begin
+    text = f"[{len(found)}/{len(chosen)}, {took:.0f} s] {cell.key}: {figures['cell_seconds']:.0f} s"
+    print(text, file=sys.stderr, flush=True)
+
+
+def about(digest: str) -> dict[str, Any]:
+    """Return what ran where."""
+    return {
+        "label": "simulated (real scheduler, modelled device); took_seconds is measured",
+        "devices": "nominal: datasheet peaks times 0.7 (compute) and 0.85 (memory)",
+        "dtype": "bfloat16",
+        "lengths": "schedulers know means by workload and prompt length, not each answer",
+        "today": "first come first served, prefix cache, no overlap of operations, its best budget",
+        "overlap": "max + g * min with g = 0.5 (0.2 to 0.8 for the bounds), assumed",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "code": digest,
+    }
+
+
+def print_traces(rows: list[dict[str, Any]]) -> None:
+    """Print a line for each trace, model and machine."""
+    print(
+        f"{'trace':24}{'model':15}{'machine':9}{'n':>8}{'density':>9}{'sharing':>9}{'today h':>9}"
+        f"{'ours h':>9}{'saving':>16}{'optimum':>9}{'took s':>8}  from"
+    )
+    for row in rows:
+        s, w = row["saving"], row["workload"]
+        saving = f"{s['central']:.0%} ({s['low']:.0%}-{s['high']:.0%})"
+        parts = " x ".join(f"{p['name']} {p['factor']:.2f}" for p in row["sources"] if p["factor"] != 1.0)
+        share = row["optimum"]["practical"] / row["ours"]["seconds"]
+        print(
+            f"{row['trace']:24}{row['model']:15}{row['machine']:9}{row['requests']:>8,}{w['density']:>9.2f}"
+            f"{w['sharing']:>9.1%}{row['gpu_hours']['today']['central']:>9.3f}"
+            f"{row['gpu_hours']['ours']['central']:>9.3f}{saving:>16}{share:>9.1%}{row['took_seconds']:>8.1f}"
+            f"  {row['verdict']['answer']}: {parts}; best order {row['best_order']}"
+        )
+
+
+def print_published(rows: list[dict[str, Any]]) -> None:
+    """Print simulated beside published figures."""
+    print(
+        f"{'trace':8}{'model':15}{'machine':9}{'tokens/s':>10}{'published':>11}{'over dfs, overlap':>19}"
+        f"{'no overlap':>12}{'optimum':>9}{'sharing':>9}"
+    )
+    for row in rows:
+        over, published = row["over_dfs"], row["published_tokens_per_second"] or "-"
+        print(
+            f"{row['trace']:8}{row['model']:15}{row['machine']:9}{row['tokens_per_second']:>10,.0f}"
+            f"{published:>11}{over['overlap_2048']:>19.2f}{over['serial_best']:>12.2f}"
+            f"{row['optimum_share']:>9.1%}{row['sharing_kept']:>9.1%}"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the cells, print their tables, write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="a trial of every part, not a result")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
+    parser.add_argument("--only", metavar="TEXT", help="only cells whose name has it")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "nightblend-bench-estimate"
+    )
+    parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
+    arguments = parser.parse_args(argv)
+    digest = code_digest()
+    chosen = [c for c in cells(quick=arguments.quick) if not arguments.only or arguments.only in c.key]
+    begin = time.perf_counter()
+    found = run(chosen, arguments.scratch / digest, arguments.jobs)
+    for section, rows in found.items():
+        print(f"\n== {section} (simulated)")
+        (print_published if section == "published" else print_traces)(rows)
+    seconds = time.perf_counter() - begin
+    print(f"\n{seconds:.0f} s in total")
+    if arguments.write:
+        complete = not arguments.quick and not arguments.only
+        record = {**about(digest), "complete": complete, "total_seconds": seconds, "sections": found}
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

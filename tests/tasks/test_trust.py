@@ -1,0 +1,123 @@
+"""Planned against actual over past runs, and what an estimate makes of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+import pytest
+from demo_nights import MODEL, batch_line, night_request, write_lines
+
+from engine.profiles import DeviceProfile, write_profile
+from flows.cli import main
+from flows.estimate_parameters import EstimateParameters
+from flows.night import run_night
+from tasks.errors import ConfigurationError
+from tasks.estimate.estimate import estimate
+from tasks.prediction import profile_digest
+from tasks.trust import corrections_of, past_errors, past_lengths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROFILE = DeviceProfile("cpu", "measured", 1e11, 1e10, None, None, overlaps=False, step_seconds=1e-3)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one published night, planned with `PROFILE`; logs and profile lie beside it."""
+    root = tmp_path_factory.mktemp("trust")
+    lines = [
+        batch_line(f"c{i}", f"Count to {i}.", max_tokens=4 + i, metadata={"workload": "count"})
+        for i in range(12)
+    ]
+    write_lines(root / "logs", "day.jsonl", lines)
+    write_profile(PROFILE, root / "cpu.json")
+    run_night(night_request(root, device_profile=PROFILE, lengths="fixed"))
+    return root / "store"
+
+
+def test_a_run_stores_what_was_planned_and_what_came(store: Path) -> None:
+    (run,) = past_errors(str(store), "t")["runs"]
+    assert run["counts"], run["why"]
+    assert run["profile"] == profile_digest(PROFILE)
+    total = run["total"]
+    assert total["planned"] > 0
+    assert total["error"] == pytest.approx(total["actual"] / total["planned"] - 1)
+    assert run["overhead_seconds"] >= 0
+    lengths = run["lengths"]
+    # Half of each limit: 2, 2.5, ... 7.5.
+    assert lengths["planned"] == pytest.approx(sum((4 + i) / 2 for i in range(12)))
+    assert lengths["actual"] == sum(past_lengths(str(store), "t")["count"])
+    assert run["steps"]["p50"] <= run["steps"]["p95"]
+
+
+def test_the_estimate_applies_what_the_run_taught(store: Path) -> None:
+    asked = {
+        "source": str(store.parent / "logs"),
+        "model": str(MODEL),
+        "device_profile": str(store.parent / "cpu.json"),
+        "max_gpus": 1,
+    }
+    found = estimate(
+        EstimateParameters.parse(asked | {"store": str(store), "job": "t"}).to_request(), told=print
+    )
+    (machine,), (run,) = found["machines"], past_errors(str(store), "t")["runs"]
+    factor = run["total"]["actual"] / run["total"]["planned"]
+    assert found["corrections"]["cpu"]["factor"] == pytest.approx(factor)
+    seconds = machine["ours"]["seconds"] * factor + run["overhead_seconds"]
+    assert machine["ours"]["corrected_seconds"] == pytest.approx(seconds)
+    # The logs have no lengths; the run has.
+    assert found["requests"]["length_source"] == "those of earlier runs"
+    assert any("corrected by 1 past runs" in text for text in found["assumptions"])
+    with pytest.raises(ConfigurationError, match="--output-tokens"):
+        estimate(EstimateParameters.parse(asked).to_request())
+
+
+def test_the_same_plan_takes_the_same_time_in_estimate_and_prediction(store: Path) -> None:
+    """What `trust` compares with is what the estimate says: the correction fits both."""
+    log = store.parent / "lengths.csv"
+    log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "XXX,40,8\n" * 12)
+    found = estimate(
+        EstimateParameters.parse(
+            {
+                "source": str(log),
+                "model": str(MODEL),
+                "device_profile": str(store.parent / "cpu.json"),
+                "max_gpus": 1,
+            }
+        ).to_request()
+    )
+    ours = found["machines"][0]["ours"]
+    # One step for all prompts, then a step per token of the answers.
+    assert ours["seconds"] >= 8 * PROFILE.step_seconds
+
+
+def run_of(planned: float, actual: float, profile: DeviceProfile = PROFILE, **more: object) -> dict:
+    return {
+        "counts": True,
+        "profile": profile_digest(profile),
+        "total": {"planned": planned, "actual": actual},
+        "overhead_seconds": 4.0,
+    } | more
+
+
+def test_corrections_take_the_median_of_runs_that_count() -> None:
+    runs = [run_of(10, 20), run_of(10, 22), run_of(10, 21), run_of(10, 90, counts=False)]
+    runs.append(run_of(10, 5, replace(PROFILE, flops=2e11)))
+    found = corrections_of(runs, PROFILE)
+    assert (found.factor, found.runs, found.overhead_seconds) == (2.1, 3, 4.0)
+    assert found.error == pytest.approx(0.05)
+    assert corrections_of(runs[:1], PROFILE).error == pytest.approx(0.1)
+    assert corrections_of([], PROFILE).factor == 1.0
+
+
+def test_the_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trust", "--store", str(store), "--job", "t", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["run_date"] == date(2026, 11, 22).isoformat()
+    assert main(["trust", "--store", str(store), "--job", "t"]) == 0
+    assert "measured against planned" in capsys.readouterr().out
+    assert main(["trust", "--store", str(store), "--job", "nobody"]) == 2
+    assert "no published run" in capsys.readouterr().err
