@@ -27,12 +27,12 @@ class BackfillParameters(Form):
     COMMAND: ClassVar[str] = "backfill"
 
     deployment: str = Field(
-        default="nightly/nightly",
-        title="Nightly",
-        description="Deployment of the nightly whose dates are run, as FLOW/DEPLOYMENT; job, source, store, "
-        "model and all else are taken from it.",
+        default="nightly/dates",
+        title="Deployment",
+        description="Runs the dates, as FLOW/DEPLOYMENT; job, source, store, model and all else are taken "
+        "from it. Not the nightly's own one, if only one run of that goes at a time.",
         pattern=r"^[^/]+/[^/]+$",
-        examples=["nightly/nightly"],
+        examples=["nightly/dates"],
     )
     first: date = Field(title="First date", description="First day to look at.", examples=["2026-11-01"])
     last: date = Field(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from flows.date_table import entries_of
 from flows.dates_here import run_here, scope_of
 from tasks.backfill import date_range, plan_dates
+from tasks.errors import ConfigurationError
 from tasks.run_date import is_dated
 from tasks.storage import open_store
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from tasks.backfill import PlannedDate
 
 log = logging.getLogger(__name__)
+
+DATES: Final = "nightly/dates"
+"""Deployment for dates, where there is one: of the nightly's own one run goes at a time, and a night must not
+wait for a past date."""
 
 
 def catch_up(night: NightlyParameters, run_date: date | None) -> list[PlannedDate]:
@@ -96,6 +101,9 @@ def _have_run(
         return
     from flows.date_runs import DateRuns
 
-    runs = DateRuns.of(UUID(deployment), asked_by, night=night, queue="backfill")
+    try:
+        runs = DateRuns.of(DATES, asked_by, night=night, queue="backfill")
+    except ConfigurationError:
+        runs = DateRuns.of(UUID(deployment), asked_by, night=night, queue="backfill")
     for found in planned:
         log.warning("%s runs as %s", found.run_date, runs.start(found.run_date).name)

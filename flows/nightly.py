@@ -11,8 +11,11 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
@@ -29,6 +32,8 @@ from tasks.errors import ConfigurationError
 from tasks.infer import StoppedError
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from prefect.client.schemas.objects import State
 
 
@@ -77,6 +82,7 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     try:
         request = parameters.to_request(scheduled())
         log.info("job %s, run date %s", request.job, request.run_date)
+        keep_date(parameters, request.run_date)
         with catching_up(parameters, request.run_date, deployment=deployment.id, steps=STEPS):
             result = run_night(request, steps=STEPS, reporter=FlowReporter(log, request.job))
             tell_published(result)
@@ -94,6 +100,21 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
         f"{result['outputs']:,} of {result['requests']:,} requests answered, {result['errors']:,} errors"
     )
     return Completed(name=name, message=message, data=result)
+
+
+def keep_date(parameters: NightlyParameters, run_date: date | None) -> None:
+    """Write the date that was resolved into the flow run's parameters.
+
+    So it is seen there, and a copy of the run that somebody starts on another day is for the same date.
+    """
+    if parameters.run_date is not None or run_date is None or flow_run.id is None:
+        return
+    values = parameters.model_dump(mode="json", exclude_unset=True) | {"run_date": run_date.isoformat()}
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), parameters={"parameters": values})
+    except httpx.HTTPError as error:
+        get_run_logger().warning("the date is not in the run's parameters: %s", type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 OVERDUE: Final = "nightblend.partition.overdue"
+TOLD: Final = ("status", "owner", "done", "total", "last_error", "next", "next_command")
 
 
 class WatchParameters(Form):
-    """Whose night has to be ready at the time this is scheduled for."""
+    """Whose night has to be ready at the time this is scheduled for; other fields of a night may be given."""
 
-    model_config = ConfigDict(title="Watch")
+    # The definitions of a site serve for all its deployments.
+    model_config = ConfigDict(title="Watch", extra="ignore")
     COMMAND: ClassVar[str] = "status"
 
     job: str = Field(
@@ -103,7 +105,7 @@ def look(asked: WatchParameters, now: datetime) -> State[dict[str, Any]]:
             "nightblend.job": asked.job,
             "nightblend.run-date": day.isoformat(),
         },
-        payload={name: status[name] for name in ("status", "owner", "done", "total", "last_error", "next")},
+        payload={name: status[name] for name in TOLD},
     )
     message = f"{asked.job} of {day} is not published: it is {status['status']}."
     if status["next_command"] is not None:

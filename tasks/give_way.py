@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -141,7 +141,7 @@ def infer_in_turn(
     on_progress: Callable[[InferProgress], None] | None = None,
     *,
     place: str | None = None,
-    slot: AbstractContextManager[None] | None = None,
+    slot: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Any]:
     """Run step infer, after a run that has the device and gives way has stopped.
 
@@ -150,11 +150,22 @@ def infer_in_turn(
     place
         Of what it wants a device, see `Announcement`; None is this machine.
     slot
-        Entered when nobody is left to be asked, and held while the run computes.
+        Returns what is held while the run computes; entering it raises `TimeoutError` after some seconds
+        without a free slot. Then somebody is asked, and it is tried again: whoever had the device first may
+        have been followed by another that gives way.
     """
     place = place or machine_place(night.settings.device)
-    asked = ask_for_device(night, place)
-    if asked is not None:
-        wait_until_free(asked)
-    with slot or nullcontext(), announced(night, place):
+    with ExitStack() as held:
+        if slot is None:
+            asked = ask_for_device(night, place)
+            if asked is not None:
+                wait_until_free(asked)
+        while slot is not None:
+            try:
+                held.enter_context(slot())
+            except TimeoutError:
+                ask_for_device(night, place)
+            else:
+                break
+        held.enter_context(announced(night, place))
         return infer(night, on_progress)

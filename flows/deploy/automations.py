@@ -15,7 +15,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
+from flows.published import EVENT as PUBLISHED
 from flows.recover import EXHAUSTED
+from flows.watch import OVERDUE
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ HEARTBEAT_S: Final = 30
 """Between two signs of life of a flow run; the pools set it for their runs."""
 SILENT_S: Final = 120
 """A running flow run without a sign of life for this long has crashed."""
+LATE_MINUTES: Final = 30
+"""A night that nobody has started for so long is told."""
+SILENCE_HOURS: Final = 27
+"""Between two publications of a job: a day, an hour of a clock change, and two of slack."""
 TAG: Final = "nightblend"
 RERUN_TAG: Final = "rerun-if-crashed"
 RECOVER: Final = "recover/recover"
@@ -102,6 +108,65 @@ def reruns_exhausted(notify: UUID | None) -> AutomationCore:
     )
 
 
+def late(notify: UUID | None) -> AutomationCore:
+    """Return the automation that tells people of a scheduled night that nobody has started."""
+    begun = {f"prefect.flow-run.{name}" for name in ("Pending", "Running", "Cancelling", *_ENDS)}
+    trigger = EventTrigger(
+        after={"prefect.flow-run.Late"},
+        expect=begun,
+        match=_resources({"prefect.resource.id": "prefect.flow-run.*"}),
+        # Dates of a backfill wait for their turn; only what a schedule has made must begin in time.
+        match_related=[_tagged(TAG), _tagged("auto-scheduled")],
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(minutes=LATE_MINUTES),
+    )
+    body = f"{{{{ flow_run.name }}}} was due {LATE_MINUTES} minutes ago and no worker has taken it."
+    return AutomationCore(
+        name="nightblend: a night is late",
+        description="It was scheduled and nobody has started it.",
+        trigger=trigger,
+        actions=[_notification(notify, "Nightblend: {{ flow_run.name }} is late", body)],
+    )
+
+
+def overdue(notify: UUID | None) -> AutomationCore:
+    """Return the automation that tells people of a date that flow `watch` found unpublished."""
+    trigger = EventTrigger(expect={OVERDUE}, posture=Posture.Reactive, threshold=1)
+    name = "{{ event.resource.name }}"
+    body = f"{name} is not published: {{{{ event.payload.status }}}}. {{{{ event.payload.next_command }}}}"
+    return AutomationCore(
+        name="nightblend: a date is overdue",
+        description="It is not published by the time that it is to be ready.",
+        trigger=trigger,
+        actions=[_notification(notify, f"Nightblend: {name} is overdue", body)],
+    )
+
+
+def silence(notify: UUID | None) -> AutomationCore:
+    """Return the automation that notices that no date of a job is published any more.
+
+    It begins to wait with the first publication of a job, and needs no worker.
+    """
+    trigger = EventTrigger(
+        after={PUBLISHED},
+        expect={PUBLISHED},
+        match=_resources({"prefect.resource.id": "nightblend.partition.*"}),
+        for_each={"nightblend.job"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(hours=SILENCE_HOURS),
+    )
+    body = f"No date was published for {SILENCE_HOURS} hours. See `nightblend status`."
+    return AutomationCore(
+        name="nightblend: nothing was published",
+        description=f"No date of a job for {SILENCE_HOURS} hours.",
+        trigger=trigger,
+        actions=[_notification(notify, "Nightblend: nothing is published any more", body)],
+    )
+
+
 def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[str]:
     """Create the automations or bring them up to date, and say so, a line each.
 
@@ -123,7 +188,8 @@ def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[st
         raise ConfigurationError(
             "--prefect-file", f"there is no deployment {RECOVER}", "Deploy it, see infra/prefect.yaml"
         ) from None
-    for automation in (zombies(), rerun_crashed(recover.id), needs_a_look(block), reruns_exhausted(block)):
+    told = (needs_a_look, reruns_exhausted, late, overdue, silence)
+    for automation in (zombies(), rerun_crashed(recover.id), *(alarm(block) for alarm in told)):
         known = client.read_automations_by_name(automation.name)
         if known:
             client.update_automation(known[0].id, automation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime, time
 
 import pytest
@@ -226,6 +227,29 @@ def test_only_a_run_that_gives_way_is_asked_and_only_by_one_that_does_not(root):
         view_date(store_of(root), "triage", when).last_run.log.prefix for when in (DAYS[2], DAYS[0])
     )
     assert heard == [None, given, wanted]
+
+
+def test_whoever_waits_for_a_slot_asks_again_and_again(root, monkeypatch):
+    asked_for, tried = [], []
+    monkeypatch.setattr(give_way, "ask_for_device", lambda _, place: asked_for.append(place))
+    monkeypatch.setattr(give_way, "infer", lambda night, _: {"said": night.run_date})
+
+    @contextmanager
+    def slot():
+        tried.append(1)
+        if len(tried) < 3:
+            raise TimeoutError
+        yield
+        tried.append("given back")
+
+    def computes(night):
+        result = give_way.infer_in_turn(night, place="gpu:pool", slot=slot)
+        assert result == {"said": DAYS[0]}
+        assert list(night.store.list(give_way.FOLDER)) == []
+
+    opened(root, DAYS[0], instead(computes))
+    assert asked_for == ["gpu:pool"] * 2
+    assert tried == [1, 1, 1, "given back"]
 
 
 def test_a_leftover_of_a_killed_run_is_cleared_away(root):

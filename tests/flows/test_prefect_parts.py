@@ -8,15 +8,25 @@ import pytest
 
 from engine.errors import EngineError
 from flows.artifacts import markdown, planned_rows, workload_rows
-from flows.deploy.automations import HEARTBEAT_S, SILENT_S, needs_a_look, rerun_crashed, zombies
+from flows.deploy.automations import (
+    HEARTBEAT_S,
+    SILENT_S,
+    late,
+    needs_a_look,
+    overdue,
+    rerun_crashed,
+    silence,
+    zombies,
+)
 from flows.failures import UnexpectedError, describe
 from flows.on_demand import OnDemandParameters
 from flows.parameters import NightlyParameters
 from flows.presets import PRESETS
 from flows.progress import progress_text
-from flows.published import event_id
+from flows.published import EVENT, event_id
 from flows.recover import with_date
 from flows.steps import STEPS, limit_name, may_pass, told
+from flows.watch import OVERDUE
 from tasks.errors import ConfigurationError
 from tasks.infer import InferProgress
 from tasks.storage import StoreUnavailableError
@@ -134,6 +144,32 @@ def test_automations_know_every_end_of_a_run():
     assert rerun_crashed(some).trigger.expect == {"prefect.flow-run.Crashed"}
     assert needs_a_look(None).actions[0].type == "do-nothing"
     assert needs_a_look(some).actions[0].block_document_id == some
+
+
+def covers(automation, event: str, resource: dict[str, str], *tags: str) -> bool:
+    """Whether the server would look at an event for an automation."""
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import ReceivedEvent
+
+    trigger = EventTrigger.model_validate(automation.trigger.model_dump(mode="json"))
+    related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags]
+    told = {"occurred": "2026-03-29T01:30:00Z", "event": event, "resource": resource, "related": related}
+    return trigger.covers(ReceivedEvent.model_validate({**told, "id": str(event_id("a", "b", "c"))}))
+
+
+def test_absence_is_looked_for_where_it_means_something():
+    run = {"prefect.resource.id": "prefect.flow-run.1"}
+    assert covers(late(None), "prefect.flow-run.Late", run, "nightblend", "auto-scheduled")
+    assert covers(late(None), "prefect.flow-run.Running", run, "nightblend", "auto-scheduled")
+    # A date of a backfill waits for its turn, and other flows are no business of ours.
+    assert not covers(late(None), "prefect.flow-run.Late", run, "nightblend")
+    assert not covers(late(None), "prefect.flow-run.Late", run, "auto-scheduled")
+    partition = {"prefect.resource.id": "nightblend.partition.j.2026-03-29", "nightblend.job": "j"}
+    assert covers(silence(None), EVENT, partition)
+    assert silence(None).trigger.for_each == {"nightblend.job"}
+    assert silence(None).trigger.within.total_seconds() > 25 * 3600
+    assert covers(overdue(None), OVERDUE, partition)
+    assert not covers(overdue(None), EVENT, partition)
 
 
 def test_limits_are_named_by_pool_or_machine():
