@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from queue import Empty, SimpleQueue
+from contextlib import contextmanager, suppress
+from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.handoff import read_messages
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 10.0
 """How long an engine has to end after SIGTERM."""
+AHEAD = 8
+"""Messages that are read before they are taken in."""
 
 
 class EngineProcess:
@@ -45,7 +47,8 @@ class EngineProcess:
         self._ended = False
         self._deadline: float | None = None
         # A thread of its own reads: a signal that interrupts us cannot cut a message in two.
-        self._received: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        # It holds few: an engine is not to run ahead of what has been taken in.
+        self._received: Queue[dict[str, Any] | None] = Queue(AHEAD)
         self._reader = threading.Thread(target=self._receive, name="engine-messages", daemon=True)
         self._reader.start()
 
@@ -67,7 +70,8 @@ class EngineProcess:
 
     def last_messages(self) -> Iterator[dict[str, Any]]:
         """Ask the engine to stop and return what it still sends: answers that were finished."""
-        self.ask_to_stop()
+        if not self._ended:
+            self.ask_to_stop()
         while not self._ended and (left := self._left()) > 0:
             try:
                 message = self._received.get(timeout=left)
@@ -86,8 +90,8 @@ class EngineProcess:
 
     def close(self) -> int:
         """End the process if it still runs, and return its exit code (negative: the signal)."""
-        if not self._ended:
-            self.ask_to_stop()
+        for _ in self.last_messages():
+            pass
         try:
             code = self.process.wait(self._left())
         except subprocess.TimeoutExpired:
@@ -96,7 +100,9 @@ class EngineProcess:
         # Its end tells an engine that we are gone.
         if self.process.stdin is not None:
             self.process.stdin.close()
-        self._reader.join()
+        while self._reader.is_alive():
+            with suppress(Empty):
+                self._received.get(timeout=0.1)
         self._pipe.close()
         return code
 

@@ -42,6 +42,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--slots", type=int, default=1, help="runs that may compute at a time. Default: 1.")
     parser.add_argument("--image", help="image of the runs (Docker, Kubernetes). Default: nightblend:latest.")
     parser.add_argument(
+        "--python", metavar="PATH", help="Python of the workers (process). Default: that of this command."
+    )
+    parser.add_argument(
         "--prefect-file",
         metavar="FILE",
         help="deployments to create, see infra/prefect.yaml; without it the pool alone is made",
@@ -59,7 +62,7 @@ def execute(options: dict[str, Any]) -> int:
     from flows.deploy.automations import install
     from flows.deploy.prepare import PoolPlan, deploy_from, prepare_pool
 
-    plan = PoolPlan(options["pool"], options["type"], options["gpus"], options["image"])
+    plan = PoolPlan(options["pool"], options["type"], options["gpus"], options["image"], options["python"])
     done: list[str] = []
     with get_client(sync_client=True) as client:
         done += prepare_pool(client, plan, options["slots"])

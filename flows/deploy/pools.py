@@ -20,7 +20,9 @@ _GPU_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def base_job_template(kind: str, gpus: int = 0, image: str | None = None) -> dict[str, Any]:
+def base_job_template(
+    kind: str, gpus: int = 0, image: str | None = None, python: str | None = None
+) -> dict[str, Any]:
     """Return the template of a pool.
 
     Parameters
@@ -31,6 +33,8 @@ def base_job_template(kind: str, gpus: int = 0, image: str | None = None) -> dic
         GPUs of a run; 0 for a pool that only prepares and publishes.
     image
         Default of the runs' image; None leaves that of the template.
+    python
+        The interpreter that has Nightblend where the workers of a process pool are; None is this one.
     """
     text = files("flows.deploy").joinpath("pools", f"{kind}.json").read_text(encoding="utf-8")
     template: dict[str, Any] = json.loads(text)
@@ -38,7 +42,7 @@ def base_job_template(kind: str, gpus: int = 0, image: str | None = None) -> dic
     if kind == "process":
         # Prefect's own launcher puts the working directory first on the path of a run, so that a file
         # `tasks.py` there would be imported instead of ours; this one does not.
-        variables["command"]["default"] = f"{sys.executable} -m prefect.engine"
+        variables["command"]["default"] = f"{python or sys.executable} -m prefect.engine"
     elif image is not None:
         variables["image"]["default"] = image
     if gpus:

@@ -35,12 +35,13 @@ QUEUES: Final = {
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """A work pool as it is to be; `gpus` per run, 0 for a pool that only prepares and publishes."""
+    """A work pool as it is to be; see `flows.deploy.pools.base_job_template`."""
 
     name: str
     kind: str
     gpus: int = 1
     image: str | None = None
+    python: str | None = None
 
     @property
     def limit(self) -> str:
@@ -56,7 +57,7 @@ def prepare_pool(client: SyncPrefectClient, plan: PoolPlan, slots: int = 1) -> I
     slots
         Runs that may compute at a time; for a machine or cluster with several GPUs of its own for each.
     """
-    template = base_job_template(plan.kind, plan.gpus, plan.image)
+    template = base_job_template(plan.kind, plan.gpus, plan.image, plan.python)
     text = "Runs of Nightblend" + (" that compute." if plan.gpus else ": reading and publishing.")
     try:
         client.read_work_pool(plan.name)

@@ -56,6 +56,8 @@ def site(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     assert "limit gpu:nightblend: 1 at a time" in said
     worker = ("prefect", "worker", "start", "--pool", "nightblend")
     with installation.started("worker", *worker), Site.connected(installation, root) as found:
+        # Every minute is for the test of the schedule alone.
+        found.schedule_nightly(active=False)
         yield found
 
 

@@ -73,6 +73,12 @@ class Site:
         path = f"/deployments/{deployment['id']}/create_flow_run"
         return self.post(path, parameters=parameters, state={"type": "SCHEDULED"})
 
+    def schedule_nightly(self, *, active: bool) -> None:
+        """Turn the schedule of `nightly` on or off; runs that are due already stay."""
+        nightly = self.deployment("nightly/nightly")
+        path = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+        self.api.patch(path, json={"active": active}).raise_for_status()
+
     def run(self, run_id: str) -> dict[str, Any]:
         return self.get(f"/flow_runs/{run_id}")
 

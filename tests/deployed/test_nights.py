@@ -17,11 +17,10 @@ COUNT = 8
 def test_a_cron_schedule_fires_for_the_day_before(site):
     for back in (0, 1):
         site.write_day(today() - timedelta(days=back), counts(COUNT))
-    nightly = site.deployment("nightly/nightly")
+    site.schedule_nightly(active=True)
     runs = wait(lambda: site.runs("nightly/nightly"), 150, site.tail)
     # One is enough: the next ones would only find it finished.
-    schedule = nightly["schedules"][0]["id"]
-    site.api.patch(f"/deployments/{nightly['id']}/schedules/{schedule}", json={"active": False})
+    site.schedule_nightly(active=False)
     run = site.ended(runs[0]["id"])
     assert run["state_name"] == "Completed", site.logs(run["id"])
     assert run["auto_scheduled"] is True
