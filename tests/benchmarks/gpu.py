@@ -146,7 +146,8 @@ def await_result(
     while True:
         ended = worker.poll()
         if path.exists():
-            return json.loads(path.read_text()), ended is None or ended == 0
+            result = json.loads(path.read_text())
+            return result, result["healthy"]
         seconds = time.monotonic() - begin
         if ended is not None:
             problem = f"the process ended with code {ended}"

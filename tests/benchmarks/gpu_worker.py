@@ -125,13 +125,15 @@ def main() -> int:
         if not parts[name].alone:
             result["figures"]["device"] = "cpu" if arguments.dry else torch.cuda.get_device_name()
         merge(figures, result["figures"])
+        # Said with the result, so that nobody waits for the next part of a process that cannot go on.
+        result["healthy"] = "failed" not in result or healthy(device)
         target = result_file(arguments.folder, name)
         scratch = target.with_suffix(".tmp")
         scratch.write_text(json.dumps(result))
         scratch.replace(target)
-        gc.collect()
-        if "failed" in result and not healthy(device):
+        if not result["healthy"]:
             return UNHEALTHY
+        gc.collect()
         if not arguments.dry and not parts[name].alone:
             torch.cuda.empty_cache()
     return 0

@@ -81,7 +81,7 @@ DECODER = decoder_of(reference_model("qwen2-window"))
     page_size=st.sampled_from([1, 4, 8]),
     lag=st.sampled_from([0, 1]),
 )
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=8, deadline=None)
 def test_answers_are_those_of_whole_steps(seed, kv_tokens, budget, page_size, lag) -> None:
     prompts, sampling = some_prompts(seed, 10), mixed_sampling(seed, drawn=True)
     sizes = {"kv_tokens": kv_tokens // page_size * page_size, "page_size": page_size, "token_budget": budget}

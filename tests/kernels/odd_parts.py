@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 from tests.benchmarks.gpu_ops import Row, Unmeasured
@@ -35,6 +36,13 @@ def hangs(bench, figures):
     time.sleep(600)
 
 
+def breaks(bench, figures):
+    """Leave a device that answers nothing any more."""
+    del bench, figures
+    sys.modules["__main__"].healthy = lambda _: False
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 def absent(bench, figures):
     del bench, figures
     raise Unmeasured("some engine is not installed")
@@ -44,6 +52,7 @@ PARTS = [
     Part("good", 60, good),
     Part("raises", 60, raises),
     Part("dies", 60, dies),
+    Part("breaks", 60, breaks),
     Part("wrong", 60, wrong),
     Part("hangs", 0.0, hangs),
     Part("absent", 60, absent, alone=True),

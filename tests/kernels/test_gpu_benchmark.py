@@ -45,6 +45,19 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_of_the_overlap_measurement(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.overlap", "--dry", "--out", str(tmp_path)]
+    # The rest is simulation, and the surface of what this part shows.
+    command += [x for name in ("ceilings", "curves", "pair", "green contexts") for x in ("--only", name)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("decode attention on 132 blocks", "64 SMs left out", "k-limited and carveout 64, captured"):
+        assert name in done.stdout
+    assert "missing: pair_surface, predicted_gain" in done.stdout
+    assert "error 0.0e+00" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(gpu, "START", 1.0)
     monkeypatch.setattr(gpu, "PATIENCE", 30.0)
@@ -57,9 +70,10 @@ def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> N
         seen.append(set(written["seconds_by_part"]))
 
     gpu.supervise(report, PARTS, "tests.kernels.odd_parts:PARTS", tmp_path, dry=True, limit=30.0, done=done)
-    assert [len(names) for names in seen] == [1, 2, 3, 4, 5, 6, 7]
+    assert [len(names) for names in seen] == list(range(1, 9))
     assert report.figures["sum"] == 2
-    assert sorted(report.failed) == ["dies", "hangs", "raises"]
+    assert sorted(report.failed) == ["breaks", "dies", "hangs", "raises"]
+    assert "illegal memory access" in report.failed["breaks"]["error"]
     assert report.failed["raises"]["error"] == "ZeroDivisionError: one by zero"
     assert "in raises" in report.failed["raises"]["traceback"]
     assert report.failed["dies"]["error"] == "the process ended with code -9"
