@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,7 +88,7 @@ def _longer(values: npt.NDArray[T], size: int) -> npt.NDArray[T]:
     return longer
 
 
-@njit
+@njit_in_place
 def _resolve(
     index: Index,
     own_names: Keys,
@@ -123,7 +123,7 @@ def _resolve(
     return used
 
 
-@njit
+@njit_in_place
 def _fill(index: Index, names: Keys, used: int) -> int:
     """Put the names into an empty index."""
     mask = np.uint64(index.shape[0] - 1)

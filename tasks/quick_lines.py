@@ -224,19 +224,27 @@ class QuickLines:
         """Take lines apart; if few have a known head, look for others."""
         places = np.full((len(begins), PLACES), -1, np.int64)
         words = data[: len(data) // 8 * 8].view(np.uint64)
-        for _ in range(_TRIES):
-            if self._heads:
-                whole, pieces = _packed(self._heads)
-                found = scan(data, words, begins, ends, whole, pieces, out, places)
-                if found > len(begins) // 2 or len(self._heads) >= _MOST_HEADS:
-                    break
-            line = int(np.argmin(places[:, HEAD]))
-            head = _head_of(data[begins[line] : ends[line]].tobytes())
-            if head is None or head in self._heads:
+        for attempt in range(_TRIES):
+            # Before the scan, never after it: `places` has the numbers of the heads.
+            if (attempt or not self._heads) and not self._add_head(data, begins, ends, places):
                 break
-            # The same beginnings together, as `scan` wants them.
-            self._heads = sorted([*self._heads, head])
+            whole, pieces = _packed(self._heads)
+            found = scan(data, words, begins, ends, whole, pieces, out, places)
+            if found > len(begins) // 2 or len(self._heads) >= _MOST_HEADS:
+                break
         return places
+
+    def _add_head(
+        self, data: npt.NDArray[np.uint8], begins: Integers, ends: Integers, places: Integers
+    ) -> bool:
+        """Add the head of the first line that has none of the known ones; False if that is no new one."""
+        line = int(np.argmin(places[:, HEAD]))
+        head = _head_of(data[begins[line] : ends[line]].tobytes())
+        if head is None or head in self._heads:
+            return False
+        # The same beginnings together, as `scan` wants them.
+        self._heads = sorted([*self._heads, head])
+        return True
 
     def _frames(
         self, text: bytes | memoryview, ends: Integers, places: Integers

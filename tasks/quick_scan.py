@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import njit_in_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,7 +50,7 @@ _SYSTEM, _DEVELOPER = _ascii('"system"'), _ascii('"developer"')
 _CONTENT_STARTS, _ROLE_FOLLOWS = _ascii('{"content":'), _ascii(',"role":')
 
 
-@njit
+@njit_in_place
 def scan(
     text: Bytes,
     words: Words,
@@ -96,7 +96,7 @@ def scan(
     return found
 
 
-@njit
+@njit_in_place
 def _match(
     text: Bytes,
     words: Words,
@@ -134,14 +134,14 @@ def _match(
     return -1
 
 
-@njit
+@njit_in_place
 def _same_start(heads: Bytes, one: Integers, other: Integers) -> bool:
     size = one[FIRST_END] - one[FIRST]
     same = one[NAME_FIRST] == other[NAME_FIRST] and size == other[FIRST_END] - other[FIRST]
     return bool(same) and _equal(heads, one[FIRST], heads, other[FIRST], size)
 
 
-@njit
+@njit_in_place
 def _hole(
     text: Bytes, words: Words, at: int, end: int, is_name: bool, out: Bytes, to: int, place: Integers
 ) -> tuple[int, int]:
@@ -153,7 +153,7 @@ def _hole(
     return close, to
 
 
-@njit
+@njit_in_place
 def gather(text: Bytes, begins: Integers, ends: Integers, out: Bytes) -> int:
     """Copy pieces of a text one after the other; return how many bytes that are."""
     to = 0
@@ -162,7 +162,7 @@ def gather(text: Bytes, begins: Integers, ends: Integers, out: Bytes) -> int:
     return to
 
 
-@njit
+@njit_in_place
 def _name(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> int:
     """Return where a text that is not empty and has no escapes ends, -1 for anything else."""
     close = _skip_string(text, at, end)
@@ -175,7 +175,7 @@ def _name(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> 
     return _literal(text, words, at, end, out, to)[0]
 
 
-@njit
+@njit_in_place
 def _messages(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
     """Write a list of messages; return where it ends in text and output, -1 if it is another list."""
     if text[at] != _OPEN_LIST:
@@ -193,7 +193,7 @@ def _messages(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int)
             return at + 1, to
 
 
-@njit
+@njit_in_place
 def _message(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
     """Write `{"content":...,"role":...}`, in whichever order they come."""
     if at >= end or text[at] != _OPEN:
@@ -223,7 +223,7 @@ def _message(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) 
     return at + 1, to + 1
 
 
-@njit
+@njit_in_place
 def _role(text: Bytes, at: int, end: int) -> int:
     """Return where the name of a role ends, -1 if it is none."""
     close = _skip_string(text, at, end)
@@ -236,7 +236,7 @@ def _role(text: Bytes, at: int, end: int) -> int:
     return close if known else -1
 
 
-@njit
+@njit_in_place
 def _literal(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
     """Write a JSON text with no more escapes than it needs; return where it ends, -1 if it is none."""
     if at >= end or text[at] != _QUOTE:
@@ -264,7 +264,7 @@ def _literal(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) 
             start = at
 
 
-@njit
+@njit_in_place
 def _skip_plain(text: Bytes, words: Words, at: int, end: int) -> int:
     """Skip ASCII that stands for itself, eight bytes at a time where it can."""
     while at < end:
@@ -280,7 +280,7 @@ def _skip_plain(text: Bytes, words: Words, at: int, end: int) -> int:
     return at
 
 
-@njit
+@njit_in_place
 def _is_plain(word: np.uint64) -> bool:
     """Tell whether none of eight bytes is a quote, a backslash, a control character or beyond ASCII."""
     # A byte minus one has its high bit set only where it was zero, given that no byte had it before.
@@ -288,12 +288,12 @@ def _is_plain(word: np.uint64) -> bool:
     return bool((marks & _HIGH) == _ZERO)
 
 
-@njit
+@njit_in_place
 def _is_short(byte: np.uint8) -> bool:
     return byte in _SHORT_ESCAPES
 
 
-@njit
+@njit_in_place
 def _rewritten(text: Bytes, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
     """Write the character of an escape that is not in its shortest form; `at` is behind the backslash."""
     if at < end and text[at] == _SLASH:
@@ -311,7 +311,7 @@ def _rewritten(text: Bytes, at: int, end: int, out: Bytes, to: int) -> tuple[int
     return at, _encoded(code, out, to)
 
 
-@njit
+@njit_in_place
 def _code(text: Bytes, at: int, end: int) -> int:
     """Return the number of `uXXXX`, -1 if it is none."""
     if at + 5 > end or text[at] != _U:
@@ -329,7 +329,7 @@ def _code(text: Bytes, at: int, end: int) -> int:
     return code
 
 
-@njit
+@njit_in_place
 def _encoded(code: int, out: Bytes, to: int) -> int:
     """Write a character as it stands in canonical JSON."""
     if code < 0x20 or code in (_QUOTE, _BACKSLASH):
@@ -354,7 +354,7 @@ def _encoded(code: int, out: Bytes, to: int) -> int:
     return to + 1
 
 
-@njit
+@njit_in_place
 def _escaped(code: int, out: Bytes, to: int) -> int:
     short = 0
     if code in (_QUOTE, _BACKSLASH):
@@ -381,7 +381,7 @@ def _escaped(code: int, out: Bytes, to: int) -> int:
     return to + 6
 
 
-@njit
+@njit_in_place
 def _utf8(text: Bytes, at: int, end: int) -> int:
     """Return how many bytes a character beyond ASCII has, 0 if it is none (RFC 3629, table of section 4)."""
     first = text[at]
@@ -410,7 +410,7 @@ def _utf8(text: Bytes, at: int, end: int) -> int:
     return size
 
 
-@njit
+@njit_in_place
 def _space(text: Bytes, at: int, end: int) -> int:
     """Skip what JSON calls white space."""
     while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10):
@@ -418,7 +418,7 @@ def _space(text: Bytes, at: int, end: int) -> int:
     return at
 
 
-@njit
+@njit_in_place
 def _colon(text: Bytes, at: int, end: int) -> int:
     """Return where the value behind a key begins, -1 if there is none."""
     if at < 0:
@@ -430,7 +430,7 @@ def _colon(text: Bytes, at: int, end: int) -> int:
     return at if at < end else -1
 
 
-@njit
+@njit_in_place
 def _skip_string(text: Bytes, at: int, end: int) -> int:
     """Return where a text ends that begins here, -1 if none does."""
     if at >= end or text[at] != _QUOTE:
@@ -444,12 +444,12 @@ def _skip_string(text: Bytes, at: int, end: int) -> int:
     return -1
 
 
-@njit
+@njit_in_place
 def _is(text: Bytes, at: int, end: int, wanted: Bytes) -> bool:
     return end - at == wanted.shape[0] and _equal(text, at, wanted, 0, wanted.shape[0])
 
 
-@njit
+@njit_in_place
 def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
     # With no way out in between and no signs, the compiler compares many at a time.
     different = np.uint8(0)
@@ -458,7 +458,7 @@ def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
     return bool(different == 0)
 
 
-@njit
+@njit_in_place
 def _copy(text: Bytes, at: int, end: int, out: Bytes, to: int) -> int:
     """Copy `text[at:end]`; return where it ends in `out`."""
     if at >= 0 and to >= 0:

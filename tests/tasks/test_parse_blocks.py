@@ -194,10 +194,26 @@ def both_ways(data: bytes, most: int = 1 << 20) -> int:
     return came
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(LINE | BROKEN, max_size=8).map(lambda found: found * 2) | quick_log())
 def test_the_quick_way_is_the_general_way(found: list[bytes]) -> None:
     both_ways(b"\n".join(found), most=600)
+
+
+def test_heads_that_are_found_one_after_the_other() -> None:
+    """More beginnings in one block than are looked for, with broken ones among them, and repeats of names."""
+    one, two, three = (
+        f'"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {{{body}}}}}'.encode()
+        for body in (
+            '"messages": [{"role": "user", "content": "hi"}], "model": "m"',
+            '"model": "m", "messages": [{"role": "user", "content": "hi"}]',
+            '"model": "m", "messages": [{"role": "user", "content": "hi"}, {"role": "user", "content": "u"}]',
+        )
+    )
+    starts = [b"", b"{", b'"{', b"{ ", b" {", b"{  ", b"  {"]
+    lines = [start + line for start in starts for line in (one, three, two, three, one)]
+    assert both_ways(b"\n".join(lines), most=600) > 0
+    assert both_ways(b"\n".join(reversed(lines)), most=600) > 0
 
 
 @pytest.mark.parametrize(
