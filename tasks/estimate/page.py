@@ -174,10 +174,10 @@ def _until_done(machine: dict[str, Any]) -> Figure:
         for name, label, style in (("today", "today", SERIES[1]), ("ours", "blend", SERIES[0])):
             hours = [row[f"{name}_hours"] for row in rows]
             axes.plot(gpus, hours, marker="o", label=label, **style)
-        axes.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="hours until done")
+        axes.set(xscale="log", xlabel="GPUs", ylabel="hours until done")
+        axes.set_ylim(bottom=0)
         axes.set_xticks(gpus, [str(count) for count in gpus])
         axes.minorticks_off()
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axes.legend()
         picture = svg(figure)
     text = "; ".join(f"{row['gpus']} GPUs: {amount(row['ours_hours'])} hours" for row in rows)
