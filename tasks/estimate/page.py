@@ -26,7 +26,7 @@ def document(result: dict[str, Any]) -> Document:
     )
     answers: list[Block] = [Text(headline(result, machine)) for machine in result["machines"]]
     answers += [Text(f"{name} is left out. {reason}") for name, reason in result["refused"].items()]
-    read = Table("What was read (measured: counted in the logs)", ("", ""), facts(result))
+    read = Table("What was read (measured: counted in the logs)", ("", ""), facts(result), words=2)
     sections = [Section("The answer", [*answers, read])]
     sections += [_machine(result, machine) for machine in result["machines"]]
     rests: list[Block] = [Text(text) for text in result["assumptions"]]
@@ -35,7 +35,9 @@ def document(result: dict[str, Any]) -> Document:
 
 
 def _machine(result: dict[str, Any], machine: dict[str, Any]) -> Section:
-    orders, sources, workloads, replicas, effects = (Table(*table) for table in tables_of(machine))
+    orders, sources, workloads, replicas, effects = (
+        Table(*table, words=words) for table, words in zip(tables_of(machine), (1, 2, 1, 1, 2), strict=True)
+    )
     reasons: list[Block] = [Text(text) for text in machine["verdict"]["reasons"]]
     return Section(
         machine["machine"],
