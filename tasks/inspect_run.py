@@ -266,7 +266,9 @@ def planned_and_actual(
     plan, infer = steps.get("plan", {}), steps.get("infer", {})
     device = DeviceProfile(**infer["device"]) if infer.get("device") else None
     compute, memory = plan.get("compute_seconds"), plan.get("memory_seconds")
+    # Plans of earlier versions have no simulated duration: the sums alone leave out the weights.
     paired = device.pair_seconds(compute, memory) if device and compute and memory else None
+    predicted = plan.get("predicted") or {"seconds": paired}
     return {
         "requests": {"planned": plan.get("remaining"), "actual": infer.get("computed_answers")},
         "output_tokens": {
@@ -279,8 +281,8 @@ def planned_and_actual(
         },
         "compute_seconds": {"planned": compute, "actual": infer.get("modelled_compute_seconds")},
         "memory_seconds": {"planned": memory, "actual": infer.get("modelled_memory_seconds")},
-        "engine_seconds": {"planned": paired, "actual": infer.get("engine_seconds")},
-        "steps": {"planned": None, "actual": infer.get("steps")},
+        "engine_seconds": {"planned": predicted["seconds"], "actual": infer.get("engine_seconds")},
+        "steps": {"planned": predicted.get("steps"), "actual": infer.get("steps")},
         "hit_rate": {
             "planned": infer.get("hit_rate_optimum", plan.get("hit_rate_optimum")),
             "actual": infer.get("hit_rate"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from engine.plan.policies import Plan
     from engine.profiles import DeviceProfile
     from tasks.night import NightSettings
+
+LEAST: Final = 100
+"""A plan of fewer requests takes seconds, which say nothing of the model, and need no simulator."""
 
 
 def predict(
@@ -46,11 +49,11 @@ def predict(
     -------
     dict or None
         `seconds` (of the engine's steps), `steps, prefill_tokens, decode_tokens, hit_rate, retractions,
-        kv_tokens` and `profile`, the digest of the device profile. None if there is nothing to do, or the
-        KV memory that is to be expected does not hold the longest request.
+        kv_tokens` and `profile`, the digest of the device profile. None for fewer than `LEAST` requests, or
+        if the KV memory that is to be expected does not hold the longest one.
     """
     lengths = np.diff(offsets) + limit
-    if not len(lengths):
+    if len(lengths) < LEAST:
         return None
     size = settings.page_size
     pages = -(-lengths // size)

@@ -26,7 +26,7 @@ def document(result: dict[str, Any]) -> Document:
     )
     answers: list[Block] = [Text(headline(result, machine)) for machine in result["machines"]]
     answers += [Text(f"{name} is left out. {reason}") for name, reason in result["refused"].items()]
-    read = Table("What was read (measured: counted in the logs)", ("", ""), facts(result))
+    read = Table("What was read (measured: counted in the logs)", ("", ""), facts(result), words=2)
     sections = [Section("The answer", [*answers, read])]
     sections += [_machine(result, machine) for machine in result["machines"]]
     rests: list[Block] = [Text(text) for text in result["assumptions"]]
@@ -35,7 +35,9 @@ def document(result: dict[str, Any]) -> Document:
 
 
 def _machine(result: dict[str, Any], machine: dict[str, Any]) -> Section:
-    orders, sources, workloads, replicas, effects = (Table(*table) for table in tables_of(machine))
+    orders, sources, workloads, replicas, effects = (
+        Table(*table, words=words) for table, words in zip(tables_of(machine), (1, 2, 1, 1, 2), strict=True)
+    )
     reasons: list[Block] = [Text(text) for text in machine["verdict"]["reasons"]]
     return Section(
         machine["machine"],
@@ -174,10 +176,10 @@ def _until_done(machine: dict[str, Any]) -> Figure:
         for name, label, style in (("today", "today", SERIES[1]), ("ours", "blend", SERIES[0])):
             hours = [row[f"{name}_hours"] for row in rows]
             axes.plot(gpus, hours, marker="o", label=label, **style)
-        axes.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="hours until done")
+        axes.set(xscale="log", xlabel="GPUs", ylabel="hours until done")
+        axes.set_ylim(bottom=0)
         axes.set_xticks(gpus, [str(count) for count in gpus])
         axes.minorticks_off()
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axes.legend()
         picture = svg(figure)
     text = "; ".join(f"{row['gpus']} GPUs: {amount(row['ours_hours'])} hours" for row in rows)

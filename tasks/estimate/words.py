@@ -61,27 +61,23 @@ def facts(result: dict[str, Any]) -> list[Row]:
 
 
 def _orders(machine: dict[str, Any]) -> Table:
-    priced = machine["price_per_gpu_hour"] is not None
-    columns = ["order", "overlap", "budget", "tokens/s", "GPU hours", "hours", "of optimum", "prefix hits"]
-    if priced:
-        columns.insert(5, "money")
-    rows = []
-    for row in sorted(machine["orders"], key=lambda row: float(row["seconds"])):
-        cells = [
-            ORDERS[row["order"]],
-            "yes" if row["overlap"] else "no",
-            "paced" if row["paced"] else f"{row['budget']:,}",
-            f"{row['tokens_per_second']:,.0f}",
-            amount(row["gpu_hours"]),
-            amount(row["hours"]),
-            f"{row['optimum_share']:.0%}",
-            f"{row['hit_rate']:.1%}",
-        ]
-        if priced:
-            cells.insert(5, money(row["money"]))
-        rows.append((*cells, row["label"]))
+    rows = sorted(machine["orders"], key=lambda row: float(row["seconds"]))
+    columns: dict[str, list[str]] = {
+        "order": [ORDERS[row["order"]] for row in rows],
+        "overlap": ["yes" if row["overlap"] else "no" for row in rows],
+        "budget": ["paced" if row["paced"] else f"{row['budget']:,}" for row in rows],
+        "tokens/s": [f"{row['tokens_per_second']:,.0f}" for row in rows],
+        "GPU hours": [amount(row["gpu_hours"]) for row in rows],
+    }
+    if machine["price_per_gpu_hour"] is not None:
+        columns["money"] = [money(row["money"]) for row in rows]
+    if machine["gpus"] > 1:
+        columns["hours"] = [amount(row["hours"]) for row in rows]
+    columns["of optimum"] = [f"{row['optimum_share']:.0%}" for row in rows]
+    columns["prefix hits"] = [f"{row['hit_rate']:.1%}" for row in rows]
+    columns["figures"] = [row["label"] for row in rows]
     title = f"Orders (simulated; sampled: on {machine['sample']:,} requests, scaled)"
-    return title, (*columns, "figures"), rows
+    return title, tuple(columns), list(zip(*columns.values(), strict=True))
 
 
 def _sources(machine: dict[str, Any]) -> Table:

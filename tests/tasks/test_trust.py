@@ -16,12 +16,13 @@ from flows.estimate_parameters import EstimateParameters
 from flows.night import run_night
 from tasks.errors import ConfigurationError
 from tasks.estimate.estimate import estimate
-from tasks.prediction import profile_digest
+from tasks.prediction import LEAST, profile_digest
 from tasks.trust import corrections_of, past_errors, past_lengths
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+REQUESTS = LEAST + 4
 PROFILE = DeviceProfile("cpu", "measured", 1e11, 1e10, None, None, overlaps=False, step_seconds=1e-3)
 
 
@@ -30,8 +31,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one published night, planned with `PROFILE`; logs and profile lie beside it."""
     root = tmp_path_factory.mktemp("trust")
     lines = [
-        batch_line(f"c{i}", f"Count to {i}.", max_tokens=4 + i, metadata={"workload": "count"})
-        for i in range(12)
+        batch_line(f"c{i}", f"Count to {i}.", max_tokens=4 + i % 8, metadata={"workload": "count"})
+        for i in range(REQUESTS)
     ]
     write_lines(root / "logs", "day.jsonl", lines)
     write_profile(PROFILE, root / "cpu.json")
@@ -48,8 +49,8 @@ def test_a_run_stores_what_was_planned_and_what_came(store: Path) -> None:
     assert total["error"] == pytest.approx(total["actual"] / total["planned"] - 1)
     assert run["overhead_seconds"] >= 0
     lengths = run["lengths"]
-    # Half of each limit: 2, 2.5, ... 7.5.
-    assert lengths["planned"] == pytest.approx(sum((4 + i) / 2 for i in range(12)))
+    # Half of each limit.
+    assert lengths["planned"] == pytest.approx(sum((4 + i % 8) / 2 for i in range(REQUESTS)))
     assert lengths["actual"] == sum(past_lengths(str(store), "t")["count"])
     assert run["steps"]["p50"] <= run["steps"]["p95"]
 
@@ -93,6 +94,14 @@ def test_the_same_plan_takes_the_same_time_in_estimate_and_prediction(store: Pat
     ours = found["machines"][0]["ours"]
     # One step for all prompts, then a step per token of the answers.
     assert ours["seconds"] >= 8 * PROFILE.step_seconds
+
+
+def test_a_few_requests_are_not_predicted(tmp_path: Path) -> None:
+    write_lines(tmp_path / "logs", "day.jsonl", [batch_line("a", "Hello.", max_tokens=2)])
+    run_night(night_request(tmp_path, device_profile=PROFILE))
+    (run,) = past_errors(str(tmp_path / "store"), "t")["runs"]
+    assert (run["counts"], run["why"], run["total"]) == (False, "no duration was predicted", None)
+    assert corrections_of([run], PROFILE).runs == 0
 
 
 def run_of(planned: float, actual: float, profile: DeviceProfile = PROFILE, **more: object) -> dict:
