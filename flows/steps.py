@@ -28,7 +28,6 @@ from tasks.storage import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.tasks import Task
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 RETRIES: Final = 3
 LEASE_S: Final = 60.0
 """How long a slot of the limit outlives a run that was killed; the least that the server allows."""
-TURN_S: Final = 5.0
-"""How long a slot is waited for before a run that has one and gives way is asked for it."""
 
 
 def limit_name(pool: str | None) -> str:
@@ -68,10 +65,7 @@ def infer_within_limit(
     Where the limit does not exist the engine's device lock alone keeps two runs off one GPU.
     """
     limit = limit_name(current_pool())
-
-    def slot() -> AbstractContextManager[None]:
-        return concurrency(limit, lease_duration=LEASE_S, timeout_seconds=TURN_S)
-
+    slot = concurrency(limit, lease_duration=LEASE_S)
     return infer_in_turn(night, on_progress, place=limit, slot=slot)
 
 

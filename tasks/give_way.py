@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.dates import is_live
 from tasks.infer import infer
 from tasks.runlog import RunLog
+from tasks.runrecords import LogFormatError
 from tasks.storage import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "_devices"
 """In the root of a store; no job can have this name."""
 POLL_S: Final = 1.0
+ASK_S: Final = 5.0
+"""Between two times of asking while a run waits for a device."""
 WAIT_S: Final = 300.0
 """How long a run waits for one it has asked; a durable part is written within seconds of that."""
 
@@ -141,7 +145,7 @@ def infer_in_turn(
     on_progress: Callable[[InferProgress], None] | None = None,
     *,
     place: str | None = None,
-    slot: Callable[[], AbstractContextManager[None]] | None = None,
+    slot: AbstractContextManager[None] | None = None,
 ) -> dict[str, Any]:
     """Run step infer, after a run that has the device and gives way has stopped.
 
@@ -150,9 +154,8 @@ def infer_in_turn(
     place
         Of what it wants a device, see `Announcement`; None is this machine.
     slot
-        Returns what is held while the run computes; entering it raises `TimeoutError` after some seconds
-        without a free slot. Then somebody is asked, and it is tried again: whoever had the device first may
-        have been followed by another that gives way.
+        Entering it waits for a free device of the place; held while the run computes. Without one the run
+        that was asked is waited for.
     """
     place = place or machine_place(night.settings.device)
     with ExitStack() as held:
@@ -160,12 +163,32 @@ def infer_in_turn(
             asked = ask_for_device(night, place)
             if asked is not None:
                 wait_until_free(asked)
-        while slot is not None:
-            try:
-                held.enter_context(slot())
-            except TimeoutError:
-                ask_for_device(night, place)
-            else:
-                break
+        else:
+            with _asking(night, place):
+                held.enter_context(slot)
         held.enter_context(announced(night, place))
         return infer(night, on_progress)
+
+
+@contextmanager
+def _asking(night: Night, place: str) -> Iterator[None]:
+    """Ask for a device as long as the block waits for one.
+
+    Not once: whoever had the device first may be followed by another that gives way.
+    """
+    got = threading.Event()
+
+    def ask() -> None:
+        while not got.wait(ASK_S):
+            try:
+                ask_for_device(night, place)
+            except (StoreUnavailableError, LogFormatError) as error:
+                log.warning("could not ask for a device of %s: %s", place, error)
+
+    thread = threading.Thread(target=ask, name="ask-for-device", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        got.set()
+        thread.join()

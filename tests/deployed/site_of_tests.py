@@ -15,7 +15,7 @@ import psutil
 from demo_nights import batch_line, write_lines
 
 from tasks.runlog import RunLog
-from tasks.storage import open_store
+from tasks.storage import open_store, plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +130,7 @@ class Site:
         """Return custom_id -> text of the current publication of a date."""
         log = RunLog(open_store(str(self.root / "store")), f"{job}/dates/run_date={day}")
         published = log.refresh().publications[-1]
-        path = published.details["output_file"].removeprefix("file://")
+        path = plain_path(published.details["output_file"])
         rows = [json.loads(line) for line in open(path, encoding="utf-8")]  # noqa: PTH123, SIM115
         assert len({row["custom_id"] for row in rows}) == len(rows)
         return {
