@@ -39,7 +39,14 @@ _DATE: Final = re.compile(r"(?:runs|published|parsed|dates)/run_date=(?P<date>[0
 _ROWS: Final = re.compile(r"(^|/)(requests|outputs|errors)[^/]*(/[^/]*)?\.parquet$")
 _ID_LENGTH: Final = 16
 # Sums over the requests of a date that are not made anew.
-_STALE: Final = ("workloads", "finish_reasons", "error_codes", "profile")
+_STALE: Final = (
+    "workloads",
+    "finish_reasons",
+    "error_codes",
+    "profile",
+    "cost_by_workload",
+    "cost_by_tenant",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +230,8 @@ def _publish_without(
     """Publish the current publication of a date again without these requests; return the id of the result."""
     old = publication_prefix(job, day, current.publication_id)
     names = [info.key.removeprefix(f"{old}/") for info in store.list(f"{old}/")]
+    # A report names tenants, and its figures are of all requests.
+    names = [name for name in names if not name.startswith("report.")]
     taken, left = _Taken(), {}
     for name in names:
         path = scratch / "new" / name
@@ -251,7 +260,7 @@ def _publish_without(
         return value.replace(quote(old), quote(new)).replace(old, new)
 
     results = {key: moved(value) for key, value in _lowered(current.details, taken).items()}
-    results["publication_id"] = new_id
+    results |= {"publication_id": new_id, "report_file": None}
     tables = {kind: str(moved(uri)) for kind, uri in current.details.get("tables", {}).items()}
     results["tables"] = {kind: uri for kind, uri in tables.items() if left[uri.partition(f"{new}/")[2]]}
     publication = Publication(

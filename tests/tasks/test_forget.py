@@ -88,6 +88,8 @@ def test_nothing_of_them_is_left(place: Place, tmp_path: Path, wanted: Wanted) -
     store, catalog = place
     run(place, tmp_path, A, "yes")
     last = run(place, tmp_path, B, "no")
+    before = publication_prefix("job", DAY, last["publication_id"])
+    store.put(f"{before}/report.html", b"<p>Cost of acme</p>")
     store.put("job/parsed/run_date=2026-01-02/settings/group/requests-00000.parquet", _parsed(tmp_path))
     assert len(traces(place, tmp_path)) > 10
     (dry,) = forget(store, "job", wanted, catalog=catalog, dry_run=True)
