@@ -40,7 +40,8 @@ test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which i
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
-TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py table_readers.py table_source.py)
+TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py table_readers.py table_source.py tables_s3.py retention.py \
+	forget.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
 	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
 

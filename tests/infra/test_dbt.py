@@ -81,6 +81,7 @@ def test_the_models_agree_with_the_published_files(place: tuple[FolderStore, str
     assert day["cost"] == pytest.approx(3.6 * first["seconds"] / 3600)
     assert day["cost_per_million_tokens"] == pytest.approx(1e6 * day["cost"] / 15)
     assert day["modelled_compute_share"] == pytest.approx(0.2)
+    assert day["device_hours"] == pytest.approx(first["seconds"] / 3600)
     files = {name: Path(plain_path(first[f"{name}_file"])) for name in ("output", "error")}
     lines = {name: [json.loads(line) for line in path.open()] for name, path in files.items()}
     found = query(tmp_path, "from outputs_with_errors order by request_id")

@@ -26,7 +26,7 @@ attempts as (
 -- Several runs may have published a date. The tables hold one of them, not always the last: a date can be
 -- rolled back. The samples are of the run that they hold.
 published as (
-    select runs.*
+    select runs.*, coalesce(runs.gpu_seconds_held, runs.seconds) / 3600 as device_hours
     from {{ source('nightblend', 'batch_runs') }} as runs
     left join samples
         on runs.job = samples.job and runs.run_date = samples.run_date
@@ -35,6 +35,10 @@ published as (
         partition by runs.job, runs.run_date
         order by coalesce(runs.run_key = samples.run_key, false) desc, runs.ended_at desc nulls last
     ) = 1
+),
+
+prices as (
+    select cast({{ var('gpu_hour_price') or 'null' }} as double) as hour
 )
 
 select
@@ -59,11 +63,15 @@ select
     samples.modelled_memory_seconds / nullif(samples.engine_seconds, 0) as modelled_memory_share,
     samples.mean_running_requests,
     samples.recomputed_tokens,
-    published.seconds / 3600 as device_hours,
-    published.seconds / 3600 * cast({{ var('gpu_hour_price') or 'null' }} as double) as cost,
-    1e6 * published.seconds / 3600 * cast({{ var('gpu_hour_price') or 'null' }} as double)
+    published.mfu,
+    published.mbu,
+    published.device_hours,
+    -- The price of the run itself, else that of this project.
+    coalesce(published.cost, published.device_hours * prices.hour) as cost,
+    1e6 * coalesce(published.cost, published.device_hours * prices.hour)
     / nullif(published.input_tokens + published.output_tokens, 0) as cost_per_million_tokens
 from attempts
+cross join prices
 left join published
     on attempts.job = published.job and attempts.run_date = published.run_date
 left join samples

@@ -1,0 +1,56 @@
+"""`nightblend forget`: requests of a tenant, or some by id, are taken out of all that is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.parser import add_command
+from tasks.accounting import ExitCode
+
+if TYPE_CHECKING:
+    from flows.commands.parser import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "forget",
+        execute,
+        help="take requests out of all that is kept",
+        description="Take the requests of a tenant, or some by id, out of publications and tables, with all "
+        "earlier states of the tables, and delete the run directories, parsed rows and other publications of "
+        "their dates. Take them out of the source first: a date that is run again reads it again.",
+    )
+    parser.add_argument("--job", required=True, help="name of the nightly")
+    parser.add_argument("--store", required=True, help="where its results are")
+    parser.add_argument("--catalog", help="as for `run`")
+    parser.add_argument("--tenant", help="whose requests")
+    parser.add_argument(
+        "--request-id", action="append", default=[], metavar="ID", help="a request; may be repeated"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say of which dates; change nothing")
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Do it, and say which dates held them."""
+    from tasks.catalogs import choose_catalog
+    from tasks.forget import Wanted, forget
+    from tasks.storage import open_store
+
+    catalog = choose_catalog(options["catalog"], options["store"])
+    wanted = Wanted(options["tenant"], frozenset(options["request_id"]))
+    dry_run = options["dry_run"]
+    store = open_store(options["store"])
+    found = forget(store, options["job"], wanted, catalog=catalog, dry_run=dry_run)
+    if options["json"]:
+        print(json.dumps({"forgotten": not dry_run, "dates": [asdict(one) for one in found]}))
+        return int(ExitCode.OK)
+    for one in found:
+        more = "" if dry_run else f", {one.objects} objects deleted, publication {one.publication_id}"
+        print(f"{one.run_date}  {one.requests} requests{more}")
+    total = sum(one.requests for one in found)
+    print(f"{total} requests of {len(found)} dates {'would be ' if dry_run else ''}forgotten")
+    return int(ExitCode.OK)
