@@ -198,9 +198,8 @@ def planned(night: NightData) -> Figure | None:
         axes.set_yticks(places, [name for name, _ in rows])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="actual over planned")
         axes.set_xlim(1 / span, span)
-        ticks = [
-            t for t in (0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 5.0, 10.0) if 1 / span <= t <= span
-        ]
+        near, far = (0.8, 0.9, 1.0, 1.1, 1.25), (0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 100.0)
+        ticks = [tick for tick in (near if span < 2.0 else far) if 1 / span <= tick <= span]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.grid(visible=False, axis="y")

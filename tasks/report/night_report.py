@@ -189,7 +189,8 @@ def explain(orders: Orders, used: Order) -> list[str]:
     else:
         slowest = max(others, key=lambda order: order.seconds)
         verdict = (
-            f"{used.policy} takes the least time, up to {CLOSE:.1%}. {slowest.policy} would have taken "
+            f"No order is faster than {used.policy} by more than {CLOSE:.1%}. "
+            f"{slowest.policy} would have taken "
             f"{slowest.seconds / used.seconds - 1:.1%} more: against it {used.policy} "
             f"{_reasons(used, slowest)}."
         )
