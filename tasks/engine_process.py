@@ -93,7 +93,8 @@ class EngineProcess:
         for _ in self.last_messages():
             pass
         try:
-            code = self.process.wait(self._left())
+            # One that has said its last word is only given time to end.
+            code = self.process.wait(GRACE_S if self._ended else self._left())
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
