@@ -189,13 +189,14 @@ def record_trace(arguments: argparse.Namespace) -> Recording:
     return record(about, *given, bench.cost(run.interference), arguments.steps)
 
 
-def dry(steps: int = LEAST_STEPS) -> dict[str, Any]:
+def dry(steps: int = LEAST_STEPS, requests: int = 80) -> dict[str, Any]:
     """Record and replay a tiny run on the CPU with the reference operations; run it from end to end too."""
     bench = Bench(torch.device("cpu"), torch.float32, dry=True)
     config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
     shape = ModelShape.of(config, 4)
     rng = np.random.default_rng(5)
-    prompts, output = rng.integers(4, 60, 80).tolist(), rng.integers(2, 40, 80).astype(np.int32)
+    prompts = rng.integers(4, 60, requests).tolist()
+    output = rng.integers(2, 40, requests).astype(np.int32)
     tokens, start = random_tokens(prompts, config.vocab_size)
     settings = EngineSettings(kv_tokens=640, page_size=16, token_budget=32, max_sequences=8)
     plan = make_plan("blend", tokens, start, output.astype(np.float64), shape, NOMINAL["cpu"], seed=1)

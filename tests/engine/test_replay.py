@@ -99,6 +99,14 @@ def test_a_replayed_step_is_the_recorded_one(whole: Recording) -> None:
             assert ((work.first[i] + length - 1) in work.sample_rows[: work.size[state.W_SAMPLES]]) == sampled
 
 
+def test_the_runner_itself_computes_recorded_steps() -> None:
+    found = replay.dry(steps=12, requests=10)
+    assert (found["label"], found["requests"]) == ("replayed", 10)
+    assert found["replayed_steps"] >= 12
+    assert found["seconds"] > found["standard_error"] >= 0.0
+    assert found["end_to_end_seconds"] > 0.0
+
+
 def test_a_recording_that_is_read_again_is_the_same(sampled: Recording, tmp_path) -> None:
     sampled.save(tmp_path / "steps.npz")
     again = Recording.load(tmp_path / "steps.npz")
