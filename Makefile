@@ -36,7 +36,7 @@ test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compil
 test-gpu: $(STAMP) ## on a machine with a GPU: every kernel and the engine on the device
 	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/kernels tests/gpu
 
-test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root)
+test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root); a line of 1 GB
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
