@@ -114,7 +114,8 @@ def _run(asked: BackfillParameters) -> State[dict[str, Any]]:
         _show(summary())
     result = summary()
     if result["failed"] or result["stopped"]:
-        return Failed(message=f"{headline(result)} Run it again with backfill id {backfill_id} to go on.")
+        message = f"{headline(result)} Run it again with backfill id {backfill_id} to go on."
+        return Failed(message=message, data=result)
     return Completed(message=headline(result), data=result)
 
 

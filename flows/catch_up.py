@@ -95,6 +95,7 @@ def _have_run(
     asked_by = f"catch-up-{run_date.isoformat()}"
     if deployment is None:
         entries = entries_of(planned)
+        night = night.with_preset()
         run_here(night, open_store(night.store), entries, asked_by=asked_by, gives_way=True, steps=steps)
         for entry in entries:
             log.warning("%s %s", entry.planned.run_date, entry.outcome)

@@ -88,7 +88,8 @@ class DateRuns:
                 raise ConfigurationError(
                     "--deployment", f"there is no deployment {deployment}", "See `prefect deployment ls`"
                 ) from None
-            night = night or _night_of(found)
+            # Spelled out, so that a preset does not decide about what is asked for here.
+            night = (night or _night_of(found)).with_preset()
             return cls(found, night, asked_by, _queue(client, found, queue))
 
     def key(self, day: date, tries: int) -> str:

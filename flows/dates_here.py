@@ -83,6 +83,8 @@ def backfill_here(
     ConfigurationError
         If a setting is wrong; nothing has run then.
     """
+    # A preset does not decide whether a date is published.
+    night = night.with_preset()
     night.model_copy(update={"run_date": asked.first}).to_request()
     backfill_id = asked.backfill_id or new_id()
     store = open_store(night.store)

@@ -66,8 +66,10 @@ def _with_flow(asked: BackfillParameters) -> dict[str, Any]:
     from flows.backfill import backfill
 
     state: Any = backfill(asked, return_state=True)
-    found: dict[str, Any] = state.data if isinstance(state.data, dict) else state.result()
-    return found
+    found: Any = state.result(raise_on_failure=False)
+    if isinstance(found, BaseException):
+        raise found
+    return dict(found)
 
 
 def _here(asked: BackfillParameters, night: NightlyParameters) -> dict[str, Any]:
