@@ -160,16 +160,20 @@ def step_metrics(sample: StepSample, shape: ModelShape, cost: StepCost, pages: i
         KV pages there are.
     """
     tokens, attended = float(sample.tokens), float(sample.attended_tokens)
-    compute = memory = flops = 0.0
+    compute = memory = flops = moved = 0.0
     # A step that only waits for the result of the one before does no work.
     if tokens:
-        compute = step_compute_seconds(cost, tokens, float(sample.samples), attended)
-        memory = step_memory_seconds(cost, tokens, float(sample.kv_tokens_read))
+        # Times in the terms of planner and simulator: attention of decoding counts as memory work alone;
+        # FLOPs and bytes are all that there are.
+        decode = float(sample.kv_tokens_decode)
+        compute = step_compute_seconds(cost, tokens, float(sample.samples), attended - decode)
+        memory = step_memory_seconds(cost, tokens, decode)
         flops = shape.step_flops(sample.tokens, sample.samples, attended)
+        # The cost knows which experts a step meets.
+        moved = step_memory_seconds(cost, tokens, float(sample.kv_tokens_read)) * cost.read_bytes
     return {
         "model_flops": flops,
-        # The cost knows which experts a step meets.
-        "model_bytes": memory * cost.read_bytes,
+        "model_bytes": moved,
         "modelled_compute_seconds": compute,
         "modelled_memory_seconds": memory,
         "modelled_seconds": pair_seconds(cost, compute, memory),
