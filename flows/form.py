@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 SLUG: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 
+def _number(schema: dict[str, Any]) -> None:
+    """Give each field its place: PostgreSQL keeps a schema without its order, and the UI goes by these."""
+    for place, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = place
+
+
 class Form(BaseModel):
     """What people fill in; each field is an option of the command of the same name."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, protected_namespaces=(), json_schema_extra=_number
+    )
     COMMAND: ClassVar[str] = "run"
 
     @classmethod

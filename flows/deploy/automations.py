@@ -72,7 +72,8 @@ def rerun_crashed(recover_id: UUID) -> AutomationCore:
     start = RunDeployment(
         source="selected",
         deployment_id=recover_id,
-        parameters={"flow_run_id": "{{ flow_run.id }}"},
+        # Said to be a template: a bare one is rendered as JSON, and an id has no form in that.
+        parameters={"flow_run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"}},
         job_variables=None,
     )
     return AutomationCore(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,7 +21,6 @@ from wheel import ROOT, build_wheel, make_environment, write_decoys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 if not os.environ.get("NIGHTBLEND_DEPLOYED"):
     collect_ignore_glob = ["test_*.py"]
@@ -48,9 +49,17 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 @pytest.fixture(scope="session")
-def site(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(installation: Installation) -> Iterator[Site]:
     """A site: pool, deployments of an edited file, automations, and a worker."""
-    root = tmp_path_factory.mktemp("site")
+    # Its paths are seen in the pictures: they are to say nothing of where the tests run.
+    with TemporaryDirectory(prefix="nightblend-site-") as folder:
+        yield from deployed_site(installation, Path(folder))
+
+
+def deployed_site(installation: Installation, root: Path) -> Iterator[Site]:
+    """Deploy a site with its files below `root`; see `site`."""
+    (root / "models").mkdir()
+    (root / "models" / "demo").symlink_to(MODEL)
     file = edited_file(root, installation.folder)
     said = installation.run("nightblend", "deploy", "--prefect-file", str(file))
     assert "limit gpu:nightblend: 1 at a time" in said
@@ -68,7 +77,7 @@ def edited_file(root: Path, directory: Path) -> Path:
         "source": f'"{root}/logs/{{run_date:%Y/%m/%d}}/"',
         "store": f"&store {root}/store",
         "catalog": "&catalog " + os.environ["NIGHTBLEND_CATALOG"],
-        "model": str(MODEL),
+        "model": f"{root}/models/demo",
         "cron": '&cron "* * * * *"',
         "directory": f"&directory {directory}",
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGES = ("chromium", "fonts-dejavu-core")
-LOAD_S = 20
+LOAD_S = 40
 TRIES = 4
 
 
@@ -55,6 +55,8 @@ def _chromium(*arguments: str) -> str:
     with tempfile.TemporaryDirectory(prefix="nightblend-chromium-") as profile:
         command = [
             *(binary, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"),
+            # Pages fade in; a picture is of the page that is there.
+            "--force-prefers-reduced-motion",
             *(f"--user-data-dir={profile}", f"--virtual-time-budget={1000 * LOAD_S}", *arguments),
         ]
         environment = {**os.environ, "HOME": profile}
