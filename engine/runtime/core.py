@@ -101,7 +101,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class StepSample:
-    """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time."""
+    """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time.
+
+    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read.
+    """
 
     step: int
     started_at: float
@@ -113,6 +116,7 @@ class StepSample:
     sequences: int
     running: int
     kv_tokens_read: int
+    kv_tokens_decode: int
     attended_tokens: int
     available_pages: int
     hit_tokens: int
@@ -258,6 +262,7 @@ class Engine:
             sequences=int(work.size[state.W_SEQUENCES]),
             running=running,
             kv_tokens_read=int(work.size[state.W_KV_READ]),
+            kv_tokens_decode=int(work.size[state.W_KV_DECODE]),
             attended_tokens=int(work.size[state.W_KV_DECODE] + work.size[state.W_ATTENDED]),
             available_pages=available(self.pool),
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),

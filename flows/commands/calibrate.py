@@ -12,6 +12,7 @@ from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from engine.profiles import DeviceProfile
     from flows.commands.parser import Commands
 
 
@@ -52,12 +53,25 @@ def execute(options: dict[str, Any]) -> int:
         return int(ExitCode.OK)
     profile = found.profile
     print(f"{profile.name}, measured on {found.steps:,} steps of the engine")
-    print(f"  compute     {profile.flops / 1e9:,.0f} GFLOP/s")
-    print(f"  memory      {profile.read_bytes / 1e9:,.1f} GB/s read")
-    print(f"  each step   {1e3 * profile.step_seconds:.2f} ms beside its work")
+    figures = {
+        "compute": f"{profile.flops / 1e9:,.0f} GFLOP/s{_by_rows(profile)}",
+        "memory": f"{profile.read_bytes / 1e9:,.1f} GB/s read",
+        "step": f"{1e3 * profile.step_seconds:.2f} ms beside its work",
+    }
+    for name, text in figures.items():
+        print(f"  {name:9} {'not seen in these steps' if name in found.unseen else text}")
     print(
         f"Step times of the cost model are off by {found.error_p50:.1%} in the median and "
-        f"{found.error_p95:.1%} at the 95th percentile, on steps that were not fitted."
+        f"{found.error_p95:.1%} at the 95th percentile, on steps that were not fitted; all of these together "
+        f"by {found.error_total:+.1%}."
     )
     print(f"Written to {out}; plan with it by: nightblend run --device-profile {out} ...")
     return int(ExitCode.OK)
+
+
+def _by_rows(profile: DeviceProfile) -> str:
+    """Return what of its rate GEMMs of few rows reach, as a remark."""
+    if len(profile.gemm) < 2:
+        return ""
+    (rows, part), best = profile.gemm[0], max(profile.gemm, key=lambda point: point[1])
+    return f" with {best[0]:,.0f} tokens in a step, {part:.0%} of it with {rows:,.0f}"

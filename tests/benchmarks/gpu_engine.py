@@ -240,7 +240,7 @@ def engine(
     mbu = moved / sum(s.seconds for s in full) / read
     mixed = made.run(*mixed_requests(bench), profile)
     steps = mixed.steps[1:]
-    fitted = fit(steps[::2], shape, profile)
+    fitted = fit(steps[::2], shape, profile).profile
     errors = step_errors(steps[1::2], shape, fitted)
     flips, compared = flipped(made, profile, bench.size(128, 4))
     found = {

@@ -41,7 +41,11 @@ def steps_of(device, count: int = 40, noise: float = 0.0) -> list[StepSample]:
         seconds = step_seconds(cost, tokens, 50, 900 * tokens, kv) * rng.uniform(1 - noise, 1 + noise)
         made.append(
             sample(
-                tokens=tokens, samples=50, attended_tokens=900 * tokens, kv_tokens_read=kv, seconds=seconds
+                tokens=tokens,
+                samples=50,
+                attended_tokens=900 * tokens + kv,
+                kv_tokens_decode=kv,
+                seconds=seconds,
             )
         )
     return made
@@ -52,12 +56,14 @@ def steps_of(device, count: int = 40, noise: float = 0.0) -> list[StepSample]:
 def test_the_fit_finds_the_rates_behind_step_times(flops: float, read: float, fixed: float) -> None:
     truth = replace(NOMINAL["h100"], flops=flops, read_bytes=read, step_seconds=fixed, gemm=())
     steps = steps_of(truth)
-    fitted = fit(steps[::2], SHAPE, NOMINAL["a100"])
-    assert max(step_errors(steps[1::2], SHAPE, fitted)) < 1e-4
-    least = min(s.seconds for s in steps)
-    assert fitted.step_seconds == pytest.approx(fixed, abs=1e-3 * least + 1e-3 * fixed)
+    fitted, unseen = fit(steps[::2], SHAPE, NOMINAL["a100"])
+    # What makes up less than a hundredth of every step is not known from them.
+    assert set(unseen) <= {"compute", "memory", "step"}
+    least = min(s.tokens for s in steps[::2])
+    # What smaller steps than those fitted take is a guess.
+    others = [s for s in steps[1::2] if s.tokens >= least]
+    assert np.quantile(step_errors(others, SHAPE, fitted), 0.9) < 0.01
     assert (fitted.name, fitted.memory_bytes) == ("a100", NOMINAL["a100"].memory_bytes)
-    assert fitted.gemm == ()
     assert not fitted.overlaps
 
 
@@ -65,7 +71,7 @@ def test_errors_are_those_of_the_steps() -> None:
     truth = replace(NOMINAL["h100"], gemm=())
     assert min(step_errors(steps_of(truth), SHAPE, NOMINAL["a100"])) > 0.1
     noisy = steps_of(truth, 400, noise=0.2)
-    errors = step_errors(noisy[1::2], SHAPE, fit(noisy[::2], SHAPE, truth))
+    errors = step_errors(noisy[1::2], SHAPE, fit(noisy[::2], SHAPE, truth).profile)
     assert 0.06 < np.median(errors) < 0.14
 
 
@@ -73,8 +79,14 @@ def test_no_rate_is_negative() -> None:
     """Steps that take less time the more bytes they read: no rate of reading explains that."""
     rng = np.random.default_rng(1)
     kv = rng.integers(0, 400_000, 50)
-    steps = [sample(tokens=100, samples=50, kv_tokens_read=int(n), seconds=1.0 - 2e-6 * n) for n in kv]
-    fitted = fit(steps, SHAPE, NOMINAL["a100"])
+    steps = [
+        sample(
+            tokens=100, samples=50, attended_tokens=int(n), kv_tokens_decode=int(n), seconds=1.0 - 2e-6 * n
+        )
+        for n in kv
+    ]
+    fitted, unseen = fit(steps, SHAPE, NOMINAL["a100"])
+    assert "memory" in unseen
     assert min(fitted.flops, fitted.read_bytes) > 0
     assert fitted.step_seconds >= 0
     assert fitted.read_bytes >= NOMINAL["a100"].read_bytes
@@ -85,10 +97,33 @@ def test_a_rate_that_is_left_out_adds_nothing() -> None:
     """Steps of one length, whatever is in them, on a device said to be slow."""
     slow = replace(NOMINAL["a100"], flops=1.0, read_bytes=1.0)
     steps = [
-        sample(tokens=n, samples=1, attended_tokens=n, kv_tokens_read=n, seconds=1.0 - 1e-4 * n)
+        sample(tokens=n, samples=1, attended_tokens=n, kv_tokens_decode=n, seconds=1.0 - 1e-4 * n)
         for n in range(1, 60)
     ]
-    assert max(step_errors(steps, SHAPE, fit(steps, SHAPE, slow))) < 0.02
+    assert max(step_errors(steps, SHAPE, fit(steps, SHAPE, slow).profile)) < 0.02
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_small_gemms_have_a_rate_of_their_own(noise: float) -> None:
+    table = ((4.0, 0.05), (64.0, 0.4), (512.0, 0.9), (2048.0, 1.0))
+    truth = replace(NOMINAL["h100"], gemm=table, step_seconds=1e-3, read_bytes=1e14)
+    cost, rng = step_cost(SHAPE, truth), np.random.default_rng(3)
+    steps = []
+    for tokens in np.exp(rng.uniform(np.log(2), np.log(4096), 600)).astype(int).tolist():
+        samples, attended = max(1, tokens // 8), 100 * tokens
+        seconds = step_seconds(cost, tokens, samples, attended, 0) * rng.uniform(1 - noise, 1 + noise)
+        # Now and then another process takes the machine.
+        seconds *= 1.0 if rng.random() < 0.95 or not noise else 5.0
+        steps.append(sample(tokens=tokens, samples=samples, attended_tokens=attended, seconds=seconds))
+    fitted, unseen = fit(steps[::2], SHAPE, NOMINAL["a100"])
+    assert "compute" not in unseen
+    exact = [replace(s, seconds=step_seconds(cost, s.tokens, s.samples, s.attended_tokens, 0)) for s in steps]
+    assert np.quantile(step_errors(exact, SHAPE, fitted), 0.9) < 0.03 + 0.5 * noise
+    efficiency = [part for _, part in fitted.gemm]
+    assert efficiency == sorted(efficiency)
+    assert efficiency[0] < 0.7
+    # One rate for all sizes is far off.
+    assert np.quantile(step_errors(exact, SHAPE, replace(fitted, gemm=())), 0.9) > 0.1
 
 
 def test_with_a_lag_a_step_takes_the_time_of_the_next_loop() -> None:
@@ -107,6 +142,8 @@ def test_an_engine_is_measured() -> None:
     assert found.steps >= 20
     assert found.profile.source == "measured"
     assert 0 < found.error_p50 <= found.error_p95
+    assert abs(found.error_total) < 1.0
+    assert set(found.unseen) < {"compute", "memory", "step"}
     with pytest.raises(EngineError, match=r"--seconds: only .* give more time"):
         calibrate(runner, shape, NOMINAL["cpu"], settings, 1e-9)
 

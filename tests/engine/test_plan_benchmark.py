@@ -100,6 +100,22 @@ def test_a_cell_is_simulated_once(tmp_path, monkeypatch):
     assert first["seconds"] > 0
 
 
+def test_what_is_done_is_collected_and_what_is_not_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "simulate", made_up)
+    out = tmp_path / "plan.json"
+    arguments = ["--quick", "--jobs", "1", "--scratch", str(tmp_path), "--requests", "2000"]
+    arguments += ["--section", "traces", "--out", str(out)]
+    benchmark.main([*arguments, "--cells", "*d1.40*"])
+    done = json.loads(out.read_text())["sections"]["traces"]
+    monkeypatch.setattr(cells, "simulate", lambda *_, **__: pytest.fail("simulated"))
+    benchmark.main([*arguments, "--kept"])
+    record = json.loads(out.read_text())
+    assert "1 of 2 parts are done" in capsys.readouterr().out
+    assert record["sections"]["traces"] == done
+    assert record["missing"] == ["traces/a100-azure-d0.90-s0.05-n2000/0.0"]
+    assert not record["complete"]
+
+
 def test_different_cells_have_different_names():
     runs = [
         cells.Run("dfs"),
@@ -144,8 +160,9 @@ class Modelled:
     recomputed_tokens: int = 0
 
 
-def made_up(plan, _tokens, _start, output, engine_settings, cost) -> Modelled:
+def made_up(plan, _tokens, _start, output, engine_settings, cost, reviser=None) -> Modelled:
     best = 2048 if plan.policy == "dfs" else 512
+    assert reviser is None or reviser.plan is plan
     wasted = abs(np.log2(engine_settings.token_budget / best)) * (not engine_settings.pacing)
     return Modelled(seconds=float(len(output)) * (1 + 0.1 * wasted) * (1 + cost.interference))
 
