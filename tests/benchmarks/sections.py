@@ -100,14 +100,11 @@ def tasks(scale: Scale) -> Iterator[Task]:
         yield Task("traces", mix)
     for name in scale.beside:
         yield Task("sensitivity", trace(name, scale.devices[0], scale.requests), "sensitivity", "")
-    points = grid_points(scale.grid)
-    # Multiples of the golden ratio, so that what is done when the run is cut off is spread evenly.
-    for k in sorted(range(len(points)), key=lambda k: k * 0.618034 % 1.0):
-        density, sharing = points[k]
-        for device in scale.devices:
-            yield Task("grid", Mix(device, density, sharing, requests=scale.requests))
+    first, later = _grid_tasks(scale)
+    yield from first
     for name in scale.divided:
         yield Task("partition", trace(name, scale.devices[0], scale.replicas), "partition", REPLICAS)
+    yield from later
     for device in scale.devices:
         for name in scale.beside:
             yield Task("serial", trace(name, device, scale.requests), argument=None)
@@ -120,6 +117,16 @@ def tasks(scale: Scale) -> Iterator[Task]:
     for size in scale.sizes:
         yield Task("size", trace("#1", scale.devices[0], size), "size", "")
     yield Task("build", mixes[0], "build", "")
+
+
+def _grid_tasks(scale: Scale) -> tuple[list[Task], list[Task]]:
+    """Return the mixes of the grid, a fifth of them first; spread evenly wherever the run is cut off."""
+    points = grid_points(scale.grid)
+    # Multiples of the golden ratio fill any interval evenly.
+    order = sorted(range(len(points)), key=lambda k: k * 0.618034 % 1.0)
+    mixes = [Mix(device, *points[k], requests=scale.requests) for k in order for device in scale.devices]
+    found = [Task("grid", mix) for mix in mixes]
+    return found[: len(found) // 5], found[len(found) // 5 :]
 
 
 def run_compare(bench: Bench, task: Task, scale: Scale) -> Figures:
