@@ -83,7 +83,8 @@ class Optimum:
     Attributes
     ----------
     compute
-        Every distinct prompt token and every answer token once, in GEMMs of the best size.
+        Every distinct prompt token and every answer token once, in GEMMs of the best sizes that the fewest
+        steps allow.
     memory
         All KV read and written, and the weights once a step, in as few steps as the KV memory allows.
     longest
@@ -141,7 +142,8 @@ def optimum(cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_t
     room = (float((own * later).sum()) + generated) / kv_tokens
     steps = max(room, float(output.max()), 1.0)
     efficiency = _best_efficiency(cost)
-    flops = (tokens * cost.flops_per_token + samples * cost.flops_per_sample) / efficiency
+    flops = _fewest_rows(cost, tokens, steps) * (cost.flops_per_token - cost.expert_flops_per_token)
+    flops += (tokens * cost.expert_flops_per_token + samples * cost.flops_per_sample) / efficiency
     flops += attended * cost.flops_per_attended
     fixed = tokens * cost.reduce_per_token + steps * cost.fixed_per_step
     compute = flops / cost.flops + fixed
@@ -173,6 +175,27 @@ def _bus(cost: StepCost, tokens: float, kv_tokens_read: float, steps: float) -> 
     others = min(max(steps, 1.0), tokens) - 1.0
     large = step_memory_seconds(cost, tokens - others, kv_tokens_read)
     return large + others * step_memory_seconds(cost, 1.0, 0.0)
+
+
+def _fewest_rows(cost: StepCost, tokens: float, steps: float) -> float:
+    """Return the rows that GEMMs of the largest efficiency would compute in the time of all steps.
+
+    Each of at least `steps` steps computes a token or more. Their mean time is at least that of the lower
+    convex envelope of the time by rows, at the mean of the rows. The points of the table span it: between
+    them the time is concave, once efficiency is taken as never falling.
+    """
+    if not len(cost.gemm_rows):
+        return tokens
+    rows = np.concatenate(([1.0], np.exp(cost.gemm_rows)))
+    part = np.maximum.accumulate(np.exp(cost.gemm_efficiency))
+    time = np.concatenate(([rows[1] / part[0]], rows[1:] / part))
+    mean = max(tokens / steps, 1.0)
+    left, right = rows <= mean, rows >= mean
+    least = float((time[left] + (mean - rows[left]) / part[-1]).min())
+    for x, y in zip(rows[left], time[left], strict=True):
+        share = (mean - x) / np.maximum(rows[right] - x, 1e-9)
+        least = min(least, float((y + share * (time[right] - y)).min(initial=np.inf)))
+    return steps * least
 
 
 def _best_efficiency(cost: StepCost) -> float:

@@ -179,6 +179,22 @@ def test_optimum_takes_the_best_of_the_device() -> None:
     assert found.practical == pytest.approx(72 + 0.1 * 56)
 
 
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=30), st.sampled_from(["nominal", "falling"]))
+def test_gemms_of_many_steps_take_at_least_what_the_optimum_counts(rows: list[int], curve: str) -> None:
+    table = (
+        NOMINAL["a100"].gemm if curve == "nominal" else ((2.0, 0.1), (16.0, 0.6), (64.0, 0.3), (900.0, 0.5))
+    )
+    cost = step_cost(tiny(), replace(UNIT, gemm=table))
+    # One token each, no memory to speak of: only the body's GEMMs are left.
+    taken = sum(step_compute_seconds(cost, n, 0.0, 0.0) for n in rows)
+    prompt = np.array([sum(rows) - len(rows) + 1.0])
+    found = optimum(cost, prompt, np.zeros(1), np.array([float(len(rows))]), 1e12)
+    assert found.compute <= taken * (1 + 1e-9)
+    if len(rows) == 1:
+        assert found.compute == pytest.approx(2 * rows[0] / gemm_efficiency(cost, rows[0]), rel=0.7)
+
+
 def test_optimum_of_nothing_and_without_memory() -> None:
     nothing = np.zeros(0)
     assert optimum(step_cost(tiny(), UNIT), nothing, nothing, nothing, 1.0).practical == 0.0
