@@ -1,7 +1,9 @@
 """How far the figures of the cost model can be trusted: planned against actual, over a job's past runs.
 
-A run counts in full if one engine computed it from beginning to end: a plan covers what remained when it was
-made. What is learned corrects an estimate for the device profile that those runs were planned with.
+A run's total counts if one engine computed it from beginning to end: a plan covers what remained when it was
+made. What corrects an estimate, for the device profile that those runs were planned with, is not that total
+but the time of each step against what the model says of that very step: wrong lengths would hide in a total,
+and an estimate corrects its lengths by themselves.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ def past_errors(store_uri: str, job: str, runs: int = RUNS) -> dict[str, Any]:
         `job` and `runs`, latest first: `run_date, run_key, policy, device, profile` (digest of the device
         profile), `counts` (whether its total says something of the model) and, if not, `why`; `total`
         (`planned, actual, error`, seconds of the engine's steps), `steps` (`p50, p95` of the absolute
-        relative error of step times, `bias`), `lengths` (`planned, actual, error` of all answer tokens and
-        `mean_absolute_error` of one) and `overhead_seconds`. Errors are actual over planned, less 1.
+        relative error of step times, `factor`: see `time_factor`), `lengths` (`planned, actual, error` of all
+        answer tokens and `mean_absolute_error` of one) and `overhead_seconds`. Errors are actual over
+        planned, less 1.
 
     Raises
     ------
@@ -79,10 +82,15 @@ def past_lengths(store_uri: str, job: str, runs: int = RUNS) -> dict[str, npt.ND
 
 def corrections_of(runs: list[dict[str, Any]], device: DeviceProfile) -> Corrections:
     """Return what past runs that were planned with a device profile say of estimates made with it."""
-    counted = [run for run in runs if run["counts"] and run["profile"] == profile_digest(device)]
+    digest = profile_digest(device)
+    counted = [
+        run
+        for run in runs
+        if run["profile"] == digest and run["steps"] and run["overhead_seconds"] is not None
+    ]
     if not counted:
         return Corrections()
-    factors = np.array([run["total"]["actual"] / run["total"]["planned"] for run in counted])
+    factors = np.array([run["steps"]["factor"] for run in counted])
     factor = float(np.median(factors))
     left = float(np.abs(factors / factor - 1.0).max())
     return Corrections(
@@ -91,6 +99,23 @@ def corrections_of(runs: list[dict[str, Any]], device: DeviceProfile) -> Correct
         overhead_seconds=float(np.median([run["overhead_seconds"] for run in counted])),
         runs=len(counted),
     )
+
+
+def time_factor(actual: npt.NDArray[np.float64], modelled: npt.NDArray[np.float64]) -> float:
+    """Return the median of actual over modelled step times, each step weighted by its modelled time.
+
+    Unlike the ratio of the sums it does not follow a few steps that took seconds because something was
+    compiled or the machine paused; unlike the plain median it goes by the steps in which the time is spent.
+
+    Parameters
+    ----------
+    actual, modelled
+        float64 [steps], seconds; above 0.
+    """
+    ratio = actual / modelled
+    order = np.argsort(ratio)
+    reached = np.cumsum(modelled[order])
+    return float(ratio[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def _errors(run: PastRun, folder: Path) -> dict[str, Any]:
@@ -143,12 +168,12 @@ def _step_errors(samples: pl.DataFrame, device: dict[str, Any] | None) -> dict[s
     if "modelled_seconds" in timed.columns:
         # Nights before this column was written go by the sums alone.
         modelled = timed["modelled_seconds"].fill_null(modelled)
-    known = timed.filter(modelled > 0)["seconds"].to_numpy()
-    error = known / modelled.filter(modelled > 0).to_numpy() - 1.0
-    if not len(error):
+    actual = timed.filter(modelled > 0)["seconds"].to_numpy()
+    expected = modelled.filter(modelled > 0).to_numpy()
+    if not len(actual):
         return None
-    p50, p95 = np.quantile(np.abs(error), (0.5, 0.95)).tolist()
-    return {"steps": float(len(error)), "p50": p50, "p95": p95, "bias": float(np.median(error))}
+    p50, p95 = np.quantile(np.abs(actual / expected - 1.0), (0.5, 0.95)).tolist()
+    return {"steps": float(len(actual)), "p50": p50, "p95": p95, "factor": time_factor(actual, expected)}
 
 
 def _length_errors(run: PastRun, folder: Path) -> dict[str, float] | None:

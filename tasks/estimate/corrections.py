@@ -12,7 +12,7 @@ class Corrections:
     Attributes
     ----------
     factor
-        Measured engine seconds over planned ones, median.
+        Measured time of the engine's steps over what is modelled of them (`tasks.trust.time_factor`), median.
     error
         Relative error that is left after the correction.
     overhead_seconds

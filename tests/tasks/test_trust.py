@@ -7,8 +7,11 @@ from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from demo_nights import MODEL, batch_line, night_request, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.profiles import DeviceProfile, write_profile
 from flows.cli import main
@@ -17,7 +20,7 @@ from flows.night import run_night
 from tasks.errors import ConfigurationError
 from tasks.estimate.estimate import estimate
 from tasks.prediction import LEAST, profile_digest
-from tasks.trust import corrections_of, past_errors, past_lengths
+from tasks.trust import corrections_of, past_errors, past_lengths, time_factor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +69,7 @@ def test_the_estimate_applies_what_the_run_taught(store: Path) -> None:
         EstimateParameters.parse(asked | {"store": str(store), "job": "t"}).to_request(), told=print
     )
     (machine,), (run,) = found["machines"], past_errors(str(store), "t")["runs"]
-    factor = run["total"]["actual"] / run["total"]["planned"]
+    factor = run["steps"]["factor"]
     assert found["corrections"]["cpu"]["factor"] == pytest.approx(factor)
     seconds = machine["ours"]["seconds"] * factor + run["overhead_seconds"]
     assert machine["ours"]["corrected_seconds"] == pytest.approx(seconds)
@@ -104,23 +107,34 @@ def test_a_few_requests_are_not_predicted(tmp_path: Path) -> None:
     assert corrections_of([run], PROFILE).runs == 0
 
 
-def run_of(planned: float, actual: float, profile: DeviceProfile = PROFILE, **more: object) -> dict:
-    return {
-        "counts": True,
-        "profile": profile_digest(profile),
-        "total": {"planned": planned, "actual": actual},
-        "overhead_seconds": 4.0,
-    } | more
+def run_of(factor: float, profile: DeviceProfile = PROFILE, **more: object) -> dict:
+    return {"profile": profile_digest(profile), "steps": {"factor": factor}, "overhead_seconds": 4.0} | more
 
 
-def test_corrections_take_the_median_of_runs_that_count() -> None:
-    runs = [run_of(10, 20), run_of(10, 22), run_of(10, 21), run_of(10, 90, counts=False)]
-    runs.append(run_of(10, 5, replace(PROFILE, flops=2e11)))
+def test_corrections_take_the_median_of_runs_with_steps_of_that_profile() -> None:
+    runs = [
+        run_of(2.0),
+        run_of(2.2),
+        run_of(2.1),
+        run_of(9.0, steps=None),
+        run_of(9.0, overhead_seconds=None),
+    ]
+    runs.append(run_of(0.5, replace(PROFILE, flops=2e11)))
     found = corrections_of(runs, PROFILE)
     assert (found.factor, found.runs, found.overhead_seconds) == (2.1, 3, 4.0)
     assert found.error == pytest.approx(0.05)
     assert corrections_of(runs[:1], PROFILE).error == pytest.approx(0.1)
     assert corrections_of([], PROFILE).factor == 1.0
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=3, max_size=40), st.floats(0.1, 10.0))
+def test_a_pause_does_not_move_the_factor(modelled: list[float], factor: float) -> None:
+    expected = np.array([*modelled, 1e-5])
+    actual = expected * factor
+    assert time_factor(actual, expected) == pytest.approx(factor)
+    # Something is compiled in a short step.
+    actual[-1] = 60.0
+    assert time_factor(actual, expected) == pytest.approx(factor)
 
 
 def test_the_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
