@@ -47,8 +47,8 @@ def past_errors(store_uri: str, job: str, runs: int = RUNS) -> dict[str, Any]:
         `job` and `runs`, latest first: `run_date, run_key, policy, device, profile` (digest of the device
         profile), `counts` (whether its total says something of the model) and, if not, `why`; `total`
         (`planned, actual, error`, seconds of the engine's steps), `steps` (`p50, p95` of the absolute
-        relative error of step times, `factor`: see `time_factor`), `lengths` (`planned, actual, error` of all
-        answer tokens and `mean_absolute_error` of one) and `overhead_seconds`. Errors are actual over
+        relative error of step times, `factor`: see `time_factor`), `lengths` (`planned, actual, error` of
+        all answer tokens and `mean_absolute_error` of one) and `overhead_seconds`. Errors are actual over
         planned, less 1.
 
     Raises

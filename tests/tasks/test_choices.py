@@ -188,7 +188,9 @@ def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch)
 
     def killing_add(self, key, found, count):
         items = add(self, key, found, count)
-        if count > 1 and items is None and len(incomplete) < 2 and found["choice"] >= len(incomplete):
+        # Answers that an engine sent before it was killed still come in: each engine is killed once.
+        due = len(incomplete) < min(2, len(started))
+        if due and count > 1 and items is None and found["choice"] >= len(incomplete):
             incomplete.append(found["choice"])
             os.kill(started[-1].process.pid, signal.SIGKILL)
         return items
