@@ -185,7 +185,8 @@ def clean_up(
     Returns
     -------
     (list of Garbage, list of dict)
-        The folders that went, or would go; and what was done to each table (`tasks.maintenance.maintain_tables`).
+        The folders that went, or would go, and what was done to each table
+        (`tasks.maintenance.maintain_tables`).
 
     Raises
     ------

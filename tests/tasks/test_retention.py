@@ -162,7 +162,7 @@ def test_what_was_used_since_it_was_found_stays(
     run(place, tmp_path, B)
     keep = Retention(runs=None, parsed=None, snapshots=20, publications=20)
 
-    def go_back_meanwhile(*arguments: Any, **settings: Any) -> list[dict[str, Any]]:
+    def go_back_meanwhile(*_: Any, **__: Any) -> list[dict[str, Any]]:
         roll_back(store, "job", DAY, catalog=catalog, lease_s=5.0)
         return []
 
