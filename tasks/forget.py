@@ -124,7 +124,7 @@ def forget(
     Raises
     ------
     ConfigurationError
-        If nothing is asked for, or a date is in tables and no catalog is given.
+        If nothing is asked for, or a date is in tables and their catalog is not given.
     RunIsLiveError
         If a run of such a date goes on.
     """
@@ -163,26 +163,25 @@ def _forget_date(
     with ExitStack() as held:
         for run in runs:
             held.enter_context(RunLog(store, run, lease_s=lease_s, heartbeat_s=lease_s / 4).hold())
-        current = current_publication(
-            date_log(store, job, date.fromisoformat(day), lease_s=lease_s).refresh()
-        )
+        of_date = date_log(store, job, date.fromisoformat(day), lease_s=lease_s)
+        current = current_publication(of_date.refresh())
         stays = None
         if current is not None:
-            if current.details.get("tables") and catalog is None:
-                raise ConfigurationError(
-                    "--catalog",
-                    f"{day} is in tables",
-                    "Give the catalog of its runs, so that they forget too",
-                )
+            _check_catalog(store, job, day, current, catalog)
             stays = _publish_without(store, job, day, current, wanted, catalog, lease_s, scratch)
             done.publication_id = stays
         if catalog is not None:
             # pyiceberg is slow to import.
             from tasks.maintenance import maintain_tables
-            from tasks.publish_tables import open_warehouse
+            from tasks.publish_tables import clear_date, open_warehouse
 
+            opened = open_warehouse(catalog, store.uri)
+            if current is None:
+                # A run that was killed before it was published can have left rows, in files that go now.
+                with of_date.hold():
+                    clear_date(opened, job, date.fromisoformat(day), check_owner=of_date.refresh)
             # Manifests hold the least and greatest values of columns: those of before go at once.
-            maintain_tables(open_warehouse(catalog, store.uri), keep_days=0.0)
+            maintain_tables(opened, keep_days=0.0)
     places = [f"{job}/{kind}/run_date={day}/" for kind in ("published", "parsed")]
     doomed = [info.key for place in places for info in store.list(place)]
     if stays is not None:
@@ -198,6 +197,22 @@ def _forget_date(
         store.delete(key)
     done.objects = len(doomed)
     return done
+
+
+def _check_catalog(store: Store, job: str, day: str, current: Published, catalog: str | None) -> None:
+    """Refuse to delete files that the tables of another catalog are made of."""
+    if not current.details.get("tables"):
+        return
+    if catalog is not None:
+        from tasks.publish_tables import has_date, open_warehouse
+
+        if has_date(open_warehouse(catalog, store.uri), job, date.fromisoformat(day)):
+            return
+    raise ConfigurationError(
+        "--catalog",
+        f"{day} is in tables" + (f", but not in those of {catalog}" if catalog is not None else ""),
+        f"Give the catalog of its runs, so that they forget too: {current.details.get('catalog')}",
+    )
 
 
 def _names_requests(key: str) -> bool:
@@ -242,6 +257,13 @@ def _publish_without(
         elif name in {"output.jsonl", "errors.jsonl"}:
             _filter_lines(path, wanted)
     if not any(taken.rows.values()):
+        if "tables" in current.details:
+            # They may hold a later publication that was never recorded, whose files go now.
+            same = Publication(
+                *(current.publication_id, job, date.fromisoformat(day), current.run_key, current.attempt_id),
+                current.details,
+            )
+            make_current(store, same, catalog=catalog, lease_s=lease_s, heartbeat_s=lease_s / 4)
         return current.publication_id
     new_id = digest("forgotten", [current.publication_id, sorted(wanted.request_ids)])[:_ID_LENGTH]
     new = publication_prefix(job, day, new_id)

@@ -18,6 +18,8 @@ from tasks.publish_tables import retried
 from tasks.warehouse import PROPERTIES, TABLES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
@@ -52,6 +54,8 @@ def maintain_tables(
 ) -> list[dict[str, Any]]:
     """Expire the snapshots of all tables that are older than `keep_days`, except the current ones.
 
+    A snapshot that a branch or tag of a table names stays.
+
     Parameters
     ----------
     now
@@ -80,11 +84,38 @@ def maintain_tables(
     return done
 
 
+def files_in_use(catalog: Catalog, *, keep_days: float | None, now: datetime | None = None) -> set[str]:
+    """Return the URI of every file that a state of the tables needs that is kept.
+
+    Parameters
+    ----------
+    keep_days, now
+        As for `maintain_tables`; None keeps all states.
+    """
+    used: set[str] = set()
+    for name in TABLES.values():
+        try:
+            table = catalog.load_table(f"{warehouse.NAMESPACE}.{name}")
+        except NoSuchTableError:
+            continue
+        old = set()
+        if keep_days is not None:
+            old = set(_old(table, (now or datetime.now(UTC)) - timedelta(days=keep_days)))
+        used |= _files(table, old)
+    return used
+
+
+def _old(table: Table, before: datetime) -> list[int]:
+    """Return the snapshots from before an instant, without those that a branch or tag names."""
+    named = {ref.snapshot_id for ref in table.metadata.refs.values()}
+    named.add(table.metadata.current_snapshot_id or 0)
+    limit = before.timestamp() * 1000
+    return [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < limit and s.snapshot_id not in named]
+
+
 def _maintain(table: Table, before: datetime, *, dry_run: bool) -> Maintained:
     missing = {key: value for key, value in PROPERTIES.items() if table.properties.get(key) != value}
-    current = table.metadata.current_snapshot_id
-    limit = before.timestamp() * 1000
-    old = [s.snapshot_id for s in table.snapshots() if s.timestamp_ms < limit and s.snapshot_id != current]
+    old = _old(table, before)
     deleted = 0
     if not dry_run:
         if missing:
@@ -102,10 +133,12 @@ def _maintain(table: Table, before: datetime, *, dry_run: bool) -> Maintained:
     return Maintained(name, len(old), deleted, left, len(list(table.scan().plan_files())))
 
 
-def _files(table: Table) -> set[str]:
-    """Return every file that any snapshot of this handle needs."""
+def _files(table: Table, without: Collection[int] = ()) -> set[str]:
+    """Return every file that the snapshots of this handle need, some left out."""
     found: set[str] = set()
     for snapshot in table.snapshots():
+        if snapshot.snapshot_id in without:
+            continue
         found.add(snapshot.manifest_list)
         for manifest in snapshot.manifests(table.io):
             if manifest.manifest_path not in found:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
 
+from tasks import warehouse
 from tasks.catalogs import FOLDER, open_catalog, store_properties
 from tasks.run_parts import GroupedWriter, batches, read_conforming
 from tasks.schema import SCHEMAS, conform
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
 
     from engine.profiles import DeviceProfile
 
@@ -126,6 +129,35 @@ def holds(catalog: Catalog, job: str, run_date: date, files: Mapping[str, str]) 
         == ({files[kind]} if kind in files else set())
         for kind in OF_A_DATE
     )
+
+
+def has_date(catalog: Catalog, job: str, run_date: date) -> bool:
+    """Tell whether any table holds a row of a date of a job; no table is made."""
+    return any(current_files(table, job, run_date) for table in _existing(catalog))
+
+
+def clear_date(catalog: Catalog, job: str, run_date: date, *, check_owner: Callable[[], object]) -> None:
+    """Let the tables hold nothing of a date of a job; the rows of its attempts stay. No table is made.
+
+    Parameters
+    ----------
+    check_owner
+        As for `replace_tables`.
+    """
+    for table in _existing(catalog):
+
+        def clear(name: tuple[str, ...] = table.name()) -> None:
+            held = catalog.load_table(name)
+            check_owner()
+            replace_date(held, job, run_date, [], publication_id="")
+
+        retried(clear)
+
+
+def _existing(catalog: Catalog) -> Iterator[Table]:
+    for kind in OF_A_DATE:
+        with suppress(NoSuchTableError):
+            yield catalog.load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
 
 
 def replace_tables(

@@ -1,7 +1,9 @@
 """What a job may lose: run directories, parsed rows and publications that nobody needs, by age.
 
-The publication that a date's log points to is never among them, nor the run that made it. Age is the time
-since anything below a folder was written, so a run that goes on (it writes a heartbeat) is never old.
+The publication that a date's log points to is never among them, nor the run that made it, nor one that a
+state of the tables still needs. Age is the time since anything below a folder was written, so a run that goes
+on (it writes a heartbeat) is never old; of a publication, since its date's log was written, which is when
+another one replaced it.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from tasks.storage import ObjectInfo, Store
 
 _LEAST_DAYS: Final = 1.0
+_MOST_DAYS: Final = 36_500.0
 _PLACE: Final = re.compile(
-    r"(?P<kind>runs|published)/run_date=(?P<date>[0-9-]{10})/(?P<name>[^/]+)/"
+    r"(?P<kind>runs|published|dates)/run_date=(?P<date>[0-9-]{10})/(?P<name>[^/]+)/"
     r"|(?P<parsed>parsed)/run_date=(?P<day>[0-9-]{10})/(?P<group>[^/]+/[^/]+)/"
 )
+_TABLE_FILE: Final = re.compile(r"/published/run_date=(?P<date>[0-9-]{10})/(?P<name>[^/]+)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class Retention:
                     f"{days:g} is too little",
                     "Give at least 1; leave a day to running nights",
                 )
+            # Nor a number that is none.
+            if days is not None and not days <= _MOST_DAYS:
+                raise ConfigurationError(
+                    f"--{name}-days", f"{days:g} is no number of days", "Give `all` to keep them for ever"
+                )
         if self.publications is not None and (self.snapshots or float("inf")) > self.publications:
             raise ConfigurationError(
                 "--publications-days",
@@ -87,7 +96,7 @@ class Garbage:
     size
         Bytes.
     newest
-        When anything in it was written last.
+        When anything in it was written last; a publication was current until then.
     """
 
     kind: str
@@ -120,11 +129,17 @@ def find_garbage(store: Store, job: str, retention: Retention, now: datetime | N
             found = (place["kind"], place["date"], place["name"])
             key = found if place["kind"] else ("parsed", place["day"], place["group"])
             folders.setdefault(key, []).append(info)
-    needed = _needed(store, job, {date for kind, date, _ in folders if kind != "parsed"})
+    needed = _needed(store, job, {date for kind, date, _ in folders if kind in {"runs", "published"}})
+    written = {place: max(info.last_modified for info in objects) for place, objects in folders.items()}
     garbage = []
     for (kind, date, name), objects in sorted(folders.items()):
+        if kind == "dates":
+            continue
         days = {"runs": retention.runs, "parsed": retention.parsed, "published": retention.publications}[kind]
-        newest = max(info.last_modified for info in objects)
+        newest = written[kind, date, name]
+        if kind == "published":
+            # Its date's log was last written when another one took its place.
+            newest = max(newest, written.get(("dates", date, "log"), newest))
         if days is None or newest > moment - timedelta(days=days) or name in needed.get(date, ()):
             continue
         said = "publications" if kind == "published" else kind
@@ -170,7 +185,8 @@ def clean_up(
     Returns
     -------
     (list of Garbage, list of dict)
-        The folders, and what was done to each table (`tasks.maintenance.maintain_tables`).
+        The folders that went, or would go, and what was done to each table
+        (`tasks.maintenance.maintain_tables`).
 
     Raises
     ------
@@ -179,16 +195,56 @@ def clean_up(
     """
     garbage = find_garbage(store, job, retention, now)
     tables: list[dict[str, Any]] = []
+    used: set[str] = set()
     # Snapshots first: no state of a table that can still be asked for needs the files that go then.
-    if catalog is not None and retention.snapshots is not None:
+    if catalog is not None:
         # pyiceberg is slow to import.
-        from tasks.maintenance import maintain_tables
+        from tasks.maintenance import files_in_use, maintain_tables
         from tasks.publish_tables import open_warehouse
 
         opened = open_warehouse(catalog, store.uri)
-        tables = maintain_tables(opened, keep_days=retention.snapshots, now=now, dry_run=dry_run)
-    if not dry_run:
-        for found in garbage:
+        if retention.snapshots is not None:
+            tables = maintain_tables(opened, keep_days=retention.snapshots, now=now, dry_run=dry_run)
+        used = files_in_use(opened, keep_days=retention.snapshots, now=now)
+    garbage = _not_in_tables(store, job, garbage, catalog, used)
+    if dry_run:
+        return garbage, tables
+    deleted = []
+    for found in garbage:
+        if _is_as_found(store, job, found):
             for key in found.keys:
                 store.delete(key)
-    return garbage, tables
+            deleted.append(found)
+    return deleted, tables
+
+
+def _not_in_tables(
+    store: Store, job: str, garbage: list[Garbage], catalog: str | None, used: set[str]
+) -> list[Garbage]:
+    """Return what no state of the tables needs, as far as can be known: files of another catalog stay."""
+    needed = {(place["date"], place["name"]) for file in used if (place := _TABLE_FILE.search(file))}
+    foreign: dict[str, set[str]] = {}
+    for date in {found.run_date for found in garbage if found.kind == "publications"}:
+        known = RunLog(store, date_prefix(job, date)).refresh().publications
+        foreign[date] = {
+            entry.publication_id
+            for entry in known
+            if entry.details.get("tables") and entry.details.get("catalog") != catalog
+        }
+    return [
+        found
+        for found in garbage
+        if found.kind != "publications"
+        or ((found.run_date, found.name) not in needed and found.name not in foreign[found.run_date])
+    ]
+
+
+def _is_as_found(store: Store, job: str, found: Garbage) -> bool:
+    """Tell whether nobody has written to a folder since it was found, nor gone back to its publication."""
+    kind = "published" if found.kind == "publications" else found.kind
+    here = store.list(f"{job}/{kind}/run_date={found.run_date}/{found.name}/")
+    if any(info.last_modified > found.newest for info in here):
+        return False
+    return found.kind == "parsed" or found.name not in _needed(store, job, [found.run_date]).get(
+        found.run_date, ()
+    )

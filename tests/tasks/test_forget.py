@@ -161,6 +161,28 @@ def test_what_was_interrupted_is_finished_by_the_next(
     assert set(rows(place, "outputs")["custom_id"]) == {"b", "c"}
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_rows_in_tables_that_no_log_names_go(place: Place, tmp_path: Path, *, earlier: bool) -> None:
+    """A run was killed between the commit to the tables and the record in the date's log."""
+    store, catalog = place
+    if earlier:
+        with open_test_night(store, tmp_path / A, A, catalog=catalog) as night:
+            write_inputs(night, [request("b", tenant="other")], Account(lines=1, requests=1))
+            profile(night)
+            night.log.finish_step("plan", {"policy": "blend"})
+            write(night, "outputs", [output("b", tenant="other")])
+            night.log.finish_step("infer", INFER)
+            publish(night)
+    known = len(list(store.list(f"job/dates/run_date={DAY}/log/")))
+    run(place, tmp_path, B)
+    for info in list(store.list(f"job/dates/run_date={DAY}/log/"))[known:]:
+        store.delete(info.key)
+    assert rows(place, "outputs").height == 3
+    forget(store, "job", Wanted("acme"), catalog=catalog, lease_s=5.0)
+    assert traces(place, tmp_path) == []
+    assert list(rows(place, "outputs")["custom_id"]) == (["b"] if earlier else [])
+
+
 def test_a_run_that_goes_on_is_left_alone(place: Place, tmp_path: Path) -> None:
     store, catalog = place
     run(place, tmp_path, A)
@@ -179,6 +201,11 @@ def test_what_must_be_said(place: Place, tmp_path: Path, capsys: pytest.CaptureF
     run(place, tmp_path, A)
     with pytest.raises(ConfigurationError, match="--catalog: 2026-01-02 is in tables"):
         forget(store, "job", Wanted("acme"), catalog=None, lease_s=5.0)
+    # The tables of the right one would be made of files that are gone.
+    other = f"sqlite:///{tmp_path}/other.db"
+    with pytest.raises(ConfigurationError, match=r"but not in those of sqlite:///.*other\.db"):
+        forget(store, "job", Wanted("acme"), catalog=other, lease_s=5.0)
+    assert rows(place, "outputs").height == 3
     command = ["forget", "--job", "job", "--store", str(tmp_path / "store"), "--catalog", catalog]
     assert cli.main([*command, "--tenant", "acme", "--dry-run"]) == 0
     assert capsys.readouterr().out == ("2026-01-02  2 requests\n2 requests of 1 dates would be forgotten\n")

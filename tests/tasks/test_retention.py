@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ def run(place: Place, scratch: Path, key: str) -> dict[str, Any]:
 
 def later(days: float) -> datetime:
     return datetime.now(UTC) + timedelta(days=days)
+
+
+def put_back(place: Place, prefix: str, days: float) -> None:
+    """Let objects have been written days ago."""
+    for info in list(place[0].list(prefix)):
+        then = info.last_modified.timestamp() - days * 86_400
+        os.utime(place[0].root / info.key, (then, then))
 
 
 def named(garbage: list[Garbage]) -> list[tuple[str, str]]:
@@ -111,6 +119,72 @@ def test_a_deletion_that_was_interrupted_is_repeated(place: Place, tmp_path: Pat
     assert set(again.keys) == set(old.keys[5:])
 
 
+def test_a_publication_is_as_old_as_what_replaced_it(place: Place, tmp_path: Path) -> None:
+    store, catalog = place
+    first, second = run(place, tmp_path, A), run(place, tmp_path, B)
+    old = publication_prefix("job", DAY, first["publication_id"])
+    put_back(place, f"{old}/", days=100)
+    kept = Retention(runs=None, parsed=None)
+    assert find_garbage(store, "job", kept) == []
+    # It was replaced long ago, but a later state of the tables has its rows.
+    put_back(place, f"job/dates/run_date={DAY}/", days=100)
+    assert [found.name for found in find_garbage(store, "job", kept)] == [first["publication_id"]]
+    assert clean_up(store, "job", kept, catalog=catalog, dry_run=False)[0] == []
+    table = open_warehouse(catalog, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES['outputs']}")
+    for snapshot in table.snapshots():
+        table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
+    # A catalog that is not asked cannot say that it needs nothing.
+    assert clean_up(store, "job", kept, catalog=None, dry_run=True)[0] == []
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert clean_up(store, "job", kept, catalog=other, dry_run=True)[0] == []
+    found, _ = clean_up(store, "job", kept, catalog=catalog, dry_run=False, now=later(31))
+    assert [garbage.name for garbage in found] == [first["publication_id"]]
+    read_published(store, publication_prefix("job", DAY, second["publication_id"]), tmp_path / "read")
+
+
+def test_rows_in_tables_stay_though_no_log_names_them(place: Place, tmp_path: Path) -> None:
+    """A run was killed between the commit to the tables and the record in the date's log."""
+    store, catalog = place
+    made = run(place, tmp_path, A)
+    for info in list(store.list(f"job/dates/run_date={DAY}/")):
+        store.delete(info.key)
+    kept = Retention(runs=None, parsed=None)
+    assert named(find_garbage(store, "job", kept, later(91))) == [("publications", made["publication_id"])]
+    assert clean_up(store, "job", kept, catalog=catalog, dry_run=False, now=later(91))[0] == []
+    assert rows(place, "outputs").height == 3
+
+
+def test_what_was_used_since_it_was_found_stays(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, catalog = place
+    run(place, tmp_path, A)
+    run(place, tmp_path, B)
+    keep = Retention(runs=None, parsed=None, snapshots=20, publications=20)
+
+    def go_back_meanwhile(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        roll_back(store, "job", DAY, catalog=catalog, lease_s=5.0)
+        return []
+
+    monkeypatch.setattr("tasks.maintenance.maintain_tables", go_back_meanwhile)
+    monkeypatch.setattr("tasks.maintenance.files_in_use", lambda *_, **__: set())
+    assert clean_up(store, "job", keep, catalog=catalog, dry_run=False, now=later(91))[0] == []
+    assert rows(place, "outputs").height == 3
+
+
+def test_a_named_state_of_a_table_stays(place: Place, tmp_path: Path) -> None:
+    store, catalog = place
+    run(place, tmp_path, A)
+    table = open_warehouse(catalog, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES['outputs']}")
+    first = table.metadata.current_snapshot_id
+    assert first is not None
+    table.manage_snapshots().create_tag(first, "audit").commit()
+    run(place, tmp_path, B)
+    clean_up(store, "job", Retention(), catalog=catalog, dry_run=False, now=later(91))
+    table.refresh()
+    assert table.scan(snapshot_id=first).to_arrow().num_rows == 3
+
+
 def test_a_run_that_is_held_is_not_old(place: Place, tmp_path: Path) -> None:
     store, _ = place
     with open_test_night(store, tmp_path / "a", A) as night:
@@ -123,6 +197,8 @@ def test_a_run_that_is_held_is_not_old(place: Place, tmp_path: Path) -> None:
     ("kept", "said"),
     [
         ({"runs": 0.5}, r"--runs-days: 0.5 is too little"),
+        ({"runs": float("nan")}, "--runs-days: nan is no number of days"),
+        ({"parsed": float("inf")}, "--parsed-days: inf is no number of days"),
         ({"publications": 10, "snapshots": 20}, "--publications-days: is less than --snapshots-days"),
         ({"publications": 10, "snapshots": None}, "--publications-days: is less than --snapshots-days"),
     ],
