@@ -10,11 +10,12 @@ from engine import ANSWER_VERSION
 from tasks.dates import LEASE_S, UNSUCCESSFUL, DateStatus, DateView, view_date
 from tasks.inputs import ORIGIN
 from tasks.listing import find_objects, listing_digest
+from tasks.table_source import is_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tasks.storage import Store
+    from tasks.storage import ObjectInfo, Store
 
 MISSING: Final = "missing"
 FAILED: Final = "failed"
@@ -22,7 +23,7 @@ STALE: Final = "stale"
 SELECTIONS: Final = {
     MISSING: "dates that no run has tried to publish",
     FAILED: "dates whose last run failed, was stopped or was killed",
-    STALE: "published dates whose objects, model or answers' version are others now",
+    STALE: "published dates whose objects (not: rows of a table), model or answers' version are others now",
 }
 KNOWN_DATES: Final = 5
 """Of the dates published last, whose speed serves as estimate for dates that have not run."""
@@ -120,7 +121,10 @@ def plan_dates(scope: Scope, days: Iterable[date]) -> list[PlannedDate]:
 
 
 def stale_reasons(
-    origin: dict[str, Any] | None, listing: str, model: str | None, answer_version: int = ANSWER_VERSION
+    origin: dict[str, Any] | None,
+    listing: str | None,
+    model: str | None,
+    answer_version: int = ANSWER_VERSION,
 ) -> list[str]:
     """Return in what a published date differs from what would be made of it now; empty if in nothing.
 
@@ -129,14 +133,14 @@ def stale_reasons(
     origin
         Results of step `ORIGIN` of the run it came from, None where the log does not say.
     listing
-        `tasks.listing.listing_digest` of the objects it has now.
+        `tasks.listing.listing_digest` of the objects it has now; None does not look at them.
     model
         Digest of the model it would be answered by now; None does not look at it.
     """
     if origin is None:
         return ["its log does not say what it was made from"]
     reasons = []
-    if origin["listing"] != listing:
+    if listing is not None and origin["listing"] != listing:
         reasons.append("its objects have changed")
     if model is not None and origin["model"] != model:
         reasons.append("the model is another")
@@ -146,7 +150,12 @@ def stale_reasons(
 
 
 def _decide(scope: Scope, view: DateView, model: str | None) -> PlannedDate:
-    source_store, found, _ = find_objects(scope.source, view.run_date, scope.store, scope.job)
+    # What rows a table has for a date only the run that reads them can tell.
+    of_table = is_table(scope.source)
+    source_store: Store | None = None
+    found: list[ObjectInfo] = []
+    if not of_table:
+        source_store, found, _ = find_objects(scope.source, view.run_date, scope.store, scope.job)
     size = sum(info.size for info in found)
 
     def planned(reason: str, *, runs: bool = False, rerun: bool = False) -> PlannedDate:
@@ -154,7 +163,7 @@ def _decide(scope: Scope, view: DateView, model: str | None) -> PlannedDate:
 
     if view.status is DateStatus.RUNNING:
         return planned("a run is on it")
-    if source_store is None or not found:
+    if not found and not of_table:
         gone = " any more" if view.current is not None else ""
         return planned(f"the source has no objects for it{gone}")
     if view.status is DateStatus.MISSING:
@@ -168,8 +177,10 @@ def _decide(scope: Scope, view: DateView, model: str | None) -> PlannedDate:
     if view.rolled_back:
         return planned("somebody went back to an earlier publication")
     origin = view.current_run.state.steps.get(ORIGIN) if view.current_run is not None else None
-    names = ((source_store.object_uri(info.key), info.etag, info.size) for info in found)
-    reasons = stale_reasons(origin.results if origin else None, listing_digest(names), model)
+    listing = None
+    if source_store is not None:
+        listing = listing_digest((source_store.object_uri(info.key), info.etag, info.size) for info in found)
+    reasons = stale_reasons(origin.results if origin else None, listing, model)
     return planned(", ".join(reasons) or "finished, and nothing has changed", runs=bool(reasons))
 
 

@@ -158,7 +158,7 @@ class BodyReader:
         settled = self.settle(endpoint, body, exact=exact)
         passthrough = settled.passthrough_json
         if rest:
-            if not exact and _ROUNDED.search(orjson.dumps(rest)):
+            if not exact and _may_be_rounded(rest):
                 raise InexactNumberError
             passthrough = _passthrough(rest, settled.passthrough)
         parsed = ParsedLine(
@@ -237,6 +237,14 @@ class BodyReader:
             sampling={name: explicit[name] for name in explicit if name != "max_tokens"} or None,
             answer_settings=canonical_json(answer_settings(effective_sampling(explicit, self._defaults))),
         )
+
+
+def _may_be_rounded(rest: Mapping[str, Any]) -> bool:
+    try:
+        return _ROUNDED.search(orjson.dumps(rest)) is not None
+    except (TypeError, ValueError):
+        # A number or text that only the slow way can tell about.
+        return True
 
 
 def _passthrough(rest: Mapping[str, Any], body: Mapping[str, Any]) -> str | None:

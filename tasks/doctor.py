@@ -16,6 +16,7 @@ from tasks.give_way import holders
 from tasks.inputs import find_model
 from tasks.listing import find_objects
 from tasks.storage import StoreUnavailableError, open_store
+from tasks.table_source import is_table
 from tasks.tokenize import load_tokenizer
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def check_clock(store: Store, now: Callable[[], datetime] = lambda: datetime.now
 def _source(asked: Asked, store: Store) -> Check:
     if asked.source is None or asked.run_date is None:
         return Check("source", SKIPPED, "not asked for")
+    if is_table(asked.source):
+        return Check("source", SKIPPED, "rows of a table are read when a night runs")
     _, objects, ignored = find_objects(asked.source, asked.run_date, store, asked.job)
     size = sum(info.size for info in objects) / 1e6
     text = f"{len(objects):,} objects, {size:,.1f} MB for {asked.run_date.isoformat()}"

@@ -34,6 +34,15 @@ _QUERY: Final = "query="
 _FILTER: Final = "filter="
 _BATCH_ROWS: Final = 4096
 _NAME_LENGTH: Final = 12
+_OF_QUERIES: Final = frozenset(
+    {
+        *("BinderException", "CatalogException", "ParserException", "IOException", "PermissionException"),
+        # The PostgreSQL driver's, of a connection: without a SQLSTATE.
+        "OperationalError",
+    }
+)
+_OF_STATES: Final = frozenset({"08", "28", "3D", "3F", "42", "53", "57"})
+"""Classes of SQLSTATE: connection, authorization, names, syntax, resources, intervention."""
 
 
 def is_table(source: str) -> bool:
@@ -105,7 +114,8 @@ def read_table_source(source: str, scratch: Path, catalog: str | None = None) ->
     """
     scheme = source.partition("://")[0].lower()
     head, _, rest = source.partition("?")
-    if urlsplit(head).password:
+    options, found, query = rest.partition(_QUERY)
+    if urlsplit(head).password or (scheme == "postgresql" and "password=" in options.lower()):
         raise _wrong(
             "holds a password, which would be seen in process lists and in Prefect",
             "Put it into PGPASSWORD or ~/.pgpass",
@@ -116,12 +126,11 @@ def read_table_source(source: str, scratch: Path, catalog: str | None = None) ->
     path = scratch / _KEY
     if scheme == "iceberg":
         return _read_iceberg(head, rest, path, catalog)
-    before, found, query = rest.partition(_QUERY)
-    if not found or not query.strip() or (before and not before.endswith("&")):
+    if not found or not query.strip() or (options and not options.endswith("&")):
         raise _wrong(f"{head} has no query", f"Write it as {scheme}://...?query=SELECT ...")
-    place = head + (f"?{before.removesuffix('&')}" if before else "")
+    place = head + (f"?{options.removesuffix('&')}" if options else "")
     with _open_sql(scheme, place, query) as rows:
-        columns = _write(rows, path)
+        columns = _write(rows, path, failures=(OSError, pa.ArrowException))
     parts = urlsplit(head)
     where = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     named = digest("query", query)[:_NAME_LENGTH]
@@ -165,6 +174,9 @@ def _read_iceberg(head: str, rest: str, path: Path, catalog: str | None) -> Tabl
     try:
         scan = table.scan(row_filter=wanted)
         columns = _write(scan.to_arrow_batch_reader(), path)
+    except pa.ArrowException:
+        # A `ValueError` too, but about rows.
+        raise
     except ValueError as error:
         # Such as a column that the table does not have.
         raise _wrong(f"{name} cannot be filtered so: {bounded(str(error))}", "Correct the filter") from None
@@ -202,12 +214,33 @@ def _open_sql(scheme: str, place: str, query: str) -> Iterator[pa.RecordBatchRea
             with duckdb.connect(str(file), read_only=True) as reading:
                 yield reading.sql(query).to_arrow_reader(_BATCH_ROWS)
     except errors as error:
-        # The first line says what is wrong; a later one may quote rows.
-        said = bounded(str(error).partition("\n")[0])
-        raise _wrong(f"the query failed: {said}", "Correct the query or the address") from None
+        raise _failed(error) from None
 
 
-def _write(rows: pa.RecordBatchReader, path: Path) -> tuple[str, ...]:
+def _failed(error: Exception) -> ConfigurationError:
+    return _wrong(f"the query failed: {_told(error)}", "Correct the query or the address")
+
+
+def _told(error: Exception) -> str:
+    """Return the first line of an error of a query or a connection; of others, which quote rows, the kind."""
+    state = getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    if state[:2] in _OF_STATES if state else kind in _OF_QUERIES:
+        return bounded(str(error).partition("\n")[0])
+    return f"{kind}{f', SQLSTATE {state}' if state else ''}; its text is left out, as it may quote rows"
+
+
+def _fetched(rows: pa.RecordBatchReader, failures: tuple[type[Exception], ...]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from rows
+    except failures as error:
+        raise _failed(error) from None
+
+
+def _write(
+    rows: pa.RecordBatchReader, path: Path, failures: tuple[type[Exception], ...] = ()
+) -> tuple[str, ...]:
+    """Write rows; `failures` are the errors that a query ends with while its rows are fetched."""
     names = tuple(rows.schema.names)
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
@@ -215,7 +248,7 @@ def _write(rows: pa.RecordBatchReader, path: Path) -> tuple[str, ...]:
     # Extension types, such as PostgreSQL's own, are read as what they are stored as.
     schema = pa.schema([_stored(field) for field in rows.schema])
     with GroupedWriter(path, schema) as writer:
-        for batch in rows:
+        for batch in _fetched(rows, failures):
             columns = [getattr(column, "storage", column) for column in batch.columns]
             writer.write(pa.Table.from_arrays(columns, schema=schema))
     return names

@@ -200,6 +200,16 @@ def test_the_model_is_not_read_unless_it_is_asked_about(root):
     assert plan_dates(scope, [day(0)])[0].runs
 
 
+def test_dates_of_a_table_are_run_although_nothing_is_listed(root):
+    run(root, day(1))
+    of_table = "duckdb:///nowhere.duckdb?query=select * from asked where day = '{run_date}'"
+    scope = replace(scope_of(night_of(root), open_store(str(root / "store"))), source=of_table)
+    found = {one.run_date: (one.runs, one.reason) for one in plan_dates(scope, [day(0), day(1)])}
+    assert found == {day(0): (True, "nothing is published"), day(1): (False, "finished")}
+    (one,) = plan_dates(replace(scope, select=frozenset({STALE})), [day(1)])
+    assert (one.runs, one.reason) == (False, "finished, and nothing has changed")
+
+
 def test_ranges_have_both_ends_and_either_order():
     days = date_range(date(2026, 2, 27), date(2026, 3, 2))
     assert [one.isoformat() for one in days] == ["2026-02-27", "2026-02-28", "2026-03-01", "2026-03-02"]

@@ -50,6 +50,7 @@ def test_all_is_well_and_nothing_is_left_behind(asked):
     [
         ({"run_date": day(3)}, "source", "warning", "0 objects"),
         ({"source": None}, "source", "skipped", "not asked for"),
+        ({"source": "postgresql://db/logs?query=select 1"}, "source", "skipped", "rows of a table"),
         ({"catalog": "none"}, "catalog", "skipped", "files only"),
         ({"catalog": "postgresql+psycopg://u@127.0.0.1:9/x"}, "catalog", "failed", "refused"),
         ({"catalog": "mysql://x"}, "catalog", "failed", "--catalog: unknown kind"),

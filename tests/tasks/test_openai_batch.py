@@ -181,6 +181,7 @@ def test_unsupported_and_invalid_fields_make_error_rows() -> None:
         (b'{"custom_id": "\\ud800", "url": "/v1/completions", "body": {}}', "invalid_json", None),
         (b'{"url": "/v1/completions", "body": {"prompt": "a", "x": 1e999}}', "invalid_json", None),
         (b'{"url": "/v1/completions", "body": {"prompt": "a"}, "x": 1e999}', "invalid_json", None),
+        (b'{"url": "/v1/completions", "body": {"a": NaN}, "x": 123456789012345678901}', "invalid_json", None),
         (b'{"a": "\xff"}', "invalid_utf8", None),
         (b'"' + b"a" * (1 << 16) + b'"', "line_too_long", None),
         (b"[1]", "not_an_object", None),

@@ -76,6 +76,7 @@ ENVELOPE = st.sampled_from(
         {"method": "GET", "url": "/v1/chat/completions"},
         {"method": "POST", "url": "/v1/completions"},
         {"method": "POST", "url": "/v1/chat/completions", "extra": 1},
+        {"method": "POST", "url": "/v1/chat/completions", "extra": 10**30},
         {"method": "POST"},
     ]
 )
@@ -101,6 +102,7 @@ BROKEN = st.sampled_from(
         b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"messages":{"role":1}}}',
         b'{"custom_id":"\\ud800","method":"POST","url":"/v1/chat/completions","body":{"messages":[{"role":"user","content":"x"}]}}',
         b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"a":NaN,"messages":[]}}',
+        b'{"custom_id":"a","url":"/v1/chat/completions","extra":123456789012345678901,"body":{"a":NaN}}',
         b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"metadata":'
         + b"[" * 120
         + b"]" * 120

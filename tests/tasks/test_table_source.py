@@ -172,7 +172,12 @@ def test_no_rows_are_no_requests(table: pa.Table, tmp_path: Path) -> None:
         ("duckdb:///{folder}/source.duckdb", "has no query"),
         ("duckdb:///{folder}/source.duckdb?query=select nothing from tickets", "the query failed: Binder"),
         ("duckdb:///{folder}/source.duckdb?query=select 1 a, 2 b, 3 a", "two columns are called 'a'"),
+        (
+            "duckdb:///{folder}/source.duckdb?query=select ('hush' || id)::int from tickets",
+            "the query failed: ConversionException; its text is left out",
+        ),
         ("postgresql://me:hush@localhost/db?query=select 1", "holds a password"),
+        ("postgresql://localhost/db?user=me&password=hush&query=select 1", "holds a password"),
         ("postgresql://127.0.0.1:9/db?query=select 1", "the query failed: "),
         ("iceberg://a.tickets", "names no catalog"),
         ("iceberg://tickets?catalog=sqlite:///{folder}/c.db", "is not understood"),
@@ -191,6 +196,26 @@ def test_what_cannot_be_read_is_said_in_one_line(
     assert said in text
     assert "hush" not in text
     assert "\n" not in text
+
+
+@needs_postgresql
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("nothing", 'column "nothing" does not exist'),
+        # Found out when the rows are fetched, and before.
+        ("('hush' || id)::int", "the query failed: OSError; its text is left out"),
+        ("'hush'::int", "SQLSTATE 22P02; its text is left out"),
+    ],
+)
+def test_an_error_of_postgresql_quotes_no_row(
+    column: str, said: str, table: pa.Table, tmp_path: Path
+) -> None:
+    source = of_postgresql(table, tmp_path).partition(" where ")[0].replace("select *", f"select {column}")
+    with pytest.raises(ConfigurationError) as caught:
+        read_table_source(source, tmp_path / "scratch")
+    assert said in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 def test_columns_that_are_not_there(table: pa.Table, tmp_path: Path) -> None:
