@@ -25,15 +25,18 @@ def check_prefect(pool: str | None) -> Check:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return Check("prefect", SKIPPED, "PREFECT_API_URL is not set: nights run without it")
-    # One try each: a doctor that waits for minutes is of no use.
-    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")
     import httpx
     import prefect
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     try:
-        with get_client(sync_client=True, httpx_settings={"timeout": 10.0}) as client:
+        # One try each: a doctor that waits for minutes is of no use.
+        with (
+            temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings={"timeout": 10.0}) as client,
+        ):
             failure = client.api_healthcheck()
             if failure is not None:
                 raise failure

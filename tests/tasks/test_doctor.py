@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from dated_nights import day, write_day
 from demo_nights import MODEL
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.doctor import check_prefect
 from tasks import doctor
@@ -103,10 +102,7 @@ def test_a_device_in_use_is_seen(asked, tmp_path, monkeypatch):
 def test_prefect_may_be_off_or_down(monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert check_prefect("pool").outcome == "skipped"
-    url = "http://127.0.0.1:9/api"
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    # A process reads its settings once, and other tests may have had Prefect read them.
-    with temporary_settings({PREFECT_API_URL: url}):
-        check = check_prefect(None)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    check = check_prefect(None)
     assert check.outcome == "failed"
     assert "http://127.0.0.1:9/api" in check.text
