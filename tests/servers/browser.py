@@ -8,13 +8,16 @@ installs the package if it is not there and this user may; else it says why not.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING
+from html import unescape
+from typing import TYPE_CHECKING, Any
 
 from debian import install
 
@@ -24,11 +27,21 @@ if TYPE_CHECKING:
 PACKAGES = ("chromium", "fonts-dejavu-core")
 LOAD_S = 40
 TRIES = 4
+_MEASURE = """<script>
+const box = e => { const r = e.getBoundingClientRect(); return [r.x, r.width, r.height]; };
+document.title = JSON.stringify({
+  loaded: performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:')),
+  plots: [...document.querySelectorAll('figure svg')].map(box),
+  overflow: document.documentElement.scrollWidth - window.innerWidth,
+  empty: [...document.querySelectorAll('svg text')].filter(e => !e.getBBox().width).length,
+});
+</script>"""
 
 
 def program() -> str | None:
     """Return the path of the browser, if it is installed."""
-    return shutil.which("chromium")
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, found), None)
 
 
 def page_text(url: str, *expected: str) -> str:
@@ -47,6 +60,20 @@ def screenshot(url: str, path: Path, width: int = 1400, height: int = 1000) -> N
     """Write a picture of a page as PNG."""
     _chromium(f"--screenshot={path}", f"--window-size={width},{height}", "--hide-scrollbars", url)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def measure(page: str, folder: Path, width: int) -> dict[str, Any]:
+    """Open a page in a window of a width; return what it loaded, and the boxes of its plots."""
+    path = folder / "measured.html"
+    path.write_text(page.replace("</body>", _MEASURE + "</body>"))
+    title = re.search(
+        r"<title>(.*?)</title>",
+        _chromium("--dump-dom", f"--window-size={width},1000", path.as_uri()),
+        re.DOTALL,
+    )
+    assert title is not None
+    found: dict[str, Any] = json.loads(unescape(title[1]))
+    return found
 
 
 def _chromium(*arguments: str) -> str:

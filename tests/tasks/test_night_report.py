@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import chromium
+import browser
 import numpy as np
 import polars as pl
 import pytest
@@ -245,10 +245,10 @@ def test_a_report_that_fails_keeps_no_night_from_being_published(tmp_path, monke
     assert SECRET not in caplog.text
 
 
-@pytest.mark.skipif(chromium.BINARY is None, reason="Chromium is not installed")
+@pytest.mark.skipif(browser.program() is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("width", [1100, 500])
 def test_in_a_browser(width, tmp_path) -> None:
-    found = chromium.measure(to_html(night_document(made_up(workloads=12))), tmp_path, width)
+    found = browser.measure(to_html(night_document(made_up(workloads=12))), tmp_path, width)
     assert found["loaded"] == []
     assert len(found["plots"]) == 8
     for left, wide, high in found["plots"]:
