@@ -81,15 +81,22 @@ def announced(night: Night, place: str) -> Iterator[None]:
 
 
 def holders(store: Store, place: str | None, *, lease_s: float) -> list[tuple[Announcement, RunLog]]:
-    """Return who has devices of a place (None: anywhere) and is alive, with their logs."""
+    """Return who has devices of a place (None: anywhere) and is alive, with their logs.
+
+    What cannot be read, an announcement or its log, is no reason for another night to fail.
+    """
     found = []
     for info in store.list(f"{FOLDER}/"):
         try:
             said = Announcement(**json.loads(store.get(info.key)))
+            run_log = RunLog(store, said.run, lease_s=lease_s)
+            live = is_live(run_log)
         except ObjectNotFoundError:
             continue
-        run_log = RunLog(store, said.run, lease_s=lease_s)
-        if not is_live(run_log):
+        except (LogFormatError, ValueError, TypeError) as error:
+            log.warning("%s is not understood (%s)", info.key, type(error).__name__)
+            continue
+        if not live:
             store.delete(info.key)
         elif place in {None, said.place}:
             found.append((said, run_log))
