@@ -23,10 +23,9 @@ DAYS = 24 * 3600.0
 
 @pytest.fixture
 def aged(tmp_path: Path) -> Path:
-    """A store with two publications of a date, all of it a hundred days old."""
-    catalog = f"sqlite:///{tmp_path}/store/_warehouse/catalog.db"
+    """A store with two publications of a date, as files only, all of it a hundred days old."""
     for key in ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"):
-        with open_test_night(FolderStore(tmp_path / "store"), tmp_path / key, key, catalog=catalog) as night:
+        with open_test_night(FolderStore(tmp_path / "store"), tmp_path / key, key) as night:
             fill(night)
             publish(night)
     before = time.time() - 100 * DAYS
