@@ -10,6 +10,9 @@ from uuid import UUID
 
 from flows.date_table import entries_of
 from flows.dates_here import run_here, scope_of
+from flows.failures import describe
+from flows.night import exit_code_of
+from tasks.accounting import ExitCode
 from tasks.backfill import date_range, plan_dates
 from tasks.errors import ConfigurationError
 from tasks.run_date import is_dated
@@ -63,7 +66,7 @@ def catching_up(
     """Plan before the block what a night catches up with, and have it run after the block.
 
     After it, so that the night itself has the device first; also if the night fails, but not if it is
-    stopped.
+    stopped. What hinders catching up is logged: the night, and how it ended, stands.
 
     Parameters
     ----------
@@ -74,13 +77,26 @@ def catching_up(
     steps
         As for `flows.night.run_night`, for dates that run here.
     """
-    planned = catch_up(night, run_date)
+    planned: list[PlannedDate] = []
+    with _logged("the dates before could not be looked at"):
+        planned = catch_up(night, run_date)
     try:
         yield planned
-    except Exception:
-        _have_run(night, planned, run_date, deployment, steps)
+    except Exception as error:
+        if exit_code_of(error) is not ExitCode.STOPPED:
+            with _logged("the dates before could not be run"):
+                _have_run(night, planned, run_date, deployment, steps)
         raise
-    _have_run(night, planned, run_date, deployment, steps)
+    with _logged("the dates before could not be run"):
+        _have_run(night, planned, run_date, deployment, steps)
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a damaged log of a past date, or a server that is down
+        log.warning("%s: %s", what, describe(error))
 
 
 def _have_run(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, time
 import pytest
 from dated_nights import SimulatedError, day, instead, night_of, write_day
 
+from flows import catch_up as catch_up_module
 from flows import cli, dates_here
 from flows.backfill_parameters import BackfillParameters
 from flows.catch_up import catch_up, catching_up
@@ -179,10 +180,33 @@ def test_a_night_that_fails_still_catches_up_and_a_stopped_one_does_not(root, or
     night, own = night_at(root, DAYS[1])
     with pytest.raises(KeyboardInterrupt), catching_up(night, own):
         raise KeyboardInterrupt
+    with pytest.raises(StoppedError), catching_up(night, own):
+        raise StoppedError
     assert order == []
     with pytest.raises(SimulatedError), catching_up(night, own):
         raise SimulatedError
     assert order == [DAYS[0]]
+
+
+def test_what_hinders_catching_up_does_not_hinder_the_night(root, monkeypatch, caplog):
+    night, own = night_at(root, DAYS[2])
+    log = root / "store" / "triage" / "runs" / f"run_date={DAYS[0]}" / "aaaaaaaaaaaaaaaa" / "log"
+    log.mkdir(parents=True)
+    (log / "00000000.json").write_text("damaged")
+    with catching_up(night, own) as planned:
+        assert planned == []
+    assert "the dates before could not be looked at" in caplog.text
+    (log / "00000000.json").unlink()
+
+    def fails(*_, **__):
+        raise OSError("the server is down")
+
+    monkeypatch.setattr(catch_up_module, "run_here", fails)
+    with pytest.raises(SimulatedError), catching_up(night, own):
+        raise SimulatedError
+    with catching_up(night, own) as planned:
+        assert [found.run_date for found in planned] == [DAYS[0], DAYS[1]]
+    assert caplog.text.count("the dates before could not be run: failed with OSError") == 2
 
 
 @pytest.mark.parametrize(
