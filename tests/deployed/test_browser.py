@@ -29,9 +29,11 @@ def keep(tmp_path):
     """Show a page, check what it says, and keep its picture."""
 
     def shown(name: str, url: str, *expected: str) -> str:
-        document = browser.page_text(url, *expected)
         path = tmp_path / f"{name}.png"
-        browser.screenshot(url, path)
+        with browser.open_page() as page:
+            page.open(url, *expected)
+            page.screenshot(path)
+            document = page.document()
         assert path.stat().st_size > 20_000, "an empty page"
         folder = os.environ.get("NIGHTBLEND_SCREENSHOTS")
         if folder:
