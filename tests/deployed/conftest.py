@@ -49,8 +49,18 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 @pytest.fixture(scope="session")
-def site(installation: Installation) -> Iterator[Site]:
+def deployed_as_written(installation: Installation) -> str:
+    """What Prefect says when `infra/prefect.yaml` is deployed as it is in the repository."""
+    installation.run("nightblend", "deploy")
+    file = ROOT / "infra" / "prefect.yaml"
+    return installation.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+
+
+@pytest.fixture(scope="session")
+def site(installation: Installation, deployed_as_written: str) -> Iterator[Site]:
     """A site: pool, deployments of an edited file, automations, and a worker."""
+    # The deployments have the same names: those of the site must come last.
+    assert deployed_as_written
     # Its paths are seen in the pictures: they are to say nothing of where the tests run.
     with TemporaryDirectory(prefix="nightblend-site-") as folder:
         yield from deployed_site(installation, Path(folder))

@@ -14,16 +14,25 @@ from flows.published import EVENT, event_id
 COUNT = 8
 
 
+def scheduled_runs(site) -> list[dict]:
+    """Return the runs of the nightly that its schedule has started, oldest first."""
+    return [run for run in site.runs("nightly/nightly") if run["auto_scheduled"]]
+
+
+def published(site, day) -> list[dict]:
+    """Return the events that told of a publication of a date."""
+    return [event for event in site.events(EVENT) if event["resource"]["nightblend.run-date"] == str(day)]
+
+
 def test_a_cron_schedule_fires_for_the_day_before(site):
     for back in (0, 1):
         site.write_day(today() - timedelta(days=back), counts(COUNT))
     site.schedule_nightly(active=True)
-    runs = wait(lambda: site.runs("nightly/nightly"), 150, site.tail)
+    runs = wait(lambda: scheduled_runs(site), 150, site.tail)
     # One is enough: the next ones would only find it finished.
     site.schedule_nightly(active=False)
     run = site.ended(runs[0]["id"])
     assert run["state_name"] == "Completed", site.logs(run["id"])
-    assert run["auto_scheduled"] is True
     scheduled = datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")).astimezone(ZONE)
     day = scheduled.date() - timedelta(days=1)
     assert run["name"] == f"{JOB}-{day}"
@@ -40,7 +49,7 @@ def test_a_cron_schedule_fires_for_the_day_before(site):
     assert f'"requests": {COUNT}' in artifacts[f"workloads-{JOB}"]["data"]
 
     publication = log.state.steps["publish"].results["publication_id"]
-    events = wait(lambda: site.events(EVENT), 30, site.tail)
+    events = wait(lambda: published(site, day), 30, site.tail)
     assert [event["id"] for event in events] == [str(event_id(JOB, day.isoformat(), publication))]
     assert events[0]["resource"]["prefect.resource.id"] == f"nightblend.partition.{JOB}.{day}"
 
@@ -56,7 +65,6 @@ def test_a_cron_schedule_fires_for_the_day_before(site):
 def test_on_demand_runs_a_date_and_tells_of_bad_rows(site):
     day = today() - timedelta(days=40)
     site.write_day(day, [*counts(COUNT), batch_line("tools", "x", tools=[{"type": "function"}])])
-    before = len(site.events(EVENT))
     run = site.ended(site.start("on-demand/on-demand", run_date=day.isoformat())["id"])
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "CompletedWithErrors"), site.logs(
         run["id"]
@@ -66,7 +74,7 @@ def test_on_demand_runs_a_date_and_tells_of_bad_rows(site):
     (log,) = site.run_logs(JOB, day)
     assert log.state.steps["publish"].results["published"] is False
     assert not (site.root / "store" / JOB / "published" / f"run_date={day}").exists()
-    assert len(site.events(EVENT)) == before
+    assert published(site, day) == []
 
 
 def test_running_again_answers_at_once_and_tells_it_again(site):
@@ -78,7 +86,4 @@ def test_running_again_answers_at_once_and_tells_it_again(site):
     assert "finished before, nothing computed" in site.artifacts(again["id"])[f"night-{JOB}"]["data"]
     (log,) = site.run_logs(JOB, day)
     assert len(log.state.attempts) == 1
-    ids = {
-        event["id"] for event in site.events(EVENT) if event["resource"]["nightblend.run-date"] == str(day)
-    }
-    assert len(ids) == 1
+    assert len({event["id"] for event in published(site, day)}) == 1

@@ -50,6 +50,8 @@ class Installation:
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
             "NO_PROXY": "127.0.0.1",
+            # Between two looks for runs that are due; the default of 10 s is half of a short run's time.
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
             "COLUMNS": "200",
         }
 
