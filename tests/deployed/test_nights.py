@@ -54,7 +54,7 @@ def test_a_cron_schedule_fires_for_the_day_before(site):
     assert events[0]["resource"]["prefect.resource.id"] == f"nightblend.partition.{JOB}.{day}"
 
     # The tables, read by somebody else's program.
-    catalog = load_catalog("c", type="sql", uri=os.environ["NIGHTBLEND_CATALOG"])
+    catalog = load_catalog("nightblend", type="sql", uri=os.environ["NIGHTBLEND_CATALOG"])
     rows = catalog.load_table("nightblend.llm_outputs").scan().to_arrow().to_pylist()
     mine = {
         row["custom_id"]: row["text"].strip() for row in rows if (row["job"], row["run_date"]) == (JOB, day)
@@ -69,7 +69,7 @@ def test_on_demand_runs_a_date_and_tells_of_bad_rows(site):
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "CompletedWithErrors"), site.logs(
         run["id"]
     )
-    assert run["state"]["message"] == f"{COUNT} of {COUNT + 1} answered, 1 errors"
+    assert run["state"]["message"] == f"{COUNT} of {COUNT + 1} requests answered, 1 errors"
     assert "no, results are in the run directory only" in site.artifacts(run["id"])[f"night-{JOB}"]["data"]
     (log,) = site.run_logs(JOB, day)
     assert log.state.steps["publish"].results["published"] is False
