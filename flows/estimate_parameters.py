@@ -14,9 +14,9 @@ from tasks.errors import ConfigurationError
 from tasks.readers.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from tasks.estimate.estimate import EstimateRequest
+    from collections.abc import Collection, Mapping
 
-_CHOICES: dict[str, Any] = {"today": POLICIES, "kv_dtype": KV_DTYPES, "format": FORMATS}
+    from tasks.estimate.estimate import EstimateRequest
 
 
 class EstimateParameters(Form):
@@ -24,6 +24,11 @@ class EstimateParameters(Form):
 
     model_config = ConfigDict(title="Estimate")
     COMMAND: ClassVar[str] = "estimate"
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        "today": POLICIES,
+        "kv_dtype": KV_DTYPES,
+        "format": FORMATS,
+    }
 
     source: str = Field(
         title="Source",
@@ -145,14 +150,6 @@ class EstimateParameters(Form):
     @classmethod
     def _text(cls, value: Any) -> Any:  # noqa: ANN401 - whatever was given
         return str(value) if isinstance(value, int | float) else value
-
-    @field_validator(*_CHOICES)
-    @classmethod
-    def _known(cls, value: str, info: Any) -> str:  # noqa: ANN401 - pydantic's own type
-        choices = _CHOICES[info.field_name]
-        if value not in choices:
-            raise ValueError(f"is unknown; it must be one of {', '.join(choices)}")
-        return value
 
     def to_request(self) -> EstimateRequest:
         """Return the estimate that is asked for.

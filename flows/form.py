@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tasks.errors import ConfigurationError, bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from pydantic import ValidationInfo
     from pydantic_core import ErrorDetails
 
 
@@ -30,6 +31,16 @@ class Form(BaseModel):
         extra="forbid", validate_default=True, protected_namespaces=(), json_schema_extra=_number
     )
     COMMAND: ClassVar[str] = "run"
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
+    """Field -> the values it may have."""
+
+    @field_validator("*")
+    @classmethod
+    def _one_of_choices(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - of any field
+        choices = cls.CHOICES.get(info.field_name or "")
+        if choices is not None and value not in choices:
+            raise ValueError(f"is unknown; it must be one of {', '.join(choices)}")
+        return value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -21,20 +21,18 @@ if TYPE_CHECKING:
 
     from tasks.inputs import NightRequest
 
-_CHOICES: Final[Mapping[str, Collection[str]]] = {
-    "preset": PRESETS,
-    "policy": POLICIES,
-    "lengths": ESTIMATORS,
-    "dtype": DTYPES,
-    "kv_dtype": KV_DTYPES,
-}
-"""Field -> the values it may have."""
-
 
 class NightlyParameters(Form):
     """What a night is asked to do; every field is an option of `nightblend run` of the same name."""
 
     model_config = ConfigDict(title="Nightly")
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        "preset": PRESETS,
+        "policy": POLICIES,
+        "lengths": ESTIMATORS,
+        "dtype": DTYPES,
+        "kv_dtype": KV_DTYPES,
+    }
 
     job: str = Field(
         title="Job",
@@ -270,14 +268,6 @@ class NightlyParameters(Form):
         title="Give way",
         description="Stop, to go on later, when another run wants the device; dates of a backfill do.",
     )
-
-    @field_validator(*_CHOICES)
-    @classmethod
-    def _known(cls, value: str, info: Any) -> str:  # noqa: ANN401 - pydantic's own type
-        choices = _CHOICES[info.field_name]
-        if value not in choices:
-            raise ValueError(f"is unknown; it must be one of {', '.join(choices)}")
-        return value
 
     @field_validator("heartbeat_s")
     @classmethod
