@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a finished night: a page of figures and a table of its workloads."""
+"""What the Prefect UI shows of a finished night: a page of figures, its workloads, and its report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import rows_of
 from tasks.inspect_run import compare_with_plan
+from tasks.report.files import report_markdown
 from tasks.storage import open_store
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def show_result(result: dict[str, Any], log: logging.Logger | logging.LoggerAdap
         create_markdown_artifact(markdown(result, planned), key=f"night-{job}", description=day)
         rows = workload_rows(_read_json(result["summary_file"]))
         create_table_artifact(rows, key=f"workloads-{job}", description=f"{day}, by workload")
+        report = report_markdown(result["run_dir"])
+        create_markdown_artifact(report, key=f"report-{job}", description=f"{day}, how the device was used")
     except Exception as error:  # noqa: BLE001 - published is published
         log.warning("the figures of the night could not be shown (%s)", type(error).__name__)
 

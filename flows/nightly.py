@@ -96,9 +96,8 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     log.info("%s: %s", result["status"], result["output_file"])
     with_errors = result["exit_code"] == ExitCode.COMPLETED_WITH_ERRORS
     name = "CompletedWithErrors" if with_errors else "Completed"
-    message = (
-        f"{result['outputs']:,} of {result['requests']:,} requests answered, {result['errors']:,} errors"
-    )
+    errors = f"{result['errors']:,} error{'' if result['errors'] == 1 else 's'}"
+    message = f"{result['outputs']:,} of {result['requests']:,} requests answered, {errors}"
     return Completed(name=name, message=message, data=result)
 
 

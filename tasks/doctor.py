@@ -191,8 +191,12 @@ def _checked(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except DeviceError as error:
-        return Check(name, FAILED, f"{error.option}: {error.message}", error.remedy)
+        return Check(name, FAILED, f"{error.option}: {error.message}", _sentence(error.remedy))
     except ConfigurationError as error:
-        return Check(name, FAILED, f"{error.field}: {error.message}", error.remedy)
+        return Check(name, FAILED, f"{error.field}: {error.message}", _sentence(error.remedy))
     except (EngineError, StoreUnavailableError) as error:
         return Check(name, FAILED, str(error), "Try again when it is there" if name == "store" else "")
+
+
+def _sentence(remedy: str) -> str:
+    return remedy[:1].upper() + remedy[1:]

@@ -9,7 +9,10 @@ from flows.commands.parser import add_command, parse_date
 from tasks.accounting import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flows.commands.parser import Commands
+    from tasks.doctor import Check
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +36,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
     parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
     parser.add_argument("--pool", help="work pool that must have a worker")
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Return the last line: whether a night can run, and what to look at before it does."""
+    from tasks.doctor import FAILED, WARNING
+
+    failed, warned = ([c.name for c in checks if c.outcome == outcome] for outcome in (FAILED, WARNING))
+    if failed:
+        return f"A night cannot run: {', '.join(failed)}."
+    return "A night can run" + (f"; look at the warnings first: {', '.join(warned)}." if warned else ".")
 
 
 def execute(options: dict[str, Any]) -> int:
@@ -67,5 +80,5 @@ def execute(options: dict[str, Any]) -> int:
     if as_json:
         print(json.dumps({"can_run": not failed, "checks": [asdict(check) for check in checks]}))
     else:
-        console.print(f"A night cannot run: {', '.join(failed)}." if failed else "A night can run.")
+        console.print(verdict(checks))
     return int(ExitCode.USAGE if failed else ExitCode.OK)

@@ -11,7 +11,7 @@ from tasks.errors import ConfigurationError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Callable, Mapping
-    from datetime import date
+    from datetime import date, time
     from typing import TypeAlias
 
     from pydantic.fields import FieldInfo
@@ -89,6 +89,22 @@ def parse_date(text: str, name: str = "--run-date") -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None
+
+
+def parse_ready_by(text: str) -> time:
+    """Return the time of day of option `--ready-by`, given as 07:00.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is none.
+    """
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.strptime(text, "%H:%M").replace(tzinfo=UTC).time()
+    except ValueError:
+        raise ConfigurationError("--ready-by", f"{text!r} is no time of day", "Give it as 07:00") from None
 
 
 def interrupt(*_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`nightblend serve`: nightly, on-demand and backfill on a laptop, without a work pool."""
+"""`nightblend serve`: nightly, on-demand, backfill and watch on a laptop, without a work pool."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from flows.commands.deploy import check_server
-from flows.commands.parser import add_command, add_fields
+from flows.commands.parser import add_command, add_fields, parse_ready_by
 from flows.parameters import NightlyParameters
 from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
@@ -25,11 +25,18 @@ def add(commands: Commands) -> None:
         "serve",
         execute,
         help="run nights on a schedule from this process",
-        description="Serve the nightly on a schedule, on-demand runs and backfills from this process: no "
-        "work pool and no worker are needed, only a Prefect server (PREFECT_API_URL). It ends with Ctrl-C.",
+        description="Serve the nightly on a schedule, on-demand runs, backfills and the watch from this "
+        "process: no work pool and no worker are needed, only a Prefect server (PREFECT_API_URL). It ends "
+        "with Ctrl-C.",
     )
     parser.add_argument(
         "--cron", default="30 1 * * *", help="when the nightly starts, in --timezone. Default: 30 1 * * *."
+    )
+    parser.add_argument(
+        "--ready-by",
+        default="07:00",
+        metavar="HH:MM",
+        help="when the night has to be published, in --timezone; what is not is told. Default: 07:00.",
     )
     fields = NightlyParameters.model_fields
     add_fields(parser, {name: field for name, field in fields.items() if name not in _FIXED})
@@ -39,7 +46,7 @@ def execute(options: dict[str, Any]) -> int:
     """Serve until the process is stopped."""
     check_server("serve")
     options.pop("json")
-    cron = options.pop("cron")
+    cron, ready_by = options.pop("cron"), parse_ready_by(options.pop("ready_by"))
     parameters = NightlyParameters.parse(options)
     # A wrong setting is told now, not at night.
     parameters.to_request()
@@ -50,7 +57,7 @@ def execute(options: dict[str, Any]) -> int:
     from flows.deploy.serve import deployments, prepare, run_served
 
     try:
-        served = deployments(parameters, cron)
+        served = deployments(parameters, cron, ready_by)
     except ValueError as error:
         raise ConfigurationError("--cron", str(error), "Write it as minute hour day month weekday") from None
     for line in prepare(served):

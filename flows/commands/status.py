@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command, parse_date
+from flows.commands.parser import add_command, parse_date, parse_ready_by
 from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
     from tasks.storage import Store
-
-_TIME = "%H:%M"
 
 
 def add(commands: Commands) -> None:
@@ -79,18 +76,11 @@ def _overdue(store: Store, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
 
     from tasks.status import overdue
 
-    try:
-        # Only the form is of interest; 7:00 becomes 07:00, which compares as text.
-        by = datetime.strptime(options["ready_by"], _TIME).replace(tzinfo=UTC).strftime(_TIME)
-    except ValueError:
-        raise ConfigurationError(
-            "--ready-by", f"{options['ready_by']!r} is no time of day", "Give it as 07:00"
-        ) from None
     return overdue(
         store,
         options["job"],
         now=datetime.now(UTC),
-        ready_by=by,
+        ready_by=parse_ready_by(options["ready_by"]).strftime("%H:%M"),
         timezone=options["timezone"],
         lag_days=options["lag_days"],
     )

@@ -15,9 +15,11 @@ from flows.nightly import nightly
 from flows.on_demand import on_demand
 from flows.recover import recover
 from flows.steps import limit_name
+from flows.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import time
 
     from prefect.deployments.runner import RunnerDeployment
 
@@ -27,8 +29,15 @@ AT_A_TIME = 4
 """Flow runs of one process; how many compute is the limit's matter."""
 
 
-def deployments(parameters: NightlyParameters, cron: str) -> list[RunnerDeployment]:
+def deployments(parameters: NightlyParameters, cron: str, ready_by: time) -> list[RunnerDeployment]:
     """Return what is served: the deployments of `infra/prefect.yaml`, for the parameters of one site.
+
+    Parameters
+    ----------
+    cron
+        When the nightly starts, in the site's timezone.
+    ready_by
+        Time of day at which it has to be published there.
 
     Raises
     ------
@@ -52,6 +61,13 @@ def deployments(parameters: NightlyParameters, cron: str) -> list[RunnerDeployme
         nightly.to_deployment("dates", parameters=site, **common),
         backfill.to_deployment(
             "backfill", parameters={"parameters": {"deployment": "nightly/dates"}}, **common
+        ),
+        watch.to_deployment(
+            "watch",
+            schedule=Cron(f"{ready_by.minute} {ready_by.hour} * * *", timezone=parameters.timezone),
+            parameters=site,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            tags=[TAG],
         ),
         recover.to_deployment("recover", entrypoint_type=EntrypointType.MODULE_PATH),
     ]

@@ -6,17 +6,22 @@ nothing here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from demo_nights import MODEL
 from prefect_server import Installation
-from site_of_tests import Site
+from site_of_tests import LONG_S, SilentRun, Site, counts, process_of, today, wait
 from wheel import ROOT, build_wheel, make_environment, write_decoys
 
 if TYPE_CHECKING:
@@ -71,13 +76,75 @@ def deployed_site(installation: Installation, root: Path) -> Iterator[Site]:
     (root / "models").mkdir()
     (root / "models" / "demo").symlink_to(MODEL)
     file = edited_file(root, installation.folder)
-    said = installation.run("nightblend", "deploy", "--prefect-file", str(file))
-    assert "limit gpu:nightblend: 1 at a time" in said
-    worker = ("prefect", "worker", "start", "--pool", "nightblend")
-    with installation.started("worker", *worker), Site.connected(installation, root) as found:
-        # Every minute is for the test of the schedule alone.
-        found.schedule_nightly(active=False)
-        yield found
+    with inbox() as (url, notes):
+        make_notification_block(installation, url)
+        deploy = ("nightblend", "deploy", "--prefect-file", str(file), "--notify", "custom-webhook/ops")
+        assert "limit gpu:nightblend: 1 at a time" in installation.run(*deploy)
+        worker = ("prefect", "worker", "start", "--pool", "nightblend")
+        with installation.started("worker", *worker), Site.connected(installation, root) as found:
+            found.inbox = notes
+            # Every minute is for the test of the schedule alone.
+            found.schedule_nightly(active=False)
+            yield found
+
+
+def make_notification_block(installation: Installation, url: str) -> None:
+    """Create the block `custom-webhook/ops`, as a person does in the UI."""
+    code = (
+        "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block\n"
+        "note = {'subject': '{{subject}}', 'body': '{{body}}'}\n"
+        f"Block(name='ops', url='{url}', json_data=note).save('ops')\n"
+    )
+    installation.run("python", "-c", code)
+
+
+@contextmanager
+def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Serve an address that takes notifications; yield it and what has come."""
+    notes: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            notes.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/notes", notes
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def silent_run(site: Site) -> Iterator[SilentRun]:
+    """A run whose process is halted as soon as it has given a sign of life, as on a machine that hangs."""
+    day, count = today() - timedelta(days=95), 4
+    site.write_day(day, counts(count))
+    run = site.start("on-demand/on-demand", run_date=day.isoformat(), publish=True)
+    named = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
+    resource = {"resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
+    given = {"filter": {**named, **resource}, "limit": 1}
+    wait(lambda: site.post("/events/filter", **given)["events"], LONG_S, site.tail)
+    process = process_of(run["id"])
+    assert process is not None
+    process.suspend()
+    yield SilentRun(run["id"], day, count, process)
+    # A process that is halted ends with SIGKILL alone.
+    if process.is_running():
+        process.kill()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def silence_begins(request: pytest.FixtureRequest) -> None:
+    """Halt the silent run before all else where a test waits for it: the two minutes pass meanwhile."""
+    if any("silent_run" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("silent_run")
 
 
 def edited_file(root: Path, directory: Path) -> Path:

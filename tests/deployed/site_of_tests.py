@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -41,11 +41,14 @@ class Site:
         Folder with `logs` and `store`.
     api
         Client of the server's API.
+    inbox
+        Notifications that people have got.
     """
 
     installation: Installation
     root: Path
     api: httpx.Client
+    inbox: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -92,6 +95,19 @@ class Site:
         filters = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}}
         found = self.post("/flow_runs/filter", sort="START_TIME_ASC", **filters)
         return [run for run in found if run["start_time"] is not None]
+
+    def reruns_of(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the runs that `recover` has started for a crashed one."""
+        return self.post("/flow_runs/filter", flow_runs={"tags": {"all_": [f"rerun-of:{run_id}"]}})
+
+    def crash(self, run_id: str) -> None:
+        """Mark a run as crashed, as a worker does whose process was killed."""
+        state = {"type": "CRASHED", "name": "Crashed", "message": "made to crash"}
+        self.post(f"/flow_runs/{run_id}/set_state", state=state, force=True)
+
+    def told(self, text: str) -> list[dict[str, str]]:
+        """Return the notifications that people got with `text` in the body."""
+        return [note for note in self.inbox if text in note["body"]]
 
     def artifacts(self, run_id: str) -> dict[str, dict[str, Any]]:
         found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run_id]}})
@@ -142,6 +158,27 @@ class Site:
         """Return the end of what server and worker wrote, for a failure's message."""
         logs = sorted(self.installation.logs.glob("*.log"))
         return "".join(f"\n{log.name}: ...{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+
+@dataclass(frozen=True)
+class SilentRun:
+    """A run whose process was halted: its id, its date, its requests and the process."""
+
+    id: str
+    day: date
+    count: int
+    process: psutil.Process
+
+
+def process_of(run_id: str) -> psutil.Process | None:
+    """Return the process of a flow run, as the worker has started it."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run_id:
+                return process
+        except psutil.Error:
+            continue
+    return None
 
 
 def flow_process(log: RunLog) -> psutil.Process:

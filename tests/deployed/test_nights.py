@@ -69,7 +69,7 @@ def test_on_demand_runs_a_date_and_tells_of_bad_rows(site):
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "CompletedWithErrors"), site.logs(
         run["id"]
     )
-    assert run["state"]["message"] == f"{COUNT} of {COUNT + 1} requests answered, 1 errors"
+    assert run["state"]["message"] == f"{COUNT} of {COUNT + 1} requests answered, 1 error"
     assert "no, results are in the run directory only" in site.artifacts(run["id"])[f"night-{JOB}"]["data"]
     (log,) = site.run_logs(JOB, day)
     assert log.state.steps["publish"].results["published"] is False

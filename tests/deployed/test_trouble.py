@@ -50,8 +50,7 @@ def test_a_killed_run_frees_its_device_and_is_started_again_for_its_date(site):
     assert psutil.wait_procs([engine], timeout=15)[1] == []
     assert site.ended(run["id"])["state_type"] == "CRASHED"
 
-    tagged = {"flow_runs": {"tags": {"all_": [f"rerun-of:{run['id']}"]}}}
-    (successor,) = wait(lambda: site.post("/flow_runs/filter", **tagged), LONG_S, site.tail)
+    (successor,) = wait(lambda: site.reruns_of(run["id"]), LONG_S, site.tail)
     assert successor["parameters"]["parameters"]["run_date"] == day.isoformat()
     assert site.ended(successor["id"])["state_name"] == "Completed", site.logs(successor["id"])
     assert successor["deployment_id"] == run["deployment_id"]

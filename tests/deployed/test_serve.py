@@ -1,0 +1,49 @@
+"""`nightblend serve` as on a laptop: a server on SQLite, no pool, no worker; it ends with Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from datetime import timedelta
+
+from demo_nights import MODEL
+from prefect_server import Installation
+from site_of_tests import Site, counted, counts, today, wait
+
+JOB = "laptop"
+COUNT = 4
+
+
+def test_a_laptop_serves_its_nights_until_ctrl_c(installation, tmp_path):
+    database = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
+    laptop = Installation(installation.scripts, installation.folder, database, tmp_path)
+    day = today() - timedelta(days=1)
+    settings = {
+        "job": JOB,
+        "source": f"{tmp_path}/logs/{{run_date:%Y/%m/%d}}/",
+        "store": f"{tmp_path}/store",
+        "model": str(MODEL),
+        "timezone": "Europe/Berlin",
+        "kv-tokens": "4096",
+    }
+    options = [text for name, value in settings.items() for text in (f"--{name}", value)]
+    with (
+        laptop.server(),
+        Site.connected(laptop, tmp_path) as site,
+        laptop.started("serve", "nightblend", "serve", *options, "--ready-by", "07:00") as process,
+    ):
+        site.write_day(day, counts(COUNT))
+        wait(lambda: site.api.get("/deployments/name/watch/watch").is_success, 120, site.tail)
+        watch = site.deployment("watch/watch")["schedules"][0]["schedule"]
+        assert (watch["cron"], watch["timezone"]) == ("0 7 * * *", "Europe/Berlin")
+        run = site.ended(site.start("nightly/nightly")["id"])
+        assert (run["state_name"], run["name"]) == ("Completed", f"{JOB}-{day}"), site.logs(run["id"])
+        assert site.answers(JOB, day) == counted(COUNT)
+        watched = site.ended(site.start("watch/watch")["id"])
+        assert watched["state"]["message"] == f"{day} is published."
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, site.tail()
+        said = (tmp_path / "serve.log").read_text()
+        assert "Traceback" not in said
+        # What nobody serves any more must not pile up.
+        assert all(s["active"] is False for s in site.deployment("nightly/nightly")["schedules"])
