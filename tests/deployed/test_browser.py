@@ -65,6 +65,10 @@ def test_a_finished_run_shows_its_steps_and_its_figures(site, keep):
     assert run["state_name"] == "Completed", site.logs(run["id"])
     ui = site.installation.ui
     keep("finished-run", f"{ui}/runs/flow-run/{run['id']}", f"{JOB}-{DAY}", "Completed", "6 Task runs")
-    page = site.artifacts(run["id"])[f"night-{JOB}"]
-    figures = (f"{COUNT} outputs", "prefix hits", "Planned and actual")
-    keep("night", f"{ui}/artifacts/artifact/{page['id']}", *figures)
+    pages = {
+        "night": (f"{COUNT} outputs", "prefix hits", "Planned and actual"),
+        "report": ("In short", "What the figures mean"),
+    }
+    for name, said in pages.items():
+        artifact = site.artifacts(run["id"])[f"{name}-{JOB}"]
+        keep(name, f"{ui}/artifacts/artifact/{artifact['id']}", *said)
