@@ -95,7 +95,7 @@ def make_notification_block(installation: Installation, url: str) -> None:
         "note = {'subject': '{{subject}}', 'body': '{{body}}'}\n"
         f"Block(name='ops', url='{url}', json_data=note).save('ops')\n"
     )
-    installation.run("python", "-c", code)
+    installation.run("python", "-P", "-c", code)
 
 
 @contextmanager

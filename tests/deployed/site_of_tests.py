@@ -57,14 +57,21 @@ class Site:
             yield cls(installation, root, api)
 
     def get(self, path: str) -> Any:
-        answer = self.api.get(path)
-        answer.raise_for_status()
-        return answer.json()
+        return self._asked("GET", path).json()
 
     def post(self, path: str, **body: Any) -> Any:
-        answer = self.api.post(path, json=body)
-        answer.raise_for_status()
+        answer = self._asked("POST", path, json=body)
         return answer.json() if answer.content else None
+
+    def _asked(self, method: str, path: str, **given: Any) -> httpx.Response:
+        """Ask again while the server says that it is busy, as Prefect's own clients do."""
+        for _ in range(10):
+            answer = self.api.request(method, path, **given)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        answer.raise_for_status()
+        return answer
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.get(f"/deployments/name/{name}")
