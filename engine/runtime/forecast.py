@@ -164,6 +164,23 @@ def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) 
 
 
 @njit_in_place
+def side_top(pool: PagePool, slots: Slots, side: int) -> tuple[float, float]:
+    """Return the largest number of pages that one side will hold as it is, and the step in which it does."""
+    size = pool.tokens.shape[1]
+    most, at, total, alive = 0.0, 0.0, 0.0, 0
+    for i in range(slots.counts[RUNNING] - 1, -1, -1):
+        slot = slots.by_due[i]
+        if slots.side[slot] != side:
+            continue
+        total += slots.base[slot]
+        alive += 1
+        here = total + alive * slots.due[slot] / size
+        if here > most:
+            most, at = here, slots.due[slot]
+    return most, at
+
+
+@njit_in_place
 def _highest(pool: PagePool, slots: Slots, side: int, due: float, base: float) -> float:
     """Return the highest sum of the lines of one side and a candidate.
 
