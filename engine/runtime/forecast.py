@@ -91,11 +91,19 @@ def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) 
 
 
 @njit_in_place
-def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
-    """Draw the lines of all sequences that should have ended before `step`."""
+def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> bool:
+    """Draw the lines of all sequences that should have ended before `step`.
+
+    Returns whether an answer among them is longer than expected. One token is not counted: a runner that is
+    a step behind has not seen its end yet.
+    """
+    outgrown = False
     while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
         slot = slots.by_due[0]
+        request = slots.request[slot]
+        outgrown |= requests.generated[request] > requests.estimate[request] + 1.0
         _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
+    return outgrown
 
 
 @njit_in_place
