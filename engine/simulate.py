@@ -24,7 +24,7 @@ from engine.cost import (
     step_memory_seconds,
 )
 from engine.jit import njit_in_place
-from engine.plan.scan import quiet_until
+from engine.plan.scan import SIDES_MOVED, quiet_until
 from engine.runtime import state
 from engine.runtime.admission import admit, relieve, take_next_page
 from engine.runtime.forecast import RULES, known_tokens
@@ -289,7 +289,7 @@ def _undisturbed(
     Memory may still run out before.
     """
     running, step = slots.counts[state.RUNNING], slots.counts[state.STEP]
-    if running == 0:
+    if running == 0 or scan.cursor[SIDES_MOVED]:
         return 0
     # Nobody's line is drawn anew before the soonest expected end is past (`forecast.refresh`).
     most = int(min(slots.due[slots.by_due[0]], 1e9)) - step

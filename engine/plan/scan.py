@@ -27,10 +27,21 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-LEFT, RIGHT, RETRY = 0, 1, 2
+LEFT, RIGHT, RETRY, HEAVY_RETRY = 0, 1, 2, 3
 NOBODY = -1
 # Indices into `Scan.cursor`.
-AT_LEFT, LEFT_END, AT_RIGHT, N_RIGHT, N_RETRY, SEGMENT, LEFT_RESTS, RIGHT_RESTS = range(8)
+(
+    AT_LEFT,
+    LEFT_END,
+    AT_RIGHT,
+    N_RIGHT,
+    N_RETRY,
+    SEGMENT,
+    LEFT_RESTS,
+    RIGHT_RESTS,
+    N_HEAVY_RETRY,
+    SIDES_MOVED,
+) = range(10)
 # Indices into `Scan.waiting`.
 COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
 
@@ -54,11 +65,14 @@ class Scan(NamedTuple):
     compute, memory
         float64 [N]: modelled seconds of what each request still has to do, after prefix sharing.
     cursor
-        int64 [8]: of the segment in hand, the next position at the left and the end of it, the first position
-        at the right and how many wait there; retries waiting; the segment; and the steps
-        before which the two sides are not asked again, because nobody fitted (`rest`, `wake`).
+        int64 [10]: of the segment in hand, the next position at the left and the end of it, the first
+        position at the right and how many wait there; retries waiting; the segment; the steps
+        before which the two sides are not asked again, because nobody fitted (`rest`, `wake`); memory-heavy
+        retries waiting; and whether estimates have changed since the sides were balanced
+        (`engine.runtime.admission.relieve`).
     retry
-        int32 [N]: retracted requests, which go before any new one.
+        int32 [N]: retracted requests, which go before any new one of their side: the memory-heavy ones from
+        the end on, the others from the beginning.
     waiting
         float64 [3]: seconds of all requests that are not admitted: compute, memory left, memory right.
     """
@@ -131,7 +145,7 @@ def make_scan(
         heavy=heavy,
         compute=compute,
         memory=memory,
-        cursor=np.zeros(8, np.int64),
+        cursor=np.zeros(10, np.int64),
         retry=np.zeros(max(compute.shape[0], 1), np.int32),
         waiting=np.array(
             [compute[order].sum(), memory[order][heavy[order] == 0].sum(), memory[heavy == 1].sum()],
@@ -180,7 +194,13 @@ def right_share(left_memory: float, right_memory: float) -> float:
 
 def waiting(scan: Scan) -> int:
     """Return how many requests are not admitted."""
-    return int(waiting_requests(scan).shape[0] + scan.cursor[N_RETRY])
+    return int(waiting_requests(scan).shape[0] + retried_requests(scan).shape[0])
+
+
+def retried_requests(scan: Scan) -> Int32:
+    """Return the retracted requests that wait to go on, int32 [n]."""
+    light, heavy = scan.cursor[N_RETRY], scan.cursor[N_HEAVY_RETRY]
+    return np.concatenate((scan.retry[:light], scan.retry[scan.retry.shape[0] - heavy :]))
 
 
 def waiting_requests(scan: Scan) -> Int32:
@@ -201,21 +221,23 @@ def take_over(scan: Scan, old: Scan) -> None:
     others[waiting_requests(scan)] = False
     for name in ("heavy", "compute", "memory", "length"):
         getattr(scan, name)[others] = getattr(old, name)[others]
-    retries = old.retry[: old.cursor[N_RETRY]]
-    scan.retry[: retries.shape[0]] = retries
-    scan.cursor[N_RETRY] = retries.shape[0]
-    for request in retries.tolist():
+    scan.retry[:] = old.retry
+    scan.cursor[[N_RETRY, N_HEAVY_RETRY]] = old.cursor[[N_RETRY, N_HEAVY_RETRY]]
+    for request in retried_requests(old).tolist():
         _count(scan, request, 1)
 
 
 @njit_in_place
 def propose(scan: Scan, side: int, place: int) -> int:
-    """Return the request that `side` (LEFT, RIGHT, or RETRY) would admit next, or NOBODY.
+    """Return the request that `side` (LEFT, RIGHT, RETRY or HEAVY_RETRY) would admit next, or NOBODY.
 
     `place` is a position among the waiting requests of the right side; the other sides ignore it.
     """
     if side == RETRY:
         return int(scan.retry[scan.cursor[N_RETRY] - 1]) if scan.cursor[N_RETRY] > 0 else NOBODY
+    if side == HEAVY_RETRY:
+        heavy = scan.cursor[N_HEAVY_RETRY]
+        return int(scan.retry[scan.retry.shape[0] - heavy]) if heavy > 0 else NOBODY
     if side == RIGHT:
         return int(scan.right[scan.cursor[AT_RIGHT] + place]) if place < scan.cursor[N_RIGHT] else NOBODY
     return int(scan.left[scan.cursor[AT_LEFT]]) if scan.cursor[AT_LEFT] < scan.cursor[LEFT_END] else NOBODY
@@ -227,6 +249,8 @@ def accept(scan: Scan, side: int, place: int) -> None:
     request = propose(scan, side, place)
     if side == RETRY:
         scan.cursor[N_RETRY] -= 1
+    elif side == HEAVY_RETRY:
+        scan.cursor[N_HEAVY_RETRY] -= 1
     elif side == LEFT:
         scan.cursor[AT_LEFT] += 1
     else:
@@ -235,14 +259,14 @@ def accept(scan: Scan, side: int, place: int) -> None:
             scan.right[i] = scan.right[i + 1]
         scan.cursor[N_RIGHT] -= 1
     _count(scan, request, -1)
-    if side != RETRY and scan.cursor[AT_LEFT] == scan.cursor[LEFT_END] and scan.cursor[N_RIGHT] == 0:
+    if side in (LEFT, RIGHT) and scan.cursor[AT_LEFT] == scan.cursor[LEFT_END] and scan.cursor[N_RIGHT] == 0:
         _open_segment(scan, scan.cursor[SEGMENT] + 1)
         wake(scan)
 
 
 @njit_in_place
 def give_back(scan: Scan, request: int, remaining: float, compute: float, memory: float) -> None:
-    """Queue a retracted request, to be retried before any new one, the longest first.
+    """Queue a retracted request, to be retried before any new one of its side, the longest first.
 
     Parameters
     ----------
@@ -254,12 +278,16 @@ def give_back(scan: Scan, request: int, remaining: float, compute: float, memory
     scan.length[request] = remaining
     scan.compute[request], scan.memory[request] = compute, memory
     _count(scan, request, 1)
-    place = scan.cursor[N_RETRY]
-    while place > 0 and scan.length[scan.retry[place - 1]] > remaining:
-        scan.retry[place] = scan.retry[place - 1]
+    # Two stacks in one array, the longest on top of each.
+    heavy = scan.heavy[request] == 1
+    count, end = (N_HEAVY_RETRY, scan.retry.shape[0] - 1) if heavy else (N_RETRY, 0)
+    sign = -1 if heavy else 1
+    place = scan.cursor[count]
+    while place > 0 and scan.length[scan.retry[end + sign * (place - 1)]] > remaining:
+        scan.retry[end + sign * place] = scan.retry[end + sign * (place - 1)]
         place -= 1
-    scan.retry[place] = request
-    scan.cursor[N_RETRY] += 1
+    scan.retry[end + sign * place] = request
+    scan.cursor[count] += 1
 
 
 @njit_in_place
@@ -282,7 +310,7 @@ def quiet_until(scan: Scan) -> int:
     if retrying or propose(scan, LEFT, 0) != NOBODY:
         until = scan.cursor[LEFT_RESTS]
     # Retried requests go before those of the right side.
-    if not retrying and scan.cursor[N_RIGHT] > 0:
+    if not retrying and scan.cursor[N_RIGHT] + scan.cursor[N_HEAVY_RETRY] > 0:
         until = min(until, scan.cursor[RIGHT_RESTS])
     return int(until)
 

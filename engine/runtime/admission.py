@@ -9,17 +9,18 @@ compute-heavy requests that should run beside them wait for thousands of steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from engine.cost import StepCost, decode_seconds, step_compute_seconds
 from engine.jit import njit_in_place
 from engine.plan.scan import (
+    HEAVY_RETRY,
     LEFT,
+    N_HEAVY_RETRY,
     N_RETRY,
     N_RIGHT,
     NOBODY,
     RETRY,
     RIGHT,
+    SIDES_MOVED,
     Scan,
     accept,
     give_back,
@@ -39,7 +40,9 @@ from engine.runtime.forecast import (
     remaining_output,
     reserved,
     side_peak,
+    side_top,
 )
+from engine.runtime.pacing import Outlook, survey
 from engine.runtime.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
 from engine.runtime.state import (
     HIT_TOKENS,
@@ -52,9 +55,6 @@ from engine.runtime.state import (
     Requests,
     Slots,
 )
-
-if TYPE_CHECKING:
-    from engine.runtime.pacing import Outlook
 
 LEFT_RESERVE = 0.5
 """Part of the left side's share that the right side leaves free even at its peak. The share is about averages
@@ -101,10 +101,11 @@ def admit(
         delay = wanted // step_tokens
         retrying = scan.cursor[N_RETRY] > 0
         slot = NONE
-        if not retrying and scan.cursor[N_RIGHT] > 0 and not rests(scan, RIGHT, step):
-            place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
+        heavy = scan.cursor[N_RIGHT] + scan.cursor[N_HEAVY_RETRY]
+        if not retrying and heavy > 0 and not rests(scan, RIGHT, step):
+            side, place = _longest_that_fits(pool, requests, slots, scan, outlook, delay)
             if place != NONE:
-                slot = _try(pool, requests, slots, scan, RIGHT, place, delay, rule)
+                slot = _try(pool, requests, slots, scan, side, place, delay, rule)
             if slot == NONE:
                 rest(scan, RIGHT, step + REST)
         if slot == NONE and not rests(scan, LEFT, step):
@@ -123,15 +124,20 @@ def admit(
 @njit_in_place
 def _longest_that_fits(
     pool: PagePool, requests: Requests, slots: Slots, scan: Scan, outlook: Outlook, delay: float
-) -> int:
-    """Return the place of the longest waiting memory-heavy request within the side's share, or NONE.
+) -> tuple[int, int]:
+    """Return side and place of the memory-heavy request to admit next within the side's share, or NONE.
 
-    The longer an answer, the higher the peak, so a binary search finds it (prompts of different lengths make
-    that approximate, which costs a little room, never the limit).
+    It is the one retracted last, if there is any; else the longest that fits. The longer an answer, the
+    higher the peak, so a binary search finds it (prompts of different lengths make that approximate, which
+    costs a little room, never the limit).
     """
     size, step = pool.tokens.shape[1], slots.counts[STEP] + 1
-    share = right_share(outlook.left_memory, outlook.right_memory)
-    limit = (1.0 - LEFT_RESERVE * (1.0 - share)) * pool.free.shape[0]
+    limit = _right_limit(pool, outlook)
+    again = propose(scan, HEAVY_RETRY, 0)
+    if again != NOBODY:
+        due, base = draw(requests, again, step, delay, size)
+        fits = side_peak(pool, slots, RIGHT, due, base) <= limit or _right_is_empty(slots)
+        return HEAVY_RETRY, 0 if fits else NONE
     low, high = 0, scan.cursor[N_RIGHT]
     while low < high:
         middle = (low + high) // 2
@@ -141,12 +147,24 @@ def _longest_that_fits(
         else:
             low = middle + 1
     if low < scan.cursor[N_RIGHT]:
-        return low
+        return RIGHT, low
     # A share too small for any of them must not keep the side waiting to the end.
+    return RIGHT, scan.cursor[N_RIGHT] - 1 if _right_is_empty(slots) else NONE
+
+
+@njit_in_place
+def _right_limit(pool: PagePool, outlook: Outlook) -> float:
+    """Return the pages that the right side may hold at its peak."""
+    share = right_share(outlook.left_memory, outlook.right_memory)
+    return float((1.0 - LEFT_RESERVE * (1.0 - share)) * pool.free.shape[0])
+
+
+@njit_in_place
+def _right_is_empty(slots: Slots) -> bool:
+    heavy = 0
     for i in range(slots.counts[RUNNING]):
-        if slots.side[slots.running[i]] == RIGHT:
-            return NONE
-    return scan.cursor[N_RIGHT] - 1 if scan.cursor[N_RIGHT] > 0 else NONE
+        heavy += slots.side[slots.running[i]] == RIGHT
+    return heavy == 0
 
 
 @njit_in_place
@@ -274,7 +292,8 @@ def relieve(
 ) -> int:
     """Make sure that every running sequence has a page for its next token; retract requests if need be.
 
-    The one that loses the fewest computed tokens goes back to the scan. Called before `admit`.
+    The one that loses the fewest computed tokens goes back to the scan. If estimates have changed, the right
+    side is brought back to its share first (`_balance`). Called before `admit`.
 
     Parameters
     ----------
@@ -289,6 +308,9 @@ def relieve(
     """
     size = pool.tokens.shape[1]
     count = 0
+    if scan.cursor[SIDES_MOVED]:
+        scan.cursor[SIDES_MOVED] = 0
+        count = _balance(pool, requests, slots, scan, cost, retracted)
     while True:
         needed = 0
         for i in range(slots.counts[RUNNING]):
@@ -314,6 +336,44 @@ def relieve(
             if known_tokens(requests, slots.request[slot]) > slots.n_pages[slot] * size:
                 take_next_page(pool, slots, slot)
     return count
+
+
+@njit_in_place
+def _balance(
+    pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: StepCost, retracted: Int32
+) -> int:
+    """Retract memory-heavy requests until their side keeps to its share; return how many.
+
+    Answers that turn out longer than they seemed take room that compute-heavy requests were to have, for as
+    long as they run: thousands of steps in which only the memory is busy. What they have generated is kept;
+    computing its KV again later is compute work, and little of it. Nobody is retracted unless somebody of the
+    left side waits, and the last one of the right side never is.
+    """
+    count = 0
+    if propose(scan, LEFT, 0) == NOBODY and propose(scan, RETRY, 0) == NOBODY:
+        return count
+    size = pool.tokens.shape[1]
+    limit = _right_limit(pool, survey(requests, slots, scan, cost))
+    while True:
+        most, due = side_top(pool, slots, RIGHT)
+        if most <= limit:
+            return count
+        victim, least, alone = NONE, 1 << 62, True
+        for i in range(slots.counts[RUNNING]):
+            slot = slots.running[i]
+            if slots.side[slot] != RIGHT or slots.due[slot] < due:
+                continue
+            alone = victim == NONE
+            loss = slots.computed[slot] - slots.shared[slot] * size
+            if loss <= least:
+                victim, least = i, loss
+        if alone:
+            return count
+        slot = slots.running[victim]
+        retracted[count, 0] = slots.request[slot]
+        retracted[count, 1] = slot
+        count += 1
+        retract(pool, requests, slots, scan, cost, victim)
 
 
 @njit_in_place

@@ -91,11 +91,19 @@ def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) 
 
 
 @njit_in_place
-def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
-    """Draw the lines of all sequences that should have ended before `step`."""
+def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> bool:
+    """Draw the lines of all sequences that should have ended before `step`.
+
+    Returns whether an answer among them is longer than expected. One token is not counted: a runner that is
+    a step behind has not seen its end yet.
+    """
+    outgrown = False
     while slots.counts[RUNNING] > 0 and slots.due[slots.by_due[0]] < step:
         slot = slots.by_due[0]
+        request = slots.request[slot]
+        outgrown |= requests.generated[request] > requests.estimate[request] + 1.0
         _draw_anew(requests, slots, slot, step, _delay(requests, slots, slot, token_budget), size)
+    return outgrown
 
 
 @njit_in_place
@@ -161,6 +169,23 @@ def side_peak(pool: PagePool, slots: Slots, side: int, due: float, base: float) 
     Shared pages count once for each sequence: what the side reads, not what it occupies.
     """
     return _highest(pool, slots, side, due, base)
+
+
+@njit_in_place
+def side_top(pool: PagePool, slots: Slots, side: int) -> tuple[float, float]:
+    """Return the largest number of pages that one side will hold as it is, and the step in which it does."""
+    size = pool.tokens.shape[1]
+    most, at, total, alive = 0.0, 0.0, 0.0, 0
+    for i in range(slots.counts[RUNNING] - 1, -1, -1):
+        slot = slots.by_due[i]
+        if slots.side[slot] != side:
+            continue
+        total += slots.base[slot]
+        alive += 1
+        here = total + alive * slots.due[slot] / size
+        if here > most:
+            most, at = here, slots.due[slot]
+    return most, at
 
 
 @njit_in_place

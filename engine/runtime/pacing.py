@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.cost import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
 from engine.jit import njit_in_place
-from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, Scan
+from engine.plan.scan import COMPUTE, LEFT_MEMORY, RIGHT, RIGHT_MEMORY, SIDES_MOVED, Scan
 from engine.runtime.forecast import known_tokens, refresh
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
 
@@ -114,7 +114,8 @@ def prepare(
 ) -> tuple[Outlook, int]:
     """Return the outlook for the next step and how many tokens it computes: `token_budget` unless paced."""
     size = pool.tokens.shape[1]
-    refresh(requests, slots, float(slots.counts[STEP] + 1), size, token_budget)
+    if refresh(requests, slots, float(slots.counts[STEP] + 1), size, token_budget):
+        scan.cursor[SIDES_MOVED] = 1
     outlook = survey(requests, slots, scan, cost)
     if not paced:
         return outlook, token_budget

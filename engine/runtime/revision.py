@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.plan.replan import Replanning, Watch
-from engine.plan.scan import N_RETRY, Scan, take_over, waiting_requests, wake
+from engine.plan.scan import (
+    LEFT,
+    RIGHT,
+    SIDES_MOVED,
+    Scan,
+    retried_requests,
+    take_over,
+    waiting_requests,
+    wake,
+)
 from engine.runtime.forecast import redraw
 from engine.runtime.state import DECODE_TOKENS, FINISHED, RUNNING, STEP, Requests, Slots
 
 if TYPE_CHECKING:
     from engine.cost import DeviceProfile, ModelShape
     from engine.plan.policies import Plan
-    from engine.runtime.state import Int8
+    from engine.runtime.state import Int8, Int32
 
 
 class Reviser:
@@ -56,7 +65,7 @@ class Reviser:
         )
         # Waiting requests keep the estimates of the order that they are in.
         begun = slots.request[slots.running[: slots.counts[RUNNING]]]
-        begun = np.concatenate((begun, scan.retry[: scan.cursor[N_RETRY]]))
+        begun = np.concatenate((begun, retried_requests(scan)))
         if found.plan is not None:
             begun = np.concatenate((begun, waiting))
             self.plan = found.plan
@@ -64,7 +73,26 @@ class Reviser:
             old, scan = scan, found.plan.scan()
             take_over(scan, old)
         requests.estimate[begun] = np.clip(found.estimate[begun], 1.0, requests.max_new[begun])
+        if self.plan.policy == "blend":
+            self._choose_sides(requests, slots, scan, np.concatenate((begun, waiting)))
         redraw(requests, slots, float(slots.counts[STEP] + 1), page_size, token_budget)
         wake(scan)
         self.watch.looked(int(slots.counts[FINISHED]), int(slots.counts[DECODE_TOKENS]))
         return scan
+
+    def _choose_sides(self, requests: Requests, slots: Slots, scan: Scan, unfinished: Int32) -> None:
+        """Put running requests on the side where their new estimates belong, and have the sides balanced.
+
+        A request is memory-heavy if its density is below that of all `unfinished` ones together; of shared
+        prefixes this takes no account.
+        """
+        prompt = np.diff(requests.start)[unfinished].astype(np.float64)
+        length = requests.estimate[unfinished]
+        compute = self._shape.request_flops(prompt, np.zeros_like(prompt), length) / self._device.flops
+        memory = self._shape.request_kv_bytes(prompt, length) / self._device.read_bytes
+        heavy = np.zeros(requests.estimate.shape[0], np.int8)
+        heavy[unfinished] = compute * memory.sum() < memory * compute.sum()
+        running = slots.running[: slots.counts[RUNNING]]
+        scan.heavy[slots.request[running]] = heavy[slots.request[running]]
+        slots.side[running] = np.where(heavy[slots.request[running]], RIGHT, LEFT)
+        scan.cursor[SIDES_MOVED] = 1

@@ -13,7 +13,16 @@ from engine.plan.length_model import History, LengthModel
 from engine.plan.policies import make_plan, plan_tree
 from engine.plan.replan import Replanning, Watch
 from engine.plan.sampled import choose_sample
-from engine.plan.scan import NOBODY, RETRY, RIGHT, give_back, propose, waiting_requests
+from engine.plan.scan import (
+    HEAVY_RETRY,
+    NOBODY,
+    RETRY,
+    RIGHT,
+    SIDES_MOVED,
+    give_back,
+    propose,
+    waiting_requests,
+)
 from engine.plan.scan import accept as take
 from engine.plan.tree import build_tree
 from engine.runtime.core import EngineSettings
@@ -127,11 +136,13 @@ def test_a_new_scan_knows_what_runs_and_what_was_sent_back() -> None:
     new = reviser.look(requests, slots, scan, ended, 16, 2048)
     assert reviser.replans == 1
     assert sorted(waiting_requests(new).tolist()) == sorted(waiting.tolist())
-    assert propose(new, RETRY, 0) == sent_back
+    again = HEAVY_RETRY if new.heavy[sent_back] else RETRY
+    assert propose(new, again, 0) == sent_back
+    assert new.cursor[SIDES_MOVED]
     everything = new.waiting[1] + new.waiting[2]
     assert everything == pytest.approx(reviser.plan.memory[waiting].sum() + 0.5)
-    take(new, RETRY, 0)
-    assert propose(new, RETRY, 0) == NOBODY
+    take(new, again, 0)
+    assert propose(new, again, 0) == NOBODY
 
 
 def _state(tokens: np.ndarray, start: np.ndarray, output: np.ndarray):

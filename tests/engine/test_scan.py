@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engine.plan.scan import (
     COMPUTE,
+    HEAVY_RETRY,
     LEFT,
     LEFT_MEMORY,
     NOBODY,
@@ -20,6 +21,7 @@ from engine.plan.scan import (
     left_share,
     make_scan,
     propose,
+    retried_requests,
     right_share,
     waiting,
 )
@@ -161,6 +163,23 @@ def test_retries_go_longest_remaining_first(remaining: list[int], rng) -> None:
     assert waiting(scan) == 0
 
 
+def test_retries_of_the_two_sides_wait_apart() -> None:
+    scan = scan_of([9, 9, 1, 1], [1, 1, 9, 9], [3, 4, 8, 7])
+    for side in (LEFT, LEFT, RIGHT, RIGHT):
+        accept(scan, side, 0)
+    for request, remaining in ((2, 5.0), (0, 2.0), (3, 6.0), (1, 3.0)):
+        give_back(scan, request, remaining, 1.0, 1.0)
+    assert sorted(retried_requests(scan).tolist()) == [0, 1, 2, 3]
+    taken = []
+    for side in (RETRY, HEAVY_RETRY):
+        while propose(scan, side, 0) != NOBODY:
+            taken.append(propose(scan, side, 0))
+            accept(scan, side, 0)
+    assert taken == [1, 0, 3, 2]
+    assert waiting(scan) == 0
+    assert scan.waiting == pytest.approx(0)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 9), st.floats(0.01, 9)), min_size=1, max_size=12),
@@ -181,9 +200,11 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
         request = propose(scan, side, at)
         accept(scan, side, at)
         if retract:
+            again = HEAVY_RETRY if scan.heavy[request] else RETRY
             give_back(scan, request, 1.0, 1.0, 1.0)
-            assert propose(scan, RETRY, 0) == request
-            accept(scan, RETRY, 0)
+            assert propose(scan, again, 0) == request
+            assert propose(scan, RETRY + HEAVY_RETRY - again, 0) == NOBODY
+            accept(scan, again, 0)
         taken.append(request)
         assert waiting(scan) == len(costs) - len(taken)
     assert sorted(taken) == list(range(len(costs)))

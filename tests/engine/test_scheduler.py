@@ -17,7 +17,7 @@ from models import flatten
 
 from engine.cost import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import POLICIES, make_plan
-from engine.plan.scan import LEFT, RIGHT, make_scan
+from engine.plan.scan import LEFT, RIGHT, SIDES_MOVED, make_scan
 from engine.runtime import admission, forecast, pacing, scheduler, state
 from engine.runtime import flight as flights
 from engine.runtime.pages import CACHED, N_EVICTED, available, check, make_pool
@@ -125,6 +125,10 @@ class Drive:
             slot = int(slots.running[place])
             self.park(int(slots.request[slot]), slot)
             admission.retract(self.pool, requests, slots, self.scan, COST, place)
+            # What is expected of somebody else changes, as it does when a run learns.
+            requests.estimate[self.rng.integers(self.n)] *= self.rng.choice([0.3, 3.0])
+            forecast.redraw(requests, slots, float(slots.counts[state.STEP] + 1), self.size, self.budget)
+            self.scan.cursor[SIDES_MOVED] = 1
         retracted = np.zeros((slots.running.shape[0], 2), np.int32)
         for i in range(admission.relieve(self.pool, requests, slots, self.scan, COST, retracted)):
             self.park(*retracted[i].tolist())
@@ -406,6 +410,27 @@ def test_the_other_side_goes_where_the_first_does_not_fit() -> None:
     drive.schedule()
     # The long prompts of both sides do not fit beside each other; the short one does.
     assert drive.order == [0, 2]
+
+
+def test_answers_that_turn_out_long_give_back_the_room_of_the_other_side() -> None:
+    """Four seem short and are admitted; then they are expected to be long, and somebody waits beside them."""
+    load = Load([[2 + i] * 4 for i in range(5)], [[2] * 90] * 4 + [[2] * 2], [90] * 4 + [2], [6.0] * 4 + [2])
+    drive = blended(([1, 1, 1, 1, 30], [3, 3, 3, 3, 10]), load, 60)
+    for _ in range(3):
+        drive.step()
+    running = drive.slots.running[: drive.slots.counts[state.RUNNING]]
+    assert (drive.slots.side[running] == RIGHT).all()
+    drive.requests.estimate[:4] = 90.0
+    forecast.redraw(drive.requests, drive.slots, float(drive.slots.counts[state.STEP] + 1), 4, 64)
+    before = int(drive.slots.counts[state.RUNNING])
+    drive.step()
+    assert not drive.returned, "time alone sends nobody back"
+    drive.scan.cursor[SIDES_MOVED] = 1
+    drive.step()
+    assert 0 < drive.returned.total() < before
+    assert drive.admissions[4] == 1
+    drive.run()
+    assert all(drive.finished[i] == 1 for i in range(5))
 
 
 SEQUENCE = st.tuples(st.integers(1, 30), st.integers(1, 30))
