@@ -1,7 +1,7 @@
 """What nights of real traces would take and save: every trace, model and GPU, and the published setting.
 
     .venv/bin/python tests/benchmarks/estimate.py --quick     # a trial of every part, within 3 minutes
-    .venv/bin/python tests/benchmarks/estimate.py --write     # everything, within half an hour on two cores
+    .venv/bin/python tests/benchmarks/estimate.py --write     # everything, a quarter of an hour on two cores
 
 Every cell is kept in a scratch folder named after the code it depends on: a run that was cut off goes on.
 """
@@ -34,6 +34,7 @@ from tasks.estimate.machine import choose_devices, choose_model, make_machine
 from tasks.estimate.read import Source, read_requests
 from tasks.estimate.report import Question, estimate_machine
 from tasks.estimate.requests import Requests
+from tasks.estimate.words import span
 
 ROOT = Path(__file__).parents[2]
 BASE = "llama-3.1-8b", "a100"
@@ -242,20 +243,21 @@ def about(digest: str) -> dict[str, Any]:
 
 
 def print_traces(rows: list[dict[str, Any]]) -> None:
-    """Print a line for each trace, model and machine."""
+    """Print a line for each trace, model and machine; closed over simulated gain is `map`."""
     print(
         f"{'trace':24}{'model':15}{'machine':9}{'n':>8}{'density':>9}{'sharing':>9}{'today h':>9}"
-        f"{'ours h':>9}{'saving':>18}{'optimum':>9}{'took s':>8}  from"
+        f"{'ours h':>9}{'saving':>18}{'optimum':>9}{'map':>6}{'took s':>8}{'MB':>7}  from"
     )
     for row in rows:
-        s, w = row["saving"], row["workload"]
-        saving = f"{s['central']:.0%} ({s['low']:.0%} to {s['high']:.0%})"
+        w, saving = row["workload"], span(row["saving"])
         parts = " x ".join(f"{p['name']} {p['factor']:.2f}" for p in row["sources"] if p["factor"] != 1.0)
         share = row["optimum"]["practical"] / row["ours"]["seconds"]
         print(
             f"{row['trace']:24}{row['model']:15}{row['machine']:9}{row['requests']:>8,}{w['density']:>9.2f}"
             f"{w['sharing']:>9.1%}{row['gpu_hours']['today']['central']:>9.3f}"
-            f"{row['gpu_hours']['ours']['central']:>9.3f}{saving:>18}{share:>9.1%}{row['took_seconds']:>8.1f}"
+            f"{row['gpu_hours']['ours']['central']:>9.3f}{saving:>18}{share:>9.1%}"
+            f"{row['map']['closed'] / row['map']['simulated']:>6.2f}{row['took_seconds']:>8.1f}"
+            f"{row['peak_memory_mb']:>7,.0f}"
             f"  {row['verdict']['answer']}: {parts}; best order {row['best_order']}"
         )
 
