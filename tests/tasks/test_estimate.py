@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -219,6 +220,26 @@ def test_block_hashes_become_prompts_that_share_what_the_hashes_share(tmp_path: 
     assert len({p[1024:].tobytes() for p in prompts}) == 4
     # Equal lengths are no equal requests.
     assert found.repeats.tolist() == [0, 1, 2, 3]
+
+
+def test_a_query_gives_lengths_or_prompts_and_its_text_is_told_nowhere(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "day.duckdb")) as connection:
+        connection.execute(
+            "create table asked as select 'how many legs has spider ' || i as question, 40 + i as size, "
+            "7 as answer, i % 2 as day from range(6) t(i)"
+        )
+    place = f"duckdb:///{tmp_path}/day.duckdb"
+    uri = f"{place}?query=select * from asked where day = 0 and question <> 'a secret'"
+    lengths = {"input_tokens": "size", "output_tokens": "answer"}
+    found = read_requests(Source(uri, columns=lengths), MODEL, tmp_path / "a")
+    assert np.diff(found.start).tolist() == [40, 42, 44]
+    assert found.output.tolist() == [7, 7, 7]
+    assert found.name == "day.duckdb"
+    assert "secret" not in str(found.about)
+    prompts = {"prompt": "question", "output_tokens": "answer"}
+    found = read_requests(Source(uri, columns=prompts), MODEL, tmp_path / "b")
+    # The common beginning is one.
+    assert found.tokens[0] == found.tokens[found.start[1]]
 
 
 @settings(max_examples=25, deadline=None)
