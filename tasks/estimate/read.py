@@ -168,7 +168,8 @@ def _extract(source: Source, scratch: Path) -> tuple[ExtractResult, date]:
 
 
 def _counts(extracted: ExtractResult) -> str:
-    return ", ".join(f"{count} {name}" for name, count in extracted.account.counts().items() if count)
+    counts = ", ".join(f"{count} {name}" for name, count in extracted.account.counts().items() if count)
+    return counts or "it is empty"
 
 
 def _arrival(rows: pl.DataFrame) -> Int64:

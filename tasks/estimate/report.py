@@ -142,6 +142,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
         "workload": nature,
         "map": {**asdict(gains), "densities": DENSITIES, "sharings": SHARINGS},
         "sample": len(study.sample.requests),
+        "base": len(base.requests),
         "took_seconds": 0.0,
     }
     result["verdict"] = judge(result)
