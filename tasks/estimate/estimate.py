@@ -81,7 +81,7 @@ def estimate(request: EstimateRequest, told: Callable[[str], None] = log.info) -
     with TemporaryDirectory(prefix="nightblend-") as folder:
         told(f"reading {source.place}")
         requests = read_requests(source, model, Path(folder))
-    told(f"{len(requests):,} requests, {requests.total_tokens:,} tokens")
+    told(f"requests: {len(requests):,}, tokens: {requests.total_tokens:,}")
     return estimate_requests(requests, model, devices, prices, request, told)
 
 

@@ -106,7 +106,7 @@ def assumptions(
             "from those of the same workload in earlier runs."
         )
     if about.get("too_long"):
-        found.append(f"{about['too_long']:,} requests do not fit the model's context and are left out.")
+        found.append(f"Left out, as they do not fit the model's context: {about['too_long']:,} requests.")
     if "pieces" in str(about.get("counted_by")):
         found.append(
             "Prompts are counted in pieces of words, as there is no tokenizer: token counts may be off by a "

@@ -157,9 +157,10 @@ def span(saving: dict[str, float]) -> str:
 
 def amount(value: float) -> str:
     """Return a number with three digits that count, thousands by commas."""
-    if abs(value) >= 100:
+    if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return str(np.format_float_positional(value, precision=3, fractional=False, trim="-"))
+    text = np.format_float_positional(value, precision=3, unique=False, fractional=False)
+    return str(text).rstrip(".")
 
 
 def gpu_time(hours: float) -> str:
