@@ -64,7 +64,7 @@ bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short
 bench-publish: $(STAMP) ## how fast a night is published, memory included (ARGS=--quick for a short one)
 	@$(PY) tests/benchmarks/publish.py $(ARGS)
 
-bench-estimate: $(STAMP) ## the estimate on every trace, model and GPU, simulated (half an hour on two cores)
+bench-estimate: $(STAMP) ## the estimate on every trace, model and GPU, simulated (a quarter of an hour on two cores)
 	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/estimate.py --write $(BENCH)
 
 bench-trust: $(STAMP) ## estimated against real duration of a night on this machine (six minutes, quiet)

@@ -32,10 +32,10 @@ class EstimateParameters(Form):
 
     source: str = Field(
         title="Source",
-        description="Past logs, with prompts or lengths only: a file, a folder or an s3:// prefix; may hold "
-        "the date.",
+        description="Past logs, with prompts or lengths only: a file, a folder, an s3:// prefix, a table or "
+        "a query; may hold the date.",
         min_length=1,
-        examples=["s3://logs/{run_date:%Y/%m/%d}/", "logs/"],
+        examples=["s3://logs/{run_date:%Y/%m/%d}/", "logs/", "duckdb:///day.duckdb?query=FROM requests"],
     )
     model: str = Field(
         title="Model",
@@ -86,8 +86,9 @@ class EstimateParameters(Form):
     columns: list[str] = Field(
         default_factory=list,
         title="Columns",
-        description="For format generic: FIELD=COLUMN, such as input_tokens=prompt_len.",
-        examples=["prompt=question"],
+        description="Of a table, a query, or format generic: FIELD=COLUMN; lengths alone are input_tokens "
+        "and output_tokens.",
+        examples=["prompt=question", "output_tokens=answer_length"],
     )
     output_tokens: int | None = Field(
         default=None,

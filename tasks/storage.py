@@ -193,7 +193,7 @@ def split_source(uri: str, field: str = "--source") -> tuple[Store, str]:
         return FolderStore(path, field=field), ""
     if not path.exists():
         raise ConfigurationError(
-            field, f"{path} does not exist", "name a file, a folder or s3://bucket/prefix"
+            field, f"{path} does not exist", "Name a file, a folder or s3://bucket/prefix"
         )
     return FolderStore(path.parent, field=field), path.name
 

@@ -38,6 +38,8 @@ LENGTHS: Final = {
 }
 """What the scheduler takes for the length of a request's answer."""
 START_BUDGET: Final = 2048
+OURS: Final = "blend"
+"""The order that Nightblend runs, the only one that is admitted from both ends."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,6 @@ class Way:
     overlap: bool
     budget: int
     paced: bool = False
-
-    @property
-    def schedule(self) -> tuple[str, int, bool]:
-        """What the composition of its steps depends on: how work gets on together is not part of it."""
-        return self.order, self.budget, self.paced
 
 
 @dataclass(frozen=True)
@@ -130,9 +127,9 @@ class Case:
         return np.asarray((total / np.maximum(np.bincount(kinds), 1))[kinds])
 
     def plan(self, order: str) -> Plan:
-        """Return the plan of an order."""
+        """Return the plan of an order; the one of another order if both admit the same way."""
         if order not in self._plans:
-            self._plans[order] = plan_tree(
+            plan = plan_tree(
                 order,
                 self.requests.tree,
                 self.estimate,
@@ -140,11 +137,16 @@ class Case:
                 self.machine.device,
                 group=self.requests.workload,
             )
+            # Workloads in turn are depth-first where there is one workload: that is not simulated twice.
+            self._plans[order] = next((p for p in self._plans.values() if _same_scan(p, plan)), plan)
         return self._plans[order]
 
     def run(self, way: Way) -> SimulatedRun:
         """Return the simulated run of a way, with its trace; its own seconds know nothing of overlap."""
-        if way.schedule not in self._runs:
+        plan = self.plan(way.order)
+        # What steps are made of does not depend on how compute and memory work get on together.
+        schedule = plan.policy, way.budget, way.paced
+        if schedule not in self._runs:
             requests, machine = self.requests, self.machine
             settings = EngineSettings(
                 kv_tokens=machine.kv_tokens,
@@ -153,8 +155,8 @@ class Case:
                 max_sequences=min(machine.sequences, way.budget),
                 pacing=way.paced,
             )
-            self._runs[way.schedule] = simulate(
-                self.plan(way.order),
+            self._runs[schedule] = simulate(
+                plan,
                 requests.tokens,
                 requests.start,
                 requests.output,
@@ -162,27 +164,29 @@ class Case:
                 step_cost(machine.shape, machine.device),
                 record=True,
             )
-        return self._runs[way.schedule]
+        return self._runs[schedule]
 
-    def cost(
-        self, way: Way, device: DeviceProfile | None = None, interference: float | None = None
-    ) -> StepCost:
-        """Return the modelled device of a way; None is the machine's own, and its central interference."""
+    def with_interference(self, g: float) -> Case:
+        """Return the same runs on a device of this interference; nothing is planned or simulated again."""
+        found = Case(self.requests, replace(self.machine, interference=(g, g, g)), self._lengths)
+        found._plans, found._runs = self._plans, self._runs
+        return found
+
+    def cost(self, way: Way, device: DeviceProfile | None = None) -> StepCost:
+        """Return the modelled device of a way, at its central interference; None is the machine's own."""
         device = device or self.machine.device
         if not way.overlap:
             return step_cost(self.machine.shape, device, overlap=False)
-        if interference is None and self.machine.interference is not None:
-            interference = self.machine.interference[1]
-        return step_cost(self.machine.shape, device, overlap=True, interference=interference)
+        bounds = self.machine.interference
+        central = None if bounds is None else bounds[1]
+        return step_cost(self.machine.shape, device, overlap=True, interference=central)
 
-    def times(
-        self, way: Way, device: DeviceProfile | None = None, interference: float | None = None
-    ) -> Float64:
+    def times(self, way: Way, device: DeviceProfile | None = None) -> Float64:
         """Return the seconds of each step, on another device than the plan was made for if one is given."""
         trace = self.run(way).trace
         if trace is None:
             raise RuntimeError("the run was not recorded")
-        cost = self.cost(way, device, interference)
+        cost = self.cost(way, device)
         return step_times(cost, trace, overlap=way.overlap, fitted=self.machine.fitted)
 
     def seconds(self, way: Way) -> float:
@@ -245,3 +249,10 @@ class Case:
             return fixed
         paced = Way(order, overlap, self.machine.budgets[-1], paced=True)
         return min(fixed, paced, key=self.seconds)
+
+
+def _same_scan(one: Plan, other: Plan) -> bool:
+    """Tell whether two plans of the same requests and lengths admit from one end and in one order."""
+    if OURS in {one.policy, other.policy}:
+        return one.policy == other.policy
+    return np.array_equal(one.order, other.order) and np.array_equal(one.linked, other.linked)

@@ -79,9 +79,9 @@ def estimate(request: EstimateRequest, told: Callable[[str], None] = log.info) -
     if request.past is not None:
         source = replace(source, past_lengths=past_lengths(*request.past))
     with TemporaryDirectory(prefix="nightblend-") as folder:
-        told(f"reading {source.uri}")
+        told(f"reading {source.place}")
         requests = read_requests(source, model, Path(folder))
-    told(f"{len(requests):,} requests, {requests.total_tokens:,} tokens")
+    told(f"requests: {len(requests):,}, tokens: {requests.total_tokens:,}")
     return estimate_requests(requests, model, devices, prices, request, told)
 
 

@@ -61,9 +61,10 @@ def _machine(result: dict[str, Any], machine: dict[str, Any]) -> Section:
 def _tiles(result: dict[str, Any], machine: dict[str, Any]) -> list[tuple[str, str, str]]:
     hours, sums = machine["gpu_hours"], machine["money"]
     ours = hours["ours"]
+    central, _, bounds = span(machine["saving"]).rstrip(")").partition(" (")
     tiles = [
         ("answer", machine["verdict"]["answer"], ""),
-        ("saved", span(machine["saving"]), f"against {ORDERS[machine['today']['way']['order']]}, no overlap"),
+        ("saved", central, f"{bounds}; against {ORDERS[machine['today']['way']['order']]}, no overlap"),
         (
             "GPU hours a night",
             amount(ours["central"]),
@@ -161,8 +162,9 @@ def _map(machine: dict[str, Any]) -> Figure:
         picture = svg(figure)
     return Figure(
         picture,
-        "The gain over mixes of every density and sharing (modelled in closed form, scaled to the simulated "
-        f"gain at these requests; below {SMALL:g}x it is not worth it)",
+        "The gain over mixes of every density and sharing (modelled in closed form, which says "
+        f"{found['closed']:.2f}x for these requests, and scaled to {found['simulated']:.2f}x as simulated; "
+        f"below {SMALL:g}x it is not worth it)",
         f"These requests are at density {found['density']:.2f}, sharing {found['sharing']:.0%}, gain "
         f"{found['simulated']:.2f}x.",
     )

@@ -24,6 +24,7 @@ from tasks.estimate.requests import Requests
 from tasks.extract import ExtractSettings, extract
 from tasks.run_date import day_window, is_dated, resolve_run_date
 from tasks.sampling import SamplingDefaults, shares_answer, stored_sampling
+from tasks.table_source import is_table
 from tasks.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Source:
     Attributes
     ----------
     uri
-        A file, a folder or a prefix, with the date in it or not.
+        A file, a folder or a prefix, with the date in it or not; or a table or query (`tasks.table_source`).
     run_date
         Of a source with a date in it; None takes yesterday.
     output_tokens
@@ -77,6 +78,16 @@ class Source:
     max_tokens: int | None = None
     past_lengths: Mapping[str, Int64] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """Where it is, without a query's text, which may hold what nobody else should read."""
+        return self.uri.partition("?")[0] if is_table(self.uri) else self.uri
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the last part of its place."""
+        return PurePosixPath(self.place.rstrip("/")).name or self.place
+
 
 def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
     """Read all requests of a source in order of arrival.
@@ -92,7 +103,7 @@ def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
     if rows.is_empty():
         raise ConfigurationError(
             "--source",
-            f"{source.uri} has no request that can be answered ({_counts(extracted)})",
+            f"{source.place} has no request that can be answered ({_counts(extracted)})",
             "Name logs of requests, or their format by --format",
         )
     rows, tokens, start, counted, refused = _prompts(rows, model, scratch)
@@ -110,7 +121,7 @@ def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
     output, known = _answers(rows, prompt[rows["at"].to_numpy()], source, model)
     names, workload = _workloads(rows)
     about = {
-        "source": source.uri,
+        "source": source.place,
         "run_date": run_date.isoformat() if is_dated(source.uri) else None,
         "formats": sorted({found.format for found in extracted.objects}),
         "account": extracted.account.counts(),
@@ -120,7 +131,7 @@ def read_requests(source: Source, model: Model, scratch: Path) -> Requests:
         "length_source": _length_source(known, source),
     }
     whole = Requests(
-        PurePosixPath(source.uri.rstrip("/")).name or source.uri,
+        source.name,
         tokens,
         start,
         np.zeros(len(prompt), np.int32),
@@ -157,7 +168,8 @@ def _extract(source: Source, scratch: Path) -> tuple[ExtractResult, date]:
 
 
 def _counts(extracted: ExtractResult) -> str:
-    return ", ".join(f"{count} {name}" for name, count in extracted.account.counts().items() if count)
+    counts = ", ".join(f"{count} {name}" for name, count in extracted.account.counts().items() if count)
+    return counts or "it is empty"
 
 
 def _arrival(rows: pl.DataFrame) -> Int64:

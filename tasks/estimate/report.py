@@ -1,17 +1,21 @@
 """The estimate of one machine: every figure that a manager or an engineer asks for, as plain data.
 
 Nights of up to `WHOLE` requests are simulated whole wherever it matters; of larger ones only today's way,
-ours and the best other one are, the rest is taken from a sample and says so.
+ours and the best other one are, the rest is taken from a sample of so many and says so. Budgets and bounds
+are found on a smaller sample, in which the longest answer takes but a part of the time (`DRAINS`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from engine.plan.tree import node_costs
-from tasks.estimate.case import START_BUDGET, Case, Way
+from tasks.estimate.case import OURS, Case, Way
 from tasks.estimate.corrections import Corrections
 from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
 from tasks.estimate.read import ASSUMED
@@ -31,11 +35,15 @@ if TYPE_CHECKING:
     from tasks.estimate.machine import Machine
     from tasks.estimate.requests import Requests
 
-WHOLE: Final = 60_000
-SAMPLE: Final = 3_000
-"""Requests that budgets and ranges are found with."""
+WHOLE: Final = 40_000
+SAMPLE: Final = 2_000
+"""Requests that budgets and ranges are found with, at least."""
+DRAINS: Final = 10.0
+"""A sample takes so many times as long as its longest answer by itself, or else it is as large as can be.
+
+In a smaller one the end, in which little runs, is most of it, and it says nothing of budgets.
+"""
 ORDERS: Final = ("fcfs", "dfs", "interleave", "blend")
-OURS: Final = "blend"
 BETTER: Final = 1.01
 """Another order is told to be better from this much on."""
 REPLICAS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -55,9 +63,9 @@ class Question:
     length_error
         Relative error of the mean answer length; None: by where the lengths come from.
     sample
-        Requests of the sample.
+        Requests of the sample, at least.
     whole
-        Larger nights are mostly taken from the sample.
+        Of larger nights a sample of so many is simulated where it stands for the whole.
     """
 
     today: str = "fcfs"
@@ -72,7 +80,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
     """Return the estimate of all requests on one machine; keys are explained in `tasks.estimate.words`."""
     begin = time.perf_counter()
     distinct = requests.distinct
-    study = _Study(distinct, machine, question)
+    study = Study(distinct, machine, question)
     today, ours, base = study.today, study.ours, study.base
     factor = 1.0
     if len(distinct) < len(requests):
@@ -82,7 +90,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
     found = effects(study.case, study.sample, today, ours, _length_error(requests, question), device_error)
     seconds = {"today": study.case.seconds(today) * factor, "ours": study.case.seconds(ours)}
     gain = gain_range(seconds["today"] / seconds["ours"], found)
-    nature = _nature(distinct, machine)
+    nature = _nature(study.case)
     kept = min(1.0, study.case.run(today).hit_rate / max(nature["hit_rate_optimum"], 1e-12))
     gains = make_map(
         machine,
@@ -134,6 +142,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
         "workload": nature,
         "map": {**asdict(gains), "densities": DENSITIES, "sharings": SHARINGS},
         "sample": len(study.sample.requests),
+        "base": len(base.requests),
         "took_seconds": 0.0,
     }
     result["verdict"] = judge(result)
@@ -141,15 +150,15 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
     return result
 
 
-class _Study:
+class Study:
     """The ways that are compared: tuned on a sample, run over everything where it matters."""
 
     def __init__(self, requests: Requests, machine: Machine, question: Question) -> None:
         self.question = question
         self.case = Case(requests, machine)
-        sample = requests.sample(question.sample)
-        self.sample = self.case if sample is requests else Case(sample, machine)
-        self.base = self.case if len(requests) <= question.whole else self.sample
+        self.base = self._sampled(question.whole)
+        size = _sample_size(self.case, question)
+        self.sample = self.base if size >= question.whole else self._sampled(size)
         self.ways: dict[tuple[str, bool], Way] = {}
         for overlap in (False, True) if machine.overlaps else (False,):
             for order in dict.fromkeys((*ORDERS, question.today)):
@@ -158,27 +167,22 @@ class _Study:
         # What today's engine is tuned to must not be an accident of the sample.
         self.ways[key] = self.base.fixed(question.today, overlap=False, start=self.ways[key].budget)
         self.today = self.ways[key]
-        self.ways[OURS, machine.overlaps] = self.ours = self._ours(self.ways[OURS, machine.overlaps])
+        start = self.sample.fixed(OURS, overlap=machine.overlaps).budget
+        self.fixed = self.base.fixed(OURS, overlap=machine.overlaps, start=start)
+        paced = Way(OURS, machine.overlaps, machine.budgets[-1], paced=True)
+        ours = (self.fixed, paced) if machine.overlaps else (self.fixed,)
+        self.ways[OURS, machine.overlaps] = self.ours = min(ours, key=self.base.seconds)
         rivals = [way for way in self.ways.values() if way.overlap == machine.overlaps and way.order != OURS]
         self.rival = min(rivals, key=self.base.seconds)
 
-    def _ours(self, way: Way) -> Way:
-        """Return the best way of the blend over everything, beginning with that of the sample."""
-        start = way.budget if not way.paced else START_BUDGET
-        fixed = self.base.fixed(OURS, overlap=way.overlap, start=start)
-        paced = Way(OURS, way.overlap, self.case.machine.budgets[-1], paced=True)
-        return min(fixed, paced, key=self.base.seconds) if way.overlap else fixed
+    def _sampled(self, count: int) -> Case:
+        sample = self.case.requests.sample(count)
+        return self.case if sample is self.case.requests else Case(sample, self.case.machine)
 
     def chain(self) -> Chain:
         """Return the ways from today's to ours."""
-        overlap = self.ours.overlap
-        return Chain(
-            self.today,
-            self.ways["dfs", False],
-            self.sample.fixed("dfs", overlap=overlap),
-            self.base.fixed(OURS, overlap=overlap, start=START_BUDGET),
-            self.ours,
-        )
+        overlapped = self.sample.fixed("dfs", overlap=self.ours.overlap)
+        return Chain(self.today, self.ways["dfs", False], overlapped, self.fixed, self.ours)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row of figures for each order, with and without overlap."""
@@ -199,6 +203,14 @@ class _Study:
                 }
             )
         return rows
+
+
+def _sample_size(case: Case, question: Question) -> int:
+    """Return how many requests the sample should have."""
+    cost = case.cost(Way(OURS, case.machine.overlaps, case.machine.budgets[-1]))
+    alone = float(case.requests.output.max()) * cost.weight_bytes / cost.read_bytes
+    part = DRAINS * alone / case.limits(overlap=case.machine.overlaps).practical
+    return min(max(math.ceil(part * len(case.requests)), question.sample), question.whole)
 
 
 def _length_error(requests: Requests, question: Question) -> float:
@@ -234,11 +246,9 @@ def _overlap(machine: Machine) -> dict[str, Any]:
     return {"possible": True, "source": source, "interference": machine.interference}
 
 
-def _nature(requests: Requests, machine: Machine) -> dict[str, Any]:
+def _nature(case: Case) -> dict[str, Any]:
     """Return density and sharing of all requests and of each workload."""
-    import numpy as np
-
-    case, shape, device = Case(requests, machine), machine.shape, machine.device
+    requests, shape, device = case.requests, case.machine.shape, case.machine.device
     output = requests.output.astype(np.float64)
     _, compute, memory = node_costs(requests.tree, output, shape, device.flops, device.read_bytes)
     prompt = np.diff(requests.start).astype(np.float64)
@@ -267,9 +277,7 @@ def _nature(requests: Requests, machine: Machine) -> dict[str, Any]:
     return {**everything, "hit_rate_optimum": plan.hit_rate_optimum, "workloads": by_name}
 
 
-def _replicas(
-    study: _Study, today: Way, ours: Way, question: Question, factor: float
-) -> list[dict[str, Any]]:
+def _replicas(study: Study, today: Way, ours: Way, question: Question, factor: float) -> list[dict[str, Any]]:
     """Return the duration by number of replicas, up to `most_gpus` GPUs, always of at least one."""
     machine, correct = study.case.machine, question.corrections
     most = max(1, question.most_gpus // machine.gpus)

@@ -99,12 +99,12 @@ class Requests:
         """Return the requests with these indices, in this order."""
         length = np.diff(self.start)[chosen]
         start = np.concatenate(([0], np.cumsum(length))).astype(np.int64)
-        place = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
+        parts = [self.tokens[a:b] for a, b in zip(self.start[chosen], self.start[chosen + 1], strict=True)]
         known = {int(request): at for at, request in enumerate(chosen)}
         repeats = [known.get(int(self.repeats[request]), at) for at, request in enumerate(chosen)]
         return replace(
             self,
-            tokens=self.tokens[place],
+            tokens=np.concatenate([self.tokens[:0], *parts]),
             start=start,
             output=self.output[chosen],
             workload=self.workload[chosen],

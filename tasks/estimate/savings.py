@@ -90,10 +90,8 @@ def _overlap(case: Case, today: Way, ours: Way) -> Iterator[Effect]:
     if bounds is None or not case.machine.overlaps:
         return
     for g, word in ((bounds[0], "better"), (bounds[2], "worse")):
-        found = [
-            float(case.times(way, interference=g if way.overlap else None).sum()) / case.seconds(way)
-            for way in (today, ours)
-        ]
+        other = case.with_interference(g)
+        found = [other.seconds(way) / case.seconds(way) for way in (today, ours)]
         yield Effect("overlap", f"{word} (g = {g})", *found)
 
 

@@ -32,11 +32,16 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
     found = []
     largest = max(result["sources"], key=lambda source: float(source["factor"]))
     workload, optimum = result["workload"], result["optimum"]
+    single = workload["requests"] == 1
     if answer == NOT_WORTH:
         found.append(_why_not(result))
+    elif single:
+        found.append(
+            "All requests are equal: their one answer is computed once, and nothing is left to order."
+        )
     elif largest["factor"] > 1.0:
         found.append(f"Most of it comes from {largest['name']}: {largest['what']}.")
-    if optimum["limit"] == "longest":
+    if optimum["limit"] == "longest" and not single:
         found.append(
             "The longest answer alone takes as long as everything else together: more GPUs or a better order "
             "would not end the night sooner."
@@ -54,7 +59,9 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
 def _why_not(result: dict[str, Any]) -> str:
     workload = result["workload"]
     if workload["requests"] == 1:
-        return "There is one request: nothing to order, nothing to share, nothing to run beside it."
+        return (
+            "There is one request to compute: nothing to order, nothing to share, nothing to run beside it."
+        )
     density = workload["density"]
     if density > 5.0:
         return (
@@ -99,7 +106,7 @@ def assumptions(
             "from those of the same workload in earlier runs."
         )
     if about.get("too_long"):
-        found.append(f"{about['too_long']:,} requests do not fit the model's context and are left out.")
+        found.append(f"Left out, as they do not fit the model's context: {about['too_long']:,} requests.")
     if "pieces" in str(about.get("counted_by")):
         found.append(
             "Prompts are counted in pieces of words, as there is no tokenizer: token counts may be off by a "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 Row = tuple[str, ...]
 Table = tuple[str, Row, list[Row]]
 
@@ -21,12 +23,12 @@ def headline(result: dict[str, Any], machine: dict[str, Any]) -> str:
     """Return the answer for one machine in a sentence or two."""
     saving, hours = machine["saving"], machine["gpu_hours"]
     answer = machine["verdict"]["answer"]
-    today, ours = (amount(hours[name]["central"]) for name in ("today", "ours"))
+    today, ours = (gpu_time(hours[name]["central"]) for name in ("today", "ours"))
     text = f"{machine['machine']}: {answer}. "
     if saving["central"] >= 0.005:
-        text += f"A night takes {ours} GPU hours instead of {today}, {span(saving)} less (simulated)."
+        text += f"A night takes {ours} instead of {today}, {span(saving)} less (simulated)."
     else:
-        text += f"A night takes {ours} GPU hours, today {today} (simulated)."
+        text += f"A night takes {ours}, today {today} (simulated)."
     sums = machine["money"]
     if sums is not None and machine["price_per_gpu_hour"] == 0:
         text += " At a price of 0 nothing is saved in money; the time is."
@@ -76,7 +78,10 @@ def _orders(machine: dict[str, Any]) -> Table:
     columns["of optimum"] = [f"{row['optimum_share']:.0%}" for row in rows]
     columns["prefix hits"] = [f"{row['hit_rate']:.1%}" for row in rows]
     columns["figures"] = [row["label"] for row in rows]
-    title = f"Orders (simulated; sampled: on {machine['sample']:,} requests, scaled)"
+    title = "Orders (simulated"
+    if "sampled" in columns["figures"]:
+        title += f"; sampled: on {machine['base']:,} requests, scaled"
+    title += ")"
     return title, tuple(columns), list(zip(*columns.values(), strict=True))
 
 
@@ -152,9 +157,18 @@ def span(saving: dict[str, float]) -> str:
 
 def amount(value: float) -> str:
     """Return a number with three digits that count, thousands by commas."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    text = np.format_float_positional(value, precision=3, unique=False, fractional=False)
+    return str(text).rstrip(".")
+
+
+def gpu_time(hours: float) -> str:
+    """Return GPU time in a unit that suits it."""
+    for unit, seconds in (("hours", 3600), ("minutes", 60)):
+        if hours * 3600 >= seconds:
+            return f"{amount(hours * 3600 / seconds)} GPU {unit}"
+    return f"{amount(hours * 3600)} GPU seconds"
 
 
 def money(value: float) -> str:

@@ -173,7 +173,7 @@ def test_a_live_run_keeps_its_date(tmp_path, capsys):
     ("changed", "field", "remedy"),
     [
         ({"policy": "fastest"}, "--policy", "fcfs, random, dfs, blend"),
-        ({"source": "{root}/nowhere"}, "--source", "name a file, a folder"),
+        ({"source": "{root}/nowhere"}, "--source", "Name a file, a folder"),
         ({"source": "{root}/logs/{{run_date:%Y}}/"}, "--source", "--run-date"),
         ({"model": "{root}/bare"}, "--model", "tokenizer"),
         ({"model": "{root}/logs"}, "--model", "hub id"),

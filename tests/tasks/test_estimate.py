@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from flows.cli import main
 from flows.estimate_parameters import EstimateParameters
 from tasks.errors import ConfigurationError
+from tasks.estimate.case import Case, Way
 from tasks.estimate.estimate import estimate, estimate_requests
 from tasks.estimate.machine import choose_devices, choose_model, make_machine, parse_prices
 from tasks.estimate.page import document
 from tasks.estimate.read import Source, read_requests
+from tasks.estimate.report import Question, Study
 from tasks.estimate.requests import Requests
 from tasks.estimate.savings import spread
 from tasks.estimate.words import headline
@@ -219,6 +222,26 @@ def test_block_hashes_become_prompts_that_share_what_the_hashes_share(tmp_path: 
     assert found.repeats.tolist() == [0, 1, 2, 3]
 
 
+def test_a_query_gives_lengths_or_prompts_and_its_text_is_told_nowhere(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "day.duckdb")) as connection:
+        connection.execute(
+            "create table asked as select 'how many legs has spider ' || i as question, 40 + i as size, "
+            "7 as answer, i % 2 as day from range(6) t(i)"
+        )
+    place = f"duckdb:///{tmp_path}/day.duckdb"
+    uri = f"{place}?query=select * from asked where day = 0 and question <> 'a secret'"
+    lengths = {"input_tokens": "size", "output_tokens": "answer"}
+    found = read_requests(Source(uri, columns=lengths), MODEL, tmp_path / "a")
+    assert np.diff(found.start).tolist() == [40, 42, 44]
+    assert found.output.tolist() == [7, 7, 7]
+    assert found.name == "day.duckdb"
+    assert "secret" not in str(found.about)
+    prompts = {"prompt": "question", "output_tokens": "answer"}
+    found = read_requests(Source(uri, columns=prompts), MODEL, tmp_path / "b")
+    # The common beginning is one.
+    assert found.tokens[0] == found.tokens[found.start[1]]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=60), st.integers(1, 80), st.integers(0, 9))
 def test_a_sample_is_made_of_whole_requests(lengths: list[int], count: int, seed: int) -> None:
@@ -249,24 +272,45 @@ def test_independent_bounds_are_added_as_squares() -> None:
     assert spread([]) == (1.0, 1.0)
 
 
+def made_up(count: int, output: int = 100) -> Requests:
+    """Requests of 400 random tokens, of one workload."""
+    start = np.arange(0, 400 * count + 1, 400, dtype=np.int64)
+    tokens = np.random.default_rng(0).integers(0, 9, start[-1]).astype(np.int32)
+    outputs, zeros = np.full(count, output, np.int32), np.zeros(count, np.int64)
+    return Requests("all", tokens, start, outputs, zeros, ("w",), np.arange(count))
+
+
+def test_orders_that_admit_alike_are_simulated_once_and_overlap_is_none_of_it() -> None:
+    case = Case(made_up(60), make_machine(MODEL, choose_devices("a100")[0], longest=500))
+    ways = {name: Way(name, overlap=True, budget=512) for name in ("dfs", "interleave", "blend")}
+    runs = {name: case.run(way) for name, way in ways.items()}
+    assert runs["interleave"] is runs["dfs"]
+    assert runs["blend"] is not runs["dfs"]
+    other = case.with_interference(0.9)
+    assert other.run(ways["blend"]) is runs["blend"]
+    assert other.seconds(ways["blend"]) >= case.seconds(ways["blend"])
+
+
+def test_a_sample_is_as_large_as_its_longest_answer_asks_for() -> None:
+    requests = made_up(300, output=10)
+    machine = make_machine(MODEL, choose_devices("a100")[0], longest=20_500)
+    question = Question(sample=20, whole=200)
+    # All of them take about a hundred times as long as one of their answers.
+    assert 20 <= len(Study(requests, machine, question).sample.requests) <= 60
+    requests.output[0] = 20_000
+    study = Study(requests, machine, question)
+    assert study.sample is study.base
+    assert 150 <= len(study.sample.requests) <= 250
+
+
 def test_prices_go_to_the_gpus_they_name() -> None:
     devices = choose_devices("a100,4xa100,h100")
     assert parse_prices("a100=1,h100=3", devices) == {"a100": 1.0, "4xa100": 1.0, "h100": 3.0}
     assert parse_prices(None, devices) == {}
 
 
-def test_a_larger_group_is_faster(tmp_path: Path) -> None:
-    del tmp_path
-    start = np.arange(0, 40_001, 400, dtype=np.int64)
-    requests = Requests(
-        "all",
-        np.random.default_rng(0).integers(0, 9, 40_000).astype(np.int32),
-        start,
-        np.full(100, 100, np.int32),
-        np.zeros(100, np.int64),
-        ("w",),
-        np.arange(100),
-    )
+def test_a_larger_group_is_faster() -> None:
+    requests = made_up(100)
     request = parameters_of("a100,2xa100")
     found = estimate_requests(requests, MODEL, choose_devices("a100,2xa100"), {}, request)
     one, two = found["machines"]
