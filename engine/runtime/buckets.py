@@ -19,11 +19,14 @@ class Bucket(NamedTuple):
         Sequences, and rows sampled.
     prefill
         Whether any sequence may have more than one row. Without, ``tokens == sequences``.
+    cascade
+        Whether decoding sequences are in groups whose shared pages are read once.
     """
 
     tokens: int
     sequences: int
     prefill: bool
+    cascade: bool = False
 
 
 def token_sizes(budget: int) -> list[int]:
@@ -46,15 +49,19 @@ def sequence_sizes(most: int) -> list[int]:
 
 
 class Buckets:
-    """The buckets of an engine with steps of up to `budget` tokens of up to `sequences` sequences."""
+    """The buckets of an engine with steps of up to `budget` tokens of up to `sequences` sequences.
 
-    def __init__(self, budget: int, sequences: int) -> None:
+    With `cascade` there is one of each kind for steps with groups, and one for those without.
+    """
+
+    def __init__(self, budget: int, sequences: int, *, cascade: bool = False) -> None:
+        self._kinds = (False, True) if cascade else (False,)
         self._tokens, self._sequences = token_sizes(max(budget, sequences)), sequence_sizes(sequences)
         # Decode-only steps have as many tokens as sequences, where a finer grid pays.
         self._decode = sorted({*token_sizes(sequences), *self._sequences})
 
     def of(self, tokens: int, sequences: int) -> Bucket:
-        """Return the smallest bucket that holds a step.
+        """Return the smallest bucket that holds a step without groups.
 
         Raises
         ------
@@ -68,14 +75,15 @@ class Buckets:
         return Bucket(_least(self._tokens, max(tokens, rows)), rows, prefill=True)
 
     def all(self) -> list[Bucket]:
-        """Return every bucket that `of` can return, largest first: the order to capture graphs in."""
+        """Return every bucket there can be, largest first: the order to capture graphs in."""
         mixed = [
             Bucket(tokens, rows, prefill=True)
             for rows in self._sequences
             for tokens in self._tokens
             if tokens >= rows
         ]
-        return sorted([*mixed, *(Bucket(size, size, prefill=False) for size in self._decode)], reverse=True)
+        plain = [*mixed, *(Bucket(size, size, prefill=False) for size in self._decode)]
+        return sorted((b._replace(cascade=kind) for b in plain for kind in self._kinds), reverse=True)
 
 
 def _least(sizes: list[int], wanted: int) -> int:

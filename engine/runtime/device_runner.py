@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.errors import CapacityError
+from engine.kernels.cascade_attention import SharedPages
 from engine.models.schedule import OVERLAPPING
 from engine.runtime.buckets import Bucket, Buckets
 from engine.runtime.device_attention import AttentionOps
@@ -21,6 +22,7 @@ from engine.runtime.logprobs import Measured, measure
 from engine.runtime.nano_batches import SplitRule, cut, make_halves
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
+from engine.runtime.shared_pages import Groups, find_groups, leading_single_rows, make_room
 from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.cost import StepCost
     from engine.models.decoder import Decoder
     from engine.runtime.state import Int64, Slots, Work
 
@@ -52,29 +55,26 @@ class DeviceInputs:
     prefill_table: Tensor | None
     prefill_context: Tensor
     query_start: Tensor
+    groups: SharedPages | None
     ops: AttentionOps
 
     def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
         """Return attention of q [T, heads, head dim] over one layer's cache.
 
         The decode operation takes as many rows from the front as there may be sequences. Those that belong
-        to longer sequences are overwritten by the prefill operation, which comes second.
+        to longer sequences are overwritten by the prefill operation, which comes second. Pages that sequences
+        share are read once for all of a group in layers without a window.
         """
         scale = q.shape[-1] ** -0.5
         # Padding rows that no operation writes must be finite: their KV goes to the padding page, which the
         # masked places of real sequences point to.
         out = torch.zeros_like(q)
         rows = self.decode_context.shape[0]
-        self.ops.decode(
-            q[:rows],
-            cache,
-            self.decode_table,
-            self.decode_context,
-            scale=scale,
-            window=window,
-            scales=scales,
-            out=out[:rows],
-        )
+        decoding = q[:rows], cache, self.decode_table, self.decode_context
+        if self.groups is not None and window is None:
+            self.ops.cascade(*decoding, self.groups, scale=scale, scales=scales, out=out[:rows])
+        else:
+            self.ops.decode(*decoding, scale=scale, window=window, scales=scales, out=out[:rows])
         if self.prefill_table is not None:
             self.ops.prefill(
                 q,
@@ -119,6 +119,9 @@ class DeviceRunner:
         Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
     split
         Which steps are cut into two nano-batches; None cuts none. Cut steps are not captured.
+    cascade
+        Cost of steps, by which groups of decoding sequences are chosen whose shared pages are read once;
+        None reads all pages for each sequence. It doubles the number of graphs.
     """
 
     def __init__(
@@ -134,12 +137,15 @@ class DeviceRunner:
         ops: AttentionOps | None = None,
         kv_dtype: torch.dtype | None = None,
         split: SplitRule | None = None,
+        cascade: StepCost | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
         self._on_device, pages = embed.device, kv_tokens // page_size
         self._ops = ops or AttentionOps()
-        self._buckets = Buckets(token_budget, max_sequences)
+        # In layers with a window nobody sees the beginning of a long context.
+        self._cascade = cascade if None in config.windows else None
+        self._buckets = Buckets(token_budget, max_sequences, cascade=self._cascade is not None)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
         self._split, self._halves = split, make_halves(largest.tokens, max_sequences)
@@ -148,6 +154,7 @@ class DeviceRunner:
             for _ in range(0 if split is None else OVERLAPPING)
         ]
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
+        self._room = make_room(max_sequences, pages + 1)
         # One page more than the longest sequence, as the scheduler's own tables have.
         self._width = -(-longest // page_size) + 1
         self._mirror = np.full((max_sequences + 1, self._width), pages, np.int32)
@@ -207,6 +214,7 @@ class DeviceRunner:
         copies = work.copies[: work.size[W_COPIES]]
         host = self._staging.next()
         fill_step(work, requests, host, bucket, self._dummies)
+        bucket = self._with_groups(bucket, work, slots, host)
         for place, rows in (
             (host.drawn_rows, drawn),
             (host.wished_rows, wish.rows),
@@ -215,7 +223,7 @@ class DeviceRunner:
         ):
             place[: len(rows)] = rows
         step = self._staging.device
-        parts = self._cut(work, requests, host) if self._split and self._split.cuts(work) else []
+        parts = self._cut(work, slots, requests, host) if self._split and self._split.cuts(work) else []
         with torch.inference_mode():
             self._staging.send()
             for staging in self._parts[: len(parts)]:
@@ -228,13 +236,26 @@ class DeviceRunner:
                 self._graphs(bucket)
             return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
 
-    def _cut(self, work: Work, requests: Int64, host: HostStep) -> list[Bucket]:
+    def _with_groups(self, bucket: Bucket, work: Work, slots: Slots, host: HostStep) -> Bucket:
+        """Find the groups whose pages are worth reading once; return the bucket for what was found."""
+        if self._cascade is None:
+            return bucket
+        groups = Groups(host.shared, host.members, host.group_start)
+        count = leading_single_rows(work)
+        saved = find_groups(
+            slots.pages, work.slot, work.context, count, self.page_size, self._cascade, self._room, groups
+        )
+        return bucket._replace(cascade=saved > 0.0)
+
+    def _cut(self, work: Work, slots: Slots, requests: Int64, host: HostStep) -> list[Bucket]:
         """Cut the step, fill the buffers of the nano-batches, and return the buckets of these."""
         cut(work, self._halves)
         parts, before = [], 0
         for i, half in enumerate((self._halves.first, self._halves.second)):
             part = self._buckets.of(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES]))
-            fill_step(half, requests, self._parts[i].next(), part, self._dummies)
+            filled = self._parts[i].next()
+            fill_step(half, requests, filled, part, self._dummies)
+            part = self._with_groups(part, half, slots, filled)
             samples = np.flatnonzero(self._halves.part[: work.size[W_SAMPLES]] == i)
             host.merged_rows[samples] = before + self._halves.row[samples]
             parts.append(part)
@@ -289,6 +310,12 @@ class DeviceRunner:
             else None,
             prefill_context=step.prefill_context[:sequences],
             query_start=step.query_start[: sequences + 1],
+            # A group has two members at least.
+            groups=SharedPages(
+                step.shared[:sequences], step.members[:sequences], step.group_start[: sequences // 2 + 1]
+            )
+            if bucket.cascade
+            else None,
             ops=self._ops,
         )
 

@@ -13,6 +13,7 @@ from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
 from engine.runtime.runner import CpuRunner
 
 if TYPE_CHECKING:
+    from engine.cost import StepCost
     from engine.models.decoder import Decoder
     from engine.runtime.device_attention import AttentionOps
     from engine.runtime.runner import Runner
@@ -51,6 +52,7 @@ def make_runner(
     fp8_kv: bool = False,
     memory: DeviceMemory | None = None,
     ops: AttentionOps | None = None,
+    cascade: StepCost | None = None,
 ) -> Runner:
     """Return the runner for the decoder's device.
 
@@ -60,6 +62,8 @@ def make_runner(
         Whether the KV cache is in e4m3, on a device that is not the CPU.
     memory, ops
         Of a device that is not CUDA, for tests; with neither, the CPU runner is taken there.
+    cascade
+        See `engine.runtime.device_runner.DeviceRunner`.
 
     Raises
     ------
@@ -85,6 +89,7 @@ def make_runner(
             sizes.longest,
             ops=ops,
             kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
+            cascade=cascade,
         )
 
     kv_tokens = sizes.kv_tokens

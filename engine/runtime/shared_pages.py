@@ -14,10 +14,11 @@ import numpy as np
 
 from engine.cost import group_saving
 from engine.jit import njit_in_place
+from engine.runtime.state import W_SEQUENCES
 
 if TYPE_CHECKING:
     from engine.cost import StepCost
-    from engine.runtime.state import Float64, Int32
+    from engine.runtime.state import Float64, Int32, Work
 
 _NONE = -1
 MOST_VISITS: Final = 16
@@ -75,10 +76,20 @@ def make_groups(sequences: int) -> Groups:
 
 def make_room(sequences: int, pages: int) -> Room:
     """Return scratch memory for so many sequences on pages with numbers below `pages`."""
-    rows = [np.zeros(sequences, np.int32) for _ in range(3)]
-    nodes = [np.zeros(2 * sequences + 2, np.int32) for _ in range(5)]
-    gains = [np.zeros(2 * sequences + 2, np.float64) for _ in range(2)]
-    return Room(*rows, *nodes, *gains, mark=np.zeros(pages, np.int32))
+    order, spare, limit = np.zeros((3, sequences), np.int32)
+    begin, end, depth, parent, page = np.zeros((5, 2 * sequences + 2), np.int32)
+    gain, below = np.zeros((2, 2 * sequences + 2), np.float64)
+    mark = np.zeros(pages, np.int32)
+    return Room(order, spare, limit, begin, end, depth, parent, page, gain, below, mark)
+
+
+@njit_in_place
+def leading_single_rows(work: Work) -> int:
+    """Return how many sequences at the front have one row each: those that decode attention takes."""
+    count = 0
+    while count < work.size[W_SEQUENCES] and work.length[count] == 1:
+        count += 1
+    return int(count)
 
 
 @njit_in_place

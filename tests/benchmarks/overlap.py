@@ -20,7 +20,7 @@ from engine.cost import NOMINAL, DeviceProfile, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import EngineSettings
 from engine.simulate import simulate
-from tests.benchmarks import gpu, overlap_pair
+from tests.benchmarks import gpu, overlap_cascade, overlap_pair
 from tests.benchmarks.gpu_engine import LLAMA_8B, random_tokens
 from tests.benchmarks.gpu_ops import Bench, Row
 from tests.benchmarks.gpu_ops import ceilings as measure_ceilings
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 WORTH = 1.15
 """Predicted gain under which the work stops."""
-REQUIRED = ("read_by_blocks", "products_by_rows", "pair_ratio", "pair_surface", "predicted_gain")
+REQUIRED = ("read_by_blocks", "products_by_rows", "pair_ratio", "pair_surface", "predicted_gain",
+            "cascade_speedup_16k_256_64", "cascade_min")  # fmt: skip
 BUDGETS = (512, 1024, 2048, 4096, 8192)
 
 
@@ -90,6 +91,7 @@ PARTS = [
     Part("green contexts", 60, partial(overlap_pair.pair, green=True), alone=True),
     Part("surface", 90, overlap_pair.surface),
     Part("prediction", 120, predict),
+    Part("cascade", 120, overlap_cascade.cascade),
 ]
 
 

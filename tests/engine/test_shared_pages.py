@@ -11,10 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from models import flatten
 
 from engine.cost import NOMINAL, ModelShape, group_saving, step_cost
 from engine.kernels.cascade_attention import SharedPages, shared_table
+from engine.optimum import optimum
+from engine.plan.policies import make_plan
+from engine.runtime.core import EngineSettings
 from engine.runtime.shared_pages import find_groups, make_groups, make_room
+from engine.simulate import simulate
 
 SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, layers=32, query_size=4096,
                    kv_bytes_per_token=131072, weight_bytes=15_000_000_000)  # fmt: skip
@@ -132,6 +137,33 @@ def test_a_large_group_near_the_root_or_small_ones_far_from_it() -> None:
     groups, read, _ = found(*tables(near, [17] * len(near), 16), 16, COST._replace(shared_step=0.0))
     assert [len(g) for g in groups] == [len(near)]
     assert set(read.shared[: len(near)].tolist()) == {30}
+
+
+def test_the_simulator_counts_shared_pages_once_where_the_device_does() -> None:
+    prompts, answer, n = [[*range(4, 68), 100 + i] for i in range(8)], 30, 8
+    tokens, start = flatten(prompts)
+    output = np.full(n, answer, np.int32)
+    settings = EngineSettings(kv_tokens=2000, page_size=16, token_budget=400, max_sequences=n)
+    plan = make_plan("dfs", tokens, start, output.astype(np.float64), SHAPE, NOMINAL["h200"], seed=1)
+    runs = {
+        kept: simulate(plan, tokens, start, output, settings, FREE._replace(shared_read=kept), record=True)
+        for kept in (1.0, 0.25)
+    }
+    plain, shared = (run.trace for run in runs.values())
+    assert np.delete(plain, 3, 1).tolist() == np.delete(shared, 3, 1).tolist()
+    # All decode together but in the first steps; 7 of 8 read three quarters less of 64 tokens.
+    together = plain[:, 5] == n
+    assert together.sum() > 20
+    assert runs[1.0].jumped > 0
+    assert set((plain - shared)[together, 3].tolist()) == {7 * 48}
+    assert runs[0.25].seconds < runs[1.0].seconds
+    bound = {
+        run: optimum(FREE._replace(shared_read=run), *(np.array(x) for x in ([65.0] * n, [0.0] + [64.0] * 7)),
+                     output.astype(np.float64), 2000.0)
+        for run in runs
+    }  # fmt: skip
+    assert bound[0.25].kv_read < bound[1.0].kv_read
+    assert all(bound[kept].practical <= run.seconds for kept, run in runs.items())
 
 
 def test_what_is_not_worth_it_is_read_as_before() -> None:
