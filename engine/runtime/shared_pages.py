@@ -2,8 +2,9 @@
 
 Pages are nodes of the radix cache (`engine.runtime.pages`): sequences with the same page at a place have the
 same pages at all places before it. So the step's sequences form a tree, whose nodes are found by looking at
-few pages of each sequence. A sequence is in one group at most; which nodes become groups, near the root with
-many sequences or far from it with many pages, is what saves most by the cost model (`engine.cost`).
+few pages of each sequence. A group is a whole node: all sequences that have its pages. Which nodes become
+groups, near the root with many sequences or far from it with many pages, is what saves most by the cost model
+(`engine.cost`); sequences that are left over beside a smaller group are read one by one.
 """
 
 from __future__ import annotations

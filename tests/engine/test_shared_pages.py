@@ -58,7 +58,7 @@ def found(pages, context, free, page_size, cost, slot=None):
 
 
 def best(pages, context, page_size, cost) -> float:
-    """The most that any choice of disjoint groups can save, by trying every one."""
+    """The most that disjoint groups can save, each of all that have its pages, by trying every choice."""
     whole = (context - 1) // page_size
     options = []
     for n in range(2, len(context) + 1):
@@ -67,7 +67,8 @@ def best(pages, context, page_size, cost) -> float:
             same = (pages[list(rows), :limit] == pages[rows[0], :limit]).all(0)
             depth = int(np.append(same, False).argmin())
             gain = group_saving(cost, float(n), float(depth * page_size)) if depth else 0.0
-            if gain > 0:
+            others = (pages[:, :depth] == pages[rows[0], :depth]).all(1) & (whole >= depth)
+            if gain > 0 and others.sum() == n:
                 options.append((frozenset(rows), gain))
 
     def search(first: int, used: frozenset[int]) -> float:
