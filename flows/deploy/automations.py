@@ -39,7 +39,16 @@ RERUN_TAG: Final = "rerun-if-crashed"
 RECOVER: Final = "recover/recover"
 
 _HEARTBEAT: Final = "prefect.flow-run.heartbeat"
-_ENDS: Final = ("Completed", "CompletedWithErrors", "Failed", "Stopped", "Crashed", "Cancelled")
+_ENDS: Final = (
+    "Completed",
+    "CompletedWithErrors",
+    "Failed",
+    "Stopped",
+    "ComputeFailed",
+    "Overdue",
+    "Crashed",
+    "Cancelled",
+)
 _WAITS: Final = ("AwaitingRetry", "Paused", "Suspended", "Cancelling", "Scheduled", "Pending")
 
 
