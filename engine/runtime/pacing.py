@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from engine.runtime.pages import PagePool
 
 GRAIN = 128
-"""Budgets are multiples of this: step shapes recur, and GEMM tiles are full."""
+"""Prefill tokens are multiples of this: step shapes recur, and GEMM tiles are full."""
 GOLDEN = 0.6180339887498949
+"""Of its multiples the fractions are spread evenly (a low-discrepancy sequence)."""
 OCCUPANCY = 0.85
 """Part of the KV memory that is expected to be in use on average, to estimate the remaining steps."""
 
@@ -81,8 +82,12 @@ def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outl
 
 
 @njit_in_place
-def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int, step: int) -> int:
+def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int, number: int) -> int:
     """Return how many tokens the next step should compute, decoding sequences included.
+
+    Its prefill tokens are rounded up or down so that they are right on average over the steps: always up
+    would take in a tenth too many of some hundred, and leave the memory work for the end. Where nothing
+    decodes there is always some prefill.
 
     Parameters
     ----------
@@ -90,6 +95,8 @@ def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget
         KV memory in tokens.
     token_budget
         Most tokens of a step.
+    number
+        Of the step.
     """
     memory = outlook.left_memory + outlook.right_memory
     steps = memory * cost.read_bytes / cost.kv_bytes_per_token / (OCCUPANCY * kv_capacity)
@@ -99,8 +106,10 @@ def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget
     step = step_memory_seconds(cost, float(outlook.decoding), outlook.kv_tokens)
     seconds = outlook.compute / memory * step
     tokens = (seconds * cost.flops - outlook.decoding * cost.flops_per_sample) / cost.flops_per_token
-    prefill = np.floor(max(tokens - outlook.decoding, 1.0) / GRAIN + (GOLDEN * (step + 1)) % 1.0) * GRAIN
-    return int(min(float(token_budget), outlook.decoding + prefill))
+    grains = np.floor(max(tokens - outlook.decoding, 1.0) / GRAIN + (GOLDEN * (number + 1)) % 1.0)
+    if outlook.decoding == 0:
+        grains = max(grains, 1.0)
+    return int(min(float(token_budget), outlook.decoding + grains * GRAIN))
 
 
 @njit_in_place
