@@ -103,7 +103,8 @@ class Completion:
 class StepSample:
     """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time.
 
-    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read.
+    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read, `nano_batches` the parts
+    that the step was cut into.
     """
 
     step: int
@@ -118,6 +119,7 @@ class StepSample:
     kv_tokens_read: int
     kv_tokens_decode: int
     attended_tokens: int
+    nano_batches: int
     available_pages: int
     hit_tokens: int
     recomputed_tokens: int
@@ -264,6 +266,7 @@ class Engine:
             kv_tokens_read=int(work.size[state.W_KV_READ]),
             kv_tokens_decode=int(work.size[state.W_KV_DECODE]),
             attended_tokens=int(work.size[state.W_KV_DECODE] + work.size[state.W_ATTENDED]),
+            nano_batches=self._in_flight[-1][1].nano_batches if launched else 1,
             available_pages=available(self.pool),
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
             recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),

@@ -6,30 +6,34 @@ without graphs: that is how its padding and bookkeeping are tested.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from engine.errors import CapacityError
+from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
-from engine.runtime.buckets import Bucket, Buckets
+from engine.runtime.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.device_attention import AttentionOps
 from engine.runtime.graphs import StepGraphs
 from engine.runtime.logprobs import Measured, measure
 from engine.runtime.nano_batches import SplitRule, cut, make_halves
+from engine.runtime.overlap import Strategy
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
 from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from engine.models.decoder import Decoder
+    from engine.models.lanes import Lanes
+    from engine.runtime.graphs import AnyBucket
     from engine.runtime.state import Int64, Slots, Work
 
 
@@ -53,6 +57,7 @@ class DeviceInputs:
     prefill_context: Tensor
     query_start: Tensor
     ops: AttentionOps
+    programs: int | None = None
 
     def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
         """Return attention of q [T, heads, head dim] over one layer's cache.
@@ -74,6 +79,7 @@ class DeviceInputs:
             window=window,
             scales=scales,
             out=out[:rows],
+            programs=self.programs,
         )
         if self.prefill_table is not None:
             self.ops.prefill(
@@ -95,6 +101,7 @@ class _InFlight:
     tokens: Tensor
     logprobs: Measured | None
     arrived: torch.cuda.Event | None
+    nano_batches: int
 
     def wait(self) -> StepResult:
         if self.arrived is not None:
@@ -118,7 +125,11 @@ class DeviceRunner:
     kv_dtype
         Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
     split
-        Which steps are cut into two nano-batches; None cuts none. Cut steps are not captured.
+        Which steps are cut into two nano-batches; None cuts none.
+    strategy
+        How the two run; taking turns by default.
+    lanes
+        Makes what launches a step with a given k; None takes streams on a GPU where the strategy has any.
     """
 
     def __init__(
@@ -134,6 +145,8 @@ class DeviceRunner:
         ops: AttentionOps | None = None,
         kv_dtype: torch.dtype | None = None,
         split: SplitRule | None = None,
+        strategy: Strategy = Strategy(),  # noqa: B008 - it cannot be changed
+        lanes: Callable[[int | None], Lanes] | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
@@ -147,6 +160,9 @@ class DeviceRunner:
             Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
             for _ in range(0 if split is None else OVERLAPPING)
         ]
+        self._strategy, self._kept = strategy, strategy.kept[0]
+        made = lanes or self._make_lanes()
+        self._lanes = {kept: made(kept) for kept in strategy.kept}
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
         # One page more than the longest sequence, as the scheduler's own tables have.
         self._width = -(-longest // page_size) + 1
@@ -164,9 +180,9 @@ class DeviceRunner:
             )
         # Padding in every place, so that a step can be tried before there is work.
         nothing = make_work(1, 1)
-        fill_step(nothing, np.zeros(0, np.int64), self._staging.next(), largest, self._dummies)
-        with torch.inference_mode():
-            self._staging.send()
+        for staging in (self._staging, *self._parts):
+            fill_step(nothing, np.zeros(0, np.int64), staging.next(), largest, self._dummies)
+            staging.send()
         self._graphs = StepGraphs(self._forward, self._on_device)
 
     def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
@@ -181,14 +197,29 @@ class DeviceRunner:
         )
         self._turn = 0
 
-    def capture(self) -> int:
-        """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU."""
-        return self._graphs.capture(self._buckets.all())
+    def capture(self, *, lazily: bool = False) -> int:
+        """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU.
+
+        Captured lazily, each is made in the first step that takes it, which then is slow.
+        """
+        return self._graphs.capture([*self._buckets.all(), *self._halved()], lazily=lazily)
+
+    def _halved(self) -> list[HalvedBucket]:
+        """Return the buckets of cut steps, largest first."""
+        return [] if self._split is None else self._buckets.halves(self._strategy.kept)
+
+    def _make_lanes(self) -> Callable[[int | None], Lanes]:
+        """Return what makes the lanes of the strategy; all of them share one stream for attention."""
+        if self._on_device.type != "cuda" or self._strategy.name == "turns":
+            return lambda _: InTurn()
+        memory, carves = torch.cuda.Stream(self._on_device, priority=-1), self._strategy.carves
+        return lambda kept: StreamLanes(memory, kept=kept if carves else None)
 
     def warm_forward(self) -> None:
-        """Compute the largest step over padding only, to see what memory it takes."""
+        """Compute the largest step over padding only, whole and cut, to see what memory it takes."""
         with torch.inference_mode():
-            self._forward(self._buckets.all()[0])
+            for bucket in (*self._buckets.all()[:1], *self._halved()[:1]):
+                self._forward(bucket)
 
     def warm_sampling(self) -> None:
         """Sample the most rows in the costliest way, to see what memory it takes."""
@@ -215,32 +246,40 @@ class DeviceRunner:
         ):
             place[: len(rows)] = rows
         step = self._staging.device
-        parts = self._cut(work, requests, host) if self._split and self._split.cuts(work) else []
+        halved = self._cut(work, requests, host)
         with torch.inference_mode():
             self._staging.send()
-            for staging in self._parts[: len(parts)]:
+            for staging in self._parts if halved else ():
                 staging.send()
             self._update_table(slots)
             self._copy_pages(step, len(copies))
-            if parts:
-                self._forward_parts(parts, bucket)
-            else:
-                self._graphs(bucket)
-            return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+            self._graphs(halved or bucket)
+            sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+        return replace(sampled, nano_batches=OVERLAPPING) if halved else sampled
 
-    def _cut(self, work: Work, requests: Int64, host: HostStep) -> list[Bucket]:
-        """Cut the step, fill the buffers of the nano-batches, and return the buckets of these."""
+    def _cut(self, work: Work, requests: Int64, host: HostStep) -> HalvedBucket | None:
+        """Cut the step if that is worth it, fill the buffers of its halves, and return their bucket.
+
+        Without a graph a step takes longer than being cut saves.
+        """
+        if self._split is None or not self._split.cuts(work):
+            return None
         cut(work, self._halves)
-        parts, before = [], 0
-        for i, half in enumerate((self._halves.first, self._halves.second)):
-            part = self._buckets.of(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES]))
-            fill_step(half, requests, self._parts[i].next(), part, self._dummies)
+        halves = self._halves.first, self._halves.second
+        _, products, attention = self._split.loads(work)
+        kept = self._strategy.choose(products, attention, self._kept)
+        sizes = [(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES])) for half in halves]
+        bucket = self._buckets.of_halves(sizes[0], sizes[1], kept)
+        if not self._graphs.ready(bucket):
+            return None
+        self._kept = kept
+        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True)
+        for i, half in enumerate(halves):
+            fill_step(half, requests, self._parts[i].next(), padded, self._dummies)
             samples = np.flatnonzero(self._halves.part[: work.size[W_SAMPLES]] == i)
-            host.merged_rows[samples] = before + self._halves.row[samples]
-            parts.append(part)
-            before += part.sequences
+            host.merged_rows[samples] = i * bucket.sequences + self._halves.row[samples]
         host.merged_rows[work.size[W_SAMPLES] :] = 0
-        return parts
+        return bucket
 
     def _copy_pages(self, step: DeviceStep, count: int) -> None:
         """Copy the pages of partial hits; what lies past the shared tokens is written before it is seen."""
@@ -259,19 +298,24 @@ class DeviceRunner:
             place, value = (part[:count].to(self._on_device, non_blocking=True) for part in (index, page))
             self._table.view(-1).index_copy_(0, place.to(torch.int64), value)
 
-    def _forward(self, bucket: Bucket) -> None:
+    def _forward(self, bucket: AnyBucket) -> None:
         """Compute the step in the buffers and leave the logits in theirs: what a graph holds."""
+        if isinstance(bucket, HalvedBucket):
+            self._forward_halves(bucket)
+            return
         inputs = self._inputs(self._staging.device, bucket)
         self.decoder.forward(inputs, self._cache, out=self._logits[: bucket.sequences])
 
-    def _forward_parts(self, parts: list[Bucket], whole: Bucket) -> None:
+    def _forward_halves(self, bucket: HalvedBucket) -> None:
         """Compute the step from the buffers of its nano-batches."""
-        inputs = [self._inputs(self._parts[i].device, part) for i, part in enumerate(parts)]
-        merged = self._staging.device.merged_rows[: whole.sequences]
-        out = self._logits[: whole.sequences]
-        self.decoder.forward_parts(inputs, merged, self._cache, out=out)
+        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True)
+        inputs = [self._inputs(staging.device, padded, bucket.kept) for staging in self._parts]
+        # No more are sampled than both halves have sequences.
+        rows = min(OVERLAPPING * bucket.sequences, self._logits.shape[0])
+        merged, out = self._staging.device.merged_rows[:rows], self._logits[:rows]
+        self.decoder.forward_parts(inputs, merged, self._cache, out=out, lanes=self._lanes[bucket.kept])
 
-    def _inputs(self, step: DeviceStep, bucket: Bucket) -> DeviceInputs:
+    def _inputs(self, step: DeviceStep, bucket: Bucket, programs: int | None = None) -> DeviceInputs:
         """Return the part of the buffers that a step of this bucket uses."""
         rows, sequences = bucket.tokens, bucket.sequences
         known, slot = step.tokens[:rows], step.row_slot[:rows]
@@ -290,11 +334,12 @@ class DeviceRunner:
             prefill_context=step.prefill_context[:sequences],
             query_start=step.query_start[: sequences + 1],
             ops=self._ops,
+            programs=programs,
         )
 
     def _sample(
         self, step: DeviceStep, count: int, drawn: int, restricted: bool, wish: LogprobWish
-    ) -> Launched:
+    ) -> _InFlight:
         logits = self._logits[:count]
         rows = step.drawn_rows[:drawn].to(torch.int64)
         requests, positions = step.sample_request[:count].to(torch.int64), step.sample_position[:count]
@@ -308,7 +353,7 @@ class DeviceRunner:
         if self._on_device.type == "cuda":
             arrived = torch.cuda.Event()
             arrived.record()
-        return _InFlight(sent, logprobs, arrived)
+        return _InFlight(sent, logprobs, arrived, nano_batches=1)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -46,10 +46,10 @@ BUDGETS = (512, 1024, 2048, 4096, 8192)
 
 
 def made_up_night(requests: int, shape: ModelShape, device: DeviceProfile) -> tuple[list[int], np.ndarray]:
-    """Return prompts and answers: long prompts with short answers, and as many the other way round as balance.
+    """Return prompts and answers: long prompts with short answers, and the opposite, in balance.
 
-    Their compute time is `DENSITY` times their memory time on the device. Answers end at 4,096 tokens, so that
-    the longest one is a small part of the night.
+    Their compute time is `DENSITY` times their memory time on the device. Answers end at 4,096 tokens, so
+    that the longest one is a small part of the night.
     """
     rng = np.random.default_rng(11)
     prompts = rng.lognormal(np.log(1500), 0.5, (2, requests)).clip(64, 8000).astype(int)
