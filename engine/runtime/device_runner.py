@@ -19,7 +19,7 @@ from engine.runtime.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.device_attention import AttentionOps
 from engine.runtime.graphs import StepGraphs
 from engine.runtime.logprobs import Measured, measure
-from engine.runtime.nano_batches import SplitRule, cut, make_halves
+from engine.runtime.nano_batches import cut, make_halves
 from engine.runtime.overlap import Strategy
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.models.decoder import Decoder
     from engine.models.lanes import Lanes
     from engine.runtime.graphs import AnyBucket
+    from engine.runtime.overlap import Overlap
     from engine.runtime.state import Int64, Slots, Work
 
 
@@ -124,10 +125,8 @@ class DeviceRunner:
         Attention operations; None takes the kernels.
     kv_dtype
         Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
-    split
-        Which steps are cut into two nano-batches; None cuts none.
-    strategy
-        How the two run; taking turns by default.
+    overlap
+        Which steps are cut into two nano-batches and how these run; None cuts none.
     lanes
         Makes what launches a step with a given k; None takes streams on a GPU where the strategy has any.
     """
@@ -144,8 +143,7 @@ class DeviceRunner:
         lag: int = 1,
         ops: AttentionOps | None = None,
         kv_dtype: torch.dtype | None = None,
-        split: SplitRule | None = None,
-        strategy: Strategy = Strategy(),  # noqa: B008 - it cannot be changed
+        overlap: Overlap | None = None,
         lanes: Callable[[int | None], Lanes] | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
@@ -155,14 +153,15 @@ class DeviceRunner:
         self._buckets = Buckets(token_budget, max_sequences)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
-        self._split, self._halves = split, make_halves(largest.tokens, max_sequences)
+        self._split, self._halves = overlap and overlap.split, make_halves(largest.tokens, max_sequences)
         self._parts = [
             Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
-            for _ in range(0 if split is None else OVERLAPPING)
+            for _ in range(0 if overlap is None else OVERLAPPING)
         ]
-        self._strategy, self._kept = strategy, strategy.kept[0]
+        self._strategy = Strategy() if overlap is None else overlap.strategy
+        self._kept = self._strategy.kept[0]
         made = lanes or self._make_lanes()
-        self._lanes = {kept: made(kept) for kept in strategy.kept}
+        self._lanes = {kept: made(kept) for kept in self._strategy.kept}
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
         # One page more than the longest sequence, as the scheduler's own tables have.
         self._width = -(-longest // page_size) + 1
@@ -218,7 +217,8 @@ class DeviceRunner:
     def warm_forward(self) -> None:
         """Compute the largest step over padding only, whole and cut, to see what memory it takes."""
         with torch.inference_mode():
-            for bucket in (*self._buckets.all()[:1], *self._halved()[:1]):
+            self._forward(self._buckets.all()[0])
+            for bucket in self._halved()[:1]:
                 self._forward(bucket)
 
     def warm_sampling(self) -> None:

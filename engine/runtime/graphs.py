@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,7 +28,7 @@ class StepGraphs:
         self._run, self._device = run, device
         self._graphs: dict[AnyBucket, torch.cuda.CUDAGraph] = {}
         self._wanted: frozenset[AnyBucket] = frozenset()
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._side: torch.cuda.Stream | None = None
 
     def __call__(self, bucket: AnyBucket) -> None:

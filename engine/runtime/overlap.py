@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.cost import DeviceProfile, ModelShape, StepCost, pair_seconds, step_cost
 from engine.models.schedule import OVERLAPPING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from engine.profiles import Points
+    from engine.runtime.nano_batches import SplitRule
 
 MOST_KEPT: Final = 2
 """Numbers k that a run chooses among: there is a set of graphs for each."""
@@ -87,6 +88,21 @@ class Strategy:
         return steady(seconds, present)
 
 
+class Overlap(NamedTuple):
+    """What switches overlap on in a runner.
+
+    Attributes
+    ----------
+    split
+        Which steps are cut into two nano-batches.
+    strategy
+        How the two run.
+    """
+
+    split: SplitRule
+    strategy: Strategy
+
+
 def steady(seconds: Mapping[int, float], present: int | None, margin: float = MARGIN) -> int:
     """Return the k that takes least, or the present one where the best would save less than `margin` of it.
 
@@ -110,7 +126,7 @@ def fewest(surfaces: Mapping[int, Points], most: int) -> tuple[int, ...]:
         for chosen in itertools.combinations(sorted(surfaces), count)
     ]
 
-    def loss(chosen: tuple[int, ...]) -> float:
+    def loss(chosen: Iterable[int]) -> float:
         columns = zip(*([g for _, g in sorted(surfaces[k])] for k in chosen), strict=True)
         return float(sum(min(column) for column in columns))
 

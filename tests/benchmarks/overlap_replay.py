@@ -35,12 +35,13 @@ from tests.benchmarks.gpu_engine import MODELS
 from tests.benchmarks.gpu_ops import Bench, Row
 from tests.benchmarks.replay import decoder_for, print_cell, replay, runner_for, tiny_night
 from tests.benchmarks.replay_steps import Recording, record
-from tests.benchmarks.replay_strategy import CHOICES, Overlap, overlap_of
+from tests.benchmarks.replay_strategy import CHOICES, overlap_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.models.decoder import Decoder
+    from engine.runtime.overlap import Overlap
     from engine.runtime.runner import Runner
     from tests.benchmarks.replay_steps import Int32, Int64
 

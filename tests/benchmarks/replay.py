@@ -42,9 +42,9 @@ from tests.benchmarks.replay_strategy import CHOICES, measured, overlap_of
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
+    from engine.runtime.overlap import Overlap
     from engine.runtime.runner import Runner
     from tests.benchmarks.replay_steps import Int32, Int64
-    from tests.benchmarks.replay_strategy import Overlap
 
 RESULTS = Path(__file__).parent / "results"
 _NO_WISH = LogprobWish(np.zeros(0, np.int64), 0)
@@ -165,8 +165,7 @@ def runner_for(recording: Recording, decoder: Decoder, overlap: Overlap | None =
     """Return a runner with the recording's sizes, which captures the graphs that its steps need."""
     about = recording.about
     sizes = (about[name] for name in ("kv_tokens", "page_size", "token_budget", "max_sequences", "longest"))
-    how = {} if overlap is None else {"split": overlap.split, "strategy": overlap.strategy}
-    runner = DeviceRunner(decoder, *map(int, sizes), **how)
+    runner = DeviceRunner(decoder, *map(int, sizes), overlap=overlap)
     runner.capture(lazily=True)
     return runner
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from engine.profiles import DeviceProfile
 from engine.runtime.nano_batches import SplitRule
-from engine.runtime.overlap import STRATEGIES, Strategy
+from engine.runtime.overlap import STRATEGIES, Overlap, Strategy
 from tests.benchmarks.gpu import results_file
 from tests.benchmarks.overlap_pair import family
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 FAMILIES = {"streams": "streams", "k-limited": "k-limited", "k-limited and carveout": "carveout"}
 """What the pair's strategies are called in the runner; it has no green contexts."""
 CHOICES = ("none", *STRATEGIES[1:])
-
-
-class Overlap(NamedTuple):
-    """Which steps are cut, and how these run."""
-
-    split: SplitRule
-    strategy: Strategy
 
 
 def measured(folder: Path, device: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from engine.models.schedule import early_drops, launch_order, missing_edges
 from engine.runtime import state
 from engine.runtime.device_attention import AttentionOps
 from engine.runtime.nano_batches import SplitRule, cut, footprint, make_halves
-from engine.runtime.overlap import Strategy
+from engine.runtime.overlap import Overlap, Strategy
 from engine.runtime.runner import CpuRunner
 from engine.runtime.sampling import Sampling
 
@@ -67,7 +67,7 @@ class Cut(Poisoned):
             return decode_attention_reference(*given, **options)
 
         ops = AttentionOps(decode, prefill_attention_reference)
-        more = {"split": ALWAYS, "strategy": LIMITED, "lanes": lambda _: Issued(), "ops": ops}
+        more = {"overlap": Overlap(ALWAYS, LIMITED), "lanes": lambda _: Issued(), "ops": ops}
         super().__init__(*arguments, **settings, **more)
         self.crossings = 0
 

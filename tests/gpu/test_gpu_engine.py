@@ -11,7 +11,7 @@ from engine.cost import NOMINAL, ModelShape
 from engine.runtime.buckets import HalvedBucket
 from engine.runtime.device_runner import DeviceRunner
 from engine.runtime.nano_batches import SplitRule
-from engine.runtime.overlap import STRATEGIES, Strategy
+from engine.runtime.overlap import STRATEGIES, Overlap, Strategy
 from engine.runtime.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
 from tests.benchmarks import gpu_check
@@ -49,22 +49,18 @@ def test_answers_of_cut_steps_are_those_of_whole_ones(name: str) -> None:
     """On two streams, captured, with another stream's memory given back and used again all the time."""
     decoder = gpu_check.decoder_of(gpu_check.model_of("llama", PLACE), torch.float32)
     shape, device = ModelShape.of(decoder.config), NOMINAL["h200"]
-    how = {
-        "split": SplitRule.of(shape, device, least_gain=-1.0),
-        "strategy": Strategy.of(name, shape, device, SURFACES),
-    }
+    strategy = Strategy.of(name, shape, device, SURFACES)
+    how = Overlap(SplitRule.of(shape, device, least_gain=-1.0), strategy)
 
     class Halved(DeviceRunner):
         steps = 0
 
         def __init__(self, *arguments):
-            super().__init__(*arguments, **how)
+            super().__init__(*arguments, overlap=how)
 
         def _halved(self):
             sizes = [(t, n) for n in self._buckets._sequences for t in self._buckets._tokens if t >= n]
-            return [
-                HalvedBucket(t, n, k) for t, n in sorted(sizes, reverse=True) for k in how["strategy"].kept
-            ]
+            return [HalvedBucket(t, n, k) for t, n in sorted(sizes, reverse=True) for k in strategy.kept]
 
         def launch(self, *arguments):
             launched = super().launch(*arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import types
@@ -56,6 +57,20 @@ def test_a_dry_run_of_the_overlap_measurement(tmp_path: Path) -> None:
     assert "predicted gain of the blend with overlap" in done.stdout
     assert "error 0.0e+00" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_the_replays() -> None:
+    # Through the operations that a machine without a GPU has, as anywhere outside this folder's tests.
+    plain = {name: value for name, value in os.environ.items() if name != "NIGHTBLEND_KERNELS"}
+    command = [sys.executable, "-m", "tests.benchmarks.overlap_replay", "--dry"]
+    plain |= {"TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False, env=plain
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "replay_vs_best_overlap: mean (replayed)" in done.stdout
+    assert "replay off from its run" in done.stdout
+    assert "missing:" not in done.stdout
 
 
 def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> None:
