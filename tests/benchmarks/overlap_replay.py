@@ -183,7 +183,7 @@ def rows_of(figures: dict[str, Any]) -> list[Row]:
 def dry() -> int:
     """Go through everything with a tiny model on the CPU, with made-up measurements of the pair."""
     bench = Bench(torch.device("cpu"), torch.float32, dry=True)
-    config, shape, tokens, start, output = tiny_night(bench)
+    config, shape, tokens, start, output = tiny_night(bench, requests=16)
     profile = NOMINAL["cpu"]
     surface = {"16": [[0.2, 0.1], [0.8, 0.4]], "32": [[0.2, 0.3], [0.8, 0.2]]}
     figures = {
@@ -205,7 +205,7 @@ def dry() -> int:
         cost = step_cost(shape, profile, overlap=not serial, nano_batches=1 if serial else 2)
         about = {"cell": f"dry {role}", "role": role, "trace": "#1", "order": order}
         plan = make_plan(order, tokens, start, estimate, shape, profile, seed=1)
-        recording = record(about, plan, tokens, start, output, settings, cost, 24)
+        recording = record(about, plan, tokens, start, output, settings, cost, 12)
         runner = runner_for(recording, decoder, None if serial else how)
         cells[role] = replay(runner, recording, repeats=1)
         print_cell(cells[role])

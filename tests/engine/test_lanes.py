@@ -36,11 +36,12 @@ class Recorded:
         self.tasks: list[Task] = []
         self.created = 0
         self._on: Stream | None = None
-        self._streams = 0
+        self._streams: list[Stream] = []
         self.main = self.Stream("main")
 
     def Stream(self, name: str) -> Stream:  # noqa: N802 - as in torch
-        return Stream(self, name)
+        self._streams.append(Stream(self, name))
+        return self._streams[-1]
 
     def Event(self) -> Event:  # noqa: N802 - as in torch
         self.created += 1
@@ -54,6 +55,13 @@ class Recorded:
         before, self._on = self._on, stream
         yield
         self._on = before
+
+    def forget(self) -> None:
+        """Begin anew, with nothing issued to any stream."""
+        self.tasks.clear()
+        for stream in self._streams:
+            stream.last = None
+            stream.told.clear()
 
     def launch(self, task: Task) -> None:
         assert self._on is not None
@@ -71,20 +79,20 @@ class Stream:
     def __init__(self, api: Recorded, name: str) -> None:
         self.api, self.name = api, name
         self.last: int | None = None
-        self._told: list[int] = []
+        self.told: list[int] = []
 
     def issue(self, task: Task) -> None:
         self.last = len(self.api.tasks)
-        self.api.tasks.append(replace(task, lane=self.name, waits=tuple(sorted(self._told))))
-        self._told = []
+        self.api.tasks.append(replace(task, lane=self.name, waits=tuple(sorted(self.told))))
+        self.told.clear()
 
     def wait_event(self, event: Event) -> None:
         assert event.place is not None, "an event that was never recorded keeps nobody waiting"
-        self._told.append(event.place)
+        self.told.append(event.place)
 
     def wait_stream(self, other: Stream) -> None:
         if other.last is not None:
-            self._told.append(other.last)
+            self.told.append(other.last)
 
 
 def clocks(tasks: list[Task]) -> list[set[int]]:

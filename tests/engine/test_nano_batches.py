@@ -45,8 +45,7 @@ class Issued:
         self._lanes = StreamLanes(self.api.Stream("attention"), api=self.api)
 
     def run(self, tasks, launch) -> None:
-        self.api.tasks.clear()
-        self.api.main.last = None
+        self.api.forget()
 
         def both(task) -> None:
             self.api.launch(task)
