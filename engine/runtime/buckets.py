@@ -70,8 +70,9 @@ class Buckets:
     """The buckets of an engine with steps of up to `budget` tokens of up to `sequences` sequences."""
 
     def __init__(self, budget: int, sequences: int) -> None:
-        self._most = MOST_HALF * max(budget, sequences)
-        self._tokens, self._sequences = token_sizes(max(budget, sequences)), sequence_sizes(sequences)
+        budget = max(budget, sequences)
+        self._tokens, self._sequences = token_sizes(budget), sequence_sizes(sequences)
+        self._most = max(MOST_HALF * budget, _least(self._tokens, -(-budget // 2)))
         # Decode-only steps have as many tokens as sequences, where a finer grid pays.
         self._decode = sorted({*token_sizes(sequences), *self._sequences})
 
@@ -107,7 +108,9 @@ class Buckets:
             for rows in self._sequences
             for tokens in self._tokens
             for k in kept
-            if max(rows, min(FINE_STEP, self._tokens[-1])) <= tokens <= max(self._most, rows)
+            if max(rows, min(FINE_STEP, self._tokens[-1]))
+            <= tokens
+            <= max(self._most, _least(self._tokens, rows))
             and rows >= min(LEAST_HALF, self._sequences[-1])
         ]
         return sorted(found, key=lambda bucket: (bucket.tokens, bucket.sequences), reverse=True)
