@@ -15,6 +15,7 @@ prompts and answers are kept as well, so that `overlap_replay.py` can run it fro
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -89,7 +90,9 @@ class Mix(cells.Bench):
 def record_trace(trace: str, device: DeviceProfile, out: Path, requests: int, steps: int) -> list[str]:
     """Record the four runs of a trace; return a line about each."""
     begin, mix = time.perf_counter(), cells.Mix(DEVICE, *workloads.TRACES[trace], requests=requests)
-    bench = Mix(mix, out / "scratch" / device.name, device)
+    # Cells are kept for this code and this device: what was cut off goes on where it stopped.
+    key = hashlib.sha256(f"{cells.code_digest()} {device}".encode()).hexdigest()[:16]
+    bench = Mix(mix, out / "scratch" / key, device)
     budgets = cells.BUDGETS if requests >= workloads.REQUESTS else (2048, 8192)
     lines = []
     for role, run in bench.runs(budgets).items():

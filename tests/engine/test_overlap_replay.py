@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from sources import Source
 
 from engine.cost import NOMINAL, ModelShape
-from tests.benchmarks import overlap_replay
+from tests.benchmarks import overlap_record, overlap_replay
 from tests.benchmarks.gpu_engine import LLAMA_8B
 from tests.benchmarks.replay_strategy import measured, overlap_of
 
@@ -72,3 +74,15 @@ def test_gains_are_per_trace_and_on_average() -> None:
 def test_a_device_that_was_not_measured_is_named(tmp_path) -> None:
     with pytest.raises(SystemExit, match=r"overlap-some-gpu\.json is missing: run `python -m tests"):
         measured(tmp_path, "Some GPU")
+
+
+def test_shorter_requests_are_beginnings_that_share_what_they_can() -> None:
+    prompt = np.array([1612, 812, 13])
+    text = [np.arange(1600, dtype=np.int32), np.arange(800, dtype=np.int32)]
+    source = Source("some", prompt, np.array([5, 3200, 31]), np.array([0, 700, 12]), text)
+    found = overlap_record.shorter(source)
+    # 12 tokens of system prompt stay, of the rest a sixteenth.
+    assert found.prompt.tolist() == [112, 62, 13]
+    assert found.output.tolist() == [1, 200, 1]
+    assert found.shared.tolist() == [0, 61, 12]
+    assert [ids.tolist() for ids in found.text] == [list(range(100)), list(range(50))]
