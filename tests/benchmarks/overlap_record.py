@@ -111,7 +111,7 @@ def small_run(device: DeviceProfile, out: Path, requests: int, steps: int) -> st
     """Record the small run, with its prompts and answers."""
     begin = time.perf_counter()
     density, sharing = workloads.TRACES["#1"]
-    mix = small_mix(density, sharing, requests // 6)
+    mix = small_mix(density, sharing, requests // 12)
     settings = cells.EngineSettings(
         kv_tokens=cells.kv_tokens(DEVICE) // FEWER,
         page_size=cells.PAGE_SIZE,
