@@ -1,6 +1,6 @@
 """Records what is replayed of overlap: four runs of each published trace, and one small enough to run.
 
-    python -m tests.benchmarks.overlap_record --out recordings                 # an hour on two quiet cores
+    python -m tests.benchmarks.overlap_record --out recordings                 # 10 minutes on two quiet cores
     python -m tests.benchmarks.overlap_record --out recordings --profile FILE  # for a measured device
     python -m tests.benchmarks.overlap_record --out recordings --quick         # a trial
 
@@ -47,7 +47,7 @@ ASSUMED = 0.2
 """Interference of a device whose surface was not measured."""
 FEWER = 16
 """What lengths and KV memory of the small run are divided by."""
-CONFIRMED = 3
+CONFIRMED = 8
 """Runs that are the best on the sample, and then are compared on all requests."""
 DEVICE = "h200"
 
