@@ -31,6 +31,7 @@ __all__ = [
     "StepCost",
     "experts_hit",
     "gemm_efficiency",
+    "group_saving",
     "measure_cpu",
     "pair_seconds",
     "step_compute_seconds",
@@ -202,6 +203,11 @@ class StepCost(NamedTuple):
         float64 [k]: logarithms of the table of `DeviceProfile.gemm`; k may be 0.
     pair_share, pair_interference
         float64 [m]: the surface of `DeviceProfile.pair`; m = 0: `interference` everywhere.
+    shared_read
+        Of `DeviceProfile`.
+    shared_member, shared_step
+        What reading shared pages once costs beside them, as tokens of KV: for each sequence in a group, and
+        for the step.
     """
 
     flops_per_token: float
@@ -222,6 +228,9 @@ class StepCost(NamedTuple):
     gemm_efficiency: Floats
     pair_share: Floats
     pair_interference: Floats
+    shared_read: float
+    shared_member: float
+    shared_step: float
 
 
 def step_cost(
@@ -283,6 +292,10 @@ def step_cost(
         gemm_efficiency=gemm[:, 1].copy(),
         pair_share=surface[:, 0].copy(),
         pair_interference=surface[:, 1].copy(),
+        shared_read=device.shared_read,
+        # A float32 for every element of the layers' queries, written and read.
+        shared_member=8.0 * shape.query_size * shape.layers / shape.kv_bytes_per_token,
+        shared_step=device.shared_seconds * shape.layers * device.read_bytes / shape.kv_bytes_per_token,
     )
 
 
@@ -348,6 +361,15 @@ def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) ->
     if cost.experts > 0.0:
         weights -= cost.expert_bytes * (1.0 - experts_hit(cost, tokens) / cost.experts)
     return ((kv_tokens_read + tokens) * cost.kv_bytes_per_token + weights) / cost.read_bytes
+
+
+@njit_in_place
+def group_saving(cost: StepCost, members: float, tokens: float) -> float:
+    """Return the tokens of KV that a step need not read if `members` decoding sequences share `tokens`.
+
+    ``(n - 1) p (1 - f) - n m``: each further reader costs the part f of the pages, and every member m.
+    """
+    return (members - 1.0) * tokens * (1.0 - cost.shared_read) - members * cost.shared_member
 
 
 @njit_in_place

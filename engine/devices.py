@@ -47,16 +47,28 @@ def find_device(asked: str = "auto") -> str:
     DeviceError
         If that device is not there, with the reason.
     """
-    if asked == "cpu":
-        return asked
     if asked == "auto":
         return "cpu" if cuda_problem() else "cuda:0"
-    kind, _, index = asked.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise DeviceError("--device", f"{asked!r} is unknown", "use auto, cpu, cuda or cuda:1")
-    problem = cuda_problem(int(index or 0))
+    device = device_elsewhere(asked)
+    problem = None if device == "cpu" else cuda_problem(int(device.partition(":")[2]))
     if problem is not None:
         raise DeviceError("--device", f"{asked} cannot be used: {problem}", "use --device cpu or auto")
+    return device
+
+
+def device_elsewhere(asked: str = "auto") -> str:
+    """Return the device that `asked` means on a machine where nobody can look; `auto` is its first GPU.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such name.
+    """
+    if asked == "cpu":
+        return asked
+    kind, _, index = ("cuda" if asked == "auto" else asked).partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise DeviceError("--device", f"{asked!r} is unknown", "use auto, cpu, cuda or cuda:1")
     return f"cuda:{int(index or 0)}"
 
 

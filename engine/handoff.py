@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FORMAT_VERSION = 5
+PLAN_FILE: Final = "plan.npz"
+LENGTHS_FILE: Final = "lengths.npz"
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
@@ -117,9 +119,9 @@ def write_job(
     with (folder / "requests.jsonl").open("w") as file:
         for request_id, choice, sampling in requests:
             file.write(json.dumps({"request_id": request_id, "choice": choice, **asdict(sampling)}) + "\n")
-    write_plan_file(folder / "plan.npz", plan)
+    write_plan_file(folder / PLAN_FILE, plan)
     if replanning is not None:
-        np.savez(folder / "lengths.npz", **replanning.arrays())  # type: ignore[arg-type]
+        np.savez(folder / LENGTHS_FILE, **replanning.arrays())  # type: ignore[arg-type]
     if profile is not None:
         write_profile(profile, folder / "profile.json")
     # Last, so that a folder with job.json is complete.
@@ -130,6 +132,22 @@ def write_plan_file(path: Path, plan: Plan) -> None:
     """Write a plan as arrays."""
     arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
     np.savez(path, policy=np.array(plan.policy), **arrays)
+
+
+def read_plan_file(path: Path) -> Plan:
+    """Read a plan written by `write_plan_file`."""
+    with np.load(path) as stored:
+        return Plan(
+            policy=str(stored["policy"]),
+            **{name: stored[name] for name in _ARRAYS},
+            **{name: stored[name].item() for name in _SCALARS},
+        )
+
+
+def read_replanning(path: Path) -> Replanning:
+    """Read what planning again takes, as `write_job` wrote it."""
+    with np.load(path) as stored:
+        return Replanning.from_arrays({name: stored[name] for name in stored.files})
 
 
 def read_job(folder: Path) -> Job:
@@ -153,16 +171,10 @@ def read_job(folder: Path) -> Job:
             choices.append(entry.pop("choice"))
             entry["stop"], entry["stop_token_ids"] = tuple(entry["stop"]), tuple(entry["stop_token_ids"])
             sampling.append(Sampling(**entry))
-    with np.load(folder / "plan.npz") as stored:
-        plan = Plan(
-            policy=str(stored["policy"]),
-            **{name: stored[name] for name in _ARRAYS},
-            **{name: stored[name].item() for name in _SCALARS},
-        )
+    plan = read_plan_file(folder / PLAN_FILE)
     replanning = None
-    if (folder / "lengths.npz").exists():
-        with np.load(folder / "lengths.npz") as stored:
-            replanning = Replanning.from_arrays({name: stored[name] for name in stored.files})
+    if (folder / LENGTHS_FILE).exists():
+        replanning = read_replanning(folder / LENGTHS_FILE)
     counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
     if len(counts) != 1 or offsets[-1] != len(tokens):
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")

@@ -138,7 +138,8 @@ def optimum(cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_t
     tokens, samples = float((own + later).sum()), float(output.sum())
     attended = float((own * (prompt + cached + 1.0)).sum()) / 2.0
     generated = float((later * output).sum()) / 2.0
-    # All that decode read a shared prefix, but it takes memory once: it belongs to one of them.
+    # All that decode read a shared prefix, unless the device reads it once for all of them, but it takes
+    # memory once: it belongs to one of them.
     room = (float((own * later).sum()) + generated) / kv_tokens
     steps = max(room, float(output.max()), 1.0)
     efficiency = _best_efficiency(cost)
@@ -147,7 +148,7 @@ def optimum(cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_t
     flops += attended * cost.flops_per_attended
     fixed = tokens * cost.reduce_per_token + steps * cost.fixed_per_step
     compute = flops / cost.flops + fixed
-    read = float((prompt * later).sum()) + generated
+    read = float(((prompt - (1.0 - cost.shared_read) * cached) * later).sum()) + generated
     kv_read = read * cost.kv_bytes_per_token / cost.read_bytes
     memory, by_steps = (_bus(cost, tokens, read, count) for count in (room, float(output.max())))
     alone = _slowest(cost, efficiency, prompt, output)

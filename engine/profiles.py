@@ -24,6 +24,12 @@ NOMINAL_GEMM: Final = ((1.0, 1 / 64), (32.0, 0.5), (128.0, 0.85), (512.0, 0.97),
 """Assumed GEMM efficiency by rows. Tensor core tiles are filled up to 64 rows or so: below that a GEMM takes
 about the same time however few its rows are."""
 
+_FROM_ZERO: Final = {
+    **dict.fromkeys(("link_bytes", "link_seconds", "step_seconds", "shared_seconds"), math.inf),
+    "shared_read": 1.0,
+}
+"""Fields of a profile that may be 0, with their largest value."""
+
 
 class ProfileError(EngineError):
     """A profile file cannot be used; the message names the file and the field."""
@@ -56,6 +62,11 @@ class DeviceProfile:
         Devices in the group; bytes/s that each sends to the others, and latency of one all-reduce.
     step_seconds
         What every step takes beside its compute and memory work.
+    shared_read
+        Decoding sequences that share their first pages may read them together: then each of them but the
+        first costs this part of the pages' bytes. 1: they are read anew for each.
+    shared_seconds
+        What reading them together takes in each layer beside that, however little is shared.
     """
 
     name: str
@@ -72,6 +83,8 @@ class DeviceProfile:
     link_bytes: float = 0.0
     link_seconds: float = 0.0
     step_seconds: float = 0.0
+    shared_read: float = 1.0
+    shared_seconds: float = 0.0
 
     def pair_seconds(self, compute: float, memory: float) -> float:
         """Return the time of compute and memory work given together: their sum without overlap."""
@@ -190,9 +203,10 @@ def _check(name: str, value: Any) -> None:  # noqa: ANN401 - whatever a file hol
     elif name == "shards":
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: must be a whole number from 1")
-    elif name in {"link_bytes", "link_seconds", "step_seconds"}:
-        if not _is_number(value) or value < 0:
-            raise ValueError(f"{name}: must be a number from 0")
+    elif name in _FROM_ZERO:
+        most = _FROM_ZERO[name]
+        if not _is_number(value) or not 0 <= value <= most:
+            raise ValueError(f"{name}: must be a number from 0" + f" to {most:g}" * math.isfinite(most))
     elif value is None and name in {"peak_flops", "peak_bytes", "memory_bytes"}:
         return
     elif not _is_number(value) or value <= 0:

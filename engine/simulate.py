@@ -31,6 +31,7 @@ from engine.runtime.forecast import RULES, known_tokens
 from engine.runtime.pacing import prepare
 from engine.runtime.pages import N_EVICTED, available, held, make_pool
 from engine.runtime.scheduler import build, retire
+from engine.runtime.shared_pages import find_groups, leading_single_rows, make_groups, make_room
 
 if TYPE_CHECKING:
     from engine.plan.policies import Plan
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from engine.runtime.core import EngineSettings
     from engine.runtime.pages import PagePool
     from engine.runtime.revision import Reviser
+    from engine.runtime.shared_pages import Groups, Room
     from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD, JUMPED = range(6)
@@ -68,7 +70,8 @@ class SimulatedRun:
     jumped
         How many of the steps were advanced together with others.
     trace
-        int64 [steps, 7], the columns of `TRACE`, if it was recorded.
+        int64 [steps, 7], the columns of `TRACE`, if it was recorded. KV read is what the device moves: less
+        where it reads shared pages for several sequences together (`StepCost.shared_read`).
     """
 
     steps: int
@@ -135,6 +138,7 @@ def simulate(
     trace = np.zeros((1024 if record else 0, len(TRACE)), np.int64)
     retracted = np.zeros((slots_n, 2), np.int32)
     room = np.zeros((2, max(slots_n, size + 1)), np.int32)
+    sharing = make_room(slots_n, pool.ref.shape[0]), make_groups(slots_n)
     ends = np.ascontiguousarray(output, np.int32)
     paced = settings.pacing and cost is not None
     scan, counts = plan.scan(), slots.counts
@@ -156,6 +160,7 @@ def simulate(
             pause,
             retracted,
             room,
+            *sharing,
         )
         full = record and counts[state.STEP] == len(trace)
         if full:
@@ -205,6 +210,8 @@ def _run(
     pause: Int64,
     retracted: Int32,
     room: Int32,
+    tree: Room,
+    groups: Groups,
 ) -> None:
     """Step until all have finished, nobody can go on, the trace is full, or `pause` is reached.
 
@@ -216,6 +223,8 @@ def _run(
         Finished requests and generated tokens (`engine.plan.replan.Watch`).
     retracted, room
         int32 [S, 2] and [2, max(S, page size + 1)]: scratch memory.
+    tree, groups
+        Scratch memory for the pages that are read for several sequences together.
     """
     budget = work.tokens.shape[0]
     done = room[0]
@@ -224,7 +233,7 @@ def _run(
         if all_decode:
             most = _undisturbed(requests, slots, scan, ends, trace, pause)
             if most >= _LEAST_JUMP:
-                _jump(pool, requests, slots, cost, sums, trace, most, room[0], room[1])
+                _jump(pool, requests, slots, work, cost, sums, trace, most, room[0], room[1], tree, groups)
         if trace.shape[0] > 0 and slots.counts[state.STEP] == trace.shape[0]:
             break
         relieve(pool, requests, slots, scan, cost, retracted)
@@ -237,6 +246,9 @@ def _run(
         samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]
         prefilled = slots.counts[state.PREFILL_TOKENS] - prefilled
         read, running = work.size[state.W_KV_DECODE], slots.counts[state.RUNNING]
+        if cost.shared_read < 1.0:
+            size, count = pool.tokens.shape[1], leading_single_rows(work)
+            read -= int(find_groups(slots.pages, work.slot, work.context, count, size, cost, tree, groups))
         _add_step(pool, slots, cost, sums, trace, tokens, samples, attended, read, prefilled)
         all_decode = samples == running
         n = 0
@@ -311,12 +323,15 @@ def _jump(
     pool: PagePool,
     requests: Requests,
     slots: Slots,
+    work: Work,
     cost: StepCost,
     sums: Float64,
     trace: Int64,
     most: int,
     order: Int32,
     turns: Int32,
+    tree: Room,
+    groups: Groups,
 ) -> None:
     """Let all running sequences decode for `most` steps, or until memory runs out.
 
@@ -331,6 +346,7 @@ def _jump(
         slot = slots.running[i]
         known = known_tokens(requests, slots.request[slot])
         read += known
+        work.context[i] = known
         turns[(slots.n_pages[slot] * size - known) % size + 1] += 1
     for turn in range(size):
         turns[turn + 1] += turns[turn]
@@ -342,6 +358,9 @@ def _jump(
     for turn in range(size, 0, -1):
         turns[turn] = turns[turn - 1]
     turns[0] = 0
+    if cost.shared_read < 1.0:
+        # Nobody shares the pages that are taken from here on.
+        read -= int(find_groups(slots.pages, slots.running, work.context, running, size, cost, tree, groups))
     done = 0
     # A sequence whose known tokens fill its pages to the last one takes the next page one step later.
     while done < most:

@@ -108,7 +108,12 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     device = job.profile or (measure_cpu() if place == "cpu" else planned)
     decoder = Decoder(config, load_weights(Path(settings.model), config, torch_dtype(dtype), place))
     runner = make_runner(
-        decoder, runner_sizes(job, config), shape.kv_bytes_per_token, fp8_kv=kv_dtype == "fp8"
+        decoder,
+        runner_sizes(job, config),
+        shape.kv_bytes_per_token,
+        fp8_kv=kv_dtype == "fp8",
+        # Only a profile in which it was measured says that shared pages are worth reading once.
+        cascade=step_cost(shape, device) if device.shared_read < 1.0 else None,
     )
     tokenizer = _tokenizer(Path(settings.model))
     token_text = TokenText(tokenizer)

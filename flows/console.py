@@ -59,7 +59,7 @@ class ConsoleReporter:
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is."""
-        rate = progress.output_tokens / progress.seconds if progress.seconds else 0.0
+        rate = (progress.output_tokens or 0) / progress.seconds if progress.seconds else 0.0
         if self._progress is not None:
             task = self._progress.task_ids[0]
             self._progress.update(

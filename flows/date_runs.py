@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RERUN_TAG: Final = "rerun-of:"
+ASKED_TAG: Final = "asked-by:"
 MOST_TRIES: Final = 100
 """Flow runs of one date in one backfill."""
 
@@ -78,19 +79,10 @@ class DateRuns:
             If there is none of that name, or its parameters are not those of a night.
         """
         with get_client(sync_client=True) as client:
-            try:
-                found = (
-                    client.read_deployment_by_name(deployment)
-                    if isinstance(deployment, str)
-                    else client.read_deployment(deployment)
-                )
-            except ObjectNotFound:
-                raise ConfigurationError(
-                    "--deployment", f"there is no deployment {deployment}", "See `prefect deployment ls`"
-                ) from None
+            found = find_deployment(client, deployment, "--deployment")
             # Spelled out, so that a preset does not decide about what is asked for here.
             night = (night or _night_of(found)).with_preset()
-            return cls(found, night, asked_by, _queue(client, found, queue))
+            return cls(found, night, asked_by, queue_of(client, found, queue))
 
     def key(self, day: date, tries: int) -> str:
         """Return the idempotency key of a date after so many runs without success."""
@@ -152,8 +144,20 @@ class DateRuns:
                 name=run_name(self.night.job, day),
                 idempotency_key=key,
                 work_queue_name=self.queue,
-                tags=["nightblend", f"asked-by:{self.asked_by}"],
+                tags=["nightblend", f"{ASKED_TAG}{self.asked_by}"],
             )
+
+
+def find_deployment(client: SyncPrefectClient, deployment: str | UUID, option: str) -> DeploymentResponse:
+    """Return a deployment by its name or id, or raise `ConfigurationError` naming `option`."""
+    try:
+        if isinstance(deployment, str):
+            return client.read_deployment_by_name(deployment)
+        return client.read_deployment(deployment)
+    except ObjectNotFound:
+        raise ConfigurationError(
+            option, f"there is no deployment {deployment}", "See `prefect deployment ls`"
+        ) from None
 
 
 def _night_of(deployment: DeploymentResponse) -> NightlyParameters:
@@ -181,7 +185,8 @@ def _latest(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
     return max([run, *client.read_flow_runs(flow_run_filter=tagged)], key=lambda found: str(found.created))
 
 
-def _queue(client: SyncPrefectClient, deployment: DeploymentResponse, queue: str | None) -> str | None:
+def queue_of(client: SyncPrefectClient, deployment: DeploymentResponse, queue: str | None) -> str | None:
+    """Return the queue of that name if the pool of a deployment has it; None is the deployment's own."""
     if queue is None or deployment.work_pool_name is None:
         return None
     try:

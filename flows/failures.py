@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.errors import EngineError
 from tasks.accounting import AccountingError
 from tasks.errors import ConfigurationError
+from tasks.handover import ComputeFailedError
 from tasks.infer import StoppedError
 from tasks.runlog import RunIsLiveError, StaleWriterError
 from tasks.runrecords import LogFormatError
@@ -25,6 +26,7 @@ TOLD = (
     EngineError,
     AbortedError,
     AccountingError,
+    ComputeFailedError,
     StoppedError,
     RunIsLiveError,
     StaleWriterError,

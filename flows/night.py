@@ -136,7 +136,7 @@ def run_night(
                 with night.log.hold(wait=True, take_over=request.take_over):
                     record_origin(night.log, prepared)
                     return _result(night, steps.publish(night), reused=True)
-            with _attempt(night):
+            with recorded_attempt(night):
                 steps.tokenize(night, prepared)
                 _abort_if_mostly_quarantined(night)
                 steps.profile(night)
@@ -161,18 +161,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
     return ExitCode.FAILED
 
 
-def _reported(name: str, step: Callable[..., Any], reporter: Reporter) -> Callable[..., Any]:
-    def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
-        reporter.begin(name)
-        results = step(*arguments)
-        reporter.end(name, results)
-        return results
-
-    return run
-
-
 @contextmanager
-def _attempt(night: Night) -> Iterator[None]:
+def recorded_attempt(night: Night) -> Iterator[None]:
     """Record how the attempt ended if an error ends the block, unless the run was lost to another."""
     try:
         yield
@@ -191,6 +181,16 @@ def _attempt(night: Night) -> Iterator[None]:
                 # The next attempt records that this one was killed; what ended it matters more now.
                 pass
         raise
+
+
+def _reported(name: str, step: Callable[..., Any], reporter: Reporter) -> Callable[..., Any]:
+    def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
+        reporter.begin(name)
+        results = step(*arguments)
+        reporter.end(name, results)
+        return results
+
+    return run
 
 
 def _abort_if_mostly_quarantined(night: Night) -> None:

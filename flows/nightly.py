@@ -17,10 +17,11 @@ import httpx
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.runtime import deployment, flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 
 from flows.artifacts import show_result
 from flows.catch_up import catching_up
+from flows.compute_runs import steps_on
 from flows.failures import TOLD, UnexpectedError, describe
 from flows.night import run_night
 from flows.parameters import NightlyParameters
@@ -29,6 +30,7 @@ from flows.published import tell_published
 from flows.steps import STEPS
 from tasks.accounting import ExitCode
 from tasks.errors import ConfigurationError
+from tasks.handover import ComputeCrashedError
 from tasks.infer import StoppedError
 
 if TYPE_CHECKING:
@@ -83,9 +85,17 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
         request = parameters.to_request(scheduled())
         log.info("job %s, run date %s", request.job, request.run_date)
         keep_date(parameters, request.run_date)
-        with catching_up(parameters, request.run_date, deployment=deployment.id, steps=STEPS):
-            result = run_night(request, steps=STEPS, reporter=FlowReporter(log, request.job))
+        if parameters.compute_on is None:
+            steps, reporter = STEPS, FlowReporter(log, request.job)
+        else:
+            steps = steps_on(parameters)
+            reporter = FlowReporter(log, request.job, f"waits for {parameters.compute_on}")
+        with catching_up(parameters, request.run_date, deployment=deployment.id, steps=steps):
+            result = run_night(request, steps=steps, reporter=reporter)
             tell_published(result)
+    except ComputeCrashedError as error:
+        # As if it had died itself: what starts crashed runs again starts this one.
+        return Crashed(message=str(error), data=error)
     except StoppedError as error:
         return Failed(name="Stopped", message=str(error), data=error)
     except (*TOLD, UnexpectedError):

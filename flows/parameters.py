@@ -152,6 +152,15 @@ class NightlyParameters(Form):
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         examples=["auto", "cuda"],
     )
+    compute_on: str | None = Field(
+        default=None,
+        title="Compute on",
+        description="Deployment of flow compute that runs step infer alone, in a pool with GPUs; `device` is "
+        "one there then, and auto its GPU. Store and model are found there under the same names. Empty "
+        "computes here.",
+        pattern=r"^compute/[^/]+$",
+        examples=["compute/compute"],
+    )
     dtype: str = Field(
         default="auto",
         title="Precision",
@@ -302,6 +311,16 @@ class NightlyParameters(Form):
         }
         return self.model_copy(update={**left, "preset": STANDARD})
 
+    def _device(self) -> str:
+        from engine.devices import check_kv_dtype, device_elsewhere, find_device
+
+        here = self.compute_on is None
+        device = find_device(self.device) if here else device_elsewhere(self.device)
+        # Another machine's GPU is looked at there.
+        if here or device == "cpu":
+            check_kv_dtype(self.kv_dtype, device)
+        return device
+
     def to_request(self, now: datetime | None = None) -> NightRequest:
         """Return the night that is asked for, its date resolved.
 
@@ -318,7 +337,7 @@ class NightlyParameters(Form):
         """
         if self.preset != STANDARD:
             return self.with_preset().to_request(now)
-        from engine.devices import DeviceError, check_kv_dtype, default_step, find_device, find_dtype
+        from engine.devices import DeviceError, default_step, find_dtype
         from engine.profiles import ProfileError, read_profile
         from flows.options import night_options
         from tasks.catalogs import choose_catalog
@@ -330,8 +349,7 @@ class NightlyParameters(Form):
 
         run_date = self.resolve_date(now)
         try:
-            device = find_device(self.device)
-            check_kv_dtype(self.kv_dtype, device)
+            device = self._device()
         except DeviceError as error:
             raise ConfigurationError(error.option, error.message, error.remedy) from None
         try:

@@ -20,11 +20,16 @@ CALM_S: Final = 10.0
 class FlowReporter:
     """Tells the flow run's log and its progress artifact how a night goes on.
 
-    An API that fails leaves the bar behind, never the night.
+    An API that fails leaves the bar behind, never the night. `beginning` is what the bar says at first.
     """
 
-    def __init__(self, log: logging.Logger | logging.LoggerAdapter[logging.Logger], job: str) -> None:
-        self._log, self._job = log, job
+    def __init__(
+        self,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        job: str,
+        beginning: str = "the engine is starting",
+    ) -> None:
+        self._log, self._job, self._beginning = log, job, beginning
         self._bar: UUID | None = None
         self._told = 0.0
         self._first: InferProgress | None = None
@@ -33,7 +38,7 @@ class FlowReporter:
         """Put up the bar when step `infer` begins."""
         if step == "infer":
             self._told = time.monotonic()
-            self._show(0.0, "the engine is starting")
+            self._show(0.0, self._beginning)
 
     def end(self, step: str, results: object) -> None:
         """Complete the bar when step `infer` is done."""
@@ -71,7 +76,7 @@ def progress_text(progress: InferProgress, first: InferProgress) -> str:
         The first progress of the attempt: what earlier attempts answered says nothing about the rate.
     """
     text = f"{progress.answered:,} of {progress.requests:,} requests answered"
-    if progress.seconds > 0:
+    if progress.seconds > 0 and progress.output_tokens is not None:
         text += f", {progress.output_tokens / progress.seconds:,.0f} output tokens/s"
     done, seconds = progress.answered - first.answered, progress.seconds - first.seconds
     if done > 0 and seconds > 0:

@@ -29,7 +29,7 @@ from tasks.storage import StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.client.schemas.objects import FlowRun, State, TaskRun
     from prefect.tasks import Task
 
     from tasks.infer import InferProgress
@@ -53,8 +53,19 @@ def limit_name(pool: str | None) -> str:
 
 def current_pool() -> str | None:
     """Return the work pool of the present flow run, if it has one."""
+    run = _current_run()
+    return run.work_pool_name if run is not None else None
+
+
+def current_queue() -> str | None:
+    """Return the work queue of the present flow run, if it has one."""
+    run = _current_run()
+    return run.work_queue_name if run is not None else None
+
+
+def _current_run() -> FlowRun | None:
     context = FlowRunContext.get()
-    return context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+    return context.flow_run if context is not None else None
 
 
 def infer_within_limit(
@@ -89,7 +100,8 @@ def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, StoreUnavailableError)
 
 
-def _as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
+def as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
+    """Return a step as a task of that name."""
     return task(
         name=name,
         task_run_name=name,
@@ -103,10 +115,10 @@ def _as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
 
 
 STEPS = Steps(
-    extract=_as_task("extract", prepare),
-    tokenize=_as_task("tokenize", record_inputs),
-    profile=_as_task("profile", profile),
-    plan=_as_task("plan", plan),
-    infer=_as_task("infer", infer_within_limit),
-    publish=_as_task("publish", publish),
+    extract=as_task("extract", prepare),
+    tokenize=as_task("tokenize", record_inputs),
+    profile=as_task("profile", profile),
+    plan=as_task("plan", plan),
+    infer=as_task("infer", infer_within_limit),
+    publish=as_task("publish", publish),
 )

@@ -43,11 +43,14 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InferProgress:
-    """How far the step is: requests answered of all, output tokens and seconds of this attempt."""
+    """How far the step is: requests answered of all, output tokens and seconds of this attempt.
+
+    Of what computes on another machine the tokens are not known.
+    """
 
     answered: int
     requests: int
-    output_tokens: int
+    output_tokens: int | None
     seconds: float
 
 

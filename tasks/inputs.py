@@ -139,14 +139,7 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
             "Name logs with prompts; traces of lengths serve profile, plan and estimate",
         )
     model = model_digest(model_dir)
-    identity: dict[str, Any] = {
-        "job": request.job,
-        "run_date": resolved.run_date,
-        "model": model,
-        "defaults": settings.defaults.as_dict(),
-        "run_seed": settings.run_seed,
-        "dtype": settings.precision,
-    }
+    identity = answers_identity(request, resolved.run_date, model)
     return PreparedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
@@ -162,6 +155,25 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
             "answer_version": ANSWER_VERSION,
         },
     )
+
+
+def answers_identity(request: NightRequest, run_date: date, model: str) -> dict[str, Any]:
+    """Return what determines the answers but for the input: the arguments of `tasks.identity.reuse_key`.
+
+    Parameters
+    ----------
+    model
+        `tasks.identity.model_digest`.
+    """
+    settings = request.settings
+    return {
+        "job": request.job,
+        "run_date": run_date,
+        "model": model,
+        "defaults": settings.defaults.as_dict(),
+        "run_seed": settings.run_seed,
+        "dtype": settings.precision,
+    }
 
 
 def find_model(model: str) -> Path:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.devices import model_shape, nominal_profile
-from engine.handoff import JobSettings, write_job
+from engine.handoff import (
+    LENGTHS_FILE,
+    PLAN_FILE,
+    JobSettings,
+    read_plan_file,
+    read_replanning,
+    write_job,
+)
 from engine.models.config import load_config
 from engine.plan.features import Features
 from engine.plan.length_model import LengthModel
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from engine.plan.policies import Plan
     from engine.plan.tree import PrefixTree
     from tasks.night import Night
     from tasks.work import NightWork
@@ -63,12 +72,81 @@ def plan(night: Night) -> dict[str, Any]:
         If the policy is unknown, or `kv_tokens` cannot hold the longest request.
     """
     work = load_work(night)
-    results = write_plan(night, work, night.scratch / FIRST_FOLDER)
-    night.log.write_part(
-        "plan", night.scratch / FIRST_FOLDER / "plan.npz", ext="npz", count=results["remaining"]
-    )
+    folder = night.scratch / FIRST_FOLDER
+    results = write_plan(night, work, folder)
+    recorded = {PLAN_FILE: ""} | ({LENGTHS_FILE: "lengths"} if (folder / LENGTHS_FILE).exists() else {})
+    parts = {
+        name: night.log.write_part("plan", folder / name, ext="npz", count=results["remaining"], label=label)
+        for name, label in recorded.items()
+    }
+    results["parts"] = {name: part.name for name, part in parts.items()}
     night.log.finish_step("plan", results)
     return results
+
+
+def take_plan(night: Night) -> bool:
+    """Write the first folder of the engine by the plan of this attempt, which another process has recorded.
+
+    Returns
+    -------
+    bool
+        False if there is no plan of what remains now; step infer then makes one.
+    """
+    step = night.log.state.steps.get("plan")
+    if step is None or step.attempt_id != night.attempt.id or "parts" not in step.results:
+        return False
+    work = load_work(night)
+    if step.results["answered_before"] != len(work.answered):
+        return False
+    files = {name: night.fetch(night.log.state.parts[part]) for name, part in step.results["parts"].items()}
+    asked = _Asked.of(night, work, Choices())
+    replanning = read_replanning(files[LENGTHS_FILE]) if LENGTHS_FILE in files else None
+    asked.write(night, night.scratch / FIRST_FOLDER, read_plan_file(files[PLAN_FILE]), replanning)
+    return True
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The sequences to compute, in input order.
+
+    Attributes
+    ----------
+    rows
+        Of the requests table, once per sequence.
+    named
+        (request_id, choice, settings) of each.
+    tokens, offsets
+        int32 [total], int64 [N + 1]: their prompts.
+    """
+
+    rows: list[dict[str, Any]]
+    named: list[tuple[str, int, Sampling]]
+    tokens: npt.NDArray[np.int32]
+    offsets: Int64
+
+    @classmethod
+    def of(cls, night: Night, work: NightWork, choices: Choices) -> _Asked:
+        """Return what has no durable answer; what `choices` holds of unfinished ones is left out."""
+        asked = _sequences(night, work, choices)
+        named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
+        rows = [i for i, _, _ in asked]
+        return cls([work.rows[i] for i in rows], named, *work.prompts(rows))
+
+    def write(self, night: Night, folder: Path, made: Plan, replanning: Replanning | None) -> None:
+        """Write the engine's folder."""
+        settings = night.settings
+        job = JobSettings(
+            model=str(night.model_dir),
+            dtype=settings.dtype,
+            kv_dtype=settings.kv_dtype,
+            device=settings.device,
+            kv_tokens=settings.kv_tokens,
+            page_size=settings.page_size,
+            token_budget=settings.token_budget,
+            max_sequences=settings.max_sequences,
+        )
+        profile = settings.device_profile
+        write_job(folder, job, self.tokens, self.offsets, self.named, made, replanning, profile)
 
 
 def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | None = None) -> dict[str, Any]:
@@ -86,13 +164,11 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
             "--lengths", f"{settings.lengths!r} is unknown", f"Choose one of {', '.join(ESTIMATORS)}"
         )
     config = load_config(night.model_dir)
-    asked = _sequences(night, work, choices or Choices())
-    chosen = [i for i, _, _ in asked]
-    rows = [work.rows[i] for i in chosen]
-    sampling = [settings for _, _, settings in asked]
-    tokens, offsets = work.prompts(chosen)
+    asked = _Asked.of(night, work, choices or Choices())
+    rows, tokens, offsets = asked.rows, asked.tokens, asked.offsets
     prompt = np.diff(offsets)
-    max_new = np.minimum([s.max_tokens for s in sampling], config.max_positions - prompt).astype(np.int64)
+    limits = [sampling.max_tokens for _, _, sampling in asked.named]
+    max_new = np.minimum(limits, config.max_positions - prompt).astype(np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
     group = workload_numbers([row["workload"] for row in rows])
     priority, window = _constraints(rows)
@@ -112,23 +188,12 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         window=window,
         first=replanning.sample if replanning is not None and len(replanning.sample) else None,
     )
-    job = JobSettings(
-        model=str(night.model_dir),
-        dtype=settings.dtype,
-        kv_dtype=settings.kv_dtype,
-        device=settings.device,
-        kv_tokens=settings.kv_tokens,
-        page_size=settings.page_size,
-        token_budget=settings.token_budget,
-        max_sequences=settings.max_sequences,
-    )
-    named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
-    write_job(folder, job, tokens, offsets, named, made, replanning, settings.device_profile)
+    asked.write(night, folder, made, replanning)
     return {
         "policy": settings.policy,
         "lengths": settings.lengths,
         "sampled": 0 if replanning is None else len(replanning.sample),
-        "remaining": len(set(chosen)),
+        "remaining": len({name for name, _, _ in asked.named}),
         "sequences": len(rows),
         "answered_before": len(work.answered),
         "sharing_an_answer": len(work.rows) - len(work.members),

@@ -12,29 +12,26 @@ import json
 import logging
 import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tasks.identity import file_digest
 from tasks.liveness import Heartbeat, is_gone, this_process
+from tasks.run_objects import RunObjects
 from tasks.runrecords import (
     STATUSES,
     Attempt,
     AttemptEnded,
     Body,
     Claim,
-    LogFormatError,
     LogRecord,
-    Part,
     Published,
     Released,
     Step,
     StopRequested,
     utc_now,
 )
-from tasks.runstate import EMPTY, RunState, describe, fold
+from tasks.runstate import EMPTY, RunState, fold
 from tasks.slots import Slots
 from tasks.storage import ObjectNotFoundError, check_key
 
@@ -45,12 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PART_KINDS = frozenset(
-    {
-        *("requests", "profiles", "plan", "outputs", "errors", "quarantine"),
-        *("steps", "device_samples", "work", "lengths"),
-    }
-)
+HANDED_EPOCH: Final = "handed_epoch"
+"""In the parameters of a claim: the epoch whose holder handed the run over."""
 
 
 class RunIsLiveError(Exception):
@@ -59,6 +52,10 @@ class RunIsLiveError(Exception):
 
 class StaleWriterError(Exception):
     """The run is not, or no longer, held by this process: another has claimed it."""
+
+
+class NotHandedOverError(StaleWriterError):
+    """The run was to be handed over to this process, and its holder of then has it no more."""
 
 
 def run_prefix(job: str, run_date: str, run_key: str) -> str:
@@ -79,7 +76,7 @@ def digest_ids(ids: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-class RunLog:
+class RunLog(RunObjects):
     """The log below `{prefix}/log/`, the objects beside it, and this process's hold on them.
 
     Reading needs no claim. `hold` makes this process the writer; a `RunLog` may then be used from several
@@ -114,6 +111,8 @@ class RunLog:
         self.heartbeat_s = heartbeat_s
         self._slots = Slots(store, f"{self.prefix}/log", patience_s)
         self.lost = False
+        # The attempt for which another process may have the run; None: nobody else may.
+        self._handed: str | None = None
         self._state = EMPTY
         self._claim: LogRecord | None = None
         # Guards state and slot choice; two threads must not fight for one slot.
@@ -130,6 +129,14 @@ class RunLog:
     def is_holder(self) -> bool:
         """Whether this process holds the run, as far as it knows."""
         return self._claim is not None and not self.lost
+
+    def check_held(self) -> None:
+        """Raise `StaleWriterError` if the run is known to be lost to another process."""
+        if self.lost:
+            holder = self._state.holder
+            by = holder.body.owner if holder is not None and isinstance(holder.body, Claim) else None
+            whom = f"{by.host} pid {by.pid}" if by else "another process"
+            raise StaleWriterError(f"{self.prefix} was taken over by {whom} (epoch {self._state.epoch})")
 
     def refresh(self) -> RunState:
         """Read the records that others have appended and return the state.
@@ -148,7 +155,7 @@ class RunLog:
                 self._state = fold([record], self._state)
             if self._claim is not None and self._state.epoch > self._claim.epoch:
                 self.lost = True
-            self._check_not_lost()
+            self.check_held()
             return self._state
 
     # ---- holding -------------------------------------------------------------------------------------
@@ -208,12 +215,18 @@ class RunLog:
                     seen = sign
                     time.sleep(max(0.05, min(1.0, self.lease_s - age)))
                     continue
-            record = LogRecord.new(state.epoch + 1, Claim(this_process(), params or {}))
-            with self._lock:
-                if self._slots.settle(self._state.next_seq, record).nonce == record.nonce:
-                    self._state = fold([record], state)
-                    self._claim = record
-                    return
+            if self._claim_after(state, params or {}):
+                return
+
+    def _claim_after(self, state: RunState, params: dict[str, Any]) -> bool:
+        """Claim the run as it was last seen; return False if something was appended meanwhile."""
+        record = LogRecord.new(state.epoch + 1, Claim(this_process(), params))
+        with self._lock:
+            if self._slots.settle(self._state.next_seq, record).nonce != record.nonce:
+                return False
+            self._state = fold([record], state)
+            self._claim = record
+            return True
 
     def release(self) -> None:
         """Let go, so that the next one need not wait. Does nothing for a run that was lost."""
@@ -250,6 +263,83 @@ class RunLog:
                 if found.nonce == record.nonce:
                     return True
 
+    # ---- handing over --------------------------------------------------------------------------------
+
+    @contextmanager
+    def handing_over(self) -> Iterator[int]:
+        """Let another process have the run for its holder, which this one is, by `hold_for` in the block.
+
+        Yields the epoch that the other process has to know. The heartbeat goes on until it claims, and again
+        after `take_back`.
+        """
+        if self._claim is None:
+            raise StaleWriterError(f"{self.prefix} is not held by this process")
+        self._handed = self._state.attempt_id
+        try:
+            yield self._claim.epoch
+        finally:
+            self._handed = None
+
+    @contextmanager
+    def hold_for(self, epoch: int, params: dict[str, Any] | None = None) -> Iterator[RunLog]:
+        """Hold the run inside the block in the place of its holder of `epoch`, who hands it over.
+
+        Left as it is at the end of the block, so that nobody else comes in before that one takes it back;
+        released if the block ends with an error.
+
+        Raises
+        ------
+        NotHandedOverError
+            If that holder has let go, or somebody else has claimed the run.
+        """
+        self._claim_from(epoch, {**(params or {}), HANDED_EPOCH: epoch}, held=True)
+        try:
+            with Heartbeat(self._beat, self.heartbeat_s):
+                yield self
+        except BaseException:
+            self.release()
+            raise
+        self._claim = None
+
+    def take_back(self) -> None:
+        """Hold the run again inside the block of `handing_over`, after whoever held it meanwhile has ended.
+
+        Does nothing if nobody has claimed it.
+
+        Raises
+        ------
+        StaleWriterError
+            If it was claimed by somebody to whom it was not handed over.
+        """
+        mine = self._claim
+        if mine is None:
+            raise StaleWriterError(f"{self.prefix} is not held by this process")
+        with suppress(StaleWriterError):
+            self.refresh()
+        if not self.lost:
+            return
+        state = self._state
+        claim = state.holder.body if state.holder is not None else None
+        stranger = isinstance(claim, Claim) and claim.params.get(HANDED_EPOCH) != mine.epoch
+        if stranger or state.epoch != mine.epoch + 1 or state.attempt_id != self._handed:
+            self.check_held()
+        self._claim, self.lost = None, False
+        try:
+            self._claim_from(state.epoch, {}, held=False)
+        except BaseException:
+            # As before, so that it can be tried again.
+            if self._claim is None:
+                self._claim, self.lost = mine, True
+            raise
+
+    def _claim_from(self, epoch: int, params: dict[str, Any], *, held: bool) -> None:
+        while True:
+            state = self.refresh()
+            if state.epoch != epoch or (held and state.holder is None):
+                raise NotHandedOverError(f"{self.prefix} is no longer handed over by its holder of then")
+            if self._claim_after(state, params):
+                return
+
     # ---- appending -----------------------------------------------------------------------------------
 
     def append(self, body: Body) -> LogRecord:
@@ -264,7 +354,7 @@ class RunLog:
             `refresh`; appending it again is harmless.
         """
         with self._lock:
-            self._check_not_lost()
+            self.check_held()
             if self._claim is None:
                 raise StaleWriterError(f"{self.prefix} is not held by this process")
             record = LogRecord.new(self._claim.epoch, body)
@@ -275,7 +365,7 @@ class RunLog:
                     return record
                 if found.epoch > self._claim.epoch:
                     self.lost = True
-                    self._check_not_lost()
+                    self.check_held()
 
     def open_attempt(
         self, *, fresh: bool = False, policy: str = "", device: str = "", params: dict[str, Any] | None = None
@@ -287,7 +377,7 @@ class RunLog:
 
     def finish_step(self, name: str, results: dict[str, Any] | None = None) -> Step:
         """Append that a step of the current attempt is finished."""
-        step = Step(name, self._attempt_id(), results or {})
+        step = Step(name, self._state.attempt_id, results or {})
         self.append(step)
         return step
 
@@ -302,7 +392,7 @@ class RunLog:
         """Append how the current attempt (or an earlier one that was killed) ended."""
         if status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
-        ended = AttemptEnded(attempt_id or self._attempt_id(), status, exit_code, summary or {})
+        ended = AttemptEnded(attempt_id or self._state.attempt_id, status, exit_code, summary or {})
         self.append(ended)
         return ended
 
@@ -314,87 +404,7 @@ class RunLog:
         self.append(published)
         return published
 
-    # ---- objects -------------------------------------------------------------------------------------
-
-    def write_part(
-        self, kind: str, content: bytes | Path, *, ext: str, count: int, ids_digest: str = "", label: str = ""
-    ) -> Part:
-        """Upload an object named by its content, then append the record that makes it count.
-
-        Parameters
-        ----------
-        kind
-            One of `PART_KINDS`.
-        content
-            Bytes, or a local file.
-        ext
-            Extension without the dot.
-        count, ids_digest
-            See `Part`.
-        label
-            Put before the digest in the name, for people.
-
-        Returns
-        -------
-        Part
-            The record; the earlier one if this content is recorded already.
-        """
-        if kind not in PART_KINDS:
-            raise ValueError(f"kind must be one of {', '.join(sorted(PART_KINDS))}, not {kind!r}")
-        sha256 = file_digest(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        name = f"{kind}/{label}{'-' if label else ''}{sha256[:16]}.{ext}"
-        known = self._state.parts.get(name)
-        if known is not None and known.sha256 == sha256:
-            return known
-        self._check_not_lost()
-        if isinstance(content, Path):
-            self.store.put_file(self.key(name), content)
-            size = content.stat().st_size
-        else:
-            self.store.put(self.key(name), content)
-            size = len(content)
-        part = Part(kind, name, sha256, count, ids_digest, size, self._attempt_id())
-        self.append(part)
-        return part
-
-    def read_part(self, part: Part) -> bytes:
-        """Return the content of a part; raise `LogFormatError` if it is not what was recorded."""
-        data = self.store.get(self.key(part.name))
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise LogFormatError(
-                f"{self.store.object_uri(self.key(part.name))} does not have the recorded content"
-            )
-        return data
-
-    def fetch_part(self, part: Part, path: Path) -> None:
-        """Copy a part to a local file; raise `LogFormatError` if it is not what was recorded."""
-        self.store.get_file(self.key(part.name), path)
-        if file_digest(path) != part.sha256:
-            raise LogFormatError(
-                f"{self.store.object_uri(self.key(part.name))} does not have the recorded content"
-            )
-
-    def write_manifest(self) -> None:
-        """Write `manifest.json`, the view for people, from the state as known."""
-        data = json.dumps(describe(self._state), ensure_ascii=False, indent=2).encode() + b"\n"
-        self.store.put(self.key("manifest.json"), data)
-
-    def key(self, name: str) -> str:
-        """Return the store key of an object of this run."""
-        return f"{self.prefix}/{name}"
-
     # ---- signs of life -------------------------------------------------------------------------------
-
-    def _attempt_id(self) -> str:
-        attempt = self._state.attempt
-        return attempt.id if attempt else ""
-
-    def _check_not_lost(self) -> None:
-        if self.lost:
-            holder = self._state.holder
-            by = holder.body.owner if holder is not None and isinstance(holder.body, Claim) else None
-            whom = f"{by.host} pid {by.pid}" if by else "another process"
-            raise StaleWriterError(f"{self.prefix} was taken over by {whom} (epoch {self._state.epoch})")
 
     def _beat(self) -> bool:
         # A thread that is appending holds the lock and finds out by itself; the beat must not wait for it.
@@ -402,11 +412,11 @@ class RunLog:
             try:
                 self.refresh()
             except StaleWriterError:
-                return False
+                return self._handed is not None
             finally:
                 self._lock.release()
         if self.lost:
-            return False
+            return self._handed is not None
         self._put_heartbeat()
         return True
 

@@ -75,6 +75,11 @@ class RunState:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def attempt_id(self) -> str:
+        """Id of the last attempt, '' before the first."""
+        return self.attempts[-1].id if self.attempts else ""
+
+    @property
     def ended(self) -> AttemptEnded | None:
         """How the last attempt ended, or None if it has not."""
         return self.endings.get(self.attempts[-1].id) if self.attempts else None

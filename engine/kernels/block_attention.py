@@ -1,6 +1,6 @@
-"""What decode and prefill attention over block tables share: the float32 reference and parts of the kernels.
+"""What the attentions over block tables share: the float32 reference and parts of the kernels.
 
-Both kernels walk over a sequence's keys in tiles and keep, per query row, the largest score so far, the sum
+All kernels walk over a sequence's keys in tiles and keep, per query row, the largest score so far, the sum
 of exponentials and the weighted sum of values, rescaled when the largest score changes (Milakov and
 Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022).
 """
@@ -107,6 +107,46 @@ def find_last(starts: tl.tensor, count: tl.tensor, wanted: tl.tensor, BLOCK: tl.
         start = tl.load(starts + place, mask=place < count, other=2147483647)
         found += tl.sum((start <= wanted).to(tl.int32), 0)
     return found - 1
+
+
+@kernel
+def stretch(starts: tl.tensor, count: tl.tensor, KV_HEADS: tl.constexpr, LEAST: tl.constexpr) -> Any:  # noqa: ANN401
+    """Return the tiles of all heads, and how many of them each program takes, at least LEAST."""
+    tiles = tl.load(starts + count) * KV_HEADS
+    return tiles, tl.maximum(tl.cdiv(tiles, tl.num_programs(0)), LEAST)
+
+
+@kernel
+def merge_parts(
+    first: tl.tensor,
+    last: tl.tensor,
+    partial: tl.tensor,
+    logs: tl.tensor,
+    HELD: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> Any:  # noqa: ANN401
+    """Return a unit's result and the logarithm of its norm from the parts of programs `first` to `last`.
+
+    Each part has HELD rows. Program i left its part at slot ``2 i``, the first one, in whose stretch the unit
+    begins, at ``2 i + 1``.
+    """
+    row, dim = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    used = (row < HELD)[:, None] & (dim < DIM)[None, :]
+    total = tl.zeros([ROWS, WIDTH], tl.float32)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    norm = tl.zeros([ROWS], tl.float32)
+    for i in range(first, last + 1):
+        slot = 2 * i + (i == first)
+        log = tl.load(logs + slot * HELD + row, mask=row < HELD, other=0.0)
+        larger = tl.maximum(top, log)
+        decay, weight = tl.exp2(top - larger), tl.exp2(log - larger)
+        place = partial + slot * HELD * DIM + row[:, None] * DIM + dim[None, :]
+        total = total * decay[:, None] + tl.load(place, mask=used, other=0.0) * weight[:, None]
+        norm = norm * decay + weight
+        top = larger
+    return total / norm[:, None], top + tl.log2(norm)
 
 
 @kernel

@@ -7,7 +7,7 @@ the device, no program has more to read than another, and one captured graph ser
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -18,13 +18,33 @@ from engine.kernels.block_attention import (
     attend_reference,
     check,
     find_last,
+    merge_parts,
     multiprocessors,
     padded,
     scan_tile,
+    stretch,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Prior(NamedTuple):
+    """What is known of the first pages of some sequences before a launch, which then reads the rest only.
+
+    Attributes
+    ----------
+    shared
+        int32 [B]: leading pages of each sequence that are known, 0 if none.
+    result, logs
+        float32 [B, heads, head dim] and [B, heads]: attention over the places of these pages, before the
+        values' scale if there is one, and the logarithm to the base 2 of its sum of exponentials. Those of
+        sequences without such pages are not looked at.
+    """
+
+    shared: Tensor
+    result: Tensor
+    logs: Tensor
 
 
 def decode_attention(
@@ -129,6 +149,7 @@ def launch(
     out: Tensor,
     scales: Tensor | None,
     programs: int | None,
+    prior: Prior | None = None,
 ) -> Tensor:
     """Run the three kernels: the work list, the stretches of tiles, and the merge of what was split."""
     count, heads, dim = q.shape
@@ -150,11 +171,17 @@ def launch(
         "WIDTH": padded(dim),
         "SEARCH": SEARCH,
     }
-    decode_work_kernel[(1,)](context, starts, count, WINDOW=window, TILE=tile, SEARCH=SEARCH, num_warps=4)
+    # Without a prior its places are taken by tensors that are not looked at.
+    shared, begun, begun_logs = prior or (context, partial, logs)
+    decode_work_kernel[(1,)](
+        context, shared, starts, count,
+        PAGE=page_size, WINDOW=window, SHARED=prior is not None, TILE=tile, SEARCH=SEARCH, num_warps=4,
+    )  # fmt: skip
     decode_attention_kernel[grid](
         q, cache, block_table, context, starts, out if scales is None else scales, out, partial, logs,
+        shared, begun, begun_logs,
         count, q.stride(0), block_table.stride(0), out.stride(0), scale * LOG2E,
-        PAGE=page_size, WINDOW=window, FP8=scales is not None, **shape, **chosen,
+        PAGE=page_size, WINDOW=window, FP8=scales is not None, SHARED=prior is not None, **shape, **chosen,
     )  # fmt: skip
     merge_splits_kernel[grid](
         context, starts, partial, logs, out, count, out.stride(0), LEAST=least, **shape, num_warps=4
@@ -165,30 +192,35 @@ def launch(
 @kernel
 def decode_work_kernel(
     context: tl.tensor,
+    shared: tl.tensor,
     starts: tl.tensor,
     count: tl.tensor,
+    PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
+    SHARED: tl.constexpr,
     TILE: tl.constexpr,
     SEARCH: tl.constexpr,
 ) -> None:
-    """Write ``starts[i]``: tiles per KV head of all sequences before i; ``starts[count]`` is that of all."""
+    """Write ``starts[i]``: tiles per KV head of all sequences before i; ``starts[count]`` is that of all.
+
+    With SHARED the first ``shared[i]`` pages are left out, and a sequence of which nothing is left has one
+    tile without keys: its result is written there.
+    """
     total = 0
     tl.store(starts, 0)
     for begin in range(0, count, SEARCH):
         place = begin + tl.arange(0, SEARCH)
         length = tl.load(context + place, mask=place < count, other=0)
+        if SHARED:
+            depth = tl.load(shared + place, mask=place < count, other=0)
+            length -= depth * PAGE
         tiles = (length + TILE - 1) // TILE
         if WINDOW:
             tiles -= tl.maximum(length - WINDOW, 0) // TILE
+        if SHARED:
+            tiles = tl.maximum(tiles, (depth > 0).to(tl.int32))
         tl.store(starts + 1 + place, total + tl.cumsum(tiles, 0), mask=place < count)
         total += tl.sum(tiles, 0)
-
-
-@kernel
-def stretch(starts: tl.tensor, count: tl.tensor, KV_HEADS: tl.constexpr, LEAST: tl.constexpr) -> Any:  # noqa: ANN401
-    """Return the tiles of all heads, and how many of them each program takes."""
-    tiles = tl.load(starts + count) * KV_HEADS
-    return tiles, tl.maximum(tl.cdiv(tiles, tl.num_programs(0)), LEAST)
 
 
 @kernel
@@ -202,6 +234,9 @@ def decode_attention_kernel(
     out: tl.tensor,
     partial: tl.tensor,
     logs: tl.tensor,
+    shared: tl.tensor,
+    prior: tl.tensor,
+    prior_logs: tl.tensor,
     count: tl.tensor,
     q_stride: tl.tensor,
     table_stride: tl.tensor,
@@ -213,6 +248,7 @@ def decode_attention_kernel(
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
     FP8: tl.constexpr,
+    SHARED: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
@@ -223,6 +259,7 @@ def decode_attention_kernel(
 
     A unit that lies within the stretch goes to `out`. Else its part goes to `partial`, with the logarithm of
     its norm: at ``2 program + 1`` if the unit begins in this stretch, at ``2 program`` if it began before.
+    With SHARED the first part of a unit begins from its `Prior`, and what is left stands for the whole.
     """
     program = tl.program_id(0)
     everything, each = stretch(starts, count, KV_HEADS, LEAST)
@@ -243,6 +280,11 @@ def decode_attention_kernel(
         if WINDOW:
             skipped = tl.maximum(length - WINDOW, 0) // TILE
         wide = sequence.to(tl.int64)
+        pages = table + wide * table_stride
+        if SHARED:
+            depth = tl.load(shared + sequence)
+            length -= depth * PAGE
+            pages += depth
         query = tl.load(q + wide * q_stride + head * SHARE * DIM + block, mask=used, other=0.0)
         gain, undo = factor, 1.0
         if FP8:
@@ -252,9 +294,16 @@ def decode_attention_kernel(
         total = tl.zeros([ROWS, WIDTH], tl.float32)
         top = tl.full([ROWS], float("-inf"), tl.float32)
         norm = tl.zeros([ROWS], tl.float32)
+        if SHARED:
+            known = (depth > 0) & (tile == unit)
+            line = (wide * KV_HEADS + head) * SHARE
+            total = tl.load(prior + line * DIM + block, mask=used & known, other=0.0)
+            log = tl.load(prior_logs + line + row, mask=(row < SHARE) & known, other=0.0)
+            top = tl.where(known, log, top)
+            norm += tl.where(known, 1.0, 0.0)
         for i in range(skipped + tile - unit, skipped + until - unit):
             total, top, norm = scan_tile(
-                query, total, top, norm, cache, table + wide * table_stride, head, i * TILE, length,
+                query, total, top, norm, cache, pages, head, i * TILE, length,
                 position, gain, MASK=True, WINDOW=WINDOW,
                 KV_HEADS=KV_HEADS, DIM=DIM, PAGE=PAGE, TILE=TILE, WIDTH=WIDTH,
             )  # fmt: skip
@@ -304,20 +353,10 @@ def merge_splits_kernel(
         head = (end - 1 - before * KV_HEADS) // tiles
         unit = before * KV_HEADS + head * tiles
         if (unit >= begin) & (unit + tiles > end):
-            total = tl.zeros([ROWS, WIDTH], tl.float32)
-            top = tl.full([ROWS], float("-inf"), tl.float32)
-            norm = tl.zeros([ROWS], tl.float32)
-            for i in range(program, (unit + tiles - 1) // each + 1):
-                slot = 2 * i + (i == program).to(tl.int32)
-                log = tl.load(logs + slot * SHARE + row, mask=row < SHARE, other=0.0)
-                larger = tl.maximum(top, log)
-                decay, weight = tl.exp2(top - larger), tl.exp2(log - larger)
-                part = tl.load(partial + slot * SHARE * DIM + block, mask=used, other=0.0)
-                total = total * decay[:, None] + part * weight[:, None]
-                norm = norm * decay + weight
-                top = larger
+            last = (unit + tiles - 1) // each
+            merged, _ = merge_parts(program, last, partial, logs, SHARE, DIM, ROWS, WIDTH)
             target = out + sequence.to(tl.int64) * out_stride + head * SHARE * DIM + block
-            tl.store(target, (total / norm[:, None]).to(out.dtype.element_ty), mask=used)
+            tl.store(target, merged.to(out.dtype.element_ty), mask=used)
     index = program.to(tl.int64)
     while index < count:
         if tl.load(context + index) <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,14 +25,18 @@ class Bucket(NamedTuple):
         Sequences, and rows sampled.
     prefill
         Whether any sequence may have more than one row. Without, ``tokens == sequences``.
+    cascade
+        Whether decoding sequences are in groups whose shared pages are read once.
     """
 
     tokens: int
     sequences: int
     prefill: bool
+    cascade: bool = False
 
 
-class HalvedBucket(NamedTuple):
+@dataclass(frozen=True)
+class HalvedBucket:
     """Shape of a captured step that is cut into two nano-batches; both are padded to the same one.
 
     Attributes
@@ -40,11 +45,14 @@ class HalvedBucket(NamedTuple):
         Of each half; any of its sequences may have more than one row.
     kept
         Blocks that attention is launched on; None takes the device.
+    cascade
+        Whether a half may have groups whose shared pages are read once.
     """
 
     tokens: int
     sequences: int
     kept: int | None
+    cascade: bool = False
 
 
 def token_sizes(budget: int) -> list[int]:
@@ -67,9 +75,13 @@ def sequence_sizes(most: int) -> list[int]:
 
 
 class Buckets:
-    """The buckets of an engine with steps of up to `budget` tokens of up to `sequences` sequences."""
+    """The buckets of an engine with steps of up to `budget` tokens of up to `sequences` sequences.
 
-    def __init__(self, budget: int, sequences: int) -> None:
+    With `cascade` there is one of each kind for steps with groups, and one for those without.
+    """
+
+    def __init__(self, budget: int, sequences: int, *, cascade: bool = False) -> None:
+        self._kinds = (False, True) if cascade else (False,)
         budget = max(budget, sequences)
         self._tokens, self._sequences = token_sizes(budget), sequence_sizes(sequences)
         self._most = max(MOST_HALF * budget, _least(self._tokens, -(-budget // 2)))
@@ -77,7 +89,7 @@ class Buckets:
         self._decode = sorted({*token_sizes(sequences), *self._sequences})
 
     def of(self, tokens: int, sequences: int) -> Bucket:
-        """Return the smallest bucket that holds a step.
+        """Return the smallest bucket that holds a step without groups.
 
         Raises
         ------
@@ -100,14 +112,15 @@ class Buckets:
 
         Their number is bounded: tokens in multiples of 128 to `MOST_HALF` of the budget (a half holds half of
         the prefill tokens, and about half of the others), four times as many sequences from one size to the
-        next. With a budget of 4,096 and 512 sequences they are 57 for each k. A step that fits into none of
-        them stays whole.
+        next. With a budget of 4,096 and 512 sequences they are 57 for each k, twice as many with `cascade`.
+        A step that fits into none of them stays whole.
         """
         found = [
-            HalvedBucket(tokens, rows, k)
+            HalvedBucket(tokens, rows, k, cascade)
             for rows in self._sequences
             for tokens in self._tokens
             for k in kept
+            for cascade in self._kinds
             if max(rows, min(FINE_STEP, self._tokens[-1]))
             <= tokens
             <= max(self._most, _least(self._tokens, rows))
@@ -116,14 +129,15 @@ class Buckets:
         return sorted(found, key=lambda bucket: (bucket.tokens, bucket.sequences), reverse=True)
 
     def all(self) -> list[Bucket]:
-        """Return every bucket that `of` can return, largest first: the order to capture graphs in."""
+        """Return every bucket there can be, largest first: the order to capture graphs in."""
         mixed = [
             Bucket(tokens, rows, prefill=True)
             for rows in self._sequences
             for tokens in self._tokens
             if tokens >= rows
         ]
-        return sorted([*mixed, *(Bucket(size, size, prefill=False) for size in self._decode)], reverse=True)
+        plain = [*mixed, *(Bucket(size, size, prefill=False) for size in self._decode)]
+        return sorted((b._replace(cascade=kind) for b in plain for kind in self._kinds), reverse=True)
 
 
 def _least(sizes: list[int], wanted: int) -> int:

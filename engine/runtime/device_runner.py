@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.errors import CapacityError
+from engine.kernels.cascade_attention import SharedPages
 from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
 from engine.runtime.buckets import Bucket, Buckets, HalvedBucket
@@ -23,6 +24,7 @@ from engine.runtime.nano_batches import cut, make_halves
 from engine.runtime.overlap import Strategy
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
+from engine.runtime.shared_pages import Groups, find_groups, leading_single_rows, make_room
 from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.cost import StepCost
     from engine.models.decoder import Decoder
     from engine.models.lanes import Lanes
     from engine.runtime.graphs import AnyBucket
@@ -57,6 +60,7 @@ class DeviceInputs:
     prefill_table: Tensor | None
     prefill_context: Tensor
     query_start: Tensor
+    groups: SharedPages | None
     ops: AttentionOps
     programs: int | None = None
 
@@ -64,24 +68,20 @@ class DeviceInputs:
         """Return attention of q [T, heads, head dim] over one layer's cache.
 
         The decode operation takes as many rows from the front as there may be sequences. Those that belong
-        to longer sequences are overwritten by the prefill operation, which comes second.
+        to longer sequences are overwritten by the prefill operation, which comes second. Pages that sequences
+        share are read once for all of a group in layers without a window.
         """
         scale = q.shape[-1] ** -0.5
         # Padding rows that no operation writes must be finite: their KV goes to the padding page, which the
         # masked places of real sequences point to.
         out = torch.zeros_like(q)
         rows = self.decode_context.shape[0]
-        self.ops.decode(
-            q[:rows],
-            cache,
-            self.decode_table,
-            self.decode_context,
-            scale=scale,
-            window=window,
-            scales=scales,
-            out=out[:rows],
-            programs=self.programs,
-        )
+        decoding = q[:rows], cache, self.decode_table, self.decode_context
+        options = {"scale": scale, "scales": scales, "out": out[:rows], "programs": self.programs}
+        if self.groups is not None and window is None:
+            self.ops.cascade(*decoding, self.groups, **options)
+        else:
+            self.ops.decode(*decoding, window=window, **options)
         if self.prefill_table is not None:
             self.ops.prefill(
                 q,
@@ -129,6 +129,9 @@ class DeviceRunner:
         Which steps are cut into two nano-batches and how these run; None cuts none.
     lanes
         Makes what launches a step with a given k; None takes streams on a GPU where the strategy has any.
+    cascade
+        Cost of steps, by which groups of decoding sequences are chosen whose shared pages are read once;
+        None reads all pages for each sequence. It doubles the number of graphs.
     """
 
     def __init__(
@@ -145,12 +148,15 @@ class DeviceRunner:
         kv_dtype: torch.dtype | None = None,
         overlap: Overlap | None = None,
         lanes: Callable[[int | None], Lanes] | None = None,
+        cascade: StepCost | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
         config, embed = decoder.config, decoder.weights.embed
         self._on_device, pages = embed.device, kv_tokens // page_size
         self._ops = ops or AttentionOps()
-        self._buckets = Buckets(token_budget, max_sequences)
+        # In layers with a window nobody sees the beginning of a long context.
+        self._cascade = cascade if None in config.windows else None
+        self._buckets = Buckets(token_budget, max_sequences, cascade=self._cascade is not None)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
         self._split, self._halves = overlap and overlap.split, make_halves(largest.tokens, max_sequences)
@@ -163,6 +169,7 @@ class DeviceRunner:
         made = lanes or self._make_lanes()
         self._lanes = {kept: made(kept) for kept in self._strategy.kept}
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
+        self._room = make_room(max_sequences, pages + 1)
         # One page more than the longest sequence, as the scheduler's own tables have.
         self._width = -(-longest // page_size) + 1
         self._mirror = np.full((max_sequences + 1, self._width), pages, np.int32)
@@ -238,6 +245,7 @@ class DeviceRunner:
         copies = work.copies[: work.size[W_COPIES]]
         host = self._staging.next()
         fill_step(work, requests, host, bucket, self._dummies)
+        bucket = self._with_groups(bucket, work, slots, host)
         for place, rows in (
             (host.drawn_rows, drawn),
             (host.wished_rows, wish.rows),
@@ -246,7 +254,7 @@ class DeviceRunner:
         ):
             place[: len(rows)] = rows
         step = self._staging.device
-        halved = self._cut(work, requests, host)
+        halved = self._cut(work, slots, requests, host)
         with torch.inference_mode():
             self._staging.send()
             for staging in self._parts if halved else ():
@@ -257,7 +265,18 @@ class DeviceRunner:
             sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
         return replace(sampled, nano_batches=OVERLAPPING) if halved else sampled
 
-    def _cut(self, work: Work, requests: Int64, host: HostStep) -> HalvedBucket | None:
+    def _with_groups(self, bucket: Bucket, work: Work, slots: Slots, host: HostStep) -> Bucket:
+        """Find the groups whose pages are worth reading once; return the bucket for what was found."""
+        if self._cascade is None:
+            return bucket
+        groups = Groups(host.shared, host.members, host.group_start)
+        count = leading_single_rows(work)
+        saved = find_groups(
+            slots.pages, work.slot, work.context, count, self.page_size, self._cascade, self._room, groups
+        )
+        return bucket._replace(cascade=saved > 0.0)
+
+    def _cut(self, work: Work, slots: Slots, requests: Int64, host: HostStep) -> HalvedBucket | None:
         """Cut the step if that is worth it, fill the buffers of its halves, and return their bucket.
 
         Without a graph a step takes longer than being cut saves.
@@ -275,7 +294,11 @@ class DeviceRunner:
         self._kept = kept
         padded = Bucket(bucket.tokens, bucket.sequences, prefill=True)
         for i, half in enumerate(halves):
-            fill_step(half, requests, self._parts[i].next(), padded, self._dummies)
+            filled = self._parts[i].next()
+            fill_step(half, requests, filled, padded, self._dummies)
+            # One of the halves with groups is enough: the other then has none in its own.
+            shared = self._with_groups(padded, half, slots, filled).cascade
+            bucket = replace(bucket, cascade=bucket.cascade or shared)
             samples = np.flatnonzero(self._halves.part[: work.size[W_SAMPLES]] == i)
             host.merged_rows[samples] = i * bucket.sequences + self._halves.row[samples]
         host.merged_rows[work.size[W_SAMPLES] :] = 0
@@ -308,7 +331,7 @@ class DeviceRunner:
 
     def _forward_halves(self, bucket: HalvedBucket) -> None:
         """Compute the step from the buffers of its nano-batches."""
-        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True)
+        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True, cascade=bucket.cascade)
         inputs = [self._inputs(staging.device, padded, bucket.kept) for staging in self._parts]
         # No more are sampled than both halves have sequences.
         rows = min(OVERLAPPING * bucket.sequences, self._logits.shape[0])
@@ -333,6 +356,12 @@ class DeviceRunner:
             else None,
             prefill_context=step.prefill_context[:sequences],
             query_start=step.query_start[: sequences + 1],
+            # A group has two members at least.
+            groups=SharedPages(
+                step.shared[:sequences], step.members[:sequences], step.group_start[: sequences // 2 + 1]
+            )
+            if bucket.cascade
+            else None,
             ops=self._ops,
             programs=programs,
         )

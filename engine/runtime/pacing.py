@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 GRAIN = 128
 """Budgets are multiples of this: step shapes recur, and GEMM tiles are full."""
+GOLDEN = 0.6180339887498949
 OCCUPANCY = 0.85
 """Part of the KV memory that is expected to be in use on average, to estimate the remaining steps."""
 
@@ -80,7 +81,7 @@ def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outl
 
 
 @njit_in_place
-def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int) -> int:
+def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int, step: int) -> int:
     """Return how many tokens the next step should compute, decoding sequences included.
 
     Parameters
@@ -98,7 +99,7 @@ def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget
     step = step_memory_seconds(cost, float(outlook.decoding), outlook.kv_tokens)
     seconds = outlook.compute / memory * step
     tokens = (seconds * cost.flops - outlook.decoding * cost.flops_per_sample) / cost.flops_per_token
-    prefill = np.ceil(max(tokens - outlook.decoding, 1.0) / GRAIN) * GRAIN
+    prefill = np.floor(max(tokens - outlook.decoding, 1.0) / GRAIN + (GOLDEN * (step + 1)) % 1.0) * GRAIN
     return int(min(float(token_budget), outlook.decoding + prefill))
 
 
@@ -119,4 +120,4 @@ def prepare(
     outlook = survey(requests, slots, scan, cost)
     if not paced:
         return outlook, token_budget
-    return outlook, step_budget(cost, outlook, pool.free.shape[0] * size, token_budget)
+    return outlook, step_budget(cost, outlook, pool.free.shape[0] * size, token_budget, slots.counts[STEP])

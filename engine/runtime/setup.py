@@ -13,6 +13,7 @@ from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
 from engine.runtime.runner import CpuRunner
 
 if TYPE_CHECKING:
+    from engine.cost import StepCost
     from engine.models.decoder import Decoder
     from engine.runtime.device_attention import AttentionOps
     from engine.runtime.overlap import Overlap
@@ -53,6 +54,7 @@ def make_runner(
     memory: DeviceMemory | None = None,
     ops: AttentionOps | None = None,
     overlap: Overlap | None = None,
+    cascade: StepCost | None = None,
 ) -> Runner:
     """Return the runner for the decoder's device.
 
@@ -64,6 +66,8 @@ def make_runner(
         Of a device that is not CUDA, for tests; with neither, the CPU runner is taken there.
     overlap
         How steps run in two nano-batches; None leaves them whole. Not used by jobs until it is measured.
+    cascade
+        See `engine.runtime.device_runner.DeviceRunner`.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def make_runner(
             ops=ops,
             kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
             overlap=overlap,
+            cascade=cascade,
         )
 
     kv_tokens = sizes.kv_tokens

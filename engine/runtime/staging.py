@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from engine.jit import njit
+from engine.runtime.shared_pages import leading_single_rows
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _PER_SEQUENCE = (
     "copy_source",
     "copy_target",
     "merged_rows",
+    "shared",
+    "members",
 )
 
 
@@ -54,6 +57,8 @@ class HostStep(NamedTuple):
         [R]: samples that are drawn, samples whose log probabilities are wanted, and pages to copy.
     merged_rows
         [R]: where the sample is among those of all nano-batches, one behind the other, of a step that is cut.
+    shared, members, group_start
+        [R], [R], [R + 1]: the groups of `engine.runtime.shared_pages`, among the sequences with one row.
     """
 
     tokens: Int32
@@ -74,7 +79,10 @@ class HostStep(NamedTuple):
     copy_source: Int32
     copy_target: Int32
     merged_rows: Int32
+    shared: Int32
+    members: Int32
     query_start: Int32
+    group_start: Int32
 
 
 class DeviceStep(NamedTuple):
@@ -98,7 +106,10 @@ class DeviceStep(NamedTuple):
     copy_source: Tensor
     copy_target: Tensor
     merged_rows: Tensor
+    shared: Tensor
+    members: Tensor
     query_start: Tensor
+    group_start: Tensor
 
 
 class Staging:
@@ -115,7 +126,7 @@ class Staging:
     """
 
     def __init__(self, tokens: int, sequences: int, device: torch.device, turns: int) -> None:
-        sizes = [tokens] * len(_PER_TOKEN) + [sequences] * len(_PER_SEQUENCE) + [sequences + 1]
+        sizes = [tokens] * len(_PER_TOKEN) + [sequences] * len(_PER_SEQUENCE) + [sequences + 1] * 2
         pinned = device.type == "cuda"
         self._host = [torch.zeros(sum(sizes), dtype=torch.int32, pin_memory=pinned) for _ in range(turns)]
         self._device = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
@@ -165,10 +176,7 @@ def fill(
         step.pages[row] = work.pages[row] if inside else dummies.page
         step.places[row] = work.slots[row] if inside else 0
         step.row_slot[row] = dummies.slot
-    count = work.size[W_SEQUENCES]
-    decoding = 0
-    while decoding < count and work.length[decoding] == 1:
-        decoding += 1
+    count, decoding = work.size[W_SEQUENCES], leading_single_rows(work)
     for i in range(sequences):
         step.decode_slot[i] = work.slot[i] if i < decoding else dummies.slot
         step.decode_context[i] = work.context[i] if i < decoding else 1

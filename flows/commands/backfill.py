@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from flows.date_table import DateEntry
     from flows.night import Reporter
 
-_NOT_HERE = frozenset({"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way"})
+_NOT_HERE = frozenset(
+    {"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way", "compute_on"}
+)
 """Fields of a night that a backfill decides about itself."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields, interrupt
 from flows.parameters import NightlyParameters
+from tasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -58,6 +59,12 @@ def _as_flow(parameters: NightlyParameters) -> dict[str, Any]:
 
 
 def _here(parameters: NightlyParameters, *, as_json: bool) -> int:
+    if parameters.compute_on is not None:
+        raise ConfigurationError(
+            "--compute-on",
+            "needs a Prefect server, which starts that deployment",
+            "Set PREFECT_API_URL, or leave it out to compute here",
+        )
     request = parameters.to_request()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     from flows.catch_up import catching_up

@@ -51,9 +51,9 @@ def execute(options: dict[str, Any]) -> int:
     # A wrong setting is told now, not at night.
     parameters.to_request()
     # Runs are processes of their own, with this environment.
-    from flows.deploy import SAFE_ENVIRONMENT
+    from flows.deploy import RUN_ENVIRONMENT
 
-    os.environ.update(SAFE_ENVIRONMENT)
+    os.environ.update(RUN_ENVIRONMENT)
     from flows.deploy.serve import deployments, prepare, run_served
 
     try:

@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
+from flows.deploy import HEARTBEAT_S
 from flows.published import EVENT as PUBLISHED
 from flows.recover import EXHAUSTED
 from flows.watch import OVERDUE
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.actions import ActionTypes
 
-HEARTBEAT_S: Final = 30
-"""Between two signs of life of a flow run; the pools set it for their runs."""
 SILENT_S: Final = 120
 """A running flow run without a sign of life for this long has crashed."""
 LATE_MINUTES: Final = 30
@@ -40,7 +39,16 @@ RERUN_TAG: Final = "rerun-if-crashed"
 RECOVER: Final = "recover/recover"
 
 _HEARTBEAT: Final = "prefect.flow-run.heartbeat"
-_ENDS: Final = ("Completed", "CompletedWithErrors", "Failed", "Stopped", "Crashed", "Cancelled")
+_ENDS: Final = (
+    "Completed",
+    "CompletedWithErrors",
+    "Failed",
+    "Stopped",
+    "ComputeFailed",
+    "Overdue",
+    "Crashed",
+    "Cancelled",
+)
 _WAITS: Final = ("AwaitingRetry", "Paused", "Suspended", "Cancelling", "Scheduled", "Pending")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
-
-import numpy as np
 
 Row = tuple[str, ...]
 Table = tuple[str, Row, list[Row]]
@@ -159,8 +158,7 @@ def amount(value: float) -> str:
     """Return a number with three digits that count, thousands by commas."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    text = np.format_float_positional(value, precision=3, unique=False, fractional=False)
-    return str(text).rstrip(".")
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
 def gpu_time(hours: float) -> str:

@@ -5,8 +5,9 @@
 
 Everything that the host does for a step runs: scheduling, filling and sending the step's buffers, block-table
 changes, sampling calls, taking in the result of the step before. The forward pass is left out: on a GPU it
-is one call that replays a graph. On the CPU sampling is computed and not only launched, over few logits; the
-last row has the same draws, each replaced by a constant, which is nearer to what a launch costs.
+is one call that replays a graph. On the CPU sampling is computed and not only launched, over few logits; one
+row has the same draws, each replaced by a constant, which is nearer to what a launch costs. In the last row
+eight requests at a time share half of their prompts, and the pages worth reading once are looked for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 
 from engine import kernels
-from engine.cost import NOMINAL, ModelShape
+from engine.cost import NOMINAL, ModelShape, step_cost
 from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings, StepSample
@@ -56,8 +57,11 @@ def draws_left_out() -> Iterator[None]:
         yield
 
 
-def steps(count: int, temperature: float) -> list[StepSample]:
-    """Run until `count` steps were full; prompts are as long as answers, so half of the tokens decode."""
+def steps(count: int, temperature: float, *, sharing: bool = False) -> list[StepSample]:
+    """Run until `count` steps were full; prompts are as long as answers, so half of the tokens decode.
+
+    With `sharing` half of a prompt is that of seven others too, and pages that are worth it are read once.
+    """
     bench = Bench(torch.device("cpu"), torch.float32, dry=True)
     config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
     decoder = Decoder(config, random_weights(config, bench))
@@ -66,6 +70,9 @@ def steps(count: int, temperature: float) -> list[StepSample]:
     rng = np.random.default_rng(0)
     start = np.arange(requests + 1, dtype=np.int64) * LENGTH
     tokens = rng.integers(0, config.vocab_size, start[-1]).astype(np.int32)
+    if sharing:
+        halves = tokens.reshape(requests, LENGTH)[:, : LENGTH // 2]
+        halves[:] = halves[np.arange(requests) // 8 * 8]
     # The first ones end one after the other, so that the run is steady at once.
     answers = np.full(requests, LENGTH)
     answers[:SEQUENCES] = rng.integers(2, LENGTH, SEQUENCES)
@@ -75,9 +82,10 @@ def steps(count: int, temperature: float) -> list[StepSample]:
     ]
     kv_tokens = SEQUENCES * (2 * LENGTH + 32)
     settings = EngineSettings(kv_tokens, 16, TOKENS, SEQUENCES)
-    runner = DeviceRunner(decoder, kv_tokens, 16, TOKENS, SEQUENCES, 2 * LENGTH)
-    runner._graphs = lambda _: None
     shape = ModelShape.of(config, 4)
+    cascade = step_cost(shape, replace(NOMINAL["h100"], shared_read=0.1)) if sharing else None
+    runner = DeviceRunner(decoder, kv_tokens, 16, TOKENS, SEQUENCES, 2 * LENGTH, cascade=cascade)
+    runner._graphs = lambda _: None
     plan = make_plan("fcfs", tokens, start, answers.astype(np.float64), shape, NOMINAL["h100"], seed=1)
     engine = Engine(runner, None, settings, tokens, start, sampling, plan)
     full: list[StepSample] = []
@@ -97,15 +105,16 @@ def main() -> None:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
-    for name, temperature, without in (
-        ("greedy", 0.0, nullcontext),
-        ("drawn", 0.8, nullcontext),
-        ("drawn, draws left out", 0.8, draws_left_out),
+    for name, temperature, without, sharing in (
+        ("greedy", 0.0, nullcontext, False),
+        ("drawn", 0.8, nullcontext, False),
+        ("drawn, draws left out", 0.8, draws_left_out, False),
+        ("greedy, shared pages", 0.0, nullcontext, True),
     ):
         # The first tenth warms caches up.
         count = 100 if quick else 1000
         with without():
-            measured = steps(count + count // 10, temperature)[count // 10 :]
+            measured = steps(count + count // 10, temperature, sharing=sharing)[count // 10 :]
         times = [1e3 * step.seconds for step in measured]
         found[name] = {
             "steps": count,
@@ -125,7 +134,7 @@ def main() -> None:
     if quick:
         return
     about = {
-        "label": "measured on the host, without the forward pass; sampling computed but in the last row",
+        "label": "measured on the host, without the forward pass; sampling computed but where it says so",
         "device": f"{processor()}, {os.cpu_count()} threads",
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "load_at_end": os.getloadavg()[0],

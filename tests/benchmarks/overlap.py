@@ -20,7 +20,7 @@ from engine.cost import NOMINAL, DeviceProfile, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import EngineSettings
 from engine.simulate import simulate
-from tests.benchmarks import gpu, overlap_pair
+from tests.benchmarks import gpu, overlap_cascade, overlap_pair
 from tests.benchmarks.gpu_engine import LLAMA_8B, random_tokens
 from tests.benchmarks.gpu_ops import Bench, Row
 from tests.benchmarks.gpu_ops import ceilings as measure_ceilings
@@ -39,6 +39,8 @@ REQUIRED = (
     "surface_by_k",
     "clocks",
     "predicted_gain",
+    "cascade_speedup_16k_256_64",
+    "cascade_min",
 )
 DENSITY = 1.15
 """Of the made-up night: the mean of the published traces."""
@@ -162,6 +164,7 @@ PARTS = [
     Part("green contexts", 60, partial(overlap_pair.pair, green=True), alone=True),
     Part("surface", 75, overlap_pair.surface),
     Part("prediction", 90, predict),
+    Part("cascade", 60, overlap_cascade.cascade),
 ]
 
 

@@ -233,6 +233,7 @@ def test_profiles_survive_a_file(device: DeviceProfile, tmp_path) -> None:
         ({"overlaps": 1}, "overlaps: must be true or false"),
         ({"shards": 0}, "shards: must be a whole number from 1"),
         ({"link_bytes": -1}, "link_bytes: must be a number from 0"),
+        ({"shared_read": 1.5}, "shared_read: must be a number from 0 to 1"),
         ({"gemm": [[1]]}, "gemm: must be a list of pairs of numbers"),
         ({"gemm": [[2, 1], [1, 1]]}, "gemm: its first numbers must rise"),
         ({"gemm": [[1, 0.1], [2, 0.9]]}, "gemm: more rows must not take less time"),

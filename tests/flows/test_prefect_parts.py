@@ -8,8 +8,8 @@ import pytest
 
 from engine.errors import EngineError
 from flows.artifacts import markdown, planned_rows, workload_rows
+from flows.deploy import HEARTBEAT_S, RUN_ENVIRONMENT
 from flows.deploy.automations import (
-    HEARTBEAT_S,
     SILENT_S,
     late,
     needs_a_look,
@@ -18,6 +18,7 @@ from flows.deploy.automations import (
     silence,
     zombies,
 )
+from flows.deploy.pools import KINDS, base_job_template
 from flows.failures import UnexpectedError, describe
 from flows.on_demand import OnDemandParameters
 from flows.parameters import NightlyParameters
@@ -133,6 +134,15 @@ def test_on_demand_needs_its_date_and_does_not_publish():
     assert asked.to_request().run_date == date(2026, 11, 22)
     assert asked.to_request().settings.publish is False
     assert list(OnDemandParameters.model_fields) == list(NightlyParameters.model_fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_give_signs_of_life_often_enough_wherever_they_are_started(kind):
+    """Prefect's default of 180 s would have every longer run taken for dead."""
+    env = base_job_template(kind)["variables"]["properties"]["env"]["default"]
+    assert env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_S)
+    # Of `nightblend serve`.
+    assert RUN_ENVIRONMENT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_S)
 
 
 def test_automations_know_every_end_of_a_run():

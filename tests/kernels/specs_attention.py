@@ -5,6 +5,12 @@ from __future__ import annotations
 from compile_only import ARCHITECTURES, Spec
 
 from engine.kernels.block_attention import SEARCH
+from engine.kernels.cascade_attention import (
+    cascade_merge_kernel,
+    cascade_prefix_kernel,
+    cascade_work_kernel,
+)
+from engine.kernels.cascade_attention import settings as cascade_settings
 from engine.kernels.decode_attention import (
     decode_attention_kernel,
     decode_work_kernel,
@@ -37,13 +43,19 @@ def _decode(
     fp8: bool = False,
     kind: str = "*bf16",
     one: bool = False,
+    shared: bool = False,
 ) -> Spec:
-    pointers = dict.fromkeys(("table", "context", "starts"), "*i32")
-    pointers |= dict.fromkeys(("scales", "partial", "logs"), "*fp32")
+    pointers = dict.fromkeys(("table", "context", "starts", "shared"), "*i32")
+    pointers |= dict.fromkeys(("scales", "partial", "logs", "prior", "prior_logs"), "*fp32")
     pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind, "out": kind}
     name = f"decode_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
     return Spec(
-        name + "_window" * (window > 0) + "_fp8" * fp8 + "_float32" * (kind == "*fp32") + "_one" * one,
+        name
+        + "_window" * (window > 0)
+        + "_fp8" * fp8
+        + "_float32" * (kind == "*fp32")
+        + "_one" * one
+        + "_shared" * shared,
         decode_attention_kernel,
         {**pointers, **_integers(one), "factor": "fp32"},
         {
@@ -52,6 +64,7 @@ def _decode(
             "PAGE": page,
             "WINDOW": window,
             "FP8": fp8,
+            "SHARED": shared,
             **settings(dim, ELEMENT[kind]),
         },
         unaligned=("count", "table_stride"),
@@ -87,6 +100,51 @@ def _prefill(
     )
 
 
+def _cascade(
+    dim: int,
+    architecture: str,
+    *,
+    page: int = 16,
+    share: int = 4,
+    fp8: bool = False,
+    kind: str = "*bf16",
+) -> Spec:
+    pointers = dict.fromkeys(("table", "shared", "members", "group_start", "starts"), "*i32")
+    pointers |= dict.fromkeys(("scales", "result", "result_logs", "partial", "logs"), "*fp32")
+    pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind}
+    integers = dict.fromkeys(("groups", "q_stride", "table_stride"), "i32")
+    chosen = cascade_settings(dim, share, ELEMENT[kind], hopper=architecture == "sm_90")
+    rows = chosen.pop("ROWS")
+    name = f"cascade_prefix_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    return Spec(
+        name + "_fp8" * fp8 + "_float32" * (kind == "*fp32"),
+        cascade_prefix_kernel,
+        {**pointers, **integers, "factor": "fp32"},
+        {**_shape(dim, share, rows), "EACH": rows // share, "PAGE": page, "FP8": fp8, **chosen},
+        unaligned=("groups", "table_stride"),
+        attention=True,
+        architectures=(architecture,),
+    )
+
+
+def _cascade_merge(architecture: str) -> Spec:
+    chosen = cascade_settings(128, 4, hopper=architecture == "sm_90")
+    shape = _shape(128, 4, chosen["ROWS"])
+    return Spec(
+        "cascade_merge",
+        cascade_merge_kernel,
+        {
+            **dict.fromkeys(("shared", "members", "group_start", "starts"), "*i32"),
+            **dict.fromkeys(("partial", "logs", "result", "result_logs"), "*fp32"),
+            "groups": "i32",
+        },
+        {**shape, "EACH": 32, "PAGE": 16, "TILE": chosen["TILE"], "LEAST": 4, "num_warps": 8},
+        unaligned=("groups",),
+        attention=True,
+        architectures=(architecture,),
+    )
+
+
 SPECS = [
     *(_prefill(dim, a) for dim in (64, 80, 96, 128, 256) for a in ARCHITECTURES),
     *(_prefill(128, a, page=64) for a in ARCHITECTURES),
@@ -110,11 +168,13 @@ SPECS = [
     _decode(128, fp8=True),
     *(_decode(dim, kind="*fp32") for dim in (64, 128, 256)),
     _decode(128, one=True),
+    *(_decode(dim, shared=True) for dim in (128, 256)),
+    _decode(128, fp8=True, shared=True),
     Spec(
         "decode_work",
         decode_work_kernel,
-        {"context": "*i32", "starts": "*i32", "count": "i32"},
-        {"WINDOW": 0, "TILE": 64, "SEARCH": SEARCH, "num_warps": 4},
+        {"context": "*i32", "shared": "*i32", "starts": "*i32", "count": "i32"},
+        {"PAGE": 16, "WINDOW": 0, "SHARED": True, "TILE": 64, "SEARCH": SEARCH, "num_warps": 4},
         unaligned=("count",),
         attention=True,
     ),
@@ -132,4 +192,18 @@ SPECS = [
         unaligned=("count",),
         attention=True,
     ),
+    *(_cascade(dim, a) for dim in (64, 80, 128, 256) for a in ARCHITECTURES),
+    _cascade(128, "sm_90", page=64),
+    _cascade(128, "sm_90", share=7),
+    _cascade(128, "sm_90", fp8=True),
+    *(_cascade(128, a, kind="*fp32") for a in ARCHITECTURES),
+    Spec(
+        "cascade_work",
+        cascade_work_kernel,
+        {**dict.fromkeys(("shared", "members", "group_start", "starts"), "*i32"), "groups": "i32"},
+        {"EACH": 32, "PAGE": 16, "TILE": 64, "SEARCH": SEARCH, "num_warps": 4},
+        unaligned=("groups",),
+        attention=True,
+    ),
+    *map(_cascade_merge, ARCHITECTURES),
 ]

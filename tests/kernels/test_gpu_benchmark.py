@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from odd_parts import PARTS
 
-from tests.benchmarks import gpu, gpu_engine, gpu_ops, gpu_others
+from engine.cost import NOMINAL, ModelShape, step_cost
+from tests.benchmarks import gpu, gpu_engine, gpu_ops, gpu_others, overlap_cascade
 
 ATTENTION = (
     "decode, batch 256",
@@ -50,7 +52,12 @@ def test_a_dry_run_of_the_overlap_measurement(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.overlap", "--dry", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("decode attention on 132 blocks", "64 SMs left out", "k-limited and carveout 64, captured"):
+    for name in (
+        "decode attention on 132 blocks",
+        "64 SMs left out",
+        "k-limited and carveout 64, captured",
+        "48/20/2",
+    ):
         assert name in done.stdout
     assert "missing:" not in done.stdout
     assert "interference with 60% attention" in done.stdout
@@ -71,6 +78,32 @@ def test_a_dry_run_of_the_replays() -> None:
     assert "replay_vs_best_overlap: mean (replayed)" in done.stdout
     assert "replay off from its run" in done.stdout
     assert "missing:" not in done.stdout
+
+
+def test_the_fitted_switch_keeps_cascade_where_it_gains() -> None:
+    device, shape = NOMINAL["h200"], ModelShape.of(replace(gpu_engine.LLAMA_8B, layers=1), 2)
+    each, kept, constant = shape.kv_bytes_per_token / device.read_bytes, 0.3, 4e-6
+    times = {}
+    for prefix, suffix, group in itertools.product((512, 4096, 16384), (256, 2048), (8, 64)):
+        cell = overlap_cascade.Cell(prefix, suffix, group)
+        plain = group * (prefix + suffix) * each
+        # A float32 per element of the queries is written and read for each of the group.
+        result = 8 * 4096 * group / device.read_bytes
+        shared = prefix * (1 + kept * (group - 1)) * each
+        times[cell] = overlap_cascade.Times(plain, shared + group * suffix * each + result + constant, 0.0)
+    found = overlap_cascade.fit(shape, device, times)
+    assert found.shared_read == pytest.approx(kept)
+    assert found.shared_seconds == pytest.approx(constant)
+    layer = overlap_cascade.Layer(gpu_ops.Bench(torch.device("cpu"), torch.float32, dry=True), 200_000)
+    layer.__dict__["cache"] = torch.zeros(200_000 // 16, 1)
+    used = {cell: layer.used(cell, step_cost(shape, found)) for cell in times}
+    assert all(used[cell] == (found.cascade < found.plain) for cell, found in times.items())
+    # One that loses is left out, and with it those of which no more is expected.
+    lost = overlap_cascade.Cell(512, 256, 64)
+    times[lost] = times[lost]._replace(cascade=2 * times[lost].plain)
+    cost = step_cost(shape, overlap_cascade.fit(shape, device, times))
+    assert not layer.used(lost, cost)
+    assert layer.used(overlap_cascade.Cell(16384, 256, 64), cost)
 
 
 def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from models import decoder_of, flatten, reference_model
 from triton.runtime.interpreter import InterpretedFunction
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device_runner import DeviceRunner
@@ -28,6 +28,8 @@ EXPECTED = {
     "prefill_work_kernel",
     "prefill_attention_kernel",
 }
+CASCADE = {"cascade_work_kernel", "cascade_prefix_kernel", "cascade_merge_kernel"}
+ALWAYS = step_cost(ModelShape(1, 1, 1, 1, 1, 1), NOMINAL["cpu"])._replace(shared_read=0.0, shared_member=0.0)
 
 
 def answers(runner, sampling: list[Sampling], prompts: list[list[int]]) -> list[list[int]]:
@@ -39,8 +41,8 @@ def answers(runner, sampling: list[Sampling], prompts: list[list[int]]) -> list[
     return [done[i] for i in range(len(prompts))]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_answers_are_those_of_the_references(name: str, monkeypatch) -> None:
+@pytest.mark.parametrize(("name", "cascade"), [("llama", False), ("qwen3", False), ("llama", True)])
+def test_answers_are_those_of_the_references(name: str, cascade: bool, monkeypatch) -> None:
     decoder = decoder_of(reference_model(name))
     rng = np.random.default_rng(3)
     base = rng.integers(4, 97, 20).tolist()
@@ -65,6 +67,8 @@ def test_answers_are_those_of_the_references(name: str, monkeypatch) -> None:
         SETTINGS.token_budget,
         SETTINGS.max_sequences,
         LONGEST,
+        cascade=ALWAYS if cascade else None,
     )
     assert answers(runner, sampling, prompts) == expected
     assert launched >= EXPECTED
+    assert (launched >= CASCADE) == cascade

@@ -18,7 +18,15 @@ import pytest
 
 from tasks import runlog as runlog_module
 from tasks.liveness import is_gone, this_process
-from tasks.runlog import RunIsLiveError, RunLog, StaleWriterError, date_prefix, digest_ids, run_prefix
+from tasks.runlog import (
+    NotHandedOverError,
+    RunIsLiveError,
+    RunLog,
+    StaleWriterError,
+    date_prefix,
+    digest_ids,
+    run_prefix,
+)
 from tasks.runrecords import Claim, LogFormatError, LogRecord, Owner, Step
 from tasks.runstate import current_publication
 from tasks.storage import StoreUnavailableError
@@ -443,3 +451,80 @@ def wait_until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def beats(log: RunLog) -> bytes:
+    return log.store.get(log.key("heartbeat.json"))
+
+
+def beats_again(log: RunLog, before: bytes) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end and beats(log) == before:
+        time.sleep(0.02)
+    return beats(log) != before
+
+
+def test_a_run_is_handed_over_and_taken_back(store: Store) -> None:
+    ours, theirs = make(store), make(store)
+    with ours.hold():
+        attempt = ours.open_attempt()
+        with ours.handing_over() as epoch:
+            with theirs.hold_for(epoch, {"who": "them"}):
+                theirs.finish_step("infer")
+                with pytest.raises(StaleWriterError):
+                    ours.append(Step("x"))
+            # Not released: nobody else may come in between.
+            holder = make(store).refresh().holder
+            assert holder is not None
+            assert isinstance(holder.body, Claim)
+            assert holder.body.params == {"who": "them", "handed_epoch": epoch}
+            ours.take_back()
+        assert ours.is_holder
+        assert ours.state.attempt == attempt
+        assert "infer" in ours.state.steps
+        before = beats(ours)
+        assert beats_again(ours, before)
+        ours.finish_step("publish")
+    assert make(store).refresh().holder is None
+
+
+def test_an_error_of_whom_it_was_handed_to_releases_the_run(store: Store) -> None:
+    ours, theirs = make(store), make(store)
+    with ours.hold():
+        ours.open_attempt()
+        with ours.handing_over() as epoch:
+            with pytest.raises(ZeroDivisionError), theirs.hold_for(epoch):
+                raise ZeroDivisionError
+            ours.take_back()
+        assert ours.is_holder
+
+
+@pytest.mark.parametrize("lets_go", [False, True])
+def test_a_run_is_not_taken_back_from_a_stranger(store: Store, lets_go: bool) -> None:
+    ours, stranger = make(store), make(store)
+    with ours.hold():
+        ours.open_attempt()
+        with ours.handing_over() as epoch:
+            with stranger.hold(take_over=True):
+                with pytest.raises(NotHandedOverError), make(store).hold_for(epoch):
+                    pass
+                stranger.open_attempt()
+                if not lets_go:
+                    with pytest.raises(StaleWriterError):
+                        ours.take_back()
+            if lets_go:
+                with pytest.raises(StaleWriterError):
+                    ours.take_back()
+        assert not ours.is_holder
+    # Its own release says nothing about a run that it has lost.
+    assert make(store).refresh().epoch == 2
+
+
+def test_a_run_can_be_handed_over_while_it_is_held_only(store: Store) -> None:
+    ours = make(store)
+    with pytest.raises(StaleWriterError), ours.handing_over():
+        pass
+    with ours.hold(), ours.handing_over() as epoch:
+        pass
+    with pytest.raises(NotHandedOverError), make(store).hold_for(epoch):
+        pass
