@@ -155,7 +155,7 @@ def step_metrics(sample: StepSample, shape: ModelShape, cost: StepCost, pages: i
     Parameters
     ----------
     cost
-        Of the device that the step ran on.
+        Of the device that the step ran on, for steps that are not cut.
     pages
         KV pages there are.
     """
@@ -171,6 +171,9 @@ def step_metrics(sample: StepSample, shape: ModelShape, cost: StepCost, pages: i
         flops = shape.step_flops(sample.tokens, sample.samples, attended)
         # The cost knows which experts a step meets.
         moved = step_memory_seconds(cost, tokens, float(sample.kv_tokens_read)) * cost.read_bytes
+        # Every nano-batch after the first reads the weights once more.
+        again = (sample.nano_batches - 1) * cost.weight_bytes
+        memory, moved = memory + again / cost.read_bytes, moved + again
     return {
         "model_flops": flops,
         "model_bytes": moved,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from engine.kernels.linear import linear
 from engine.kernels.rope import inverse_frequencies
+from engine.models.lanes import InTurn
 from engine.models.layer import LAYER, StepInputs, enter
-from engine.models.schedule import launch_order
+from engine.models.schedule import lean_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.models.config import ModelConfig
+    from engine.models.lanes import Lanes
+    from engine.models.schedule import Task
     from engine.models.weights import ModelWeights
+
+_IN_TURN: Final = InTurn()
 
 
 class Decoder:
@@ -34,10 +39,15 @@ class Decoder:
         `cache` is [layers, pages, 2, kv heads, page size, head dim]; the KV of the step's tokens is stored
         in it. In each layer the store precedes attention, so a token may attend to any token of the step.
         """
-        return self._head(self._layers((inputs,), cache)[0], out)
+        return self._head(self._layers((inputs,), cache, _IN_TURN)[0], out)
 
     def forward_parts(
-        self, parts: Sequence[StepInputs], merged: Tensor, cache: Tensor, out: Tensor | None = None
+        self,
+        parts: Sequence[StepInputs],
+        merged: Tensor,
+        cache: Tensor,
+        out: Tensor | None = None,
+        lanes: Lanes = _IN_TURN,
     ) -> Tensor:
         """Compute a step as nano-batches that take turns, see `engine.models.schedule.launch_order`.
 
@@ -47,16 +57,21 @@ class Decoder:
             A token may attend to those of its own nano-batch and of earlier ones.
         merged
             int32 or int64 [R]: for each sample of the step its row among the sample rows of all parts.
+        lanes
+            Whether attention of one runs beside the matrix products of the other.
         """
-        hidden = torch.cat(self._layers(parts, cache)).index_select(0, merged)
+        hidden = torch.cat(self._layers(parts, cache, lanes)).index_select(0, merged)
         # The head's weights are read once for all.
         return self._head(hidden, out)
 
-    def _layers(self, parts: Sequence[StepInputs], cache: Tensor) -> list[Tensor]:
+    def _layers(self, parts: Sequence[StepInputs], cache: Tensor, lanes: Lanes) -> list[Tensor]:
         """Return the normalised last hidden states of each part's sampled rows."""
         carries = [enter(self, inputs, self._frequencies) for inputs in parts]
-        for task in launch_order(self.config.layers, len(parts)):
+
+        def launch(task: Task) -> None:
             LAYER[task.operator].run(self, task.layer, carries[task.part], cache[task.layer])
+
+        lanes.run(lean_order(self.config.layers, len(parts)), launch)
         return [carry.hidden for carry in carries]
 
     def _head(self, hidden: Tensor, out: Tensor | None) -> Tensor:

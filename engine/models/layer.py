@@ -108,6 +108,8 @@ class Operator:
         Operators of this layer in the earlier nano-batches of the step that it waits for.
     reads, writes
         Fields of `Carry`, and "kv", the places of the layer's cache; what it writes it may also read.
+    drops
+        Those of the written fields that it leaves empty.
     lane
         `COMPUTE` or `MEMORY`.
     """
@@ -119,6 +121,7 @@ class Operator:
     earlier: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
     lane: str = COMPUTE
 
 
@@ -195,7 +198,7 @@ def _leave(model: Model, index: int, carry: Carry, cache: Tensor) -> None:
 
 LAYER: Final = (
     Operator("qkv", _project, follows="leave", reads=("hidden",), writes=("qkv",)),
-    Operator("store", _store, after=("qkv",), writes=("qkv", "q", "kv")),
+    Operator("store", _store, after=("qkv",), writes=("qkv", "q", "kv"), drops=("qkv",)),
     # A token may attend to any token of the step that stands before it, in whatever nano-batch.
     Operator(
         "attention",
@@ -206,10 +209,16 @@ LAYER: Final = (
         writes=("mixed",),
         lane=MEMORY,
     ),
-    Operator("out", _out, after=("attention",), writes=("q", "mixed", "hidden", "residual")),
+    Operator(
+        "out",
+        _out,
+        after=("attention",),
+        writes=("q", "mixed", "hidden", "residual"),
+        drops=("q", "mixed"),
+    ),
     Operator("norm", _norm, after=("out",), writes=("hidden", "residual")),
     Operator("widen", _widen, after=("norm",), reads=("hidden",), writes=("wide",)),
-    Operator("narrow", _narrow, after=("widen",), writes=("wide", "hidden")),
+    Operator("narrow", _narrow, after=("widen",), writes=("wide", "hidden"), drops=("wide",)),
     Operator("leave", _leave, after=("narrow",), writes=("hidden", "residual")),
 )
 """The operators of a layer, in an order in which one nano-batch can run them."""

@@ -107,6 +107,12 @@ def lean(tasks: Sequence[Task]) -> tuple[Task, ...]:
     return tuple(kept)
 
 
+@lru_cache
+def lean_order(layers: int, parts: int) -> tuple[Task, ...]:
+    """Return the schedule of a step, with the waits that a device needs."""
+    return lean(launch_order(layers, parts))
+
+
 def missing_edges(
     tasks: Sequence[Task], footprints: Sequence[Footprint], operators: Sequence[Operator] = LAYER
 ) -> list[str]:
@@ -133,6 +139,41 @@ def missing_edges(
     ]
 
 
+def early_drops(tasks: Sequence[Task], operators: Sequence[Operator] = LAYER) -> list[str]:
+    """Return the tensors whose memory could be used again too early, one line each; empty if there are none.
+
+    A tensor is allocated by the operator that writes its field and dropped by the next one that does. Its
+    memory then goes to whatever the lane of the first one allocates next: if the other lane dropped it, the
+    operator that is launched next in the first lane must wait for the one that dropped it.
+    """
+    clocks, places = _clocks(tasks), _places_in_lanes(tasks)
+    wrote: dict[tuple[int, str], int] = {}
+    found = []
+    for i in _model_order(tasks):
+        task, operator = tasks[i], operators[tasks[i].operator]
+        for name in operator.writes:
+            if name == "kv":
+                continue
+            key = task.part, name
+            lane = tasks[wrote.pop(key, i)].lane
+            if name not in operator.drops:
+                wrote[key] = i
+            following = (k for k in range(i + 1, len(tasks)) if tasks[k].lane == lane)
+            after = i if lane == task.lane else next(following, i)
+            if clocks[after].get(task.lane, -1) < places[i]:
+                user = operators[tasks[after].operator].name
+                found.append(
+                    f"layer {task.layer}: {name} of nano-batch {task.part} is dropped by {operator.name}, "
+                    f"for which {user} of nano-batch {tasks[after].part} does not wait"
+                )
+    return found
+
+
+def _model_order(tasks: Sequence[Task]) -> list[int]:
+    """Return the tasks layer by layer, and in a layer operator by operator."""
+    return sorted(range(len(tasks)), key=lambda i: (tasks[i].layer, tasks[i].operator, tasks[i].part))
+
+
 def _conflicts(
     tasks: Sequence[Task], footprints: Sequence[Footprint], operators: Sequence[Operator]
 ) -> Iterator[tuple[int, int, str]]:
@@ -141,11 +182,10 @@ def _conflicts(
     The order is that of the model: layer by layer, and in a layer operator by operator. Of the accesses to a
     field only neighbours are looked at, the rest follows from them.
     """
-    order = sorted(range(len(tasks)), key=lambda i: (tasks[i].layer, tasks[i].operator, tasks[i].part))
     wrote: dict[tuple[int, str], int] = {}
     read: dict[tuple[int, str], list[int]] = {}
     stored: dict[tuple[int, int], int] = {}
-    for i in order:
+    for i in _model_order(tasks):
         task, operator = tasks[i], operators[tasks[i].operator]
         for name in dict.fromkeys((*operator.reads, *operator.writes)):
             if name == "kv":

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SMALLEST, FINE_STEP, FINE_LIMIT, COARSE_STEP = 8, 128, 4096, 512
+LEAST_HALF, MOST_HALF = 32, 5 / 8
+"""Least sequences that half a step is padded to; most tokens of a captured half, as a part of the budget."""
 
 
 class Bucket(NamedTuple):
@@ -26,6 +32,26 @@ class Bucket(NamedTuple):
     tokens: int
     sequences: int
     prefill: bool
+    cascade: bool = False
+
+
+@dataclass(frozen=True)
+class HalvedBucket:
+    """Shape of a captured step that is cut into two nano-batches; both are padded to the same one.
+
+    Attributes
+    ----------
+    tokens, sequences
+        Of each half; any of its sequences may have more than one row.
+    kept
+        Blocks that attention is launched on; None takes the device.
+    cascade
+        Whether a half may have groups whose shared pages are read once.
+    """
+
+    tokens: int
+    sequences: int
+    kept: int | None
     cascade: bool = False
 
 
@@ -56,7 +82,9 @@ class Buckets:
 
     def __init__(self, budget: int, sequences: int, *, cascade: bool = False) -> None:
         self._kinds = (False, True) if cascade else (False,)
-        self._tokens, self._sequences = token_sizes(max(budget, sequences)), sequence_sizes(sequences)
+        budget = max(budget, sequences)
+        self._tokens, self._sequences = token_sizes(budget), sequence_sizes(sequences)
+        self._most = max(MOST_HALF * budget, _least(self._tokens, -(-budget // 2)))
         # Decode-only steps have as many tokens as sequences, where a finer grid pays.
         self._decode = sorted({*token_sizes(sequences), *self._sequences})
 
@@ -73,6 +101,32 @@ class Buckets:
             return Bucket(size, size, prefill=False)
         rows = _least(self._sequences, sequences)
         return Bucket(_least(self._tokens, max(tokens, rows)), rows, prefill=True)
+
+    def of_halves(self, first: tuple[int, int], second: tuple[int, int], kept: int | None) -> HalvedBucket:
+        """Return the smallest bucket that holds both halves, each given as (tokens, sequences)."""
+        rows = _least(self._sequences, max(first[1], second[1], min(LEAST_HALF, self._sequences[-1])))
+        return HalvedBucket(_least(self._tokens, max(first[0], second[0], rows)), rows, kept)
+
+    def halves(self, kept: Sequence[int | None]) -> list[HalvedBucket]:
+        """Return the buckets of cut steps to capture, largest first, for each k of `kept`.
+
+        Their number is bounded: tokens in multiples of 128 to `MOST_HALF` of the budget (a half holds half of
+        the prefill tokens, and about half of the others), four times as many sequences from one size to the
+        next. With a budget of 4,096 and 512 sequences they are 57 for each k, twice as many with `cascade`.
+        A step that fits into none of them stays whole.
+        """
+        found = [
+            HalvedBucket(tokens, rows, k, cascade)
+            for rows in self._sequences
+            for tokens in self._tokens
+            for k in kept
+            for cascade in self._kinds
+            if max(rows, min(FINE_STEP, self._tokens[-1]))
+            <= tokens
+            <= max(self._most, _least(self._tokens, rows))
+            and rows >= min(LEAST_HALF, self._sequences[-1])
+        ]
+        return sorted(found, key=lambda bucket: (bucket.tokens, bucket.sequences), reverse=True)
 
     def all(self) -> list[Bucket]:
         """Return every bucket there can be, largest first: the order to capture graphs in."""

@@ -103,7 +103,8 @@ class Completion:
 class StepSample:
     """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time.
 
-    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read.
+    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read, `nano_batches` the parts
+    that the step was cut into.
     """
 
     step: int
@@ -118,6 +119,7 @@ class StepSample:
     kv_tokens_read: int
     kv_tokens_decode: int
     attended_tokens: int
+    nano_batches: int
     available_pages: int
     hit_tokens: int
     recomputed_tokens: int
@@ -243,8 +245,7 @@ class Engine:
         evicted = int(self.pool.counts[N_EVICTED])
         work, launched = self._work, self._schedule()
         running = int(self.slots.counts[state.RUNNING])
-        if launched:
-            self._launch()
+        nano_batches = self._launch() if launched else 1
         finished = []
         while len(self._in_flight) > (self._runner.lag if launched else 0):
             finished += self._arrive(*self._in_flight.popleft())
@@ -264,6 +265,7 @@ class Engine:
             kv_tokens_read=int(work.size[state.W_KV_READ]),
             kv_tokens_decode=int(work.size[state.W_KV_DECODE]),
             attended_tokens=int(work.size[state.W_KV_DECODE] + work.size[state.W_ATTENDED]),
+            nano_batches=nano_batches,
             available_pages=available(self.pool),
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
             recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),
@@ -319,8 +321,8 @@ class Engine:
 
         return False
 
-    def _launch(self) -> None:
-        """Start the step in `_work` and let its sequences go on with placeholders."""
+    def _launch(self) -> int:
+        """Start the step in `_work`, let its sequences go on with placeholders; return its nano-batches."""
         count = int(self._work.size[state.W_SAMPLES])
         requests = self.slots.request[self._work.sample_slots[:count]].astype(np.int64)
         rows = self._logprobs.rows(requests)
@@ -329,6 +331,7 @@ class Engine:
         flight = self._spare.pop()
         flights.assume(self.requests, self.slots, self._work, flight)
         self._in_flight.append((flight, launched))
+        return launched.nano_batches
 
     def _arrive(self, flight: Flight, launched: Launched) -> list[Completion]:
         """Put the sampled tokens in their places and take out the answers that are complete."""

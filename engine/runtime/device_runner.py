@@ -6,7 +6,7 @@ without graphs: that is how its padding and bookkeeping are tested.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +14,14 @@ import torch
 
 from engine.errors import CapacityError
 from engine.kernels.cascade_attention import SharedPages
+from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
-from engine.runtime.buckets import Bucket, Buckets
+from engine.runtime.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.device_attention import AttentionOps
 from engine.runtime.graphs import StepGraphs
 from engine.runtime.logprobs import Measured, measure
-from engine.runtime.nano_batches import SplitRule, cut, make_halves
+from engine.runtime.nano_batches import cut, make_halves
+from engine.runtime.overlap import Strategy
 from engine.runtime.runner import Launched, LogprobWish, StepResult
 from engine.runtime.sampling import Sampler, Sampling
 from engine.runtime.shared_pages import Groups, find_groups, leading_single_rows, make_room
@@ -27,12 +29,15 @@ from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from engine.cost import StepCost
     from engine.models.decoder import Decoder
+    from engine.models.lanes import Lanes
+    from engine.runtime.graphs import AnyBucket
+    from engine.runtime.overlap import Overlap
     from engine.runtime.state import Int64, Slots, Work
 
 
@@ -57,6 +62,7 @@ class DeviceInputs:
     query_start: Tensor
     groups: SharedPages | None
     ops: AttentionOps
+    programs: int | None = None
 
     def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
         """Return attention of q [T, heads, head dim] over one layer's cache.
@@ -71,10 +77,11 @@ class DeviceInputs:
         out = torch.zeros_like(q)
         rows = self.decode_context.shape[0]
         decoding = q[:rows], cache, self.decode_table, self.decode_context
+        options = {"scale": scale, "scales": scales, "out": out[:rows], "programs": self.programs}
         if self.groups is not None and window is None:
-            self.ops.cascade(*decoding, self.groups, scale=scale, scales=scales, out=out[:rows])
+            self.ops.cascade(*decoding, self.groups, **options)
         else:
-            self.ops.decode(*decoding, scale=scale, window=window, scales=scales, out=out[:rows])
+            self.ops.decode(*decoding, window=window, **options)
         if self.prefill_table is not None:
             self.ops.prefill(
                 q,
@@ -95,6 +102,7 @@ class _InFlight:
     tokens: Tensor
     logprobs: Measured | None
     arrived: torch.cuda.Event | None
+    nano_batches: int
 
     def wait(self) -> StepResult:
         if self.arrived is not None:
@@ -117,8 +125,10 @@ class DeviceRunner:
         Attention operations; None takes the kernels.
     kv_dtype
         Of the KV cache: that of the model's activations, or e4m3 (`torch.float8_e4m3fn`).
-    split
-        Which steps are cut into two nano-batches; None cuts none. Cut steps are not captured.
+    overlap
+        Which steps are cut into two nano-batches and how these run; None cuts none.
+    lanes
+        Makes what launches a step with a given k; None takes streams on a GPU where the strategy has any.
     cascade
         Cost of steps, by which groups of decoding sequences are chosen whose shared pages are read once;
         None reads all pages for each sequence. It doubles the number of graphs.
@@ -136,7 +146,8 @@ class DeviceRunner:
         lag: int = 1,
         ops: AttentionOps | None = None,
         kv_dtype: torch.dtype | None = None,
-        split: SplitRule | None = None,
+        overlap: Overlap | None = None,
+        lanes: Callable[[int | None], Lanes] | None = None,
         cascade: StepCost | None = None,
     ) -> None:
         self.decoder, self.kv_tokens, self.page_size, self.lag = decoder, kv_tokens, page_size, lag
@@ -148,11 +159,15 @@ class DeviceRunner:
         self._buckets = Buckets(token_budget, max_sequences, cascade=self._cascade is not None)
         largest = self._buckets.all()[0]._replace(sequences=max_sequences)
         self._staging = Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
-        self._split, self._halves = split, make_halves(largest.tokens, max_sequences)
+        self._split, self._halves = overlap and overlap.split, make_halves(largest.tokens, max_sequences)
         self._parts = [
             Staging(largest.tokens, max_sequences, self._on_device, lag + 1)
-            for _ in range(0 if split is None else OVERLAPPING)
+            for _ in range(0 if overlap is None else OVERLAPPING)
         ]
+        self._strategy = Strategy() if overlap is None else overlap.strategy
+        self._kept = self._strategy.kept[0]
+        made = lanes or self._make_lanes()
+        self._lanes = {kept: made(kept) for kept in self._strategy.kept}
         self._dummies = Dummies(page=pages, slot=max_sequences, request=0)
         self._room = make_room(max_sequences, pages + 1)
         # One page more than the longest sequence, as the scheduler's own tables have.
@@ -171,9 +186,9 @@ class DeviceRunner:
             )
         # Padding in every place, so that a step can be tried before there is work.
         nothing = make_work(1, 1)
-        fill_step(nothing, np.zeros(0, np.int64), self._staging.next(), largest, self._dummies)
-        with torch.inference_mode():
-            self._staging.send()
+        for staging in (self._staging, *self._parts):
+            fill_step(nothing, np.zeros(0, np.int64), staging.next(), largest, self._dummies)
+            staging.send()
         self._graphs = StepGraphs(self._forward, self._on_device)
 
     def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
@@ -188,14 +203,30 @@ class DeviceRunner:
         )
         self._turn = 0
 
-    def capture(self) -> int:
-        """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU."""
-        return self._graphs.capture(self._buckets.all())
+    def capture(self, *, lazily: bool = False) -> int:
+        """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU.
+
+        Captured lazily, each is made in the first step that takes it, which then is slow.
+        """
+        return self._graphs.capture([*self._buckets.all(), *self._halved()], lazily=lazily)
+
+    def _halved(self) -> list[HalvedBucket]:
+        """Return the buckets of cut steps, largest first."""
+        return [] if self._split is None else self._buckets.halves(self._strategy.kept)
+
+    def _make_lanes(self) -> Callable[[int | None], Lanes]:
+        """Return what makes the lanes of the strategy; all of them share one stream for attention."""
+        if self._on_device.type != "cuda" or self._strategy.name == "turns":
+            return lambda _: InTurn()
+        memory, carves = torch.cuda.Stream(self._on_device, priority=-1), self._strategy.carves
+        return lambda kept: StreamLanes(memory, kept=kept if carves else None)
 
     def warm_forward(self) -> None:
-        """Compute the largest step over padding only, to see what memory it takes."""
+        """Compute the largest step over padding only, whole and cut, to see what memory it takes."""
         with torch.inference_mode():
             self._forward(self._buckets.all()[0])
+            for bucket in self._halved()[:1]:
+                self._forward(bucket)
 
     def warm_sampling(self) -> None:
         """Sample the most rows in the costliest way, to see what memory it takes."""
@@ -223,18 +254,16 @@ class DeviceRunner:
         ):
             place[: len(rows)] = rows
         step = self._staging.device
-        parts = self._cut(work, slots, requests, host) if self._split and self._split.cuts(work) else []
+        halved = self._cut(work, slots, requests, host)
         with torch.inference_mode():
             self._staging.send()
-            for staging in self._parts[: len(parts)]:
+            for staging in self._parts if halved else ():
                 staging.send()
             self._update_table(slots)
             self._copy_pages(step, len(copies))
-            if parts:
-                self._forward_parts(parts, bucket)
-            else:
-                self._graphs(bucket)
-            return self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+            self._graphs(halved or bucket)
+            sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+        return replace(sampled, nano_batches=OVERLAPPING) if halved else sampled
 
     def _with_groups(self, bucket: Bucket, work: Work, slots: Slots, host: HostStep) -> Bucket:
         """Find the groups whose pages are worth reading once; return the bucket for what was found."""
@@ -247,21 +276,33 @@ class DeviceRunner:
         )
         return bucket._replace(cascade=saved > 0.0)
 
-    def _cut(self, work: Work, slots: Slots, requests: Int64, host: HostStep) -> list[Bucket]:
-        """Cut the step, fill the buffers of the nano-batches, and return the buckets of these."""
+    def _cut(self, work: Work, slots: Slots, requests: Int64, host: HostStep) -> HalvedBucket | None:
+        """Cut the step if that is worth it, fill the buffers of its halves, and return their bucket.
+
+        Without a graph a step takes longer than being cut saves.
+        """
+        if self._split is None or not self._split.cuts(work):
+            return None
         cut(work, self._halves)
-        parts, before = [], 0
-        for i, half in enumerate((self._halves.first, self._halves.second)):
-            part = self._buckets.of(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES]))
+        halves = self._halves.first, self._halves.second
+        _, products, attention = self._split.loads(work)
+        kept = self._strategy.choose(products, attention, self._kept)
+        sizes = [(int(half.size[W_TOKENS]), int(half.size[W_SEQUENCES])) for half in halves]
+        bucket = self._buckets.of_halves(sizes[0], sizes[1], kept)
+        if not self._graphs.ready(bucket):
+            return None
+        self._kept = kept
+        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True)
+        for i, half in enumerate(halves):
             filled = self._parts[i].next()
-            fill_step(half, requests, filled, part, self._dummies)
-            part = self._with_groups(part, half, slots, filled)
+            fill_step(half, requests, filled, padded, self._dummies)
+            # One of the halves with groups is enough: the other then has none in its own.
+            shared = self._with_groups(padded, half, slots, filled).cascade
+            bucket = replace(bucket, cascade=bucket.cascade or shared)
             samples = np.flatnonzero(self._halves.part[: work.size[W_SAMPLES]] == i)
-            host.merged_rows[samples] = before + self._halves.row[samples]
-            parts.append(part)
-            before += part.sequences
+            host.merged_rows[samples] = i * bucket.sequences + self._halves.row[samples]
         host.merged_rows[work.size[W_SAMPLES] :] = 0
-        return parts
+        return bucket
 
     def _copy_pages(self, step: DeviceStep, count: int) -> None:
         """Copy the pages of partial hits; what lies past the shared tokens is written before it is seen."""
@@ -280,19 +321,24 @@ class DeviceRunner:
             place, value = (part[:count].to(self._on_device, non_blocking=True) for part in (index, page))
             self._table.view(-1).index_copy_(0, place.to(torch.int64), value)
 
-    def _forward(self, bucket: Bucket) -> None:
+    def _forward(self, bucket: AnyBucket) -> None:
         """Compute the step in the buffers and leave the logits in theirs: what a graph holds."""
+        if isinstance(bucket, HalvedBucket):
+            self._forward_halves(bucket)
+            return
         inputs = self._inputs(self._staging.device, bucket)
         self.decoder.forward(inputs, self._cache, out=self._logits[: bucket.sequences])
 
-    def _forward_parts(self, parts: list[Bucket], whole: Bucket) -> None:
+    def _forward_halves(self, bucket: HalvedBucket) -> None:
         """Compute the step from the buffers of its nano-batches."""
-        inputs = [self._inputs(self._parts[i].device, part) for i, part in enumerate(parts)]
-        merged = self._staging.device.merged_rows[: whole.sequences]
-        out = self._logits[: whole.sequences]
-        self.decoder.forward_parts(inputs, merged, self._cache, out=out)
+        padded = Bucket(bucket.tokens, bucket.sequences, prefill=True, cascade=bucket.cascade)
+        inputs = [self._inputs(staging.device, padded, bucket.kept) for staging in self._parts]
+        # No more are sampled than both halves have sequences.
+        rows = min(OVERLAPPING * bucket.sequences, self._logits.shape[0])
+        merged, out = self._staging.device.merged_rows[:rows], self._logits[:rows]
+        self.decoder.forward_parts(inputs, merged, self._cache, out=out, lanes=self._lanes[bucket.kept])
 
-    def _inputs(self, step: DeviceStep, bucket: Bucket) -> DeviceInputs:
+    def _inputs(self, step: DeviceStep, bucket: Bucket, programs: int | None = None) -> DeviceInputs:
         """Return the part of the buffers that a step of this bucket uses."""
         rows, sequences = bucket.tokens, bucket.sequences
         known, slot = step.tokens[:rows], step.row_slot[:rows]
@@ -317,11 +363,12 @@ class DeviceRunner:
             if bucket.cascade
             else None,
             ops=self._ops,
+            programs=programs,
         )
 
     def _sample(
         self, step: DeviceStep, count: int, drawn: int, restricted: bool, wish: LogprobWish
-    ) -> Launched:
+    ) -> _InFlight:
         logits = self._logits[:count]
         rows = step.drawn_rows[:drawn].to(torch.int64)
         requests, positions = step.sample_request[:count].to(torch.int64), step.sample_position[:count]
@@ -335,7 +382,7 @@ class DeviceRunner:
         if self._on_device.type == "cuda":
             arrived = torch.cuda.Event()
             arrived.record()
-        return _InFlight(sent, logprobs, arrived)
+        return _InFlight(sent, logprobs, arrived, nano_batches=1)
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ class SplitRule(NamedTuple):
         halves = step_cost(shape, device, overlap=True, nano_batches=OVERLAPPING)
         return cls(step_cost(shape, device, overlap=False), halves, least_gain)
 
-    def gain(self, work: Work) -> float:
-        """Return the modelled time of the whole step over that of the halves, minus 1.
+    def loads(self, work: Work) -> tuple[float, float, float]:
+        """Return the modelled seconds of a step's products whole, of those of its halves, and of attention.
 
         What runs beside the matrix products is the reading of KV by decode attention, and nothing else: the
         weights are read within the products, in both cases. The LM head is computed once for both halves.
@@ -79,8 +79,12 @@ class SplitRule(NamedTuple):
         each = step_compute_seconds(halves, tokens / 2, 0.0, attended / 2)
         smaller = 2 * each - halves.fixed_per_step + step_compute_seconds(halves, 0.0, samples, 0.0)
         smaller += step_memory_seconds(halves, tokens, 0.0)
-        attention = read * whole.kv_bytes_per_token / whole.read_bytes
-        return float((products + attention) / pair_seconds(halves, smaller, attention)) - 1.0
+        return products, smaller, read * whole.kv_bytes_per_token / whole.read_bytes
+
+    def gain(self, work: Work) -> float:
+        """Return the modelled time of the whole step over that of the halves, minus 1."""
+        products, smaller, attention = self.loads(work)
+        return float((products + attention) / pair_seconds(self.halves, smaller, attention)) - 1.0
 
     def cuts(self, work: Work) -> bool:
         """Return whether the step is to be cut: it has two tokens at least, and the gain is worth it."""

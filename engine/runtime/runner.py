@@ -41,7 +41,16 @@ class StepResult:
 
 
 class Launched(Protocol):
-    """A step that is being computed."""
+    """A step that is being computed.
+
+    Attributes
+    ----------
+    nano_batches
+        Parts that it was cut into; each reads the weights.
+    """
+
+    @property
+    def nano_batches(self) -> int: ...  # noqa: D102 - described by the class
 
     def wait(self) -> StepResult:
         """Return its result; to be called once, in the order of the launches."""
@@ -85,6 +94,7 @@ class Runner(Protocol):
 @dataclass(frozen=True)
 class _Computed:
     result: StepResult
+    nano_batches: int = 1
 
     def wait(self) -> StepResult:
         return self.result

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.cost import StepCost
     from engine.models.decoder import Decoder
     from engine.runtime.device_attention import AttentionOps
+    from engine.runtime.overlap import Overlap
     from engine.runtime.runner import Runner
 
 
@@ -52,6 +53,7 @@ def make_runner(
     fp8_kv: bool = False,
     memory: DeviceMemory | None = None,
     ops: AttentionOps | None = None,
+    overlap: Overlap | None = None,
     cascade: StepCost | None = None,
 ) -> Runner:
     """Return the runner for the decoder's device.
@@ -62,6 +64,8 @@ def make_runner(
         Whether the KV cache is in e4m3, on a device that is not the CPU.
     memory, ops
         Of a device that is not CUDA, for tests; with neither, the CPU runner is taken there.
+    overlap
+        How steps run in two nano-batches; None leaves them whole. Not used by jobs until it is measured.
     cascade
         See `engine.runtime.device_runner.DeviceRunner`.
 
@@ -89,6 +93,7 @@ def make_runner(
             sizes.longest,
             ops=ops,
             kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
+            overlap=overlap,
             cascade=cascade,
         )
 

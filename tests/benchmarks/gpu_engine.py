@@ -109,6 +109,11 @@ class _Launched:
     counter: Waiting
     launched: Any
 
+    @property
+    def nano_batches(self) -> int:
+        """Parts that the step was cut into."""
+        return self.launched.nano_batches
+
     def wait(self):
         begin = time.perf_counter()
         result = self.launched.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,15 @@ import torch
 
 from engine.kernels.backend import kernel, tl
 from engine.kernels.decode_attention import decode_attention
+from engine.models.lanes import carveout
+from tests.benchmarks.gpu import driver
 from tests.benchmarks.gpu_engine import LLAMA_8B
 from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
+from tests.benchmarks.green import green_streams
 from tests.kernels.launches import relative_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -120,22 +123,6 @@ def multiprocessors(bench: Bench) -> int:
     return int(torch.cuda.get_device_properties(bench.device).multi_processor_count)
 
 
-@contextlib.contextmanager
-def carveout(kept: int | None) -> Iterator[None]:
-    """Within it cublasLt leaves `kept` multiprocessors to others. It is an experimental setting of torch."""
-    if not torch.cuda.is_available() or kept is None:
-        yield
-        return
-    before = torch.backends.cuda.preferred_blas_library()
-    torch.backends.cuda.preferred_blas_library("cublaslt")
-    torch._C._set_sm_carveout_experimental(kept)
-    try:
-        yield
-    finally:
-        torch._C._set_sm_carveout_experimental(None)
-        torch.backends.cuda.preferred_blas_library(before)
-
-
 def beside(first: Callable[[], None], second: Callable[[], None], lanes: Streams | None) -> None:
     """Run both on their lanes, from and back to the current stream; one after the other without lanes."""
     if lanes is None:
@@ -156,7 +143,7 @@ class Lanes:
 
     def __init__(self, bench: Bench) -> None:
         self._cuda, self._all = bench.device.type == "cuda", multiprocessors(bench)
-        self._green: dict[int, Any] = {}
+        self._green: dict[int, Streams] = {}
 
     @cached_property
     def plain(self) -> Streams | None:
@@ -171,22 +158,17 @@ class Lanes:
         Raises
         ------
         Unmeasured
-            If torch has none, or the two share multiprocessors.
+            If the driver has none, or the two share multiprocessors.
         """
         if not self._cuda:
             return None
         if kept not in self._green:
-            contexts = torch.cuda.green_contexts
-            if not contexts.SUPPORTED:
-                raise Unmeasured("this torch is built without green contexts")
-            made = [contexts.GreenContext.create(num_sms=n) for n in (kept, (self._all - kept) // 8 * 8)]
-            lanes = tuple(context.Stream() for context in made)
+            lanes = green_streams(kept)
             used = [used_multiprocessors(lane, self._all) for lane in lanes]
             if used[0] & used[1]:
                 raise Unmeasured(f"green contexts share {len(used[0] & used[1])} multiprocessors")
-            # The contexts must live as long as their streams.
-            self._green[kept] = lanes, made
-        return self._green[kept][0]
+            self._green[kept] = lanes
+        return self._green[kept]
 
 
 @kernel
@@ -285,15 +267,18 @@ def strategies(lanes: Lanes, layer: Layer, *, green: bool) -> dict[str, Callable
 def pair(bench: Bench, figures: dict[str, Any], *, green: bool = False) -> tuple[dict[str, Any], list[Row]]:
     """The balanced pair by every strategy, launched and captured, as a share of one after the other."""
     layer, products, attention = balanced(bench)
-    serial = bench.seconds(lambda: beside(layer.products, layer.attend, None))
+    one_by_one = partial(beside, layer.products, layer.attend, None)
+    # The baseline is captured too where that is faster.
+    serial = min(bench.seconds(one_by_one), bench.seconds(graphed(bench, one_by_one)))
     layer.outputs()
-    beside(layer.products, layer.attend, None)
+    one_by_one()
     expected = layer.outputs()
     rows = [
         Row("products alone", 1e3 * products, "ms"),
         Row("attention alone", 1e3 * attention, "ms"),
         Row("one after the other", 1e3 * serial, "ms"),
     ]
+    fastest = one_by_one
     ratios, refused = dict(figures.get("pair_ratios", {})), dict(figures.get("refused", {}))
     for name, work in strategies(Lanes(bench), layer, green=green).items():
         for captured in (False, True):
@@ -311,22 +296,62 @@ def pair(bench: Bench, figures: dict[str, Any], *, green: bool = False) -> tuple
                 print(f"  {label}: {refused[label]}")
                 continue
             rows.append(Row(f"pair: {label}", ratios[label], "x serial", error=error))
+            if ratios[label] == min(ratios.values()):
+                fastest = run
+    if not ratios:
+        raise RuntimeError(f"no strategy could be measured: {refused}")
     best = min(ratios, key=ratios.__getitem__)
     found = {"pair_ratio": ratios[best], "pair_strategy": best, "pair_ratios": ratios, "refused": refused}
-    return {**found, "products_ms": 1e3 * products, "attention_ms": 1e3 * attention}, rows
+    works = {"products": layer.products, "attention": layer.attend, "together": fastest}
+    clocks = {name: clocks_during(bench, work) for name, work in works.items()}
+    key = "green_clocks" if green else "clocks"
+    return {**found, "products_ms": 1e3 * products, "attention_ms": 1e3 * attention, key: clocks}, rows
+
+
+def clocks_during(bench: Bench, work: Callable[[], None]) -> str | None:
+    """Return what the driver says of clocks and power while the device does the work for about a second."""
+    if bench.device.type != "cuda":
+        work()
+        return None
+    for _ in range(min(5000, int(1.0 / bench.seconds(work, repeats=3)) + 1)):
+        work()
+    found = driver()
+    torch.cuda.synchronize()
+    return found
+
+
+def family(name: str) -> tuple[str, int | None]:
+    """Return a strategy's name without k, and its k."""
+    match = re.fullmatch(r"(.*?)(?: (\d+))?(?:, captured)?", name)
+    assert match is not None
+    return match[1], int(match[2]) if match[2] else None
 
 
 def surface(bench: Bench, figures: dict[str, Any]) -> tuple[dict[str, Any], list[Row]]:
-    """The interference of the best strategy by the share of memory time: what the cost model takes."""
-    name = figures["pair_strategy"]
-    points, rows = [], []
+    """The interference of the best strategy by the share of memory time, for each k.
+
+    The runner chooses k by it; the cost model takes the least interference of all k.
+    """
+    (name, _), captured = family(figures["pair_strategy"]), figures["pair_strategy"].endswith(", captured")
+    lanes, rows = Lanes(bench), []
+    by_k: dict[str, list[tuple[float, float]]] = {}
     for share in (0.2, 0.35, 0.5, 0.65, 0.8) if not bench.dry else (0.3, 0.6):
         layer, products, attention = balanced(bench, share)
-        green = name.startswith("green")
-        work = strategies(Lanes(bench), layer, green=green)[name.removesuffix(", captured")]
-        together = bench.seconds(graphed(bench, work) if name.endswith(", captured") else work)
-        loss = (together - max(products, attention)) / min(products, attention)
         place = attention / (products + attention)
-        points.append((place, min(max(loss, 0.0), 1.0)))
-        rows.append(Row(f"interference with {place:.0%} attention", points[-1][1], ""))
-    return {"pair_surface": sorted(points)}, rows
+        # Times in the interpreter say nothing, and a surface must rise.
+        place = share if bench.dry else place
+        for label, work in strategies(lanes, layer, green=name.startswith("green")).items():
+            same, k = family(label)
+            if same != name:
+                continue
+            together = bench.seconds(graphed(bench, work) if captured else work)
+            loss = (together - max(products, attention)) / min(products, attention)
+            by_k.setdefault(str(k or 0), []).append((place, min(max(loss, 0.0), 1.0)))
+            rows.append(Row(f"interference with {place:.0%} attention: {label}", loss, ""))
+    return {"surface_by_k": by_k, "pair_surface": envelope(by_k)}, rows
+
+
+def envelope(by_k: dict[str, list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Return the surface with the best k at every share of memory time."""
+    columns = zip(*(sorted(points) for points in by_k.values()), strict=True)
+    return [(column[0][0], min(g for _, g in column)) for column in columns]

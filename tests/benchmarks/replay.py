@@ -38,11 +38,13 @@ from engine.runtime.sampling import Sampling
 from tests.benchmarks.gpu_engine import LLAMA_8B, MODELS, TINY, random_tokens, random_weights
 from tests.benchmarks.gpu_ops import Bench
 from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
+from tests.benchmarks.replay_strategy import CHOICES, measured, overlap_of
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
-    from engine.runtime.nano_batches import SplitRule
+    from engine.runtime.overlap import Overlap
     from engine.runtime.runner import Runner
+    from tests.benchmarks.replay_steps import Int32, Int64
 
 RESULTS = Path(__file__).parent / "results"
 _NO_WISH = LogprobWish(np.zeros(0, np.int64), 0)
@@ -135,9 +137,12 @@ def makespan(recording: Recording, seconds: np.ndarray) -> tuple[float, float]:
 
 
 def replay(runner: Runner, recording: Recording, repeats: int) -> dict[str, Any]:
-    """Compute all recorded steps and return the figures of the cell."""
-    replayer = Replayer(runner, recording)
-    seconds = np.array([replayer.seconds(i, repeats) for i in range(len(recording.steps))])
+    """Compute all recorded steps, the largest first, and return the figures of the cell."""
+    replayer, seconds = Replayer(runner, recording), np.zeros(len(recording.steps))
+    rows = np.add.reduceat(recording.sequences[:, 0], recording.start[:-1])
+    for i in np.argsort(-rows, kind="stable").tolist():
+        # Graphs that are captured as they are needed then fit into the memory of earlier ones.
+        seconds[i] = replayer.seconds(i, repeats)
     total, error = makespan(recording, seconds)
     ratio = seconds / recording.modelled
     return {
@@ -151,15 +156,17 @@ def replay(runner: Runner, recording: Recording, repeats: int) -> dict[str, Any]
     }
 
 
-def runner_for(
-    recording: Recording, config: ModelConfig, bench: Bench, split: SplitRule | None
-) -> DeviceRunner:
-    """Return a runner with random weights and the recording's sizes."""
+def decoder_for(config: ModelConfig, bench: Bench) -> Decoder:
+    """Return a decoder with random weights."""
+    return Decoder(config, random_weights(config, bench))
+
+
+def runner_for(recording: Recording, decoder: Decoder, overlap: Overlap | None = None) -> DeviceRunner:
+    """Return a runner with the recording's sizes, which captures the graphs that its steps need."""
     about = recording.about
-    decoder = Decoder(config, random_weights(config, bench))
     sizes = (about[name] for name in ("kv_tokens", "page_size", "token_budget", "max_sequences", "longest"))
-    runner = DeviceRunner(decoder, *map(int, sizes), split=split)
-    runner.capture()
+    runner = DeviceRunner(decoder, *map(int, sizes), overlap=overlap)
+    runner.capture(lazily=True)
     return runner
 
 
@@ -189,20 +196,25 @@ def record_trace(arguments: argparse.Namespace) -> Recording:
     return record(about, *given, bench.cost(run.interference), arguments.steps)
 
 
-def dry(steps: int = LEAST_STEPS, requests: int = 80) -> dict[str, Any]:
-    """Record and replay a tiny run on the CPU with the reference operations; run it from end to end too."""
-    bench = Bench(torch.device("cpu"), torch.float32, dry=True)
+def tiny_night(bench: Bench, requests: int = 80) -> tuple[ModelConfig, ModelShape, Int32, Int64, Int32]:
+    """Return a tiny model, its shape, and prompts and answer lengths for it."""
     config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
-    shape = ModelShape.of(config, 4)
     rng = np.random.default_rng(5)
     prompts = rng.integers(4, 60, requests).tolist()
     output = rng.integers(2, 40, requests).astype(np.int32)
     tokens, start = random_tokens(prompts, config.vocab_size)
+    return config, ModelShape.of(config, bench.dtype.itemsize), tokens, start, output
+
+
+def dry(steps: int = LEAST_STEPS, requests: int = 80) -> dict[str, Any]:
+    """Record and replay a tiny run on the CPU with the reference operations; run it from end to end too."""
+    bench = Bench(torch.device("cpu"), torch.float32, dry=True)
+    config, shape, tokens, start, output = tiny_night(bench, requests)
     settings = EngineSettings(kv_tokens=640, page_size=16, token_budget=32, max_sequences=8)
     plan = make_plan("blend", tokens, start, output.astype(np.float64), shape, NOMINAL["cpu"], seed=1)
     cost = step_cost(shape, NOMINAL["cpu"])
     recording = record({"cell": "dry", "order": "blend"}, plan, tokens, start, output, settings, cost, steps)
-    runner = runner_for(recording, config, bench, None)
+    runner = runner_for(recording, decoder_for(config, bench))
     found = replay(runner, recording, repeats=1)
     sampling = [Sampling(max_tokens=int(n), ignore_eos=True) for n in output]
     engine = Engine(runner, None, settings, tokens, start, sampling, plan, cost)
@@ -240,11 +252,16 @@ def run_cells(arguments: argparse.Namespace) -> int:
     for path in arguments.recordings:
         recording = Recording.load(path)
         config = MODELS[recording.about["model"]]
-        runner = runner_for(recording, config, bench, None)
-        found = replay(runner, recording, repeats=3)
+        overlap = None
+        if arguments.strategy != "none":
+            shape, figures = ModelShape.of(config, bench.dtype.itemsize), measured(arguments.out, name)
+            overlap = overlap_of(figures, shape, arguments.strategy, arguments.k)
+        runner = runner_for(recording, decoder_for(config, bench), overlap)
+        found = replay(runner, recording, repeats=3) | {"strategy": arguments.strategy}
         del runner
         torch.cuda.empty_cache()
-        cells[found["cell"]] = found
+        suffix = "" if overlap is None else f" {arguments.strategy}"
+        cells[found["cell"] + suffix] = found
         print_cell(found)
         target.write_text(json.dumps({**about, "cells": cells}, indent=2) + "\n")
     print(f"wrote {target}")
@@ -270,6 +287,8 @@ def main() -> int:
     runner = commands.add_parser("run", help="replay recordings on a GPU")
     runner.add_argument("recordings", type=Path, nargs="+")
     runner.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    runner.add_argument("--strategy", choices=CHOICES, default="none", help="how cut steps run")
+    runner.add_argument("--k", type=int, help="blocks of attention; by default as was measured")
     commands.add_parser("dry", help="tiny, on the CPU")
     arguments = parser.parse_args()
     if arguments.command == "run":

@@ -16,6 +16,7 @@ STOP, OTHER = 1, 2
 @dataclass(frozen=True)
 class _Known:
     result: StepResult
+    nano_batches: int = 1
 
     def wait(self) -> StepResult:
         return self.result

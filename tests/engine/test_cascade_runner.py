@@ -21,6 +21,7 @@ from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.runtime.buckets import Buckets
 from engine.runtime.device_attention import AttentionOps
+from engine.runtime.overlap import Overlap, Strategy
 from engine.runtime.runner import CpuRunner
 from engine.runtime.sampling import Sampling
 
@@ -50,14 +51,14 @@ class Counting:
         return cascade_attention_reference(q, cache, table, context, pages, **options)
 
 
-def run_cascade(decoder, prompts, sampling, *more, lag=1, split=None, **settings):
+def run_cascade(decoder, prompts, sampling, *more, lag=1, overlap=None, **settings):
     ops = Counting()
 
     def make(decoder, kv_tokens, page_size, lag):
         sizes = settings["token_budget"], settings["max_sequences"], 512
         given_ops = AttentionOps(ops.decode, prefill_attention_reference, ops.cascade)
         return Poisoned(
-            decoder, kv_tokens, page_size, *sizes, lag=lag, ops=given_ops, split=split, cascade=ANY
+            decoder, kv_tokens, page_size, *sizes, lag=lag, ops=given_ops, overlap=overlap, cascade=ANY
         )
 
     engine, done = run_engine(decoder, prompts, sampling, *more, lag=lag, runner=make, **settings)
@@ -85,8 +86,8 @@ def test_answers_are_those_of_plain_attention(seed, kv_tokens, page_size, lag, c
     prompts, sampling = family(seed), mixed_sampling(seed, drawn=True)
     more = {"kv_tokens": kv_tokens, "page_size": page_size, "token_budget": 40, "max_sequences": 6}
     _, expected = run_engine(DECODER, prompts, sampling, "dfs", runner=CpuRunner, **more)
-    split = ALWAYS if cut else None
-    engine, found, ops = run_cascade(DECODER, prompts, sampling, "dfs", lag=lag, split=split, **more)
+    overlap = Overlap(ALWAYS, Strategy()) if cut else None
+    engine, found, ops = run_cascade(DECODER, prompts, sampling, "dfs", lag=lag, overlap=overlap, **more)
     assert [a[:3] for a in answers(found)] == [a[:3] for a in answers(expected)]
     for i in range(0, 10, 4):
         assert np.allclose(found[i].logprobs.top, expected[i].logprobs.top, atol=1e-3)

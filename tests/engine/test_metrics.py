@@ -42,6 +42,7 @@ SAMPLE = StepSample(
     kv_tokens_read=9,
     kv_tokens_decode=5,
     attended_tokens=11,
+    nano_batches=1,
     available_pages=6,
     hit_tokens=0,
     recomputed_tokens=0,
@@ -66,6 +67,16 @@ def test_a_step_by_hand() -> None:
         "kv_occupancy": 0.25,
     }
     assert set(found) < set(METRICS)
+
+
+def test_a_step_that_is_cut_reads_the_weights_once_more() -> None:
+    whole, halves = (
+        step_metrics(replace(SAMPLE, nano_batches=n), SHAPE, step_cost(SHAPE, DEVICE), pages=8)
+        for n in (1, 2)
+    )
+    assert halves["model_bytes"] - whole["model_bytes"] == SHAPE.weight_bytes
+    assert halves["modelled_memory_seconds"] - whole["modelled_memory_seconds"] == pytest.approx(30.0)
+    assert halves["modelled_compute_seconds"] == whole["modelled_compute_seconds"]
 
 
 def test_a_step_that_only_waits_does_no_work() -> None:

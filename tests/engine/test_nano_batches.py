@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -13,11 +13,17 @@ from models import CONFIGS, decoder_of, greedy, reference_model
 from test_device_runner import Poisoned, mixed_sampling
 from test_engine import assert_idle, run_engine, some_prompts
 from test_lag import answers
+from test_lanes import Recorded
 
 from engine.cost import NOMINAL, ModelShape, step_cost
-from engine.models.schedule import launch_order, missing_edges
+from engine.kernels.decode_attention import decode_attention_reference
+from engine.kernels.prefill_attention import prefill_attention_reference
+from engine.models.lanes import StreamLanes
+from engine.models.schedule import early_drops, launch_order, missing_edges
 from engine.runtime import state
+from engine.runtime.device_attention import AttentionOps
 from engine.runtime.nano_batches import SplitRule, cut, footprint, make_halves
+from engine.runtime.overlap import Overlap, Strategy
 from engine.runtime.runner import CpuRunner
 from engine.runtime.sampling import Sampling
 
@@ -26,12 +32,47 @@ SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, l
 ALWAYS = SplitRule.of(SHAPE, NOMINAL["h200"], least_gain=-1.0)
 
 
+LIMITED = Strategy.of(
+    "carveout", SHAPE, NOMINAL["h200"], {16: ((0.0, 0.1), (1.0, 0.6)), 48: ((0.0, 0.5), (1.0, 0.2))}
+)
+
+
+class Issued:
+    """Lanes that compute, and keep what a device would have been told."""
+
+    def __init__(self) -> None:
+        self.api = Recorded()
+        self._lanes = StreamLanes(self.api.Stream("attention"), api=self.api)
+
+    def run(self, tasks, launch) -> None:
+        self.api.forget()
+
+        def both(task) -> None:
+            self.api.launch(task)
+            launch(task)
+
+        self._lanes.run(tasks, both)
+
+
 class Cut(Poisoned):
-    """Cuts every step that it can, and checks the schedule of each by what the halves store and attend to."""
+    """Cuts every step that it can; checks what is issued by what the halves store and attend to."""
 
     def __init__(self, *arguments, **settings):
-        super().__init__(*arguments, **settings, split=ALWAYS)
-        self.cuts = self.crossings = 0
+        self.kept: list[int | None] = []
+        self.programs: list[int | None] = []
+
+        def decode(*given, programs=None, **options):
+            self.programs.append(programs)
+            return decode_attention_reference(*given, **options)
+
+        ops = AttentionOps(decode, prefill_attention_reference)
+        more = {"overlap": Overlap(ALWAYS, LIMITED), "lanes": lambda _: Issued(), "ops": ops}
+        super().__init__(*arguments, **settings, **more)
+        self.crossings = 0
+
+    @property
+    def cuts(self) -> int:
+        return len(self.kept)
 
     def launch(self, work, slots, requests, wish):
         for staging in self._parts:
@@ -39,13 +80,20 @@ class Cut(Poisoned):
         self.slots = slots
         return super().launch(work, slots, requests, wish)
 
-    def _forward_parts(self, parts, whole):
+    def _forward_halves(self, bucket):
+        self.programs.clear()
+        super()._forward_halves(bucket)
         halves = self._halves.first, self._halves.second
         prints = [footprint(half, self.slots, self.page_size) for half in halves]
-        assert missing_edges(launch_order(self.decoder.config.layers, 2), prints) == []
-        self.cuts += 1
+        issued = self._lanes[bucket.kept].api.tasks
+        assert [t[:3] for t in map(astuple, issued)] == [
+            t[:3] for t in map(astuple, launch_order(self.decoder.config.layers, 2))
+        ]
+        assert missing_edges(issued, prints) == []
+        assert early_drops(issued) == []
+        assert set(self.programs) == {bucket.kept}
+        self.kept.append(bucket.kept)
         self.crossings += len(np.intersect1d(prints[0].stores, prints[1].attends)) > 0
-        super()._forward_parts(parts, whole)
 
 
 def run_cut(decoder, prompts, sampling, *more, lag=1, token_budget=64, max_sequences=8, **settings):

@@ -7,8 +7,11 @@ import pytest
 import torch
 from test_device_runner import Poisoned
 
-from engine.cost import ModelShape
+from engine.cost import NOMINAL, ModelShape
+from engine.runtime.buckets import HalvedBucket
 from engine.runtime.device_runner import DeviceRunner
+from engine.runtime.nano_batches import SplitRule
+from engine.runtime.overlap import STRATEGIES, Overlap, Strategy
 from engine.runtime.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
 from tests.benchmarks import gpu_check
@@ -36,6 +39,41 @@ def test_answers_do_not_depend_on_what_the_buffers_held() -> None:
     )
     for i in range(24):
         assert poisoned[i].token_ids.tolist() == plain[i].token_ids.tolist(), prompts[i]
+
+
+SURFACES = {16: ((0.0, 0.1), (1.0, 0.6)), 48: ((0.0, 0.5), (1.0, 0.2))}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_answers_of_cut_steps_are_those_of_whole_ones(name: str) -> None:
+    """On two streams, captured, with another stream's memory given back and used again all the time."""
+    decoder = gpu_check.decoder_of(gpu_check.model_of("llama", PLACE), torch.float32)
+    shape, device = ModelShape.of(decoder.config), NOMINAL["h200"]
+    strategy = Strategy.of(name, shape, device, SURFACES)
+    how = Overlap(SplitRule.of(shape, device, least_gain=-1.0), strategy)
+
+    class Halved(DeviceRunner):
+        steps = 0
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments, overlap=how)
+
+        def _halved(self):
+            sizes = [(t, n) for n in self._buckets._sequences for t in self._buckets._tokens if t >= n]
+            return [HalvedBucket(t, n, k) for t, n in sorted(sizes, reverse=True) for k in strategy.kept]
+
+        def launch(self, *arguments):
+            launched = super().launch(*arguments)
+            self.steps += launched.nano_batches == 2
+            return launched
+
+    prompts = gpu_check.prompts_of(24)
+    sampling = [Sampling(24, temperature=float(i % 2), top_k=20 * (i % 3), seed=i) for i in range(24)]
+    whole, runner = (gpu_check.runner_of(decoder, PLACE, kind) for kind in (DeviceRunner, Halved))
+    expected, found = (gpu_check.answer(r, PLACE, prompts, sampling) for r in (whole, runner))
+    assert runner.steps > 10
+    for i in range(24):
+        assert found[i].token_ids.tolist() == expected[i].token_ids.tolist(), prompts[i]
 
 
 class NeverWaiting(DeviceRunner):

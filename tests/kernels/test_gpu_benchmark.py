@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import types
@@ -49,10 +50,6 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
 
 def test_a_dry_run_of_the_overlap_measurement(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.overlap", "--dry", "--out", str(tmp_path)]
-    # The rest is simulation, and the surface of what this part shows.
-    command += [
-        x for name in ("ceilings", "curves", "pair", "green contexts", "cascade") for x in ("--only", name)
-    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (
@@ -62,9 +59,25 @@ def test_a_dry_run_of_the_overlap_measurement(tmp_path: Path) -> None:
         "48/20/2",
     ):
         assert name in done.stdout
-    assert "missing: pair_surface, predicted_gain" in done.stdout
+    assert "missing:" not in done.stdout
+    assert "interference with 60% attention" in done.stdout
+    assert "predicted gain of the blend with overlap" in done.stdout
     assert "error 0.0e+00" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_the_replays() -> None:
+    # Through the operations that a machine without a GPU has, as anywhere outside this folder's tests.
+    plain = {name: value for name, value in os.environ.items() if name != "NIGHTBLEND_KERNELS"}
+    command = [sys.executable, "-m", "tests.benchmarks.overlap_replay", "--dry"]
+    plain |= {"TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False, env=plain
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "replay_vs_best_overlap: mean (replayed)" in done.stdout
+    assert "replay off from its run" in done.stdout
+    assert "missing:" not in done.stdout
 
 
 def test_the_fitted_switch_keeps_cascade_where_it_gains() -> None:
