@@ -85,9 +85,10 @@ def survey(requests: Requests, slots: Slots, scan: Scan, cost: StepCost) -> Outl
 def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget: int, number: int) -> int:
     """Return how many tokens the next step should compute, decoding sequences included.
 
-    Its prefill tokens are rounded up or down so that they are right on average over the steps: always up
-    would take in a tenth too many of some hundred, and leave the memory work for the end. Where nothing
-    decodes there is always some prefill.
+    Prefill tokens are in multiples of `GRAIN`, at least one. Where memory is the bottleneck they are rounded
+    up: they hide behind it, and the sooner they are computed the fuller it is. Where compute is, they are
+    rounded so that they are right on average over the steps: always up would take in a tenth too many of some
+    hundred, and leave memory work for the end.
 
     Parameters
     ----------
@@ -106,10 +107,10 @@ def step_budget(cost: StepCost, outlook: Outlook, kv_capacity: int, token_budget
     step = step_memory_seconds(cost, float(outlook.decoding), outlook.kv_tokens)
     seconds = outlook.compute / memory * step
     tokens = (seconds * cost.flops - outlook.decoding * cost.flops_per_sample) / cost.flops_per_token
-    grains = np.floor(max(tokens - outlook.decoding, 1.0) / GRAIN + (GOLDEN * (number + 1)) % 1.0)
-    if outlook.decoding == 0:
-        grains = max(grains, 1.0)
-    return int(min(float(token_budget), outlook.decoding + grains * GRAIN))
+    grains = max(tokens - outlook.decoding, 1.0) / GRAIN
+    if outlook.compute > memory:
+        grains = max(np.floor(grains + (GOLDEN * (number + 1)) % 1.0), 1.0)
+    return int(min(float(token_budget), outlook.decoding + np.ceil(grains) * GRAIN))
 
 
 @njit_in_place
