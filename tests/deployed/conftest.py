@@ -124,7 +124,7 @@ def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
 @pytest.fixture(scope="session")
 def silent_run(site: Site) -> Iterator[SilentRun]:
     """A run whose process is halted as soon as it has given a sign of life, as on a machine that hangs."""
-    day, count = today() - timedelta(days=95), 4
+    day, count = today() - timedelta(days=97), 4
     site.write_day(day, counts(count))
     run = site.start("on-demand/on-demand", run_date=day.isoformat(), publish=True)
     named = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
