@@ -64,17 +64,18 @@ class Reviser:
             waiting, requests.generated, ended, self.plan.estimate, self._shape, self._device
         )
         # Waiting requests keep the estimates of the order that they are in.
-        begun = slots.request[slots.running[: slots.counts[RUNNING]]]
-        begun = np.concatenate((begun, retried_requests(scan)))
+        running = slots.request[slots.running[: slots.counts[RUNNING]]]
+        revised = np.concatenate((running, retried_requests(scan)))
+        unfinished = np.concatenate((revised, waiting))
         if found.plan is not None:
-            begun = np.concatenate((begun, waiting))
+            revised = unfinished
             self.plan = found.plan
             self.replans += 1
             old, scan = scan, found.plan.scan()
             take_over(scan, old)
-        requests.estimate[begun] = np.clip(found.estimate[begun], 1.0, requests.max_new[begun])
+        requests.estimate[revised] = np.clip(found.estimate[revised], 1.0, requests.max_new[revised])
         if self.plan.policy == "blend":
-            self._choose_sides(requests, slots, scan, np.concatenate((begun, waiting)))
+            self._choose_sides(requests, slots, scan, unfinished)
         redraw(requests, slots, float(slots.counts[STEP] + 1), page_size, token_budget)
         wake(scan)
         self.watch.looked(int(slots.counts[FINISHED]), int(slots.counts[DECODE_TOKENS]))
