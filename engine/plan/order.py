@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KEPT: Final = 0.99
 """Part of the saved tokens that an order must keep."""
 IMMATERIAL: Final = 0.001
-"""Part of all prompt tokens that may be computed again in any case.
+"""If all sharing is of less than this part of the prompt tokens, an order need not keep any of it.
 
 Where prompts share next to nothing (a first token, by chance), keeping those few together would cost the
 whole blend and save nothing.
@@ -85,7 +85,8 @@ def saved_tokens(tree: PrefixTree) -> int:
 def allowance(tree: PrefixTree) -> int:
     """Return how many tokens more than by the prefix tree an order may compute."""
     prompt = int(tree.depth[: tree.sorted.shape[0]].sum())
-    return int(max((1 - KEPT) * saved_tokens(tree), IMMATERIAL * prompt))
+    saved = saved_tokens(tree)
+    return saved if saved <= IMMATERIAL * prompt else int((1 - KEPT) * saved)
 
 
 def densities(costs: NodeCosts) -> Float64:

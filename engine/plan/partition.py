@@ -1,8 +1,10 @@
 """Requests divided among replicas: equal parts of compute and of memory work, subtrees kept together.
 
-The order of falling density is cut into pieces of neighbours, where they share least; the pieces are packed
-so that each replica has its part of both sums. Every cut loses at most one prefix. The longest answers go
-first and one by one, to the replica with the fewest tokens of them so far: they decide when a replica ends.
+The order of falling density is cut into pieces of neighbours, where they share least. Of each R pieces in a
+row every one of R replicas gets one, so that all have the same kinds of requests: replicas with equal sums of
+different kinds differ by several percent in how well they can be blended. Every cut loses at most one prefix.
+The longest answers go first and one by one, to the replica with the fewest tokens of them so far: they decide
+when a replica ends.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 0.01
 """Largest deviation of a replica's compute or memory work from its part that is aimed at."""
 PIECES: Final = (8, 16, 32, 64, 128, 256)
-"""Pieces per replica that are tried, fewest first: fewer cuts, less computed twice."""
+"""Pieces per replica that are tried: fewer cuts, less computed twice; more, replicas that are more alike."""
+AGAIN: Final = 0.002
+"""Part of all distinct tokens that may be computed again for replicas that are more alike."""
 SLACK: Final = 0.25
 """A cut may move by this part of a piece to where neighbours share less."""
 LONGEST: Final = 16
@@ -77,7 +81,8 @@ def partition(tree: PrefixTree, output: Float64, cost_of: CostOf, replicas: int)
     Returns
     -------
     Partition
-        The first one within `TOLERANCE`, else the most even one.
+        Of those within `TOLERANCE` the one of most pieces that computes at most `AGAIN` twice, or else the
+        one that computes the fewest tokens twice; if none is, the most even one.
 
     Raises
     ------
@@ -97,9 +102,13 @@ def partition(tree: PrefixTree, output: Float64, cost_of: CostOf, replicas: int)
     tried: list[Partition] = []
     for pieces in PIECES:
         tried.append(_evaluate(tree, _pack(ordered, work, of_request, replicas, pieces), cost_of, replicas))
-        if tried[-1].imbalance <= TOLERANCE or pieces * replicas >= n:
+        if pieces * replicas >= n:
             break
-    return min(tried, key=lambda found: found.imbalance)
+    even = [found for found in tried if found.imbalance <= TOLERANCE]
+    if not even:
+        return min(tried, key=lambda found: found.imbalance)
+    cheap = [found for found in even if found.recomputed_tokens <= AGAIN * distinct_tokens(tree)]
+    return cheap[-1] if cheap else min(even, key=lambda found: found.recomputed_tokens)
 
 
 def _evaluate(tree: PrefixTree, replica: Int64, cost_of: CostOf, replicas: int) -> Partition:
@@ -165,21 +174,25 @@ def _cuts(common: Int32, work: Float64, count: int) -> Int64:
 
 
 def _assign(sizes: Float64, load: Float64, replicas: int) -> Int64:
-    """Return the replica of each piece: the largest first, where it fits best, then swaps while they help.
+    """Return the replica of each piece: of each R in a row one to each, then swaps while they help.
 
     Parameters
     ----------
     sizes
-        float64 [pieces, 2]: parts of all compute and memory work.
+        float64 [pieces, 2]: parts of all compute and memory work, in the order of density.
     load
         float64 [R, 2]: what the replicas have already; it is added to.
     """
     of_piece = np.zeros(sizes.shape[0], np.int64)
-    for piece in np.argsort(-sizes.max(axis=1), kind="stable"):
-        # The least growth of the sum of squares.
-        replica = int((load @ sizes[piece]).argmin())
-        of_piece[piece] = replica
-        load[replica] += sizes[piece]
+    for first in range(0, sizes.shape[0], replicas):
+        row = sizes[first : first + replicas]
+        taken = np.zeros(replicas, bool)
+        for place in np.argsort(-row.max(axis=1), kind="stable"):
+            # The least growth of the sum of squares.
+            replica = int(np.where(taken, np.inf, load @ row[place]).argmin())
+            taken[replica] = True
+            of_piece[first + place] = replica
+            load[replica] += row[place]
     for _ in range(MOST_SWAPS):
         if not _improve(sizes, load, of_piece, replicas):
             break

@@ -290,6 +290,20 @@ def give_back(scan: Scan, request: int, remaining: float, compute: float, memory
     scan.cursor[count] += 1
 
 
+def move_retries(scan: Scan, heavy: Int8) -> None:
+    """Queue the retracted requests on the sides that `heavy` (int8 [N]) now says.
+
+    One that has turned out memory-heavy would else stand in the way of the compute-heavy ones until it fits.
+    """
+    retries = retried_requests(scan)
+    for request in retries.tolist():
+        _count(scan, request, -1)
+    scan.cursor[[N_RETRY, N_HEAVY_RETRY]] = 0
+    scan.heavy[retries] = heavy[retries]
+    for request in retries.tolist():
+        give_back(scan, request, scan.length[request], scan.compute[request], scan.memory[request])
+
+
 @njit_in_place
 def rest(scan: Scan, side: int, step: int) -> None:
     """Do not ask `side` (LEFT stands for retries as well) again before `step`, unless it is woken."""
@@ -303,11 +317,22 @@ def rests(scan: Scan, side: int, step: int) -> bool:
 
 
 @njit_in_place
+def cut_off(scan: Scan) -> bool:
+    """Return whether the left side has run out and retracted requests go before all that wait at the right.
+
+    Their answers are the longest there are. Until they fit again, the shortest ones of the right side take
+    the place of the left side: there is compute work in them.
+    """
+    exhausted = scan.cursor[AT_LEFT] == scan.cursor[LEFT_END]
+    return bool(exhausted and scan.cursor[N_HEAVY_RETRY] > 0 and scan.cursor[N_RIGHT] > 0)
+
+
+@njit_in_place
 def quiet_until(scan: Scan) -> int:
     """Return the step before which nobody is admitted unless the scan is woken; far off if nobody waits."""
     retrying = scan.cursor[N_RETRY] > 0
     until = 1 << 62
-    if retrying or propose(scan, LEFT, 0) != NOBODY:
+    if retrying or propose(scan, LEFT, 0) != NOBODY or cut_off(scan):
         until = scan.cursor[LEFT_RESTS]
     # Retried requests go before those of the right side.
     if not retrying and scan.cursor[N_RIGHT] + scan.cursor[N_HEAVY_RETRY] > 0:

@@ -23,6 +23,7 @@ from engine.plan.scan import (
     SIDES_MOVED,
     Scan,
     accept,
+    cut_off,
     give_back,
     propose,
     rest,
@@ -56,10 +57,14 @@ from engine.runtime.state import (
     Slots,
 )
 
-LEFT_RESERVE = 0.5
-"""Part of the left side's share that the right side leaves free even at its peak. The share is about averages
-and a peak is above its average, so less than the whole: in simulations of balanced mixes 0.3 to 0.6 gives the
-shortest makespan, 0 starves the left side and 1 leaves memory idle."""
+LEFT_RESERVE, LESS_RESERVE = 0.5, 0.35
+"""Part of the left side's share that the right side leaves free even at its peak; the lesser one where memory
+work limits the run, since the weights are read in fewer steps if the memory is fuller. The share is about
+averages and a peak is above its average, so less than the whole: in simulations of balanced mixes 0.3 to 0.6
+gives the shortest makespan, 0 starves the left side and 1 leaves memory idle."""
+MEMORY_LIMITS = 0.88
+"""Memory work limits the run if compute work takes less than this part of its time. Nearer to balance it is
+now the one and now the other that limits, and the compute-heavy side needs its room."""
 REST = 32
 """Steps for which a side is not asked again after nobody fitted, unless a request ends before: the forecast
 does not change by time alone, but the share of the right side does, slowly."""
@@ -109,7 +114,10 @@ def admit(
             if slot == NONE:
                 rest(scan, RIGHT, step + REST)
         if slot == NONE and not rests(scan, LEFT, step):
-            slot = _try(pool, requests, slots, scan, RETRY if retrying else LEFT, 0, delay, rule)
+            side, place = (RETRY, 0) if retrying else (LEFT, 0)
+            if not retrying and cut_off(scan):
+                side, place = RIGHT, scan.cursor[N_RIGHT] - 1
+            slot = _try(pool, requests, slots, scan, side, place, delay, rule)
             if slot == NONE:
                 rest(scan, LEFT, step + REST)
         if slot == NONE:
@@ -156,7 +164,8 @@ def _longest_that_fits(
 def _right_limit(pool: PagePool, outlook: Outlook) -> float:
     """Return the pages that the right side may hold at its peak."""
     share = right_share(outlook.left_memory, outlook.right_memory)
-    return float((1.0 - LEFT_RESERVE * (1.0 - share)) * pool.free.shape[0])
+    reserve = LESS_RESERVE if outlook.rho < MEMORY_LIMITS else LEFT_RESERVE
+    return float((1.0 - reserve * (1.0 - share)) * pool.free.shape[0])
 
 
 @njit_in_place
@@ -353,7 +362,7 @@ def _balance(
     if propose(scan, LEFT, 0) == NOBODY and propose(scan, RETRY, 0) == NOBODY:
         return count
     size = pool.tokens.shape[1]
-    limit = _right_limit(pool, survey(requests, slots, scan, cost))
+    limit = _right_limit(pool, survey(pool, requests, slots, scan, cost))
     while True:
         most, due = side_top(pool, slots, RIGHT)
         if most <= limit:

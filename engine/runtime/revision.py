@@ -12,6 +12,7 @@ from engine.plan.scan import (
     RIGHT,
     SIDES_MOVED,
     Scan,
+    move_retries,
     retried_requests,
     take_over,
     waiting_requests,
@@ -82,7 +83,7 @@ class Reviser:
         return scan
 
     def _choose_sides(self, requests: Requests, slots: Slots, scan: Scan, unfinished: Int32) -> None:
-        """Put running requests on the side where their new estimates belong, and have the sides balanced.
+        """Put running and retracted requests on the side of their new estimates, and have the sides balanced.
 
         A request is memory-heavy if its density is below that of all `unfinished` ones together; of shared
         prefixes this takes no account.
@@ -96,4 +97,5 @@ class Reviser:
         running = slots.running[: slots.counts[RUNNING]]
         scan.heavy[slots.request[running]] = heavy[slots.request[running]]
         slots.side[running] = np.where(heavy[slots.request[running]], RIGHT, LEFT)
+        move_retries(scan, heavy)
         scan.cursor[SIDES_MOVED] = 1

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from orders import plan_of
 from engine.cost import NOMINAL, step_cost
 from engine.optimum import PRESETS, optimum
 from engine.plan.features import Features
-from engine.plan.length_model import LengthModel
+from engine.plan.length_model import History, LengthModel
 from engine.plan.lengths import SAMPLE as SAMPLE_FRACTION
 from engine.plan.lengths import estimate_lengths
 from engine.plan.partition import partition
@@ -89,11 +89,11 @@ class Mix:
         """A name that is a file name as well."""
         return f"{self.device}-{self.base}-d{self.density:.2f}-s{self.sharing:.2f}-n{self.requests}"
 
-    def build(self) -> Workload:
-        """Return the requests."""
+    def build(self, seed: int = 1) -> Workload:
+        """Return the requests; those of the recipe are other ones with another seed."""
         device = NOMINAL[self.device]
         if self.base in workloads.BASES:
-            return workloads.recipe(self.density, self.sharing, SHAPE, device, self.requests, self.base)
+            return workloads.recipe(self.density, self.sharing, SHAPE, device, self.requests, self.base, seed)
         if self.base == "mooncake":
             source = sources.mooncake_source(self.requests)
         else:
@@ -169,6 +169,7 @@ def _means(mix: Workload) -> Float64:
 AGAIN = {
     "sampled_again": "a sample of each subtree is answered first, its means serve the rest",
     "combined_again": "the estimator of a first night, which learns from running answers as well",
+    "history_again": "the same on a later night: it knows the answers of a night before, of other requests",
 }
 """Lengths that a run learns, planning again as it goes on (the blend only), as the engine does."""
 LENGTHS: dict[str, Callable[[Workload], Float64]] = {
@@ -183,7 +184,7 @@ LENGTHS: dict[str, Callable[[Workload], Float64]] = {
 means of the workloads in a sample of 1 %, and in all of it."""
 
 
-RUNTIME = ("admission", "forecast", "pacing", "pages", "revision", "scheduler", "state")
+RUNTIME = ("admission", "buckets", "forecast", "pacing", "pages", "revision", "scheduler", "state")
 """Modules of `engine.runtime` that a simulation runs."""
 
 
@@ -197,6 +198,11 @@ def code_digest() -> str:
     for file in files:
         found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return found.hexdigest()[:16]
+
+
+def features_of(mix: Workload) -> Features:
+    """Return what the estimator knows requests by: their workload and how their prompts begin."""
+    return Features.of(mix.tokens, mix.start, mix.workload.astype(np.int64))
 
 
 class MissingError(Exception):
@@ -286,15 +292,20 @@ class Bench:
     def _reviser(self, run: Run, part: Workload) -> Reviser:
         tree, limit = self.tree(run.sample), np.full(part.requests, MOST_TOKENS, np.int64)
         model = None
-        if run.lengths == "combined_again":
-            features = Features.of(part.tokens, part.start, part.workload.astype(np.int64))
-            model = LengthModel.of(features, limit)
+        if run.lengths != "sampled_again":
+            history = self._night_before() if run.lengths == "history_again" else None
+            model = LengthModel.of(features_of(part), limit, history)
         sample = choose_sample(tree, SAMPLE_FRACTION)
         again = Replanning(run.order, 0, tree, limit, None, None, model, sample)
         nothing = np.zeros(part.requests, np.int32), np.zeros(part.requests, np.int8)
         estimate = np.maximum(again.estimate(*nothing), 1.0)
         plan = plan_tree(run.order, tree, estimate, SHAPE, self.device, first=again.sample)
         return Reviser(again, plan, SHAPE, self.device)
+
+    def _night_before(self) -> History:
+        before = replace(self.mix, requests=min(self.mix.requests, workloads.REQUESTS)).build(seed=2)
+        ended, weight = np.ones(before.requests, np.int8), np.ones(before.requests)
+        return History(features_of(before), before.output.astype(np.float64), ended, weight)
 
     def _figures(
         self, run: Run, part: Workload, plan: Plan, reviser: Reviser | None = None

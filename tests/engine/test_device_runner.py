@@ -131,20 +131,21 @@ def test_a_bucket_holds_its_step_and_little_more(tokens: int, sequences: int, bu
     assert bucket.sequences >= sequences
     assert bucket.prefill == (tokens > sequences)
     assert not bucket.prefill or bucket.tokens - max(tokens, bucket.sequences) < 512
-    if 128 < tokens <= 4096 and bucket.sequences <= tokens:
-        assert bucket.tokens - tokens < 128
+    if 64 < tokens <= 4096 and bucket.sequences <= tokens:
+        assert bucket.tokens - tokens < (64 if tokens <= 1024 else 128)
     with pytest.raises(ValueError, match="exceeds the largest size"):
         buckets.of(budget + 1, sequences)
 
 
 def test_sizes() -> None:
     assert token_sizes(5) == [5]
-    assert token_sizes(300) == [8, 16, 32, 64, 128, 256, 300]
+    assert token_sizes(300) == [8, 16, 32, 64, 128, 192, 256, 300]
+    assert token_sizes(1300) == [8, 16, 32, *range(64, 1024, 64), 1024, 1152, 1280, 1300]
     assert token_sizes(6000)[-5:] == [4096, 4608, 5120, 5632, 6000]
     assert sequence_sizes(1000) == [8, 32, 128, 512, 1000]
     order = Buckets(2048, 256).all()
     assert order == sorted(order, reverse=True)
-    assert len(order) == len(set(order)) < 80
+    assert len(order) == len(set(order)) < 110
 
 
 @pytest.mark.parametrize("window", [None, 5])

@@ -102,8 +102,8 @@ def test_the_bucket_of_two_halves_holds_both(budget, sequences, halves) -> None:
 
 
 def test_the_graphs_of_halves_are_few() -> None:
-    assert len(Buckets(4096, 512).halves([32])) == 57
-    assert len(Buckets(2048, 512).halves([16, 64])) == 54
+    assert len(Buckets(4096, 512).halves([32])) == 75
+    assert len(Buckets(2048, 512).halves([16, 64])) == 90
     found = Buckets(2048, 512).halves([None])
     assert found == sorted(found, reverse=True, key=lambda bucket: (bucket.tokens, bucket.sequences))
     assert len(set(found)) == len(found)

@@ -81,6 +81,27 @@ def test_each_replica_has_its_part_of_the_longest_answers(replicas: int) -> None
     assert min(counts) >= 2
 
 
+@pytest.mark.parametrize("replicas", [2, 4, 8])
+def test_replicas_have_the_same_kinds_of_requests(replicas: int) -> None:
+    rng = np.random.default_rng(0)
+    n = 4000
+    start = np.concatenate(([0], np.cumsum(rng.integers(20, 2000, n))))
+    tokens = rng.integers(0, 10**5, start[-1]).astype(np.int32)
+    output = np.where(rng.random(n) < 0.2, rng.integers(500, 3000, n), rng.integers(1, 40, n)).astype(float)
+    tree = build_tree(tokens, start)
+    found = partition(tree, output, costing(output), replicas)
+    _, compute, memory = costing(output)(tree)
+    # Tenths of all work by density, and what each replica has of them.
+    dense = np.argsort(-compute / memory)
+    reached = np.cumsum(compute[dense] / compute.sum() + memory[dense] / memory.sum())
+    tenth = np.empty(n, np.int64)
+    tenth[dense] = np.minimum(reached * 5.0, 9.0).astype(np.int64)
+    work = np.array([np.bincount(tenth[r], (compute + memory)[r], minlength=10) for r in found.requests])
+    deviation = np.abs(work / work.mean(axis=0) - 1.0)
+    assert deviation.mean() < 0.15
+    assert deviation.max() < 0.6
+
+
 @settings(deadline=None)
 @given(PROMPTS, st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_nobody_is_lost(prompts, replicas: int, seed) -> None:

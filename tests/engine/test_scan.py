@@ -17,10 +17,14 @@ from engine.plan.scan import (
     RIGHT,
     RIGHT_MEMORY,
     accept,
+    cut_off,
     give_back,
     left_share,
     make_scan,
+    move_retries,
     propose,
+    quiet_until,
+    rest,
     retried_requests,
     right_share,
     waiting,
@@ -223,3 +227,32 @@ def test_requests_with_a_prefix_in_common_stay_together() -> None:
     scan = make_scan(order, compute, memory, length, two_sided=True, linked=linked)
     assert scan.left.tolist() == [0, 1]
     assert scan.right.tolist() == [5, 2, 3, 4]
+
+
+def test_retries_go_to_the_sides_that_new_estimates_say() -> None:
+    scan = scan_of([8, 8, 1, 1], [1, 1, 8, 8])
+    for side in (LEFT, LEFT, RIGHT, RIGHT):
+        accept(scan, side, 0)
+    for request, remaining in ((0, 5.0), (1, 9.0), (2, 7.0)):
+        give_back(scan, request, remaining, 2.0, 3.0)
+    assert [propose(scan, side, 0) for side in (RETRY, HEAVY_RETRY)] == [1, 2]
+    move_retries(scan, np.array([0, 1, 0, 1], np.int8))
+    assert [propose(scan, side, 0) for side in (RETRY, HEAVY_RETRY)] == [2, 1]
+    assert sorted(retried_requests(scan).tolist()) == [0, 1, 2]
+    assert scan.heavy.tolist() == [0, 1, 0, 1]
+    assert scan.waiting[[COMPUTE, LEFT_MEMORY, RIGHT_MEMORY]].tolist() == [6.0, 6.0, 3.0]
+
+
+def test_the_right_side_is_cut_off_by_retries_once_the_left_one_has_run_out() -> None:
+    scan = scan_of([8, 1, 1], [1, 8, 8])
+    accept(scan, RIGHT, 0)
+    give_back(scan, 1, 9.0, 1.0, 8.0)
+    assert not cut_off(scan)
+    accept(scan, LEFT, 0)
+    assert cut_off(scan)
+    assert quiet_until(scan) == 0
+    rest(scan, LEFT, 50)
+    rest(scan, RIGHT, 70)
+    assert quiet_until(scan) == 50
+    accept(scan, HEAVY_RETRY, 0)
+    assert not cut_off(scan)
