@@ -30,12 +30,19 @@ if TYPE_CHECKING:
 if not os.environ.get("NIGHTBLEND_DEPLOYED"):
     collect_ignore_glob = ["test_*.py"]
 
+QUICK = {"test_browser", "test_deployments", "test_exhausted"}
+"""Files of tests that take less than half a minute each."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here the time of several runs, each of which starts Python, Prefect and an engine."""
+    """Give every test here the time of several runs, and put the quick ones last.
+
+    Each run starts Python, Prefect and an engine. With quick ones last, all sites end at about the same time.
+    """
     for item in items:
         if "tests/deployed" in item.path.as_posix():
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
+    items.sort(key=lambda item: item.path.stem in QUICK)
 
 
 @pytest.fixture(scope="session")
