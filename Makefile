@@ -47,7 +47,7 @@ test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on Post
 
 test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker, the wheel; installs PostgreSQL and Chromium (Debian, root)
 	@$(PY) tests/servers/browser.py --install || true
-	@NIGHTBLEND_DEPLOYED=1 $(PY) tests/servers/postgres.py $(PY) -m pytest tests/deployed --durations=8
+	@NIGHTBLEND_DEPLOYED=1 $(PY) tests/servers/postgres.py $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
 $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-dbt for dbt: about 150 MB to download, 1 minute."
@@ -81,8 +81,7 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --quick $(BENCH)
 
-# Without test-prefect until it has passed in one go on a quiet machine: it takes about 15 minutes.
-ci: lint test-kernels test-s3 test-warehouse test-dbt bench-plan-quick test ## what continuous integration runs
+ci: lint test-kernels test-s3 test-warehouse test-dbt test-prefect bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) $(VENV)-dbt .demo

@@ -30,7 +30,8 @@ from prefect.utilities.urls import url_for
 
 from flows.compute import FLOW_RUN
 from flows.date_runs import ASKED_TAG, find_deployment, queue_of, run_name
-from flows.steps import STEPS, as_task, current_queue
+from flows.steps import STEPS, as_task, current_pool, current_queue
+from tasks.errors import ConfigurationError
 from tasks.handover import ComputeEnd, infer_elsewhere, wait_for_computing
 from tasks.infer import StoppedError
 from tasks.inputs import prepare
@@ -62,7 +63,7 @@ def steps_on(parameters: NightlyParameters) -> Steps:
     Raises
     ------
     ConfigurationError
-        If there is no such deployment.
+        If there is no such deployment, or this flow run has the only place there.
     """
     computing = _Computing.of(parameters)
 
@@ -107,6 +108,7 @@ class _Computing:
             found = find_deployment(client, str(asked.compute_on), OPTION)
             # In the pool with the GPUs, too, a past date goes after a night.
             queue = queue_of(client, found, current_queue())
+            _check_room(client, found, queue)
         return cls(found, asked.with_preset(), queue, str(flow_run.id))
 
     def start(self, night: Night, handover: Handover) -> _ComputeRun:
@@ -200,6 +202,34 @@ def _left_behind(params: dict[str, Any]) -> _ComputeRun | None:
         return None
     get_run_logger().info("waits for flow run %s, which an earlier run of the date has started", run.name)
     return _ComputeRun(run)
+
+
+def has_one_place(client: SyncPrefectClient, pool: str, queue: str | None) -> str | None:
+    """Say what in a pool is limited to one flow run, the pool or its queue; None if neither is."""
+    if client.read_work_pool(pool).concurrency_limit == 1:
+        return f"pool {pool} takes one run at a time"
+    if queue is not None and client.read_work_queue_by_name(queue, pool).concurrency_limit == 1:
+        return f"queue {queue} takes one run at a time"
+    return None
+
+
+def _check_room(client: SyncPrefectClient, deployment: DeploymentResponse, queue: str | None) -> None:
+    """Refuse a night that would wait for itself: it has the place of what it is about to start."""
+    pool = current_pool()
+    if pool is None or pool != deployment.work_pool_name:
+        return
+    same = current_queue() if current_queue() == (queue or deployment.work_queue_name) else None
+    full = has_one_place(client, pool, same)
+    if full is not None:
+        raise ConfigurationError(
+            OPTION, f"{full}, and this night is the one", "Raise its limit, or run nights in another pool"
+        )
+    # How many runs a worker takes is known to nobody else.
+    get_run_logger().warning(
+        "this night and %s are both runs in pool %s: a worker with --limit 1 never starts the second",
+        deployment.name,
+        pool,
+    )
 
 
 def _cancel_others(client: SyncPrefectClient, tag: str, own: UUID) -> None:

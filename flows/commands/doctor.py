@@ -35,7 +35,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("--catalog", help="as for `run`; none for files only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
     parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
-    parser.add_argument("--pool", help="work pool that must have a worker")
+    parser.add_argument("--pool", help="work pool of the nights, which must have a worker")
+    parser.add_argument("--compute-on", help="as for `run`: the deployment that computes for them")
 
 
 def verdict(checks: Sequence[Check]) -> str:
@@ -59,7 +60,7 @@ def execute(options: dict[str, Any]) -> int:
     from tasks.doctor import FAILED, SKIPPED, WARNING, Asked
     from tasks.run_date import resolve_run_date
 
-    as_json, pool = options.pop("json"), options.pop("pool")
+    as_json, places = options.pop("json"), (options.pop("pool"), options.pop("compute_on"))
     given, timezone = options.pop("run_date"), options.pop("timezone")
     day = parse_date(given) if given else None
     found = resolve_run_date(
@@ -68,7 +69,7 @@ def execute(options: dict[str, Any]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     colours = {FAILED: "bold red", WARNING: "yellow", SKIPPED: "dim"}
     checks = []
-    for check in examine(Asked(**options, run_date=found.run_date), pool):
+    for check in examine(Asked(**options, run_date=found.run_date), *places):
         checks.append(check)
         if not as_json:
             # Text of others may hold what rich takes for markup.

@@ -1,7 +1,8 @@
 """The product as an operator deploys it: Prefect on PostgreSQL, a process worker, the installed wheel.
 
 `make test-prefect` sets NIGHTBLEND_CATALOG to a database of a PostgreSQL server; anything else collects
-nothing here.
+nothing here. Most of the time is waiting, so it runs the tests in several processes. Each has a site of its
+own, with all that belongs to it: server, databases, worker, folders.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import re
 from contextlib import contextmanager
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from demo_nights import MODEL
 from prefect_server import Installation
-from site_of_tests import LONG_S, SilentRun, Site, counts, process_of, today, wait
+from site_of_tests import Site
 from wheel import ROOT, build_wheel, make_environment, write_decoys
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ if TYPE_CHECKING:
 if not os.environ.get("NIGHTBLEND_DEPLOYED"):
     collect_ignore_glob = ["test_*.py"]
 
+QUICK = {"test_browser", "test_deployments", "test_exhausted"}
+"""Files of tests that take less than half a minute each."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here the time of several runs, each of which starts Python, Prefect and an engine."""
+    """Give every test here the time of several runs, and put the quick ones last.
+
+    Each run starts Python, Prefect and an engine. With quick ones last, all sites end at about the same time.
+    """
     for item in items:
         if "tests/deployed" in item.path.as_posix():
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
+    items.sort(key=lambda item: item.path.stem in QUICK)
 
 
 @pytest.fixture(scope="session")
@@ -43,14 +50,20 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     """The wheel in an environment of its own, and a server; run from a folder of decoys."""
     folder = tmp_path_factory.mktemp("deployed")
     scripts = make_environment(build_wheel(folder), folder / "environment")
-    catalog = os.environ["NIGHTBLEND_CATALOG"].replace("+psycopg", "")
-    with psycopg.connect(catalog, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS prefect")
-        connection.execute("CREATE DATABASE prefect")
-    database = catalog.rpartition("/")[0].replace("postgresql", "postgresql+asyncpg") + "/prefect"
+    database = new_database("prefect").replace("+psycopg", "+asyncpg")
     found = Installation(scripts, write_decoys(folder / "decoys"), database, folder)
     with found.server():
         yield found
+
+
+def new_database(name: str) -> str:
+    """Create a database of this process alone on the server of the catalog; return its URI."""
+    server = os.environ["NIGHTBLEND_CATALOG"]
+    name = f"{name}_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server.rpartition('/')[0]}/{name}"
 
 
 @pytest.fixture(scope="session")
@@ -75,13 +88,14 @@ def deployed_site(installation: Installation, root: Path) -> Iterator[Site]:
     """Deploy a site with its files below `root`; see `site`."""
     (root / "models").mkdir()
     (root / "models" / "demo").symlink_to(MODEL)
-    file = edited_file(root, installation.folder)
+    catalog = new_database("catalog")
+    file = edited_file(root, installation.folder, catalog)
     with inbox() as (url, notes):
         make_notification_block(installation, url)
         deploy = ("nightblend", "deploy", "--prefect-file", str(file), "--notify", "custom-webhook/ops")
         assert "limit gpu:nightblend: 1 at a time" in installation.run(*deploy)
         worker = ("prefect", "worker", "start", "--pool", "nightblend")
-        with installation.started("worker", *worker), Site.connected(installation, root) as found:
+        with installation.started("worker", *worker), Site.connected(installation, root, catalog) as found:
             found.inbox = notes
             # Every minute is for the test of the schedule alone.
             found.schedule_nightly(active=False)
@@ -121,39 +135,13 @@ def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.server_close()
 
 
-@pytest.fixture(scope="session")
-def silent_run(site: Site) -> Iterator[SilentRun]:
-    """A run whose process is halted as soon as it has given a sign of life, as on a machine that hangs."""
-    day, count = today() - timedelta(days=97), 4
-    site.write_day(day, counts(count))
-    run = site.start("on-demand/on-demand", run_date=day.isoformat(), publish=True)
-    named = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
-    resource = {"resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
-    given = {"filter": {**named, **resource}, "limit": 1}
-    wait(lambda: site.post("/events/filter", **given)["events"], LONG_S, site.tail)
-    process = process_of(run["id"])
-    assert process is not None
-    process.suspend()
-    yield SilentRun(run["id"], day, count, process)
-    # A process that is halted ends with SIGKILL alone.
-    if process.is_running():
-        process.kill()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def silence_begins(request: pytest.FixtureRequest) -> None:
-    """Halt the silent run before all else where a test waits for it: the two minutes pass meanwhile."""
-    if any("silent_run" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("silent_run")
-
-
-def edited_file(root: Path, directory: Path) -> Path:
+def edited_file(root: Path, directory: Path, catalog: str) -> Path:
     """Return `infra/prefect.yaml` with the block `definitions` changed, as its comment says."""
     text = (ROOT / "infra" / "prefect.yaml").read_text()
     changed = {
         "source": f'"{root}/logs/{{run_date:%Y/%m/%d}}/"',
         "store": f"&store {root}/store",
-        "catalog": "&catalog " + os.environ["NIGHTBLEND_CATALOG"],
+        "catalog": f"&catalog {catalog}",
         "model": f"{root}/models/demo",
         "cron": '&cron "* * * * *"',
         "directory": f"&directory {directory}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import psutil
 from demo_nights import batch_line, write_lines
+from processes import computing, halt_when, wait
 
 from tasks.runlog import RunLog
 from tasks.storage import open_store, plain_path
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 ZONE = ZoneInfo("Europe/Berlin")
 JOB = "support-triage"
-LONG_S = 600.0
 
 
 @dataclass
@@ -39,22 +39,39 @@ class Site:
         The scripts, the server and its folder.
     root
         Folder with `logs` and `store`.
+    catalog
+        URI of the tables' catalog; '' is the default of a folder store.
     api
         Client of the server's API.
     inbox
         Notifications that people have got.
+    halted
+        Processes that a test has halted.
     """
 
     installation: Installation
     root: Path
+    catalog: str
     api: httpx.Client
     inbox: list[dict[str, str]] = field(default_factory=list)
+    halted: list[psutil.Process] = field(default_factory=list)
 
     @classmethod
     @contextmanager
-    def connected(cls, installation: Installation, root: Path) -> Iterator[Site]:
-        with httpx.Client(base_url=installation.api, timeout=30, trust_env=False) as api:
-            yield cls(installation, root, api)
+    def connected(cls, installation: Installation, root: Path, catalog: str = "") -> Iterator[Site]:
+        with httpx.Client(base_url=installation.api, timeout=60, trust_env=False) as api:
+            site = cls(installation, root, catalog, api)
+            try:
+                yield site
+            finally:
+                # A test that failed has not let them go on: they would stay for ever.
+                for process in site.halted:
+                    with suppress(psutil.NoSuchProcess):
+                        process.resume()
+
+    def wait(self, found: Callable[[], Any]) -> Any:
+        """Call until something is found; see `processes.wait`."""
+        return wait(found, self.tail)
 
     def get(self, path: str) -> Any:
         return self._asked("GET", path).json()
@@ -92,10 +109,10 @@ class Site:
     def run(self, run_id: str) -> dict[str, Any]:
         return self.get(f"/flow_runs/{run_id}")
 
-    def ended(self, run_id: str, timeout: float = LONG_S) -> dict[str, Any]:
+    def ended(self, run_id: str) -> dict[str, Any]:
         """Wait for the end of a run and return it."""
         final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-        return wait(lambda: _if(self.run(run_id), lambda run: run["state_type"] in final), timeout, self.tail)
+        return self.wait(lambda: _if(self.run(run_id), lambda run: run["state_type"] in final))
 
     def runs(self, name: str) -> list[dict[str, Any]]:
         """Return the runs of a deployment that have begun, oldest first."""
@@ -140,14 +157,23 @@ class Site:
             log.refresh()
         return logs
 
-    def in_the_middle(self, job: str, day: date, parts: int = 2) -> RunLog:
-        """Wait until a run of a date has so many durable parts of answers, and return its log."""
+    def halted_in_the_middle(self, job: str, day: date, parts: int = 2) -> tuple[RunLog, psutil.Process]:
+        """Wait until a run of a date has so many durable parts of answers.
 
-        def found() -> RunLog | None:
-            logs = [log for log in self.run_logs(job, day) if len(log.state.parts_of("outputs")) >= parts]
-            return logs[0] if logs else None
+        Returns
+        -------
+        RunLog, psutil.Process
+            Its log, and its engine, which is halted.
+        """
 
-        return wait(found, LONG_S, self.tail)
+        def found() -> tuple[RunLog, psutil.Process] | None:
+            engines = ((log, computing(log)) for log in self.run_logs(job, day))
+            return next(((log, engine) for log, engine in engines if engine is not None), None)
+
+        log, engine = self.wait(found)
+        self.halted.append(engine)
+        halt_when(engine, lambda: len(log.refresh().parts_of("outputs")) >= parts, self.tail)
+        return log, engine
 
     def answers(self, job: str, day: date) -> dict[str, str]:
         """Return custom_id -> text of the current publication of a date."""
@@ -165,40 +191,6 @@ class Site:
         """Return the end of what server and worker wrote, for a failure's message."""
         logs = sorted(self.installation.logs.glob("*.log"))
         return "".join(f"\n{log.name}: ...{log.read_text(errors='replace')[-3000:]}" for log in logs)
-
-
-@dataclass(frozen=True)
-class SilentRun:
-    """A run whose process was halted: its id, its date, its requests and the process."""
-
-    id: str
-    day: date
-    count: int
-    process: psutil.Process
-
-
-def process_of(run_id: str) -> psutil.Process | None:
-    """Return the process of a flow run, as the worker has started it."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PREFECT__FLOW_RUN_ID") == run_id:
-                return process
-        except psutil.Error:
-            continue
-    return None
-
-
-def flow_process(log: RunLog) -> psutil.Process:
-    """Return the process that holds a run."""
-    holder = log.refresh().holder
-    assert holder is not None
-    return psutil.Process(holder.body.owner.pid)
-
-
-def engine_of(process: psutil.Process) -> psutil.Process:
-    """Return the engine that a flow process has started."""
-    (engine,) = [c for c in process.children(recursive=True) if "engine" in c.cmdline()]
-    return engine
 
 
 def today() -> date:
@@ -222,17 +214,6 @@ def long_counts(n: int) -> list[str]:
 def counted(n: int, first: int = 1) -> dict[str, str]:
     """Return the right answers of `counts`."""
     return {f"c{i}": " ".join(str(k) for k in range(i, i + 5)) for i in range(first, first + n)}
-
-
-def wait(found: Callable[[], Any], timeout: float, tail: Callable[[], str]) -> Any:
-    """Call until something is found; fail with `tail()` after `timeout` seconds."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        result = found()
-        if result:
-            return result
-        time.sleep(0.5)
-    raise AssertionError(f"not within {timeout:g} s{tail()}")
 
 
 def _if(value: Any, holds: Callable[[Any], bool]) -> Any:

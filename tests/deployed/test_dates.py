@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
-from site_of_tests import JOB, counted, counts, long_counts, today, wait
+from processes import resume_when_told_to_stop
+from site_of_tests import JOB, counted, counts, long_counts, today
 
 COUNT = 4
 
@@ -35,7 +36,7 @@ def test_a_late_night_a_retry_and_a_copy_are_for_the_date_of_the_schedule(site, 
     assert (run["name"], run["state_type"]) == (f"{JOB}-{day}", "FAILED")
     site.write_day(day, counts(COUNT))
     site.post(f"/flow_runs/{run['id']}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
-    wait(lambda: site.run(run["id"])["run_count"] > 1, 300, site.tail)
+    site.wait(lambda: site.run(run["id"])["run_count"] > 1)
     run = site.ended(run["id"])
     assert (run["name"], run["state_name"]) == (f"{JOB}-{day}", "Completed"), site.logs(run["id"])
     assert site.answers(JOB, day) == counted(COUNT)
@@ -60,7 +61,7 @@ def test_a_night_starts_the_dates_that_are_missing(site):
     run = site.ended(start_nightly(site, "2026-05-04T01:30:00+02:00", catch_up_days=3)["id"])
     assert (run["name"], run["state_name"]) == (f"{JOB}-{days[2]}", "Completed"), site.logs(run["id"])
     asked = {"flow_runs": {"tags": {"all_": [f"asked-by:catch-up-{days[2]}"]}}}
-    started = wait(lambda: site.post("/flow_runs/filter", **asked), 60, site.tail)
+    started = site.wait(lambda: site.post("/flow_runs/filter", **asked))
     assert sorted(found["name"] for found in started) == [f"{JOB}-{day}" for day in days[:2]]
     for found in started:
         assert site.ended(found["id"])["state_name"] == "Completed", site.logs(found["id"])
@@ -74,10 +75,11 @@ def test_a_backfill_that_is_cancelled_stops_its_date_and_goes_on_with_its_id(sit
     site.write_day(days[1], counts(COUNT))
     asked = {"first": str(days[0]), "last": str(days[1]), "backfill_id": "cut-short"}
     first = site.start("backfill/backfill", **asked)
-    log = site.in_the_middle(JOB, days[0], parts=1)
+    log, engine = site.halted_in_the_middle(JOB, days[0], parts=1)
     site.post(f"/flow_runs/{first['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    resume_when_told_to_stop(engine, site.tail)
     assert site.ended(first["id"])["state_type"] == "CANCELLED", site.logs(first["id"])
-    wait(lambda: log.refresh().holder is None, 120, site.tail)
+    site.wait(lambda: log.refresh().holder is None)
     kept = [part.name for part in log.state.parts_of("outputs")]
     assert log.state.ended.status == "stopped"
 
@@ -112,5 +114,5 @@ def test_silence_is_told_with_the_next_command(site):
     day = today() - timedelta(days=300)
     assert run["state_name"] == "Overdue"
     assert f"{JOB} of {day} is not published: it is missing. Next: nightblend run" in run["state"]["message"]
-    (event,) = wait(lambda: site.events("nightblend.partition.overdue"), 30, site.tail)
+    (event,) = site.wait(lambda: site.events("nightblend.partition.overdue"))
     assert event["resource"]["prefect.resource.id"] == f"nightblend.partition.{JOB}.{day}"

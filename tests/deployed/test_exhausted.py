@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from site_of_tests import JOB, LONG_S, today, wait
+from site_of_tests import JOB, today
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def test_after_two_reruns_a_person_is_told(site):
     run = first = site.start("nightly/dates", run_date=day.isoformat())
     for number in (1, 2):
         site.crash(run["id"])
-        reruns = wait(lambda n=number: _if_many(site.reruns_of(first["id"]), n), LONG_S, site.tail)
+        reruns = site.wait(lambda n=number: _if_many(site.reruns_of(first["id"]), n))
         (run,) = [found for found in reruns if found["state_type"] == "SCHEDULED"]
         assert run["parameters"]["parameters"]["run_date"] == day.isoformat()
     site.crash(run["id"])
-    told = wait(lambda: site.told("waits for a person"), LONG_S, site.tail)
+    told = site.wait(lambda: site.told("waits for a person"))
     assert told == [
         {
             "subject": f"Nightblend: {run['name']}",

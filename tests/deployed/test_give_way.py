@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 from demo_nights import MODEL, batch_line, write_lines
+from processes import LONG_S, computing, halt_when, wait
 
 from tasks.dates import view_date
 from tasks.storage import open_store, plain_path
@@ -46,15 +45,6 @@ def start(root: Path, command: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait(condition, seconds: float = 150):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"did not come: {condition}")
-
-
 def test_a_backfill_stops_at_its_next_part_for_a_night_and_goes_on_after_it(tmp_path):
     for when in DAYS:
         lines = [
@@ -68,18 +58,17 @@ def test_a_backfill_stops_at_its_next_part_for_a_night_and_goes_on_after_it(tmp_
         return view_date(store, "triage", when).last_run
 
     backfill = start(tmp_path, "backfill", "--first", DAYS[0].isoformat(), "--last", DAYS[1].isoformat())
-    wait(lambda: (run := last_run(DAYS[0])) is not None and run.state.parts_of("outputs"))
+    engine = wait(lambda: (run := last_run(DAYS[0])) is not None and computing(run.log))
     # Halted, so that the night certainly comes while it computes.
-    (engine,) = [c for c in psutil.Process(backfill.pid).children() if "engine" in c.cmdline()]
-    engine.suspend()
+    halt_when(engine, lambda: last_run(DAYS[0]).state.parts_of("outputs"))
     night = start(tmp_path, "run", "--run-date", DAYS[2].isoformat())
     wait(lambda: last_run(DAYS[0]).state.stop_requested)
     engine.resume()
 
-    said, errors = night.communicate(timeout=240)
+    said, errors = night.communicate(timeout=LONG_S)
     assert night.returncode == 0, errors
     assert json.loads(said)["outputs"] == COUNT
-    said, errors = backfill.communicate(timeout=240)
+    said, errors = backfill.communicate(timeout=LONG_S)
     assert backfill.returncode == 0, errors
     result = json.loads(said)
     assert [row["outcome"] for row in result["rows"]] == ["published", "published"]

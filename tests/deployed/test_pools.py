@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from site_of_tests import JOB, LONG_S, engine_of, flow_process, long_counts, process_of, today, wait
-
-if TYPE_CHECKING:
-    from tasks.runlog import RunLog
+from processes import engine_of, flow_process, process_of, resume_when_told_to_stop
+from site_of_tests import JOB, long_counts, today
 
 COUNT = 60
 NAMES = sorted(f"r{i}" for i in range(COUNT))
@@ -46,33 +43,30 @@ def computing_for(site, day, known=()) -> dict:
         runs = site.post("/flow_runs/filter", flow_runs=named)
         return next((run for run in runs if run["id"] not in known), None)
 
-    return wait(found, LONG_S, site.tail)
+    return site.wait(found)
 
 
-def in_the_middle(site, day) -> tuple[dict, dict, RunLog]:
-    """Start a night; return its flow run, the one that computes, and the run's log, with answers in it."""
+def in_the_middle(site, day) -> tuple:
+    """Start a night; return its flow run, the one that computes, the run's log, and the halted engine."""
     site.write_day(day, long_counts(COUNT))
     night = site.start(NIGHT, run_date=day.isoformat(), publish=True)
-    return night, computing_for(site, day), site.in_the_middle(JOB, day)
-
-
-def more_parts(site, day, log, parts: int = 2):
-    """Wait until a run has so many more durable parts of answers than now."""
-    return site.in_the_middle(JOB, day, len(log.refresh().parts_of("outputs")) + parts)
+    log, engine = site.halted_in_the_middle(JOB, day)
+    return night, computing_for(site, day), log, engine
 
 
 def test_a_night_in_two_pools_is_cancelled_goes_on_and_is_published(two_pools):
     site, day = two_pools, today() - timedelta(days=64)
-    night, computing, log = in_the_middle(site, day)
+    night, computing, log, engine = in_the_middle(site, day)
     assert site.run(night["id"])["work_pool_name"] == "nightblend-cpu"
     assert (computing["work_pool_name"], computing["work_queue_name"]) == ("nightblend", "urgent")
     # The flow run in the other pool holds the run and has the engine.
     process = flow_process(log)
     assert process == process_of(computing["id"])
-    engine = engine_of(process)
+    assert engine == engine_of(process)
     assert site.get("/v2/concurrency_limits/gpu:nightblend")["active_slots"] == 1
 
     site.post(f"/flow_runs/{night['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    resume_when_told_to_stop(engine, site.tail)
     assert site.ended(night["id"])["state_type"] == "CANCELLED", site.logs(night["id"])
     ended = site.ended(computing["id"])
     assert ended["state_type"] in {"CANCELLED", "FAILED"}, site.logs(computing["id"])
@@ -101,24 +95,23 @@ def test_a_night_in_two_pools_is_cancelled_goes_on_and_is_published(two_pools):
 
 def test_either_flow_run_may_be_killed(two_pools):
     site, day = two_pools, today() - timedelta(days=65)
-    night, computing, log = in_the_middle(site, day)
+    night, computing, log, engine = in_the_middle(site, day)
     process_of(computing["id"]).kill()
+    engine.resume()
     assert site.ended(computing["id"])["state_type"] == "CRASHED"
     # The night has crashed with it, and is started again as a whole.
     assert site.ended(night["id"])["state_type"] == "CRASHED", site.logs(night["id"])
-    (rerun,) = wait(lambda: site.reruns_of(night["id"]), LONG_S, site.tail)
+    (rerun,) = site.wait(lambda: site.reruns_of(night["id"]))
     assert rerun["work_pool_name"] == "nightblend-cpu"
     second = computing_for(site, day, {computing["id"]})
-    more_parts(site, day, log)
     # Halted, so that it certainly computes when the next rerun comes.
-    engine = engine_of(process_of(second["id"]))
-    engine.suspend()
+    _, engine = site.halted_in_the_middle(JOB, day, len(log.refresh().parts_of("outputs")) + 2)
     process_of(rerun["id"]).kill()
     assert site.ended(rerun["id"])["state_type"] == "CRASHED"
     # What computes goes on; the next rerun waits for it and publishes.
-    last = wait(lambda: [r for r in site.reruns_of(night["id"]) if r["id"] != rerun["id"]], LONG_S, site.tail)
+    last = site.wait(lambda: [r for r in site.reruns_of(night["id"]) if r["id"] != rerun["id"]])
     waits = f"waits for flow run {second['name']}, which an earlier run of the date has started"
-    wait(lambda: waits in site.logs(last[0]["id"]), LONG_S, site.tail)
+    site.wait(lambda: waits in site.logs(last[0]["id"]))
     engine.resume()
     ended = site.ended(last[0]["id"])
     assert ended["state_name"] == "Completed", site.logs(ended["id"])

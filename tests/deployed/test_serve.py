@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from demo_nights import MODEL
 from prefect_server import Installation
-from site_of_tests import Site, counted, counts, today, wait
+from site_of_tests import Site, counted, counts, today
 
 JOB = "laptop"
 COUNT = 4
@@ -32,7 +32,7 @@ def test_a_laptop_serves_its_nights_until_ctrl_c(installation, tmp_path):
         laptop.started("serve", "nightblend", "serve", *options, "--ready-by", "07:00") as process,
     ):
         site.write_day(day, counts(COUNT))
-        wait(lambda: site.api.get("/deployments/name/watch/watch").is_success, 120, site.tail)
+        site.wait(lambda: site.api.get("/deployments/name/watch/watch").is_success)
         watch = site.deployment("watch/watch")["schedules"][0]["schedule"]
         assert (watch["cron"], watch["timezone"]) == ("0 7 * * *", "Europe/Berlin")
         run = site.ended(site.start("nightly/nightly")["id"])

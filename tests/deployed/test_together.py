@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from itertools import pairwise
 
-from site_of_tests import JOB, LONG_S, counts, engine_of, flow_process, long_counts, today, wait
+from site_of_tests import JOB, counts, long_counts, today
 
 from tasks.run_parts import read_table
 
@@ -34,13 +34,11 @@ def test_three_at_once_compute_one_after_the_other(site, tmp_path):
     assert first["state_name"] == "Completed", site.logs(first["id"])
 
     backfill = site.start("backfill/backfill", first=done.isoformat(), last=third.isoformat())
-    log = site.in_the_middle(JOB, second, parts=1)
     # Halted, so that the others certainly come while it computes.
-    engine = engine_of(flow_process(log))
-    engine.suspend()
+    log, engine = site.halted_in_the_middle(JOB, second, parts=1)
     nightly = site.start("nightly/nightly", run_date=night.isoformat())
     on_demand = site.start("on-demand/on-demand", run_date=asked.isoformat())
-    wait(lambda: log.refresh().stop_requested, LONG_S, site.tail)
+    site.wait(lambda: log.refresh().stop_requested)
     engine.resume()
     for run in (nightly, on_demand, backfill):
         ended = site.ended(run["id"])
