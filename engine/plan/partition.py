@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 0.01
 """Largest deviation of a replica's compute or memory work from its part that is aimed at."""
 PIECES: Final = (8, 16, 32, 64, 128, 256)
-"""Pieces per replica that are tried: fewer cuts, less computed twice; more, replicas that are more alike."""
+"""Pieces per replica that are tried, most first: replicas that are more alike; fewer: less computed twice."""
 AGAIN: Final = 0.002
 """Part of all distinct tokens that may be computed again for replicas that are more alike."""
 SLACK: Final = 0.25
@@ -99,16 +99,19 @@ def partition(tree: PrefixTree, output: Float64, cost_of: CostOf, replicas: int)
     # A work of nothing is even in any case.
     work = np.stack([compute / max(compute.sum(), 1e-300), memory / max(memory.sum(), 1e-300)], axis=1)
     of_request = _deal(output, replicas)
+    limit = AGAIN * distinct_tokens(tree)
     tried: list[Partition] = []
-    for pieces in PIECES:
-        tried.append(_evaluate(tree, _pack(ordered, work, of_request, replicas, pieces), cost_of, replicas))
-        if pieces * replicas >= n:
-            break
+    # No more than one try has as many pieces as there are requests.
+    counts = PIECES[: 1 + sum(pieces * replicas < n for pieces in PIECES)]
+    for pieces in reversed(counts):
+        found = _evaluate(tree, _pack(ordered, work, of_request, replicas, pieces), cost_of, replicas)
+        if found.imbalance <= TOLERANCE and found.recomputed_tokens <= limit:
+            return found
+        tried.insert(0, found)
     even = [found for found in tried if found.imbalance <= TOLERANCE]
-    if not even:
-        return min(tried, key=lambda found: found.imbalance)
-    cheap = [found for found in even if found.recomputed_tokens <= AGAIN * distinct_tokens(tree)]
-    return cheap[-1] if cheap else min(even, key=lambda found: found.recomputed_tokens)
+    if even:
+        return min(even, key=lambda found: found.recomputed_tokens)
+    return min(tried, key=lambda found: found.imbalance)
 
 
 def _evaluate(tree: PrefixTree, replica: Int64, cost_of: CostOf, replicas: int) -> Partition:

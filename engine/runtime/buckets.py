@@ -120,8 +120,8 @@ class Buckets:
         """Return the buckets of cut steps to capture, largest first, for each k of `kept`.
 
         Their number is bounded: tokens up to `MOST_HALF` of the budget (a half holds half of the prefill
-        tokens, and about half of the others), four times as many sequences from one size to the
-        next. With a budget of 4,096 and 512 sequences they are 75 for each k, twice as many with `cascade`.
+        tokens, and about half of the others), four times as many sequences from one size to the next. With a
+        budget of 4,096 and 512 sequences they are 75 for each k, twice as many with `cascade`.
         A step that fits into none of them stays whole.
         """
         found = [
