@@ -30,18 +30,18 @@ test: $(STAMP) lint ## every test that needs no GPU
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compiled for sm_80 and sm_90
-	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
-	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/kernels -n auto --maxprocesses 2
+	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/engine/kernels/triton -n auto --maxprocesses 2
+	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/engine/kernels/triton -n auto --maxprocesses 2
 
 test-gpu: $(STAMP) ## on a machine with a GPU: every kernel and the engine on the device
-	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/kernels tests/gpu
+	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/engine/kernels/triton tests/gpu
 
 test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root); a line of 1 GB
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
-TABLE_TESTS = $(addprefix tests/tasks/test_,warehouse.py publish_tables.py attempts.py evolution.py table_readers.py table_source.py tables_s3.py retention.py \
-	forget.py)
+TABLE_TESTS = $(addprefix tests/tasks/,warehouse attempt extract/test_table_readers.py extract/test_table_source.py \
+	operations/test_retention.py operations/test_forget.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
 	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
 

@@ -1,4 +1,4 @@
-"""``python -m engine FOLDER FD``: the engine process; see `engine.worker`."""
+"""``python -m engine FOLDER FD``: the engine process; see `engine.backends.native`."""
 
 import os
 import sys
@@ -7,6 +7,6 @@ import sys
 # bfloat16 product on the CPU ends the process. Float32 does not use them.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
-from engine.worker import main
+from engine.backends.native import main
 
 sys.exit(main(sys.argv[1:]))

@@ -19,9 +19,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.backfill_parameters import BackfillParameters
-from flows.date_runs import DateRuns, is_unsuccessful
-from flows.date_table import (
+from flows.dates.flow_runs import DateRuns, is_unsuccessful
+from flows.dates.in_process import scope_of
+from flows.parameters.backfill import BackfillParameters
+from flows.views.date_table import (
     COLUMNS,
     FAILED,
     GAVE_WAY,
@@ -36,11 +37,10 @@ from flows.date_table import (
     markdown_of,
     summary_of,
 )
-from flows.dates_here import scope_of
-from tasks.backfill import date_range, plan_dates
-from tasks.dates import DateStatus, view_date
-from tasks.give_way import waits_for
-from tasks.storage import StoreUnavailableError, open_store
+from tasks.infer.give_way import waits_for
+from tasks.operations.backfill import date_range, plan_dates
+from tasks.operations.dates import DateStatus, view_date
+from tasks.store.contract import StoreUnavailableError, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import FlowRun, State
 
-    from tasks.backfill import PlannedDate
-    from tasks.dates import DateView
-    from tasks.storage import Store
+    from tasks.operations.backfill import PlannedDate
+    from tasks.operations.dates import DateView
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ def backfill(parameters: BackfillParameters) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `flows.date_table.summary_of`. The state is `Failed` if a date failed; running it again with the
-        same id goes on.
+        As `flows.views.date_table.summary_of`. The state is `Failed` if a date failed; running it again with
+        the same id goes on.
     """
     return _run(parameters)  # type: ignore[return-value]  # Prefect returns the state's data to a caller
 

@@ -24,7 +24,7 @@ from flows.commands import (
     trust,
 )
 from flows.commands.parser import CommandParser
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = None) -> int:
-    """Run the command line and return its exit code (`tasks.accounting.ExitCode`).
+    """Run the command line and return its exit code (`tasks.base.accounting.ExitCode`).
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = Non
 
 def explain(error: BaseException) -> int:
     """Say in one line on stderr why a night did not end well; return the exit code."""
-    from flows.failures import TOLD, describe
-    from flows.night import exit_code_of
+    from flows.run.failures import TOLD, describe
+    from flows.run.sequence import exit_code_of
 
     code = exit_code_of(error)
     text = "stopped." if isinstance(error, KeyboardInterrupt) else describe(error)

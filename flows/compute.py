@@ -1,7 +1,7 @@
 """The flow that has a GPU: step infer of a night that was prepared, and will be published, elsewhere.
 
-A night with `compute_on` starts it (`flows.compute_runs`) and waits. Nothing is published here, no source is
-read and no catalog is needed, so a machine with a GPU is held for computing alone.
+A night with `compute_on` starts it (`flows.placement.prefect_pool`) and waits. Nothing is published here, no
+source is read and no catalog is needed, so a machine with a GPU is held for computing alone.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.failures import TOLD, UnexpectedError, describe
-from flows.night import Silent, recorded_attempt
-from flows.parameters import NightlyParameters  # noqa: TC001 - Prefect reads the annotation when it runs
-from flows.progress import FlowReporter
-from flows.steps import STEPS, told
-from tasks.handover import Handover, open_handed
-from tasks.infer import StoppedError
-from tasks.plan import take_plan
-from tasks.runlog import NotHandedOverError
+from flows.parameters.nightly import NightlyParameters  # noqa: TC001 - Prefect reads the annotation when it runs
+from flows.run.failures import TOLD, UnexpectedError, describe
+from flows.run.prefect_tasks import STEPS, told
+from flows.run.sequence import Silent, recorded_attempt
+from flows.views.progress import FlowReporter
+from tasks.infer.infer import StoppedError
+from tasks.infer.placement.handover import Handover, open_handed
+from tasks.plan.plan import take_plan
+from tasks.runlog.log import NotHandedOverError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-    from flows.night import Reporter, Steps
+    from flows.run.sequence import Reporter, Steps
 
 FLOW_RUN = "flow_run"
 """In the parameters of a claim: the flow run that computes."""
@@ -80,7 +80,7 @@ def compute_handed(
     Raises
     ------
     Exception
-        As `tasks.handover.open_handed` and step `infer`.
+        As `tasks.infer.placement.handover.open_handed` and step `infer`.
     """
     reporter = reporter or Silent()
     infer = steps.reported_to(reporter).infer

@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.estimate_parameters import EstimateParameters  # noqa: TC001 - Prefect reads it
+from flows.parameters.estimate import EstimateParameters  # noqa: TC001 - Prefect reads it
 from tasks.estimate.estimate import estimate as make_estimate
 from tasks.estimate.page import document
 from tasks.report.document import to_html, to_markdown

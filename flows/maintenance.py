@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from tasks.catalogs import choose_catalog
-from tasks.retention import Retention, clean_up
-from tasks.storage import open_store
+from tasks.operations.retention import Retention, clean_up
+from tasks.store.contract import open_store
+from tasks.warehouse.catalogs import choose_catalog
 
 
 @flow(name="maintain", persist_result=False)
@@ -34,14 +34,14 @@ def maintain(
     job, store, catalog
         As of the nightly.
     runs_days, parsed_days, publications_days, snapshots_days
-        How long each class is kept (`tasks.retention.Retention`); empty keeps it for ever.
+        How long each class is kept (`tasks.operations.retention.Retention`); empty keeps it for ever.
     dry_run
         Say what would be deleted, and delete nothing.
 
     Returns
     -------
     dict
-        `folders, bytes`: deleted, or to be; `tables`: as `tasks.maintenance.maintain_tables`.
+        `folders, bytes`: deleted, or to be; `tables`: as `tasks.warehouse.maintenance.maintain_tables`.
     """
     log = get_run_logger()
     retention = Retention(runs_days, parsed_days, publications_days, snapshots_days)

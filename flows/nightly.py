@@ -2,8 +2,8 @@
 
     python -m flows.nightly --job demo --source logs/ --store store/ --model model/ --run-date 2026-11-22
 
-The order of the steps is that of `flows.night.run_night`; here they are tasks, so that each has its state,
-log and time in Prefect. `flows.on_demand` runs the same for a person who gives the date.
+The order of the steps is that of `flows.run.sequence.run_night`; here they are tasks, so that each has its
+state, log and time in Prefect. `flows.on_demand` runs the same for a person who gives the date.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.artifacts import show_result
-from flows.catch_up import catching_up
-from flows.compute_runs import steps_on
-from flows.failures import TOLD, UnexpectedError, describe
-from flows.night import run_night
-from flows.parameters import NightlyParameters
-from flows.progress import FlowReporter
-from flows.published import tell_published
-from flows.steps import STEPS
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
-from tasks.handover import ComputeCrashedError
-from tasks.infer import StoppedError
+from flows.dates.catch_up import catching_up
+from flows.parameters.nightly import NightlyParameters
+from flows.placement.prefect_pool import steps_on
+from flows.run.failures import TOLD, UnexpectedError, describe
+from flows.run.prefect_tasks import STEPS
+from flows.run.sequence import run_night
+from flows.views.artifacts import show_result
+from flows.views.events import tell_published
+from flows.views.progress import FlowReporter
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
+from tasks.infer.infer import StoppedError
+from tasks.infer.placement.handover import ComputeCrashedError
 
 if TYPE_CHECKING:
     from datetime import date
@@ -62,7 +62,8 @@ def nightly(parameters: NightlyParameters) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `flows.night.run_night`; the state is `CompletedWithErrors` if more rows were bad than allowed.
+        As `flows.run.sequence.run_night`; the state is `CompletedWithErrors` if more rows were bad than
+        allowed.
     """
     return run_as_flow(parameters)  # type: ignore[return-value]  # Prefect returns the state's data to a caller
 
@@ -78,7 +79,7 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     Raises
     ------
     Exception
-        As `flows.night.run_night`; what is not told there becomes an `UnexpectedError`.
+        As `flows.run.sequence.run_night`; what is not told there becomes an `UnexpectedError`.
     """
     log = get_run_logger()
     try:

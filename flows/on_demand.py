@@ -9,7 +9,7 @@ from prefect import flow
 from pydantic import ConfigDict, Field
 
 from flows.nightly import run_as_flow, run_name
-from flows.parameters import NightlyParameters
+from flows.parameters.nightly import NightlyParameters
 
 
 class OnDemandParameters(NightlyParameters):
@@ -37,6 +37,6 @@ def on_demand(parameters: OnDemandParameters) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `flows.night.run_night`.
+        As `flows.run.sequence.run_night`.
     """
     return run_as_flow(parameters)  # type: ignore[return-value]  # Prefect returns the state's data to a caller

@@ -14,8 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.events import emit_event
 
-from flows.date_runs import RERUN_TAG as TAG
-from flows.parameters import NightlyParameters
+from flows.dates.flow_runs import RERUN_TAG as TAG
+from flows.parameters.nightly import NightlyParameters
 
 if TYPE_CHECKING:
     from datetime import datetime

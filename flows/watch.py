@@ -16,11 +16,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import ConfigDict, Field
 
-from flows.form import SLUG, Form
-from tasks.dates import view_date
-from tasks.run_date import resolve_run_date
-from tasks.status import date_status
-from tasks.storage import open_store
+from flows.parameters.form import SLUG, Form
+from tasks.base.run_date import resolve_run_date
+from tasks.operations.dates import view_date
+from tasks.operations.status import date_status
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -1,1 +1,1 @@
-"""One step of a night each: a thin Prefect task over a plain function."""
+"""The steps of a night and what they stand on; no file here knows Prefect (rooms: `docs/architecture.md`)."""

@@ -16,8 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from engine.cost import measure_cpu, step_cost
-from engine.devices import (
+from engine.cost.devices import (
     check_kv_dtype,
     device_uuid,
     find_device,
@@ -27,16 +26,17 @@ from engine.devices import (
     nominal_profile,
     torch_dtype,
 )
+from engine.cost.metrics import step_metrics
+from engine.cost.step import measure_cpu, step_cost
 from engine.errors import EngineError
-from engine.handoff import Job, read_job, write_message, write_plan_file
-from engine.metrics import step_metrics
+from engine.job.format import Job, read_job, write_message, write_plan_file
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings
-from engine.runtime.revision import Reviser
+from engine.runtime.sample.token_text import TokenText
+from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
-from engine.runtime.token_text import TokenText
 
 if TYPE_CHECKING:
     import numpy as np

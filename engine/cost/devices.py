@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.cost import NOMINAL, DeviceProfile, ModelShape
+from engine.cost.step import NOMINAL, DeviceProfile, ModelShape
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def nominal_profile(device: str) -> DeviceProfile:
-    """Return the nominal figures of a device: a name of `engine.cost.NOMINAL`, or a CUDA device here.
+    """Return the nominal figures of a device: a name of `engine.cost.step.NOMINAL`, or a CUDA device here.
 
     A GPU that the cost model does not know counts as an A100: it orders requests, and promises nothing.
     """

@@ -2,7 +2,7 @@
 
 A name tells where a figure comes from:
 
-    modelled_*     the resource model alone (`engine.cost`): what the work should take
+    modelled_*     the resource model alone (`engine.cost.step`): what the work should take
     measured_*     the device's own counters, read beside the engine; absent where there are none, never 0
     ideal_*        what a perfect schedule could reach
     all others     counted by the engine, or modelled work over measured time (MFU, MBU, overlap)
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine.cost import pair_seconds, step_compute_seconds, step_memory_seconds
+from engine.cost.step import pair_seconds, step_compute_seconds, step_memory_seconds
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import ModelShape, StepCost
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
+    from engine.cost.step import ModelShape, StepCost
     from engine.runtime.core import StepSample
 
     Floats = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What no schedule can beat: the optimum of requests, room for KV; terms of `engine.cost`."""
+"""What no schedule can beat: the optimum of requests, room for KV; terms of `engine.cost.step`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.cost import ModelShape, step_compute_seconds, step_memory_seconds
+from engine.cost.step import ModelShape, step_compute_seconds, step_memory_seconds
 from engine.jit import njit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import DeviceProfile, StepCost
+    from engine.cost.step import DeviceProfile, StepCost
 
     Floats = npt.NDArray[np.float64]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.cost.profiles import NOMINAL, DeviceProfile, measure_cpu
 from engine.jit import njit_in_place
-from engine.profiles import NOMINAL, DeviceProfile, measure_cpu
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from engine.cost.profiles import Points
     from engine.models.config import ModelConfig
-    from engine.profiles import Points
 
     Floats = npt.NDArray[np.float64]
 

@@ -6,13 +6,13 @@ Folder (format version 5)
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
     requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
-    profile.json    the device profile the plan counts with (`engine.profiles`); absent: the nominal one
+    profile.json    the device profile the plan counts with (`engine.cost.profiles`); absent: the nominal one
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
-    answers     `items`: finished sequences of one step (`engine.worker.answer_item`)
-    step        figures of one step (`engine.runtime.core.StepSample` and `engine.metrics.step_metrics`)
+    answers     `items`: finished sequences of one step (`engine.backends.native.answer_item`)
+    step        figures of one step (`engine.runtime.core.StepSample` and `engine.cost.metrics.step_metrics`)
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
@@ -30,11 +30,11 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.cost.profiles import DeviceProfile, read_profile, write_profile
 from engine.errors import EngineError
 from engine.plan.policies import Plan
 from engine.plan.replan import Replanning
-from engine.profiles import DeviceProfile, read_profile, write_profile
-from engine.runtime.sampling import Sampling
+from engine.runtime.sample.sampling import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ class JobSettings:
     model
         Path of the model folder.
     dtype, kv_dtype, device
-        Compute precision and device, as `engine.devices` names them.
+        Compute precision and device, as `engine.cost.devices` names them.
     kv_tokens
         KV memory in tokens; None lets the engine choose.
     page_size, token_budget, max_sequences

@@ -22,7 +22,7 @@ from engine.plan.scan import Scan, make_scan
 from engine.plan.tree import build_tree, distinct_tokens, hit_rate_optimum, node_costs
 
 if TYPE_CHECKING:
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.order import Accept, CostOf
     from engine.plan.scan import Bool
     from engine.plan.tree import Float64, Int32, Int64, NodeCosts, PrefixTree

@@ -24,7 +24,7 @@ from engine.plan.tree import PrefixTree, link_tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]

@@ -69,7 +69,7 @@ class Scan(NamedTuple):
         position at the right and how many wait there; retries waiting; the segment; the steps
         before which the two sides are not asked again, because nobody fitted (`rest`, `wake`); memory-heavy
         retries waiting; and whether estimates have changed since the sides were balanced
-        (`engine.runtime.admission.relieve`).
+        (`engine.runtime.schedule.admission.relieve`).
     retry
         int32 [N]: retracted requests, which go before any new one of their side: the memory-heavy ones from
         the end on, the others from the beginning.

@@ -16,7 +16,7 @@ from engine.jit import njit
 from engine.plan.sort import sort_pairs, sort_prompts
 
 if TYPE_CHECKING:
-    from engine.cost import ModelShape
+    from engine.cost.step import ModelShape
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -1,7 +1,7 @@
 """The engine loop: relieve memory, admit, launch a step, take in what it sampled, hand out finished answers.
 
 With a runner that lags, a step is launched before the result of the one before is known; see
-`engine.runtime.flight`.
+`engine.runtime.schedule.flight`.
 """
 
 from __future__ import annotations
@@ -13,29 +13,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.decoder import Decoder
-from engine.runtime import admission, scheduler, state
-from engine.runtime import flight as flights
-from engine.runtime.forecast import RULES
-from engine.runtime.logprobs import LogprobStore
-from engine.runtime.pacing import prepare
-from engine.runtime.pages import N_EVICTED, available, check, make_pool
-from engine.runtime.runner import CpuRunner, LogprobWish
-from engine.runtime.sampling import Sampling, StopChecker
+from engine.runtime import state
+from engine.runtime.cpu.runner import CpuRunner, LogprobWish
+from engine.runtime.kv.pages import N_EVICTED, available, check, make_pool
+from engine.runtime.sample.logprobs import LogprobStore
+from engine.runtime.sample.sampling import Sampling, StopChecker
+from engine.runtime.schedule import admission
+from engine.runtime.schedule import flight as flights
+from engine.runtime.schedule import step as scheduler
+from engine.runtime.schedule.forecast import RULES
+from engine.runtime.schedule.pacing import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.plan.policies import Plan
-    from engine.runtime.flight import Flight
-    from engine.runtime.logprobs import TokenLogprobs
-    from engine.runtime.revision import Reviser
-    from engine.runtime.runner import Launched, Runner
+    from engine.runtime.cpu.runner import Launched, Runner
+    from engine.runtime.sample.logprobs import TokenLogprobs
+    from engine.runtime.schedule.flight import Flight
+    from engine.runtime.schedule.revision import Reviser
     from engine.runtime.state import Int32, Int64
 
 REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
@@ -59,7 +61,8 @@ class EngineSettings:
         Let the remaining work decide how many tokens a step computes, at most `token_budget`: for devices
         that overlap compute and memory work.
     admission
-        What has to fit into memory for a request to be admitted: a key of `engine.runtime.forecast.RULES`.
+        What has to fit into memory for a request to be admitted: a key of
+        `engine.runtime.schedule.forecast.RULES`.
     verify
         Check the invariants of the page pool after every step (slow; for tests).
     """

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.devices import cpu_kv_tokens
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.memory import CudaMemory, DeviceMemory, measured_kv_tokens
-from engine.runtime.runner import CpuRunner
+from engine.cost.devices import cpu_kv_tokens
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.memory import CudaMemory, DeviceMemory, measured_kv_tokens
+from engine.runtime.device.runner import DeviceRunner
 
 if TYPE_CHECKING:
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.models.decoder import Decoder
-    from engine.runtime.device_attention import AttentionOps
-    from engine.runtime.overlap import Overlap
-    from engine.runtime.runner import Runner
+    from engine.runtime.cpu.runner import Runner
+    from engine.runtime.device.attention import AttentionOps
+    from engine.runtime.device.overlap import Overlap
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def make_runner(
     overlap
         How steps run in two nano-batches; None leaves them whole. Not used by jobs until it is measured.
     cascade
-        See `engine.runtime.device_runner.DeviceRunner`.
+        See `engine.runtime.device.runner.DeviceRunner`.
 
     Raises
     ------

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.cost import DeviceProfile, ModelShape, step_cost, step_seconds
+from engine.cost.step import DeviceProfile, ModelShape, step_cost, step_seconds
 from engine.errors import EngineError
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings, StepSample
-from engine.runtime.sampling import Sampling
+from engine.runtime.sample.sampling import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from engine.runtime.runner import Runner
+    from engine.runtime.cpu.runner import Runner
 
     Floats = npt.NDArray[np.float64]
 

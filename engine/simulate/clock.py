@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.cost import pair_seconds, step_compute_seconds, step_memory_seconds
+from engine.cost.step import pair_seconds, step_compute_seconds, step_memory_seconds
 from engine.jit import njit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
 
     Int64 = npt.NDArray[np.int64]
     Float64 = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ def step_times(cost: StepCost, trace: Int64, *, overlap: bool, fitted: bool) -> 
     cost
         The device. Its interference counts where work overlaps.
     trace
-        int64 [steps, 7], as `engine.simulate.simulate` records it.
+        int64 [steps, 7], as `engine.simulate.simulate.simulate` records it.
     fitted
         Whether the device's figures were fitted to measured steps.
     """

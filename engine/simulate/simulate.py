@@ -1,7 +1,7 @@
 """The real scheduler over a modelled device: what an order does to cache, steps and time, without a model.
 
 The policy, the ledgers and the page pool are the very functions that the engine runs, called in one compiled
-loop; only the device is modelled (`engine.cost`) and the answers' lengths are given. Steps in which all
+loop; only the device is modelled (`engine.cost.step`) and the answers' lengths are given. Steps in which all
 sequences decode, nobody ends and nobody can join are advanced together (`_jump`). Without a device it gives
 the best hit rate that a KV memory allows (depth-first order, known lengths).
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from engine.cost import (
+from engine.cost.step import (
     NOMINAL,
     ModelShape,
     StepCost,
@@ -26,25 +26,25 @@ from engine.cost import (
 from engine.jit import njit_in_place
 from engine.plan.scan import SIDES_MOVED, quiet_until
 from engine.runtime import state
-from engine.runtime.admission import admit, relieve, take_next_page
-from engine.runtime.forecast import RULES, known_tokens
-from engine.runtime.pacing import prepare
-from engine.runtime.pages import N_EVICTED, available, held, make_pool
-from engine.runtime.scheduler import build, retire
-from engine.runtime.shared_pages import find_groups, leading_single_rows, make_groups, make_room
+from engine.runtime.kv.pages import N_EVICTED, available, held, make_pool
+from engine.runtime.kv.shared_pages import find_groups, leading_single_rows, make_groups, make_room
+from engine.runtime.schedule.admission import admit, relieve, take_next_page
+from engine.runtime.schedule.forecast import RULES, known_tokens
+from engine.runtime.schedule.pacing import prepare
+from engine.runtime.schedule.step import build, retire
 
 if TYPE_CHECKING:
     from engine.plan.policies import Plan
     from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
-    from engine.runtime.pages import PagePool
-    from engine.runtime.revision import Reviser
-    from engine.runtime.shared_pages import Groups, Room
+    from engine.runtime.kv.pages import PagePool
+    from engine.runtime.kv.shared_pages import Groups, Room
+    from engine.runtime.schedule.revision import Reviser
     from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
 
 SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD, JUMPED = range(6)
 TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
-"""What is recorded of each step: the arguments of `engine.cost.step_seconds`, and three counts."""
+"""What is recorded of each step: the arguments of `engine.cost.step.step_seconds`, and three counts."""
 _LEAST_JUMP = 4
 """Fewer steps than this are not worth preparing a jump."""
 _NO_COST = step_cost(ModelShape(1, 1, 1, 1, 1, 1), NOMINAL["cpu"])

@@ -8,14 +8,14 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flows.backfill_parameters import BackfillParameters, new_id
 from flows.commands.parser import add_command, add_fields, interrupt
-from flows.parameters import NightlyParameters
+from flows.parameters.backfill import BackfillParameters, new_id
+from flows.parameters.nightly import NightlyParameters
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
-    from flows.date_table import DateEntry
-    from flows.night import Reporter
+    from flows.run.sequence import Reporter
+    from flows.views.date_table import DateEntry
 
 _NOT_HERE = frozenset(
     {"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way", "compute_on"}
@@ -58,7 +58,7 @@ def execute(options: dict[str, Any]) -> int:
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
-        from flows.date_table import print_summary
+        from flows.views.date_table import print_summary
 
         print_summary(result)
     return int(result["exit_code"])
@@ -75,8 +75,8 @@ def _with_flow(asked: BackfillParameters) -> dict[str, Any]:
 
 
 def _here(asked: BackfillParameters, night: NightlyParameters) -> dict[str, Any]:
-    from flows.console import ConsoleReporter
-    from flows.dates_here import backfill_here
+    from flows.dates.in_process import backfill_here
+    from flows.views.console import ConsoleReporter
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     asked = asked.model_copy(update={"backfill_id": asked.backfill_id or new_id()})

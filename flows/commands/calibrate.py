@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
     from flows.commands.parser import Commands
 
 
@@ -39,8 +39,8 @@ def execute(options: dict[str, Any]) -> int:
     """Measure, write the profile and say how far it can be trusted."""
     from dataclasses import asdict
 
-    from engine.profiles import write_profile
-    from tasks.calibrate import calibrate_device
+    from engine.cost.profiles import write_profile
+    from tasks.operations.calibrate import calibrate_device
 
     as_json, out = options.pop("json"), Path(options.pop("out"))
     if not out.parent.is_dir():

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands

@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, parse_date
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flows.commands.parser import Commands
-    from tasks.doctor import Check
+    from tasks.operations.doctor import Check
 
 
 def add(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
 
 def verdict(checks: Sequence[Check]) -> str:
     """Return the last line: whether a night can run, and what to look at before it does."""
-    from tasks.doctor import FAILED, WARNING
+    from tasks.operations.doctor import FAILED, WARNING
 
     failed, warned = ([c.name for c in checks if c.outcome == outcome] for outcome in (FAILED, WARNING))
     if failed:
@@ -56,9 +56,9 @@ def execute(options: dict[str, Any]) -> int:
 
     from rich.console import Console
 
-    from flows.doctor import examine
-    from tasks.doctor import FAILED, SKIPPED, WARNING, Asked
-    from tasks.run_date import resolve_run_date
+    from flows.deploy.doctor import examine
+    from tasks.base.run_date import resolve_run_date
+    from tasks.operations.doctor import FAILED, SKIPPED, WARNING, Asked
 
     as_json, places = options.pop("json"), (options.pop("pool"), options.pop("compute_on"))
     given, timezone = options.pop("run_date"), options.pop("timezone")

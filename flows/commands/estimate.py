@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields
-from flows.estimate_parameters import EstimateParameters
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
+from flows.parameters.estimate import EstimateParameters
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Make the estimate and print it."""
-    from flows.estimate_view import print_estimate
+    from flows.views.estimate import print_estimate
 
     as_json, with_flow = options.pop("json"), options.pop("with_flow", None)
     parameters = EstimateParameters.parse(options)

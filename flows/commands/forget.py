@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -36,9 +36,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Do it, and say which dates held them."""
-    from tasks.catalogs import choose_catalog
-    from tasks.forget import Wanted, forget
-    from tasks.storage import open_store
+    from tasks.operations.forget import Wanted, forget
+    from tasks.store.contract import open_store
+    from tasks.warehouse.catalogs import choose_catalog
 
     catalog = choose_catalog(options["catalog"], options["store"])
     wanted = Wanted(options["tenant"], frozenset(options["request_id"]))

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -23,7 +23,7 @@ _CLASSES = {
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    from tasks.retention import Retention
+    from tasks.operations.retention import Retention
 
     parser = add_command(
         commands,
@@ -49,9 +49,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Delete, and say what."""
-    from tasks.catalogs import choose_catalog
-    from tasks.retention import Retention, clean_up
-    from tasks.storage import open_store
+    from tasks.operations.retention import Retention, clean_up
+    from tasks.store.contract import open_store
+    from tasks.warehouse.catalogs import choose_catalog
 
     retention = Retention(**{name: _days(name, options[f"{name}_days"]) for name in _CLASSES})
     catalog = choose_catalog(options["catalog"], options["store"])

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Print it."""
-    from flows.inspect_view import print_inspection
-    from tasks.inspect_run import inspect_run
+    from flows.views.inspect import print_inspection
+    from tasks.report.inspect_run import inspect_run
 
     result = inspect_run(options["run"], options["top"])
     if options["json"]:

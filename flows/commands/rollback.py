@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, parse_date
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -31,9 +31,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Roll the date back and say to which publication."""
-    from tasks.catalogs import choose_catalog
-    from tasks.publication import roll_back
-    from tasks.storage import open_store
+    from tasks.publish.publication import roll_back
+    from tasks.store.contract import open_store
+    from tasks.warehouse.catalogs import choose_catalog
 
     day = parse_date(options["run_date"])
     catalog = choose_catalog(options["catalog"], options["store"])

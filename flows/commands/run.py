@@ -11,8 +11,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields, interrupt
-from flows.parameters import NightlyParameters
-from tasks.errors import ConfigurationError
+from flows.parameters.nightly import NightlyParameters
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -67,9 +67,9 @@ def _here(parameters: NightlyParameters, *, as_json: bool) -> int:
         )
     request = parameters.to_request()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    from flows.catch_up import catching_up
-    from flows.console import ConsoleReporter
-    from flows.night import run_night
+    from flows.dates.catch_up import catching_up
+    from flows.run.sequence import run_night
+    from flows.views.console import ConsoleReporter
 
     reporter = ConsoleReporter()
     with catching_up(parameters, request.run_date):
@@ -82,11 +82,11 @@ def _here(parameters: NightlyParameters, *, as_json: bool) -> int:
 
 def _print(result: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
-        from flows.night import RESULT_KEYS
+        from flows.run.sequence import RESULT_KEYS
 
         print(json.dumps({key: result[key] for key in RESULT_KEYS}, ensure_ascii=False), flush=True)
     else:
-        from flows.console import print_table
+        from flows.views.console import print_table
 
         print_table(result)
     return int(result["exit_code"])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flows.commands.deploy import check_server
 from flows.commands.parser import add_command, add_fields, parse_ready_by
-from flows.parameters import NightlyParameters
-from tasks.accounting import ExitCode
-from tasks.errors import ConfigurationError
+from flows.parameters.nightly import NightlyParameters
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands

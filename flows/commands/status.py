@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, parse_date, parse_ready_by
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 
 def add(commands: Commands) -> None:
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Print it."""
-    from tasks.storage import open_store
+    from tasks.store.contract import open_store
 
     store = open_store(options["store"])
     if options["run_date"] is None and options["ready_by"] is None:
@@ -49,9 +49,9 @@ def execute(options: dict[str, Any]) -> int:
 
 
 def _one(store: Store, options: dict[str, Any]) -> int:
-    from flows.status_view import print_status
-    from tasks.dates import DateStatus
-    from tasks.status import date_status
+    from flows.views.status import print_status
+    from tasks.operations.dates import DateStatus
+    from tasks.operations.status import date_status
 
     late = None
     if options["ready_by"] is not None:
@@ -74,7 +74,7 @@ def _one(store: Store, options: dict[str, Any]) -> int:
 def _overdue(store: Store, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a date, imported late
     from datetime import UTC, datetime
 
-    from tasks.status import overdue
+    from tasks.operations.status import overdue
 
     return overdue(
         store,
@@ -89,9 +89,9 @@ def _overdue(store: Store, options: dict[str, Any]) -> Any:  # noqa: ANN401 - a 
 def _recent(store: Store, options: dict[str, Any]) -> int:
     from datetime import UTC, datetime
 
-    from flows.status_view import print_dates
-    from tasks.run_date import resolve_run_date
-    from tasks.status import recent_status
+    from flows.views.status import print_dates
+    from tasks.base.run_date import resolve_run_date
+    from tasks.operations.status import recent_status
 
     last = resolve_run_date(
         None,

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from flows.commands.parser import Commands
@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Print the errors."""
-    from flows.estimate_view import print_trust
-    from tasks.trust import past_errors
+    from flows.views.estimate import print_trust
+    from tasks.estimate.trust import past_errors
 
     result = past_errors(options["store"], options["job"], max(1, options["runs"]))
     if options["json"]:

@@ -8,23 +8,23 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from flows.date_table import entries_of
-from flows.dates_here import run_here, scope_of
-from flows.failures import describe
-from flows.night import exit_code_of
-from tasks.accounting import ExitCode
-from tasks.backfill import date_range, plan_dates
-from tasks.errors import ConfigurationError
-from tasks.run_date import is_dated
-from tasks.storage import open_store
+from flows.dates.in_process import run_here, scope_of
+from flows.run.failures import describe
+from flows.run.sequence import exit_code_of
+from flows.views.date_table import entries_of
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import is_dated
+from tasks.operations.backfill import date_range, plan_dates
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
 
-    from flows.night import Steps
-    from flows.parameters import NightlyParameters
-    from tasks.backfill import PlannedDate
+    from flows.parameters.nightly import NightlyParameters
+    from flows.run.sequence import Steps
+    from tasks.operations.backfill import PlannedDate
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def catching_up(
     deployment
         Id of the deployment that started the night: the dates become flow runs of it. None runs them here.
     steps
-        As for `flows.night.run_night`, for dates that run here.
+        As for `flows.run.sequence.run_night`, for dates that run here.
     """
     planned: list[PlannedDate] = []
     with _logged("the dates before could not be looked at"):
@@ -116,7 +116,7 @@ def _have_run(
         for entry in entries:
             log.warning("%s %s", entry.planned.run_date, entry.outcome)
         return
-    from flows.date_runs import DateRuns
+    from flows.dates.flow_runs import DateRuns
 
     try:
         runs = DateRuns.of(DATES, asked_by, night=night, queue="backfill")

@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from pydantic import ValidationError
 
-from flows.parameters import NightlyParameters
-from tasks.errors import ConfigurationError
+from flows.parameters.nightly import NightlyParameters
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from datetime import date

@@ -6,8 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flows.backfill_parameters import new_id
-from flows.date_table import (
+from flows.parameters.backfill import new_id
+from flows.run.sequence import exit_code_of, run_night
+from flows.views.date_table import (
     FAILED,
     GAVE_WAY,
     PUBLISHED,
@@ -17,27 +18,26 @@ from flows.date_table import (
     entries_of,
     summary_of,
 )
-from flows.night import exit_code_of, run_night
-from tasks.accounting import ExitCode
-from tasks.backfill import Scope, date_range, plan_dates
-from tasks.dates import view_date
-from tasks.errors import bounded
-from tasks.give_way import wait_until_free, waits_for
-from tasks.identity import model_digest
-from tasks.infer import StoppedError
-from tasks.inputs import find_model
-from tasks.storage import open_store
+from tasks.attempt.prepare import find_model
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import bounded
+from tasks.base.identity import model_digest
+from tasks.infer.give_way import wait_until_free, waits_for
+from tasks.infer.infer import StoppedError
+from tasks.operations.backfill import Scope, date_range, plan_dates
+from tasks.operations.dates import view_date
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import date
     from typing import Any
 
-    from flows.backfill_parameters import BackfillParameters
-    from flows.date_table import DateEntry
-    from flows.night import Reporter, Steps
-    from flows.parameters import NightlyParameters
-    from tasks.storage import Store
+    from flows.parameters.backfill import BackfillParameters
+    from flows.parameters.nightly import NightlyParameters
+    from flows.run.sequence import Reporter, Steps
+    from flows.views.date_table import DateEntry
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def backfill_here(
     Returns
     -------
     dict
-        As `flows.date_table.summary_of`.
+        As `flows.views.date_table.summary_of`.
 
     Raises
     ------

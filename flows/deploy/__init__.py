@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 SAFE_ENVIRONMENT: Final = {"PYTHONSAFEPATH": "1", "PREFECT_PLUGINS_ENABLED": "true"}
-"""What keeps files of the working directory from standing in for our packages, see `flows.plugin`."""
+"""What keeps files of the working directory from standing in for our packages, see `flows.deploy.plugin`."""
 HEARTBEAT_S: Final = 30
 """Between two signs of life of a flow run."""
 RUN_ENVIRONMENT: Final = {**SAFE_ENVIRONMENT, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}

@@ -16,10 +16,10 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
 from flows.deploy import HEARTBEAT_S
-from flows.published import EVENT as PUBLISHED
 from flows.recover import EXHAUSTED
+from flows.views.events import EVENT as PUBLISHED
 from flows.watch import OVERDUE
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

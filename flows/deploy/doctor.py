@@ -6,15 +6,15 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from tasks.doctor import FAILED, OK, SKIPPED, WARNING, Check, check_night
-from tasks.errors import ConfigurationError, bounded
+from tasks.base.errors import ConfigurationError, bounded
+from tasks.operations.doctor import FAILED, OK, SKIPPED, WARNING, Check, check_night
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefect.client.orchestration import SyncPrefectClient
 
-    from tasks.doctor import Asked
+    from tasks.operations.doctor import Asked
 
 COMPUTES: Final = "flows.compute.compute"
 """Entrypoint of what computes for a night."""
@@ -67,9 +67,9 @@ def check_compute(compute_on: str, pool: str | None) -> Check:
     def look(client: SyncPrefectClient, _: str) -> Check:
         from prefect.exceptions import ObjectNotFound
 
-        from flows.compute_runs import has_one_place
-        from flows.date_runs import find_deployment
-        from flows.steps import limit_name
+        from flows.dates.flow_runs import find_deployment
+        from flows.placement.prefect_pool import has_one_place
+        from flows.run.prefect_tasks import limit_name
 
         found = find_deployment(client, compute_on, "--compute-on")
         if found.entrypoint != COMPUTES:

@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.deploy import SAFE_ENVIRONMENT
 from flows.deploy.pools import base_job_template
-from flows.steps import limit_name
-from tasks.errors import ConfigurationError
+from flows.run.prefect_tasks import limit_name
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from flows.deploy.automations import RERUN_TAG, TAG, install
 from flows.nightly import nightly
 from flows.on_demand import on_demand
 from flows.recover import recover
-from flows.steps import limit_name
+from flows.run.prefect_tasks import limit_name
 from flows.watch import watch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prefect.deployments.runner import RunnerDeployment
 
-    from flows.parameters import NightlyParameters
+    from flows.parameters.nightly import NightlyParameters
 
 AT_A_TIME = 4
 """Flow runs of one process; how many compute is the limit's matter."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.devices import KV_DTYPES
+from engine.cost.devices import KV_DTYPES
 from engine.plan.policies import POLICIES
-from flows.form import SLUG, Form
-from tasks.errors import ConfigurationError
-from tasks.readers.formats import AUTO, FORMATS
+from flows.parameters.form import SLUG, Form
+from tasks.base.errors import ConfigurationError
+from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -163,7 +163,7 @@ class EstimateParameters(Form):
         from tasks.estimate.estimate import EstimateRequest
         from tasks.estimate.read import Source
         from tasks.estimate.report import Question
-        from tasks.readers.generic import parse_columns
+        from tasks.extract.readers.generic import parse_columns
 
         if (self.store is None) != (self.job is None):
             raise ConfigurationError(

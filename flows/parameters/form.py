@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from tasks.errors import ConfigurationError, bounded
+from tasks.base.errors import ConfigurationError, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

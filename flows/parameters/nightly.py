@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.devices import DTYPES, KV_DTYPES
+from engine.cost.devices import DTYPES, KV_DTYPES
 from engine.plan.lengths import ESTIMATORS, LOGGED
 from engine.plan.policies import POLICIES
-from flows.form import SLUG, Form, option
-from flows.presets import PRESETS, STANDARD
-from tasks.errors import ConfigurationError
-from tasks.readers.formats import AUTO, FORMATS
+from flows.parameters.form import SLUG, Form, option
+from flows.parameters.presets import PRESETS, STANDARD
+from tasks.base.errors import ConfigurationError
+from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from tasks.inputs import NightRequest
+    from tasks.attempt.prepare import NightRequest
 
 
 class NightlyParameters(Form):
@@ -287,7 +287,7 @@ class NightlyParameters(Form):
 
     def resolve_date(self, now: datetime | None = None) -> date:
         """Return the date to run for; arguments and errors are those of `to_request`."""
-        from tasks.run_date import resolve_run_date
+        from tasks.base.run_date import resolve_run_date
 
         return resolve_run_date(
             self.run_date,
@@ -312,7 +312,7 @@ class NightlyParameters(Form):
         return self.model_copy(update={**left, "preset": STANDARD})
 
     def _device(self) -> str:
-        from engine.devices import check_kv_dtype, device_elsewhere, find_device
+        from engine.cost.devices import check_kv_dtype, device_elsewhere, find_device
 
         here = self.compute_on is None
         device = find_device(self.device) if here else device_elsewhere(self.device)
@@ -337,15 +337,15 @@ class NightlyParameters(Form):
         """
         if self.preset != STANDARD:
             return self.with_preset().to_request(now)
-        from engine.devices import DeviceError, default_step, find_dtype
-        from engine.profiles import ProfileError, read_profile
-        from flows.options import night_options
-        from tasks.catalogs import choose_catalog
-        from tasks.inputs import NightRequest
-        from tasks.night import NightSettings
-        from tasks.readers.generic import parse_columns
-        from tasks.readers.registry import find_reader
-        from tasks.sampling import SamplingDefaults
+        from engine.cost.devices import DeviceError, default_step, find_dtype
+        from engine.cost.profiles import ProfileError, read_profile
+        from flows.parameters.to_request import night_options
+        from tasks.attempt.prepare import NightRequest
+        from tasks.extract.readers.generic import parse_columns
+        from tasks.extract.readers.registry import find_reader
+        from tasks.night.night import NightSettings
+        from tasks.requests.sampling import SamplingDefaults
+        from tasks.warehouse.catalogs import choose_catalog
 
         run_date = self.resolve_date(now)
         try:

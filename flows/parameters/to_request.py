@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from flows.form import option
+from flows.parameters.form import option
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from flows.parameters import NightlyParameters
+    from flows.parameters.nightly import NightlyParameters
 
 _ONCE: Final = frozenset({"run_date", "rerun", "take_over", "give_way", "catch_up_days"})
 """Fields that are about how one run came to be, not about what it computes."""

@@ -29,13 +29,13 @@ from prefect.states import Cancelling
 from prefect.utilities.urls import url_for
 
 from flows.compute import FLOW_RUN
-from flows.date_runs import ASKED_TAG, find_deployment, queue_of, run_name
-from flows.steps import STEPS, as_task, current_pool, current_queue
-from tasks.errors import ConfigurationError
-from tasks.handover import ComputeEnd, infer_elsewhere, wait_for_computing
-from tasks.infer import StoppedError
-from tasks.inputs import prepare
-from tasks.runlog import RunLog, run_prefix
+from flows.dates.flow_runs import ASKED_TAG, find_deployment, queue_of, run_name
+from flows.run.prefect_tasks import STEPS, as_task, current_pool, current_queue
+from tasks.attempt.prepare import prepare
+from tasks.base.errors import ConfigurationError
+from tasks.infer.infer import StoppedError
+from tasks.infer.placement.handover import ComputeEnd, infer_elsewhere, wait_for_computing
+from tasks.runlog.log import RunLog, run_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
-    from flows.night import Steps
-    from flows.parameters import NightlyParameters
-    from tasks.handover import Handover
-    from tasks.inputs import NightRequest, PreparedInputs
-    from tasks.night import Night
+    from flows.parameters.nightly import NightlyParameters
+    from flows.run.sequence import Steps
+    from tasks.attempt.prepare import NightRequest, PreparedInputs
+    from tasks.infer.placement.handover import Handover
+    from tasks.night.night import Night
 
 log = logging.getLogger(__name__)
 

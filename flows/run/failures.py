@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
-from tasks.accounting import AccountingError
-from tasks.errors import ConfigurationError
-from tasks.handover import ComputeFailedError
-from tasks.infer import StoppedError
-from tasks.runlog import RunIsLiveError, StaleWriterError
-from tasks.runrecords import LogFormatError
-from tasks.storage import StoreUnavailableError
+from tasks.base.accounting import AccountingError
+from tasks.base.errors import ConfigurationError
+from tasks.infer.infer import StoppedError
+from tasks.infer.placement.handover import ComputeFailedError
+from tasks.runlog.log import RunIsLiveError, StaleWriterError
+from tasks.runlog.records import LogFormatError
+from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType

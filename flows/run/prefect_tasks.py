@@ -17,14 +17,14 @@ from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.tasks import exponential_backoff
 
-from flows.failures import TOLD, UnexpectedError, describe
-from flows.night import Steps
-from tasks.give_way import infer_in_turn
-from tasks.inputs import prepare, record_inputs
-from tasks.plan import plan
-from tasks.profile import profile
-from tasks.publish import publish
-from tasks.storage import StoreUnavailableError
+from flows.run.failures import TOLD, UnexpectedError, describe
+from flows.run.sequence import Steps
+from tasks.attempt.prepare import prepare, record_inputs
+from tasks.infer.give_way import infer_in_turn
+from tasks.plan.plan import plan
+from tasks.profile.profile import profile
+from tasks.publish.publish import publish
+from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State, TaskRun
     from prefect.tasks import Task
 
-    from tasks.infer import InferProgress
-    from tasks.night import Night
+    from tasks.infer.infer import InferProgress
+    from tasks.night.night import Night
 
 RETRIES: Final = 3
 LEASE_S: Final = 60.0

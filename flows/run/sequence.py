@@ -9,25 +9,25 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import EngineError
-from flows.failures import TOLD, AbortedError, UnexpectedError
-from tasks.accounting import Account, AccountingError, ExitCode, must_abort
-from tasks.attempts import ending, record_failed
-from tasks.errors import ConfigurationError, bounded
-from tasks.give_way import infer_in_turn
-from tasks.infer import StoppedError
-from tasks.inputs import open_night, prepare, record_inputs, record_origin
-from tasks.plan import plan
-from tasks.profile import profile
-from tasks.publish import publish
-from tasks.runlog import RunIsLiveError, StaleWriterError
-from tasks.storage import StoreUnavailableError, plain_path
+from flows.run.failures import TOLD, AbortedError, UnexpectedError
+from tasks.attempt.ended import ending, record_failed
+from tasks.attempt.prepare import open_night, prepare, record_inputs, record_origin
+from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
+from tasks.base.errors import ConfigurationError, bounded
+from tasks.infer.give_way import infer_in_turn
+from tasks.infer.infer import StoppedError
+from tasks.plan.plan import plan
+from tasks.profile.profile import profile
+from tasks.publish.publish import publish
+from tasks.runlog.log import RunIsLiveError, StaleWriterError
+from tasks.store.contract import StoreUnavailableError, plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.infer import InferProgress
-    from tasks.inputs import NightRequest, PreparedInputs
-    from tasks.night import Night
+    from tasks.attempt.prepare import NightRequest, PreparedInputs
+    from tasks.infer.infer import InferProgress
+    from tasks.night.night import Night
 
 RESULT_KEYS = (
     "requests",

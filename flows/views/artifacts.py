@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.console import rows_of
-from tasks.inspect_run import compare_with_plan
+from flows.views.console import rows_of
 from tasks.report.files import report_markdown
-from tasks.storage import open_store
+from tasks.report.inspect_run import compare_with_plan
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     import logging
@@ -24,7 +24,7 @@ def show_result(result: dict[str, Any], log: logging.Logger | logging.LoggerAdap
     Parameters
     ----------
     result
-        As `flows.night.run_night` returns it.
+        As `flows.run.sequence.run_night` returns it.
     """
     job, day = result["job"], result["run_date"]
     try:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tasks.accounting import ExitCode
+from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.backfill import PlannedDate
+    from tasks.operations.backfill import PlannedDate
 
 COLUMNS: Final = ("date", "before", "does", "why", "input", "device time", "cost", "outcome")
 WAITING: Final = "waiting"

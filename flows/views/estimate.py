@@ -48,7 +48,7 @@ _TEXT = {"order", "part", "what", "workload", "is", "assumption", "changed to", 
 
 
 def print_trust(result: dict[str, Any]) -> None:
-    """Print the errors of past runs (`tasks.trust.past_errors`)."""
+    """Print the errors of past runs (`tasks.estimate.trust.past_errors`)."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH

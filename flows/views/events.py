@@ -29,7 +29,7 @@ def tell_published(result: dict[str, Any]) -> Event | None:
     Parameters
     ----------
     result
-        As `flows.night.run_night` returns it.
+        As `flows.run.sequence.run_night` returns it.
 
     Returns
     -------

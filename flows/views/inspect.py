@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_inspection(result: dict[str, Any]) -> None:
-    """Print the result of `tasks.inspect_run.inspect_run`."""
+    """Print the result of `tasks.report.inspect_run.inspect_run`."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{result['run']}: {result['status']}, policy {result['policy']}, device {result['device']}"

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from flows.date_table import duration
+from flows.views.date_table import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.dates import DateView
+    from tasks.operations.dates import DateView
 
 
 def print_status(found: dict[str, Any]) -> None:
-    """Print how a date stands, as `tasks.status.date_status` returns it."""
+    """Print how a date stands, as `tasks.operations.status.date_status` returns it."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, value in rows_of(found):
         console.print(f"{name:<16}{value}")

@@ -95,7 +95,7 @@ def _run(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     from flows.cli import explain
     from flows.nightly import nightly
-    from flows.parameters import NightlyParameters
+    from flows.parameters.nightly import NightlyParameters
 
     try:
         parameters = NightlyParameters.parse(

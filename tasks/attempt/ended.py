@@ -10,15 +10,15 @@ import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.accounting import RunStatus
-from tasks.runrecords import utc_now
+from tasks.base.accounting import RunStatus
+from tasks.runlog.records import utc_now
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from tasks.runlog import RunLog
-    from tasks.runrecords import AttemptEnded
-    from tasks.runstate import RunState
+    from tasks.runlog.log import RunLog
+    from tasks.runlog.records import AttemptEnded
+    from tasks.runlog.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def record_failed(run_log: RunLog, job: str, run_date: date, run_key: str, catal
         return
     try:
         # pyiceberg is slow to import.
-        from tasks.publish_tables import open_warehouse, record_runs
+        from tasks.warehouse.replace import open_warehouse, record_runs
 
         record_runs(open_warehouse(catalog, run_log.store.uri), rows, check_owner=run_log.refresh)
     except Exception as error:  # noqa: BLE001 - drivers raise their own types, and a run must not end by this

@@ -14,24 +14,24 @@ import pyarrow.parquet as pq
 from engine import ANSWER_VERSION
 from engine.errors import EngineError
 from engine.models.config import load_config
-from tasks.attempts import end_killed, record_failed
-from tasks.errors import ConfigurationError, bounded
-from tasks.extract import ExtractResult, ExtractSettings, extract
-from tasks.identity import model_digest, reuse_key, run_key
-from tasks.listing import listing_digest
-from tasks.night import Night
-from tasks.readers.formats import AUTO
-from tasks.run_date import day_window, is_dated, resolve_run_date
-from tasks.runlog import RunLog, digest_ids, run_prefix
-from tasks.storage import open_store
-from tasks.tokenize import load_tokenizer, tokenize_requests
+from tasks.attempt.ended import end_killed, record_failed
+from tasks.base.errors import ConfigurationError, bounded
+from tasks.base.identity import model_digest, reuse_key, run_key
+from tasks.base.run_date import day_window, is_dated, resolve_run_date
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.listing import listing_digest
+from tasks.night.night import Night
+from tasks.profile.tokenize import load_tokenizer, tokenize_requests
+from tasks.requests.formats import AUTO
+from tasks.runlog.log import RunLog, digest_ids, run_prefix
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
-    from tasks.night import NightSettings
-    from tasks.storage import Store
+    from tasks.night.night import NightSettings
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class NightRequest:
     job, source, store_uri, model
         The team's nightly; where its logs are; where everything is written; a model folder or hub id.
     run_date
-        The date; None derives it from the source (`tasks.run_date`).
+        The date; None derives it from the source (`tasks.base.run_date`).
     rerun
         Open a fresh attempt: earlier parts of the run do not count.
     take_over
@@ -158,12 +158,12 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
 
 
 def answers_identity(request: NightRequest, run_date: date, model: str) -> dict[str, Any]:
-    """Return what determines the answers but for the input: the arguments of `tasks.identity.reuse_key`.
+    """Return what determines the answers but for the input: the arguments of `tasks.base.identity.reuse_key`.
 
     Parameters
     ----------
     model
-        `tasks.identity.model_digest`.
+        `tasks.base.identity.model_digest`.
     """
     settings = request.settings
     return {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from engine import ANSWER_VERSION
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:
     endpoint : str
         `chat` or `completions`.
     content : str
-        `tasks.prompts.content_digest` of the normalised prompt, in hexadecimal digits.
+        `tasks.requests.prompts.content_digest` of the normalised prompt, in hexadecimal digits.
     sampling : mapping
         The effective settings, `seed` only if the request gave one. For a greedy request `seed`, `top_k` and
         `top_p` do not enter (they have no effect), nor does the order of stop strings for any.
@@ -173,7 +173,7 @@ def run_key(
     job, run_date
         The job and the date it runs for.
     inputs : str
-        `tasks.input_digest` of all its requests, those refused while parsing included.
+        `tasks.extract.input_digest` of all its requests, those refused while parsing included.
     model : str
         `model_digest`.
     defaults : mapping

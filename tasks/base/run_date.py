@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 _FIELD: Final = re.compile(r"\{([^{}]*)\}")
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from engine.metrics import MEASURED, METRICS
+from engine.cost.metrics import MEASURED, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.errors import RequestError
+    from tasks.base.errors import RequestError
 
 VERSIONS: Final[dict[str, int]] = {
     "requests": 2,
@@ -112,7 +112,7 @@ def _col(name: str, kind: pa.DataType, unit: str, meaning: str, *, null: bool = 
 
 
 def _metric(name: str) -> pa.Field:
-    """Return the column of a figure of `engine.metrics`; rows of earlier versions have none."""
+    """Return the column of a figure of `engine.cost.metrics`; rows of earlier versions have none."""
     return _col(name, pa.float64(), METRICS[name].unit, METRICS[name].meaning, null=True)
 
 

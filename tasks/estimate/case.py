@@ -1,6 +1,6 @@
 """One case: requests on a machine under certain assumptions, and what each way of running them would take.
 
-The scheduler is the real one, the device is modelled (`engine.simulate`, `engine.clock`).
+The scheduler is the real one, the device is modelled (`engine.simulate.simulate`, `engine.simulate.clock`).
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.clock import drain_seconds, step_times
-from engine.cost import pair_seconds, step_cost
-from engine.optimum import COMPUTE, LONGEST, MEMORY, optimum
+from engine.cost.optimum import COMPUTE, LONGEST, MEMORY, optimum
+from engine.cost.step import pair_seconds, step_cost
 from engine.plan.policies import plan_tree
 from engine.plan.tree import cached_tokens
 from engine.runtime.core import EngineSettings
-from engine.simulate import SimulatedRun, simulate
+from engine.simulate.clock import drain_seconds, step_times
+from engine.simulate.simulate import SimulatedRun, simulate
 from tasks.estimate.machine import PAGE_SIZE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import DeviceProfile, StepCost
+    from engine.cost.step import DeviceProfile, StepCost
     from engine.plan.policies import Plan
     from tasks.estimate.machine import Machine
     from tasks.estimate.requests import Requests
@@ -196,7 +196,7 @@ class Case:
         return self._seconds[way]
 
     def tail(self, way: Way) -> float:
-        """Return the seconds that are lost in the drain (`engine.clock.drain_seconds`)."""
+        """Return the seconds that are lost in the drain (`engine.simulate.clock.drain_seconds`)."""
         trace = self.run(way).trace
         return 0.0 if trace is None else drain_seconds(self.times(way), trace)
 
@@ -216,7 +216,7 @@ class Case:
             requests.output.astype(np.float64),
             self.machine.kv_tokens,
         )
-        # GEMMs hide their own weight reads (`engine.clock`): only KV reads are paired with compute.
+        # GEMMs hide their own weight reads (`engine.simulate.clock`): only KV reads are paired with compute.
         paired = found.practical if self.machine.fitted else pair_seconds(cost, found.compute, found.kv_read)
         limits = {COMPUTE: found.compute, MEMORY: found.memory, LONGEST: found.longest}
         return Limits(

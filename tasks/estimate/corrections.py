@@ -12,7 +12,8 @@ class Corrections:
     Attributes
     ----------
     factor
-        Measured time of the engine's steps over what is modelled of them (`tasks.trust.time_factor`), median.
+        Measured time of the engine's steps over what is modelled of them
+        (`tasks.estimate.trust.time_factor`), median.
     error
         Relative error that is left after the correction.
     overhead_seconds

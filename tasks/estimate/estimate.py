@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 from tasks.estimate.machine import PAGE_SIZE, choose_devices, choose_model, make_machine, parse_prices
 from tasks.estimate.read import read_requests
 from tasks.estimate.report import Question, estimate_machine
+from tasks.estimate.trust import corrections_of, past_errors, past_lengths
 from tasks.estimate.verdict import assumptions
-from tasks.trust import corrections_of, past_errors, past_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
     from tasks.estimate.machine import Machine, Model
     from tasks.estimate.read import Source
     from tasks.estimate.requests import Requests
@@ -34,7 +34,7 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """What is asked for; see `flows.estimate_parameters` for each of them.
+    """What is asked for; see `flows.parameters.estimate` for each of them.
 
     Attributes
     ----------

@@ -6,7 +6,7 @@ compute that sharing saves; today's order keeps a part k of s. Then
     today = max(C (1 - k s) / (1 - s), w M) + M                     one after the other
     ours  = min(max(C, w M) + M, max(pair(max(C, 2 w M), M), (1 + 2 w) M))    side by side
 
-with ``w = weight bytes / (occupied KV bytes)``, as `engine.clock` has it. What is above 1 is
+with ``w = weight bytes / (occupied KV bytes)``, as `engine.simulate.clock` has it. What is above 1 is
 scaled so that the gain at the workload's own place is the simulated one.
 """
 
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.clock import HALVES
-from engine.cost import pair_seconds
+from engine.cost.step import pair_seconds
+from engine.simulate.clock import HALVES
 
 if TYPE_CHECKING:
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from tasks.estimate.machine import Machine
 
 DENSITIES: Final = tuple(float(x) for x in np.geomspace(0.05, 50.0, 31))

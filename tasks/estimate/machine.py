@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.devices import cpu_kv_tokens, model_shape
+from engine.cost.devices import cpu_kv_tokens, model_shape
+from engine.cost.optimum import PRESETS, kv_tokens_left
+from engine.cost.profiles import NOMINAL, ProfileError, read_profile, tensor_parallel
 from engine.errors import EngineError
 from engine.models.config import load_config
-from engine.optimum import PRESETS, kv_tokens_left
-from engine.profiles import NOMINAL, ProfileError, read_profile, tensor_parallel
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from engine.cost import ModelShape
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
+    from engine.cost.step import ModelShape
 
 PAGE_SIZE: Final = 16
 GPU_SEQUENCES: Final = 1024
@@ -109,7 +109,7 @@ class Machine:
 
     @property
     def fitted(self) -> bool:
-        """Whether compute and memory time of a step are meant to be added up (`engine.clock`)."""
+        """Whether compute and memory time of a step are meant to be added up (`engine.simulate.clock`)."""
         return self.measured or not self.overlaps
 
 

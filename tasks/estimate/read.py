@@ -19,13 +19,13 @@ import orjson
 import polars as pl
 
 from engine.plan.lengths import estimate_lengths
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.estimate.requests import Requests
-from tasks.extract import ExtractSettings, extract
-from tasks.run_date import day_window, is_dated, resolve_run_date
-from tasks.sampling import SamplingDefaults, shares_answer, stored_sampling
-from tasks.table_source import is_table
-from tasks.tokenize import load_tokenizer, tokenize_requests
+from tasks.extract.extract import ExtractSettings, extract
+from tasks.extract.table_source import is_table
+from tasks.profile.tokenize import load_tokenizer, tokenize_requests
+from tasks.requests.sampling import SamplingDefaults, shares_answer, stored_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.estimate.machine import Model
-    from tasks.extract import ExtractResult
+    from tasks.extract.extract import ExtractResult
 
     Int32 = npt.NDArray[np.int32]
     Int64 = npt.NDArray[np.int64]
@@ -58,7 +58,8 @@ class Source:
     Attributes
     ----------
     uri
-        A file, a folder or a prefix, with the date in it or not; or a table or query (`tasks.table_source`).
+        A file, a folder or a prefix, with the date in it or not; or a table or query
+        (`tasks.extract.table_source`).
     run_date
         Of a source with a date in it; None takes yesterday.
     output_tokens

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from engine.cost import DeviceProfile
-from tasks.errors import ConfigurationError
+from engine.cost.step import DeviceProfile
+from tasks.base.errors import ConfigurationError
 from tasks.estimate.corrections import Corrections
-from tasks.inspect_run import lengths
-from tasks.past_runs import published_runs
-from tasks.prediction import profile_digest
-from tasks.run_parts import read_table
-from tasks.storage import open_store
+from tasks.plan.prediction import profile_digest
+from tasks.report.inspect_run import lengths
+from tasks.runlog.parts import read_table
+from tasks.runlog.past_runs import published_runs
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tasks.past_runs import PastRun
+    from tasks.runlog.past_runs import PastRun
 
 RUNS: Final = 30
 """Latest runs that are looked at."""

@@ -15,21 +15,21 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from tasks.accounting import Account
-from tasks.identity import digest
-from tasks.input_digest import input_digest_of
-from tasks.lines import ReadFailure
-from tasks.object_parser import ParseSettings, Place
-from tasks.openai_batch import PARSER_VERSION
-from tasks.parse_object import ParsedObject, parse_object
-from tasks.parse_pool import ParsePool
-from tasks.parsed_rows import Group, ParsedRows, files_of
-from tasks.readers.formats import AUTO
-from tasks.readers.registry import READERS_VERSION
-from tasks.sampling import SamplingDefaults
-from tasks.schema import VERSIONS
-from tasks.sources import open_source, reader_of
-from tasks.table_files import TABLES, TableFiles
+from tasks.base.accounting import Account
+from tasks.base.identity import digest
+from tasks.base.schema import VERSIONS
+from tasks.extract.input_digest import input_digest_of
+from tasks.extract.parse.one_object import ParsedObject, parse_object
+from tasks.extract.parse.pool import ParsePool
+from tasks.extract.parse.record_parser import ParseSettings, Place
+from tasks.extract.parse.row_files import TABLES, TableFiles
+from tasks.extract.parsed_rows import Group, ParsedRows, files_of
+from tasks.extract.readers.registry import READERS_VERSION
+from tasks.extract.sources import open_source, reader_of
+from tasks.extract.text.lines import ReadFailure
+from tasks.requests.formats import AUTO
+from tasks.requests.openai_batch import PARSER_VERSION
+from tasks.requests.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from tasks.parsed_rows import Name
-    from tasks.readers.logged import Reader
-    from tasks.sources import Source
-    from tasks.storage import ObjectInfo, Store
+    from tasks.extract.parsed_rows import Name
+    from tasks.extract.readers.contract import Reader
+    from tasks.extract.sources import Source
+    from tasks.store.contract import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,8 @@ class ExtractSettings:
     max_line_bytes : int
         Longer lines are quarantined.
     format : str
-        Name of a format of `tasks.readers.registry`, for all objects; `auto` lets the content of each decide.
+        Name of a format of `tasks.extract.readers.registry`, for all objects; `auto` lets the content of each
+        decide.
     columns : mapping
         For format `generic`: the fields of a request and their columns.
     window : (datetime, datetime) or None
@@ -218,7 +219,7 @@ def extract(
     ----------
     source : str
         An object, a folder or a prefix, with `{run_date:%Y/%m/%d}` or plain. Objects are read whose names end
-        in one of `tasks.listing.SUFFIXES`. Or a table or query, see `tasks.table_source`.
+        in one of `tasks.extract.listing.SUFFIXES`. Or a table or query, see `tasks.extract.table_source`.
     job, run_date
         Where the rows belong.
     scratch : Path

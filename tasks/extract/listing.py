@@ -6,15 +6,15 @@ import hashlib
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from tasks.errors import ConfigurationError
-from tasks.run_date import expand_source, is_dated, static_prefix
-from tasks.storage import list_source, split_source
+from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import expand_source, is_dated, static_prefix
+from tasks.store.contract import list_source, split_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
 
-    from tasks.storage import ObjectInfo, Store
+    from tasks.store.contract import ObjectInfo, Store
 
 _PLAIN: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _PACKED: Final = ("", ".gz", ".zst")

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.accounting import Account
-from tasks.identity import digest, file_digest
-from tasks.lines import ReadFailure
-from tasks.parse_object import ParsedObject
-from tasks.storage import ObjectNotFoundError
-from tasks.table_files import TABLES
+from tasks.base.accounting import Account
+from tasks.base.identity import digest, file_digest
+from tasks.extract.parse.one_object import ParsedObject
+from tasks.extract.parse.row_files import TABLES
+from tasks.extract.text.lines import ReadFailure
+from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 _RECORD = "group.json"
 Name = tuple[str, str, int]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.listing import list_objects
-from tasks.readers.registry import find_reader, find_table_reader
-from tasks.run_date import expand_source
-from tasks.table_source import TableRows, is_table, read_table_source
+from tasks.base.run_date import expand_source
+from tasks.extract.listing import list_objects
+from tasks.extract.readers.registry import find_reader, find_table_reader
+from tasks.extract.table_source import TableRows, is_table, read_table_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeAlias
 
-    from tasks.readers.logged import Reader
-    from tasks.storage import ObjectInfo, Store
+    from tasks.extract.readers.contract import Reader
+    from tasks.store.contract import ObjectInfo, Store
 
     Source: TypeAlias = Store | TableRows
 
@@ -29,7 +29,7 @@ def open_source(
     Parameters
     ----------
     source, run_date, store, job
-        As for `list_objects`; or a table, see `tasks.table_source`.
+        As for `list_objects`; or a table, see `tasks.extract.table_source`.
     scratch, catalog
         As for `read_table_source`.
 

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from tasks.errors import ConfigurationError, bounded
-from tasks.identity import digest, file_digest
-from tasks.run_parts import GroupedWriter
-from tasks.storage import ObjectInfo, ObjectNotFoundError
+from tasks.base.errors import ConfigurationError, bounded
+from tasks.base.identity import digest, file_digest
+from tasks.runlog.parts import GroupedWriter
+from tasks.store.contract import ObjectInfo, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def is_table(source: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TableRows:
-    """The rows of a table, read once: a source with one object, for `tasks.extract`.
+    """The rows of a table, read once: a source with one object, for `tasks.extract.extract`.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ def _read_iceberg(head: str, rest: str, path: Path, catalog: str | None) -> Tabl
     from pyiceberg.expressions.parser import parse
     from pyparsing import ParseBaseException
 
-    from tasks.catalogs import open_catalog, store_properties
+    from tasks.warehouse.catalogs import open_catalog, store_properties
 
     name = head.partition("://")[2]
     settings, found, row_filter = rest.partition(_FILTER)

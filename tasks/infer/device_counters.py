@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from engine.metrics import MEASURED
+from engine.cost.metrics import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,20 +16,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from tasks.dates import is_live
-from tasks.infer import infer
-from tasks.runlog import RunLog
-from tasks.runrecords import LogFormatError
-from tasks.storage import ObjectNotFoundError, StoreUnavailableError
+from tasks.infer.infer import infer
+from tasks.operations.dates import is_live
+from tasks.runlog.log import RunLog
+from tasks.runlog.records import LogFormatError
+from tasks.store.contract import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from tasks.infer import InferProgress
-    from tasks.night import Night
-    from tasks.storage import Store
+    from tasks.infer.infer import InferProgress
+    from tasks.night.night import Night
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 

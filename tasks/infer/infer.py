@@ -13,26 +13,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.cost import DeviceProfile
+from engine.cost.step import DeviceProfile
 from engine.errors import EngineError
-from tasks.choices import Choices, sequences
-from tasks.device_counters import DeviceCounters
-from tasks.engine_process import engine_process
-from tasks.lengths import write_lengths
-from tasks.outputs import OutputSink, answer_of
-from tasks.plan import FIRST_FOLDER, write_plan
-from tasks.results import model_name
-from tasks.reuse import reuse_answers
-from tasks.run_totals import run_totals
-from tasks.work import load_work, sampling_of
+from tasks.infer.backends.process import engine_process
+from tasks.infer.device_counters import DeviceCounters
+from tasks.infer.outputs import OutputSink, answer_of
+from tasks.infer.reuse import reuse_answers
+from tasks.infer.run_totals import run_totals
+from tasks.plan.lengths import write_lengths
+from tasks.plan.plan import FIRST_FOLDER, write_plan
+from tasks.plan.work import load_work, sampling_of
+from tasks.publish.output_lines import model_name
+from tasks.requests.choices import Choices, sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tasks.exposition import Exposition
-    from tasks.night import Night
-    from tasks.work import NightWork
+    from tasks.infer.prometheus import Exposition
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _exposition(night: Night, work: NightWork) -> Exposition | None:
     """Return the served metrics of the night, if a port was given for them."""
     if night.settings.metrics_port is None:
         return None
-    from tasks.exposition import Exposition
+    from tasks.infer.prometheus import Exposition
 
     found = Exposition(model_name=model_name(night.model_dir), nightly=night.job)
     plan = night.log.state.steps.get("plan")

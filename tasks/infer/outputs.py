@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.runlog import digest_ids
-from tasks.schema import IDENTIFYING_COLUMNS, SCHEMAS
+from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
+from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tasks.night import Night
-    from tasks.work import NightWork
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
 ANSWER_COLUMNS = ("text", "token_ids", "finish_reason", "choices", "usage", "run_key", "attempt_id")
 STEP_FIELDS = tuple(SCHEMAS["steps"].names)
@@ -104,7 +104,7 @@ def answer_of(
     items
         The choices that were computed, in order; a greedy one stands for all `n` of `settings`.
     settings
-        As the engine ran it (`tasks.sampling.engine_sampling`).
+        As the engine ran it (`tasks.requests.sampling.engine_sampling`).
     """
     repeats = settings["n"] // len(items)
     choices = [

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from engine.metrics import METRICS, mbu, mfu, overlap_fraction
+from engine.cost.metrics import METRICS, mbu, mfu, overlap_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
 
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from tasks.run_parts import fetch
-from tasks.runlog import RunLog
+from tasks.runlog.log import RunLog
+from tasks.runlog.parts import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.night import Night
-    from tasks.outputs import OutputSink
-    from tasks.work import NightWork
+    from tasks.infer.outputs import OutputSink
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
 

@@ -9,20 +9,20 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost import DeviceProfile, step_cost
-from engine.devices import model_shape
-from engine.metrics import density, idle_tail_seconds, mbu, mfu, overlap_fraction, useful_seconds
+from engine.cost.devices import model_shape
+from engine.cost.metrics import density, idle_tail_seconds, mbu, mfu, overlap_fraction, useful_seconds
+from engine.cost.optimum import optimum
+from engine.cost.step import DeviceProfile, step_cost
 from engine.models.config import load_config
-from engine.optimum import optimum
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
-from tasks.schema import SCHEMAS
+from tasks.base.schema import SCHEMAS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.cost import ModelShape
-    from tasks.night import Night
-    from tasks.work import NightWork
+    from engine.cost.step import ModelShape
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
 _SUMS: Final = (
     "prefill_tokens",
@@ -191,7 +191,7 @@ def _energy(night: Night) -> float | None:
 def _utilisation(
     night: Night, steps: pl.DataFrame, totals: dict[str, Any], device: DeviceProfile | None
 ) -> dict[str, float | None]:
-    """Return the figures of `engine.metrics` that are about the run as a whole; None where unknown."""
+    """Return the figures of `engine.cost.metrics` that are about the run as a whole; None where unknown."""
     names = ("mfu", "mbu", "overlap_fraction", "density", "kv_occupancy", "idle_tail_seconds")
     flops, moved = totals["model_flops"], totals["model_bytes"]
     if device is None or steps.is_empty() or flops is None or moved is None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.plan.lengths import LOGGED
-from tasks.run_parts import fetch, read_table
-from tasks.sampling import SamplingDefaults
+from tasks.requests.sampling import SamplingDefaults
+from tasks.runlog.parts import fetch, read_table
 
 if TYPE_CHECKING:
     from datetime import date
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.profiles import DeviceProfile
-    from tasks.runlog import RunLog
-    from tasks.runrecords import Attempt, Part
-    from tasks.storage import Store
+    from engine.cost.profiles import DeviceProfile
+    from tasks.runlog.log import RunLog
+    from tasks.runlog.records import Attempt, Part
+    from tasks.store.contract import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +37,25 @@ class NightSettings:
         Tokens per KV page; most tokens per step; most requests running at a time.
     defaults, run_seed, dtype, kv_dtype
         Sampling where a request says nothing; seed of requests without one; compute precision, and that of
-        the KV cache (one of `engine.devices.KV_DTYPES`).
+        the KV cache (one of `engine.cost.devices.KV_DTYPES`).
     device
-        `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.devices` resolved them.
+        `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
         How often a dead engine is started again within one attempt.
     max_bad_fraction, abort_quarantined_fraction
-        Limits of the accounting, see `tasks.accounting`.
+        Limits of the accounting, see `tasks.base.accounting`.
     lease_s, heartbeat_s
         Liveness of the run log.
     publish
         False keeps the results in the run directory only.
     gives_way
-        Whether another run that wants the device may ask it to stop (`tasks.give_way`).
+        Whether another run that wants the device may ask it to stop (`tasks.infer.give_way`).
     device_profile
         What the plan counts with; None is the nominal profile of `device`.
     catalog
-        URI of the Iceberg catalog to publish to (`tasks.warehouse`); None publishes files only.
+        URI of the Iceberg catalog to publish to (`tasks.warehouse.tables`); None publishes files only.
     gpu_hour_price, currency
         What an hour of the device costs; without a price no cost is told.
     report

@@ -7,15 +7,15 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import ANSWER_VERSION
-from tasks.dates import LEASE_S, UNSUCCESSFUL, DateStatus, DateView, view_date
-from tasks.inputs import ORIGIN
-from tasks.listing import find_objects, listing_digest
-from tasks.table_source import is_table
+from tasks.attempt.prepare import ORIGIN
+from tasks.extract.listing import find_objects, listing_digest
+from tasks.extract.table_source import is_table
+from tasks.operations.dates import LEASE_S, UNSUCCESSFUL, DateStatus, DateView, view_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tasks.storage import ObjectInfo, Store
+    from tasks.store.contract import ObjectInfo, Store
 
 MISSING: Final = "missing"
 FAILED: Final = "failed"
@@ -42,7 +42,7 @@ class Scope:
     force
         Also run finished dates again.
     model
-        Returns the digest of the model (`tasks.identity.model_digest`); called only to find stale dates.
+        Returns the digest of the model (`tasks.base.identity.model_digest`); called only to find stale dates.
     asked_by
         Id of a backfill whose finished dates are not forced once more.
     lease_s
@@ -133,7 +133,7 @@ def stale_reasons(
     origin
         Results of step `ORIGIN` of the run it came from, None where the log does not say.
     listing
-        `tasks.listing.listing_digest` of the objects it has now; None does not look at them.
+        `tasks.extract.listing.listing_digest` of the objects it has now; None does not look at them.
     model
         Digest of the model it would be answered by now; None does not look at it.
     """

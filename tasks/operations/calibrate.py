@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.calibrate import Calibration, calibrate
-from engine.cost import measure_cpu
-from engine.devices import (
+from engine.backends.native import device_lock
+from engine.cost.devices import (
     DeviceError,
     default_step,
     find_device,
@@ -16,17 +15,18 @@ from engine.devices import (
     nominal_profile,
     torch_dtype,
 )
+from engine.cost.step import measure_cpu
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import EngineSettings
 from engine.runtime.setup import RunnerSizes, make_runner
-from engine.worker import device_lock
-from tasks.errors import ConfigurationError
-from tasks.inputs import find_model
+from engine.simulate.calibrate import Calibration, calibrate
+from tasks.attempt.prepare import find_model
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
 
 PAGE_SIZE = 16
 _CPU_CONTEXT, _GPU_CONTEXT = 1024, 8192
@@ -46,7 +46,7 @@ def calibrate_device(
     model
         Folder or hub id.
     device, dtype
-        As `engine.devices` names them; `auto` takes what a run would.
+        As `engine.cost.devices` names them; `auto` takes what a run would.
     seconds
         How long steps are measured.
 

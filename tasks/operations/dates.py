@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from tasks.attempts import KILLED
-from tasks.liveness import is_gone
-from tasks.publication import date_log
-from tasks.runlog import RunLog
-from tasks.runrecords import Claim
-from tasks.runstate import current_publication
+from tasks.attempt.ended import KILLED
+from tasks.publish.publication import date_log
+from tasks.runlog.liveness import is_gone
+from tasks.runlog.log import RunLog
+from tasks.runlog.records import Claim
+from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from datetime import date, datetime
 
-    from tasks.runrecords import Attempt, AttemptEnded, Owner, Published
-    from tasks.runstate import RunState
-    from tasks.storage import Store
+    from tasks.runlog.records import Attempt, AttemptEnded, Owner, Published
+    from tasks.runlog.state import RunState
+    from tasks.store.contract import Store
 
 LEASE_S: Final = 90.0
 

@@ -8,22 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.devices import DeviceError, find_device, find_dtype, lock_file
+from engine.cost.devices import DeviceError, find_device, find_dtype, lock_file
 from engine.errors import EngineError
-from tasks.catalogs import choose_catalog
-from tasks.errors import ConfigurationError, bounded
-from tasks.give_way import holders
-from tasks.inputs import find_model
-from tasks.listing import find_objects
-from tasks.storage import StoreUnavailableError, open_store
-from tasks.table_source import is_table
-from tasks.tokenize import load_tokenizer
+from tasks.attempt.prepare import find_model
+from tasks.base.errors import ConfigurationError, bounded
+from tasks.extract.listing import find_objects
+from tasks.extract.table_source import is_table
+from tasks.infer.give_way import holders
+from tasks.profile.tokenize import load_tokenizer
+from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.warehouse.catalogs import choose_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import date
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -127,7 +127,7 @@ def _catalog(asked: Asked, store: Store) -> Check:
     uri = choose_catalog(asked.catalog, asked.store)
     if uri is None:
         return Check("catalog", SKIPPED, "files only")
-    from tasks.publish_tables import open_warehouse
+    from tasks.warehouse.replace import open_warehouse
 
     try:
         catalog = open_warehouse(uri, store.uri)

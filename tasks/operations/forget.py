@@ -22,18 +22,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.errors import ConfigurationError
-from tasks.identity import digest
-from tasks.publication import Publication, date_log, make_current, publication_prefix
-from tasks.run_parts import BATCH_ROWS, GroupedWriter
-from tasks.runlog import RunLog
-from tasks.runstate import current_publication
+from tasks.base.errors import ConfigurationError
+from tasks.base.identity import digest
+from tasks.publish.publication import Publication, date_log, make_current, publication_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.parts import BATCH_ROWS, GroupedWriter
+from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.runrecords import Published
-    from tasks.storage import Store
+    from tasks.runlog.records import Published
+    from tasks.store.contract import Store
 
 _DATE: Final = re.compile(r"(?:runs|published|parsed|dates)/run_date=(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})/")
 _ROWS: Final = re.compile(r"(^|/)(requests|outputs|errors)[^/]*(/[^/]*)?\.parquet$")
@@ -172,8 +172,8 @@ def _forget_date(
             done.publication_id = stays
         if catalog is not None:
             # pyiceberg is slow to import.
-            from tasks.maintenance import maintain_tables
-            from tasks.publish_tables import clear_date, open_warehouse
+            from tasks.warehouse.maintenance import maintain_tables
+            from tasks.warehouse.replace import clear_date, open_warehouse
 
             opened = open_warehouse(catalog, store.uri)
             if current is None:
@@ -204,7 +204,7 @@ def _check_catalog(store: Store, job: str, day: str, current: Published, catalog
     if not current.details.get("tables"):
         return
     if catalog is not None:
-        from tasks.publish_tables import has_date, open_warehouse
+        from tasks.warehouse.replace import has_date, open_warehouse
 
         if has_date(open_warehouse(catalog, store.uri), job, date.fromisoformat(day)):
             return

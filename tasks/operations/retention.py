@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import ConfigurationError
-from tasks.runlog import RunLog, date_prefix
-from tasks.runstate import current_publication
+from tasks.base.errors import ConfigurationError
+from tasks.runlog.log import RunLog, date_prefix
+from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.storage import ObjectInfo, Store
+    from tasks.store.contract import ObjectInfo, Store
 
 _LEAST_DAYS: Final = 1.0
 _MOST_DAYS: Final = 36_500.0
@@ -44,7 +44,7 @@ class Retention:
     publications
         Result files that are not current: a date cannot be rolled back to them afterwards.
     snapshots
-        Earlier states of the tables, see `tasks.maintenance`.
+        Earlier states of the tables, see `tasks.warehouse.maintenance`.
     """
 
     runs: float | None = 90.0
@@ -186,7 +186,7 @@ def clean_up(
     -------
     (list of Garbage, list of dict)
         The folders that went, or would go, and what was done to each table
-        (`tasks.maintenance.maintain_tables`).
+        (`tasks.warehouse.maintenance.maintain_tables`).
 
     Raises
     ------
@@ -199,8 +199,8 @@ def clean_up(
     # Snapshots first: no state of a table that can still be asked for needs the files that go then.
     if catalog is not None:
         # pyiceberg is slow to import.
-        from tasks.maintenance import files_in_use, maintain_tables
-        from tasks.publish_tables import open_warehouse
+        from tasks.warehouse.maintenance import files_in_use, maintain_tables
+        from tasks.warehouse.replace import open_warehouse
 
         opened = open_warehouse(catalog, store.uri)
         if retention.snapshots is not None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.dates import LEASE_S, DateStatus, DateView, view_date
-from tasks.run_date import resolve_run_date, site_zone
-from tasks.runrecords import Attempt, Part
-from tasks.slots import Slots
-from tasks.storage import plain_path
+from tasks.base.run_date import resolve_run_date, site_zone
+from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
+from tasks.runlog.records import Attempt, Part
+from tasks.runlog.slots import Slots
+from tasks.store.contract import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.dates import RunView
-    from tasks.runrecords import LogRecord
-    from tasks.storage import Store
+    from tasks.operations.dates import RunView
+    from tasks.runlog.records import LogRecord
+    from tasks.store.contract import Store
 
 RECENT_DAYS: Final = 7
 """Looked through for a night whose options tell how a date without one is run."""

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from engine.plan.features import LEVELS, Features, prefix_keys
 from engine.plan.length_model import History
-from tasks.past_runs import published_runs
-from tasks.run_parts import fetch
-from tasks.schema import SCHEMAS
+from tasks.base.schema import SCHEMAS
+from tasks.runlog.parts import fetch
+from tasks.runlog.past_runs import published_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.night import Night
-    from tasks.runlog import RunLog
-    from tasks.work import NightWork
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
+    from tasks.runlog.log import RunLog
 
 log = logging.getLogger(__name__)
 

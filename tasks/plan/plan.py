@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.devices import model_shape, nominal_profile
-from engine.handoff import (
+from engine.cost.devices import model_shape, nominal_profile
+from engine.job.format import (
     LENGTHS_FILE,
     PLAN_FILE,
     JobSettings,
@@ -34,12 +34,12 @@ from engine.plan.policies import POLICIES, plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
-from engine.runtime.sampling import Sampling
-from tasks.choices import Choices, choice_seed, sequences
-from tasks.errors import ConfigurationError
-from tasks.lengths import read_history, workload_numbers
-from tasks.prediction import predict
-from tasks.work import load_work, sampling_of
+from engine.runtime.sample.sampling import Sampling
+from tasks.base.errors import ConfigurationError
+from tasks.plan.lengths import read_history, workload_numbers
+from tasks.plan.prediction import predict
+from tasks.plan.work import load_work, sampling_of
+from tasks.requests.choices import Choices, choice_seed, sequences
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from engine.plan.policies import Plan
     from engine.plan.tree import PrefixTree
-    from tasks.night import Night
-    from tasks.work import NightWork
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
     Int64 = npt.NDArray[np.int64]
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine.cost import step_cost
-from engine.devices import cpu_kv_tokens
-from engine.optimum import kv_tokens_left
+from engine.cost.devices import cpu_kv_tokens
+from engine.cost.optimum import kv_tokens_left
+from engine.cost.step import step_cost
 from engine.runtime.core import EngineSettings
-from engine.simulate import simulate
+from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import ModelShape
+    from engine.cost.profiles import DeviceProfile
+    from engine.cost.step import ModelShape
     from engine.plan.policies import Plan
-    from engine.profiles import DeviceProfile
-    from tasks.night import NightSettings
+    from tasks.night.night import NightSettings
 
 LEAST: Final = 100
 """A plan of fewer requests takes seconds, which say nothing of the model, and need no simulator."""

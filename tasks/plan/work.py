@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.sampling import engine_sampling, shares_answer, stored_sampling
-from tasks.schema import IDENTIFYING_COLUMNS
+from tasks.base.schema import IDENTIFYING_COLUMNS
+from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 COLUMNS = [
     *IDENTIFYING_COLUMNS,

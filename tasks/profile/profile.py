@@ -1,7 +1,7 @@
 """Profile: what each request will cost, and how that is distributed over the workloads of a night.
 
-Figures per request come from the resource model after sharing (`engine.cost`, `engine.plan.tree`), for the
-datasheet or nominal device, so that the same requests give the same profile on every machine.
+Figures per request come from the resource model after sharing (`engine.cost.step`, `engine.plan.tree`), for
+the datasheet or nominal device, so that the same requests give the same profile on every machine.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost import NOMINAL
-from engine.devices import ELEMENT_BYTES, model_shape, nominal_profile
+from engine.cost.devices import ELEMENT_BYTES, model_shape, nominal_profile
+from engine.cost.step import NOMINAL
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum, node_costs
-from tasks.errors import ConfigurationError
-from tasks.runlog import digest_ids
-from tasks.schema import SCHEMAS
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from tasks.night import Night
-    from tasks.runrecords import Part
+    from tasks.night.night import Night
+    from tasks.runlog.records import Part
 
 log = logging.getLogger(__name__)
 

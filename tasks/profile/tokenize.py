@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.errors import ConfigurationError, ErrorCode, RequestError, bounded
-from tasks.schema import SCHEMAS, error_row
+from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
+from tasks.base.schema import SCHEMAS, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

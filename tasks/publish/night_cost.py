@@ -14,7 +14,7 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 HOUR_S = 3600.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tasks.logprobs import chat_logprobs, text_logprobs
+from tasks.requests.logprobs import chat_logprobs, text_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

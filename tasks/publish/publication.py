@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ConfigurationError
-from tasks.runlog import RunIsLiveError, RunLog, date_prefix
-from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS
-from tasks.storage import check_key
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.runlog.log import RunIsLiveError, RunLog, date_prefix
+from tasks.runlog.state import current_publication
+from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import date
 
-    from tasks.runrecords import Published
-    from tasks.storage import Store
+    from tasks.runlog.records import Published
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _choose(known: Sequence[Published], to: str | None, where: str) -> Published
 
 def _replace_tables(store: Store, publication: Publication, catalog: str, held: RunLog) -> None:
     # pyiceberg is slow to import.
-    from tasks.publish_tables import open_warehouse, replace_tables
+    from tasks.warehouse.replace import open_warehouse, replace_tables
 
     results = publication.results
     run = {name: results[name] for name in SCHEMAS["batch_runs"].names if name in results}

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.profiles import DeviceProfile
-from tasks.accounting import Account, AccountingError, check_run
-from tasks.profile import request_parts
-from tasks.publication import Publication, date_log, make_current, publication_prefix
-from tasks.results import (
+from engine.cost.profiles import DeviceProfile
+from tasks.base.accounting import Account, AccountingError, check_run
+from tasks.base.schema import SCHEMAS
+from tasks.profile.profile import request_parts
+from tasks.publish.output_lines import (
     ERROR_COLUMNS,
     OUTPUT_COLUMNS,
     dump_line,
@@ -27,17 +27,17 @@ from tasks.results import (
     model_name,
     output_line,
 )
-from tasks.run_parts import GroupedWriter, batches
-from tasks.runrecords import utc_now
-from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS
-from tasks.summary import summarise
+from tasks.publish.publication import Publication, date_log, make_current, publication_prefix
+from tasks.publish.summary import summarise
+from tasks.runlog.parts import GroupedWriter, batches
+from tasks.runlog.records import utc_now
+from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device_samples")
 ID_LENGTH: Final = 16
@@ -121,7 +121,7 @@ def publish(night: Night) -> dict[str, Any]:
     device = _device_profile(night)
     tables: dict[str, str] = {}
     if night.settings.publish and night.settings.catalog is not None:
-        from tasks.publish_tables import location, write_table_files
+        from tasks.warehouse.replace import location, write_table_files
 
         made = write_table_files(local, files, night.job, night.run_date, night.run_key, device)
         for kind, path in made.items():
@@ -290,7 +290,7 @@ def _stands(night: Night, results: dict[str, Any]) -> bool:
         return False
     if night.settings.catalog is None:
         return True
-    from tasks.publish_tables import holds, open_warehouse
+    from tasks.warehouse.replace import holds, open_warehouse
 
     if results.get("catalog") != night.settings.catalog:
         return False

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from tasks.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
-from tasks.night_cost import night_cost
-from tasks.results import model_name
+from tasks.base.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
+from tasks.publish.night_cost import night_cost
+from tasks.publish.output_lines import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 SUMMARY_FORMAT: Final = 1
 
@@ -56,7 +56,7 @@ def results_of(night: Night, step: str) -> Mapping[str, Any]:
 
 
 def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -> dict[str, Any]:
-    """Return the summary of a run whose rows are checked (`tasks.publish.check_rows`).
+    """Return the summary of a run whose rows are checked (`tasks.publish.publish.check_rows`).
 
     Nothing but the run's log and parts goes into it, so it is the same whenever it is made.
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import ConfigurationError
-from tasks.inspect_run import open_run
-from tasks.storage import ObjectNotFoundError, open_store
+from tasks.base.errors import ConfigurationError
+from tasks.report.inspect_run import open_run
+from tasks.store.contract import ObjectNotFoundError, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.night import Night
-    from tasks.runlog import RunLog
+    from tasks.night.night import Night
+    from tasks.runlog.log import RunLog
 
 log = logging.getLogger(__name__)
 

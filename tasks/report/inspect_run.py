@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost import DeviceProfile
+from engine.cost.step import DeviceProfile
 from engine.plan.tree import build_tree, leaf_ranges
-from tasks.errors import ConfigurationError
-from tasks.run_parts import fetch, read_table
-from tasks.runlog import RunLog
-from tasks.storage import open_store
+from tasks.base.errors import ConfigurationError
+from tasks.runlog.log import RunLog
+from tasks.runlog.parts import fetch, read_table
+from tasks.store.contract import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

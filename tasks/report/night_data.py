@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost import DeviceProfile, ModelShape
+from engine.cost.step import DeviceProfile, ModelShape
 from engine.runtime.core import EngineSettings
-from tasks.inspect_run import lengths, planned_and_actual
+from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges
-from tasks.run_parts import fetch, read_table
-from tasks.storage import plain_path
-from tasks.utilization import measured_over_time, over_time
+from tasks.runlog.parts import fetch, read_table
+from tasks.store.contract import plain_path
+from tasks.warehouse.utilization import measured_over_time, over_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.runlog import RunLog
+    from tasks.runlog.log import RunLog
 
     Floats = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ class NightData:
     Attributes
     ----------
     summary
-        As `tasks.summary.summarise` has it; empty for a run that was not published yet.
+        As `tasks.publish.summary.summarise` has it; empty for a run that was not published yet.
     steps
         Results of the steps that the log has, by name.
     timeline, measured
@@ -60,9 +60,9 @@ class NightData:
         Rows of workload, requests and the 10th, 50th and 90th percentile of the density of what was computed,
         those with most work first.
     estimates
-        Expected against true answer lengths (`tasks.inspect_run.lengths`).
+        Expected against true answer lengths (`tasks.report.inspect_run.lengths`).
     planned
-        Name -> planned and actual (`tasks.inspect_run.planned_and_actual`).
+        Name -> planned and actual (`tasks.report.inspect_run.planned_and_actual`).
     """
 
     job: str

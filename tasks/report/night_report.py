@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.metrics import METRICS
+from engine.cost.metrics import METRICS
 from tasks.report import night_plots
 from tasks.report.document import Document, Facts, Section, Table, Text
 from tasks.report.night_plots import duration

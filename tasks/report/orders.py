@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.cost import step_cost
-from engine.optimum import optimum
+from engine.cost.optimum import optimum
+from engine.cost.step import step_cost
 from engine.plan.features import LEVELS, prefix_keys
 from engine.plan.policies import POLICIES, plan_tree
 from engine.plan.tree import build_tree, cached_tokens
-from engine.simulate import simulate
+from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
     from engine.runtime.core import EngineSettings
 
     Int32 = npt.NDArray[np.int32]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tasks.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
-from tasks.identity import answer_settings, canonical_json, digest, settled_answer_key
-from tasks.prompts import chat_content, completion_content, content_digest
-from tasks.sampling import (
+from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
+from tasks.base.identity import answer_settings, canonical_json, digest, settled_answer_key
+from tasks.requests.prompts import chat_content, completion_content, content_digest
+from tasks.requests.sampling import (
     CONTENT_FIELD,
     WITHOUT_EFFECT,
     Endpoint,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.identity import digest
+from tasks.base.identity import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,4 +23,4 @@ FORMATS: Final = (
     "burstgpt",
     GENERIC,
 )
-"""What `--format` takes; the readers are in `tasks.readers.registry`."""
+"""What `--format` takes; the readers are in `tasks.extract.readers.registry`."""

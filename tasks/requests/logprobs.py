@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return `{"content": [...], "refusal": None}` with `token, logprob, bytes, top_logprobs` per token.
 
-    `tokens` is the column `logprobs` of a choice (`tasks.schema.LOGPROBS`). A token that is only a part of a
-    character has a replacement character in `token`; `bytes` is exact.
+    `tokens` is the column `logprobs` of a choice (`tasks.base.schema.LOGPROBS`). A token that is only a part
+    of a character has a replacement character in `token`; `bytes` is exact.
     """
     content = [
         {**_entry(token), "top_logprobs": [_entry(other) for other in token["top"]]} for token in tokens

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import QuarantineCode, QuarantineError
+from tasks.base.errors import QuarantineCode, QuarantineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.sampling import Endpoint
+    from tasks.requests.sampling import Endpoint
 
 PARSER_VERSION: Final = 3
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""

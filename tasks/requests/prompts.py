@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
 
-from tasks.errors import ErrorCode, RequestError, bounded
-from tasks.identity import canonical_json
+from tasks.base.errors import ErrorCode, RequestError, bounded
+from tasks.base.identity import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tasks.errors import ConfigurationError, ErrorCode, RequestError
-from tasks.identity import default_seed
+from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
+from tasks.base.identity import default_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

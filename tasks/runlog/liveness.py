@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tasks.runrecords import Owner
+from tasks.runlog.records import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable

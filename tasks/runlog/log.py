@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tasks.liveness import Heartbeat, is_gone, this_process
-from tasks.run_objects import RunObjects
-from tasks.runrecords import (
+from tasks.runlog.liveness import Heartbeat, is_gone, this_process
+from tasks.runlog.objects import RunObjects
+from tasks.runlog.records import (
     STATUSES,
     Attempt,
     AttemptEnded,
@@ -31,14 +31,14 @@ from tasks.runrecords import (
     StopRequested,
     utc_now,
 )
-from tasks.runstate import EMPTY, RunState, fold
-from tasks.slots import Slots
-from tasks.storage import ObjectNotFoundError, check_key
+from tasks.runlog.slots import Slots
+from tasks.runlog.state import EMPTY, RunState, fold
+from tasks.store.contract import ObjectNotFoundError, check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.identity import file_digest
-from tasks.runrecords import LogFormatError, Part
-from tasks.runstate import describe
+from tasks.base.identity import file_digest
+from tasks.runlog.records import LogFormatError, Part
+from tasks.runlog.state import describe
 
 if TYPE_CHECKING:
-    from tasks.runrecords import Body, LogRecord
-    from tasks.runstate import RunState
-    from tasks.storage import Store
+    from tasks.runlog.records import Body, LogRecord
+    from tasks.runlog.state import RunState
+    from tasks.store.contract import Store
 
 PART_KINDS = frozenset(
     {
@@ -26,7 +26,7 @@ PART_KINDS = frozenset(
 
 
 class RunObjects(ABC):
-    """Reads and writes the objects of a run; `tasks.runlog.RunLog` is the log that they are recorded in."""
+    """Reads and writes the objects of a run, which `tasks.runlog.log` records."""
 
     store: Store
     prefix: str

@@ -8,14 +8,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.schema import SCHEMAS, conform
+from tasks.base.schema import SCHEMAS, conform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tasks.runlog import RunLog
-    from tasks.runrecords import Part
+    from tasks.runlog.log import RunLog
+    from tasks.runlog.records import Part
 
 
 BATCH_ROWS: Final = 4096

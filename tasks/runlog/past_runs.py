@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tasks.runlog import RunLog, date_prefix, run_prefix
-from tasks.runstate import current_publication
+from tasks.runlog.log import RunLog, date_prefix, run_prefix
+from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 _FIRST: Final = "/log/00000000.json"
 

@@ -7,11 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tasks.runrecords import LogFormatError, LogRecord
-from tasks.storage import ObjectNotFoundError, StoreUnavailableError
+from tasks.runlog.records import LogFormatError, LogRecord
+from tasks.store.contract import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.accounting import ExitCode
-from tasks.runrecords import (
+from tasks.base.accounting import ExitCode
+from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
     Claim,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,11 +156,11 @@ def open_store(uri: str, field: str = "--store") -> Store:
         If the URI is of no known kind.
     """
     if is_s3(uri):
-        from tasks.s3 import S3Store
+        from tasks.store.s3 import S3Store
 
         bucket, prefix = _split_s3(uri, field)
         return S3Store(bucket, prefix.rstrip("/"), field=field)
-    from tasks.folder import FolderStore
+    from tasks.store.folder import FolderStore
 
     path = local_path(uri, field)
     if path.exists() and not path.is_dir():
@@ -182,11 +182,11 @@ def split_source(uri: str, field: str = "--source") -> tuple[Store, str]:
         If the URI is of no known kind or names a path that does not exist.
     """
     if is_s3(uri):
-        from tasks.s3 import S3Store
+        from tasks.store.s3 import S3Store
 
         bucket, prefix = _split_s3(uri, field)
         return S3Store(bucket, "", field=field), prefix
-    from tasks.folder import FolderStore
+    from tasks.store.folder import FolderStore
 
     path = local_path(uri, field)
     if path.is_dir():

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
-from tasks.errors import ConfigurationError
-from tasks.storage import (
+from tasks.base.errors import ConfigurationError
+from tasks.store.contract import (
     ObjectInfo,
     ObjectNotFoundError,
     StoreUnavailableError,

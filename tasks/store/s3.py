@@ -19,18 +19,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from tasks.errors import ConfigurationError
-from tasks.folder import write_whole
-from tasks.s3_errors import (
-    NOT_FOUND,
-    REFUSED,
-    configuration_error,
-    error_code,
-    is_transient,
-    unreachable,
-)
-from tasks.s3_ranges import Range, RangedReader, is_md5
-from tasks.storage import (
+from tasks.base.errors import ConfigurationError
+from tasks.store.contract import (
     ObjectInfo,
     ObjectNotFoundError,
     StoreUnavailableError,
@@ -38,6 +28,16 @@ from tasks.storage import (
     check_prefix,
     probe_store,
 )
+from tasks.store.folder import write_whole
+from tasks.store.s3_errors import (
+    NOT_FOUND,
+    REFUSED,
+    configuration_error,
+    error_code,
+    is_transient,
+    unreachable,
+)
+from tasks.store.s3_ranges import Range, RangedReader, is_md5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tasks.storage import StoreUnavailableError
+from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from tasks.errors import ConfigurationError
-from tasks.storage import is_s3, local_path
+from tasks.base.errors import ConfigurationError
+from tasks.store.contract import is_s3, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

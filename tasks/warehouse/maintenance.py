@@ -1,7 +1,7 @@
 """Maintenance of the Iceberg tables: old snapshots go, and with them the files that nothing else uses.
 
-Files of publications are never touched here (`tasks.retention` knows when they may go); only what pyiceberg
-itself wrote below a table's own folder.
+Files of publications are never touched here (`tasks.operations.retention` knows when they may go); only what
+pyiceberg itself wrote below a table's own folder.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyiceberg.exceptions import NoSuchTableError
 
-from tasks import warehouse
-from tasks.publish_tables import retried
-from tasks.warehouse import PROPERTIES, TABLES
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import retried
+from tasks.warehouse.tables import PROPERTIES, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection

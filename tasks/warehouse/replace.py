@@ -1,4 +1,4 @@
-"""Publishes a date to the warehouse: the tables of `tasks.warehouse` hold one publication of each date.
+"""Publishes a date to the warehouse: the tables (`tasks.warehouse.tables`) hold one publication of a date.
 
 For each table a handle is loaded, the ownership of the date is checked, and the date is replaced through that
 handle, which a change in between makes fail. Then it starts over with a fresh handle, never blindly.
@@ -16,13 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
 
-from tasks import warehouse
-from tasks.catalogs import FOLDER, open_catalog, store_properties
-from tasks.run_parts import GroupedWriter, batches, read_conforming
-from tasks.schema import SCHEMAS, conform
-from tasks.storage import plain_path
-from tasks.utilization import utilization
-from tasks.warehouse import (
+from tasks.base.schema import SCHEMAS, conform
+from tasks.runlog.parts import GroupedWriter, batches, read_conforming
+from tasks.store.contract import plain_path
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.catalogs import FOLDER, open_catalog, store_properties
+from tasks.warehouse.tables import (
     OF_A_DATE,
     TABLES,
     add_runs,
@@ -32,6 +31,7 @@ from tasks.warehouse import (
     replace_date,
     replace_run,
 )
+from tasks.warehouse.utilization import utilization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
 
 log = logging.getLogger(__name__)
 

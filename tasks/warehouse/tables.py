@@ -18,7 +18,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.expressions import And, EqualTo
 
-from tasks.schema import SCHEMAS, VERSIONS
+from tasks.base.schema import SCHEMAS, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ TABLES: Final[dict[str, str]] = {
     "utilization": "utilization_samples",
     "batch_runs": "batch_runs",
 }
-"""Iceberg table of each table of `tasks.schema`."""
+"""Iceberg table of each table of `tasks.base.schema`."""
 OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization")
 """Those that are replaced date by date; `batch_runs` has a row for each attempt."""
 
@@ -51,7 +51,7 @@ PROPERTIES: Final = {
     "write.metadata.previous-versions-max": "50",
 }
 VERSION: Final = "nightblend.schema-version"
-"""Property of a table: the version of `tasks.schema` that its columns are of."""
+"""Property of a table: the version of `tasks.base.schema` that its columns are of."""
 # Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.
 _EQUAL: Final[Callable[[str, str], BooleanExpression]] = cast("Any", EqualTo)
 

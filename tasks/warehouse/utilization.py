@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from engine.metrics import MEASURED
-from tasks.schema import SCHEMAS, conform
+from engine.cost.metrics import MEASURED
+from tasks.base.schema import SCHEMAS, conform
 
 if TYPE_CHECKING:
     from datetime import date
 
     import pyarrow as pa
 
-    from engine.profiles import DeviceProfile
+    from engine.cost.profiles import DeviceProfile
 
 SAMPLE_SECONDS: Final = 10
 
@@ -50,7 +50,8 @@ def over_time(
     Returns
     -------
     pl.DataFrame
-        The table's columns that come from steps, by `started_at`. Each figure is that of `engine.metrics`.
+        The table's columns that come from steps, by `started_at`. Each figure is that of
+        `engine.cost.metrics`.
     """
     weight = pl.col("seconds")
     grouped = (

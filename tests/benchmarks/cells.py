@@ -20,8 +20,8 @@ import sources
 import workloads
 from orders import plan_of
 
-from engine.cost import NOMINAL, step_cost
-from engine.optimum import PRESETS, optimum
+from engine.cost.optimum import PRESETS, optimum
+from engine.cost.step import NOMINAL, step_cost
 from engine.plan.features import Features
 from engine.plan.length_model import History, LengthModel
 from engine.plan.lengths import SAMPLE as SAMPLE_FRACTION
@@ -32,8 +32,8 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
-from engine.runtime.revision import Reviser
-from engine.simulate import simulate
+from engine.runtime.schedule.revision import Reviser
+from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from workloads import Workload
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.plan.policies import Plan
     from engine.plan.tree import NodeCosts, PrefixTree
 
@@ -360,7 +360,7 @@ class Bench:
         )
 
     def bounds(self, interference: float | None = 0.0) -> dict[str, Any]:
-        """Return what no schedule can beat on the modelled device (`engine.optimum`), and what the mix is."""
+        """Return what no schedule can beat on the modelled device (`engine.cost.optimum`)."""
         name = "serial" if interference is None else f"i{interference:g}"
         return self._kept(f"bounds-{name}", lambda: self._bounds(interference))
 

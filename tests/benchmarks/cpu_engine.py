@@ -25,13 +25,13 @@ import numpy as np
 import torch
 import transformers
 
-from engine.cost import ModelShape, measure_cpu
+from engine.cost.step import ModelShape, measure_cpu
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.plan.policies import POLICIES, make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sampling import Sampling
+from engine.runtime.sample.sampling import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.profiles import DeviceProfile, write_profile
+from engine.cost.profiles import DeviceProfile, write_profile
 from tests.benchmarks.gpu_worker import Part, command, merge, parts_of, result_file
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.models.config import parse_config
 from engine.models.decoder import Decoder
 from engine.models.weights import assemble
 from engine.plan.policies import make_plan
 from engine.runtime.core import Completion, Engine, EngineSettings
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
 from tests.benchmarks.gpu_ops import Bench, Row
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.calibrate import fit, mixed_lengths, step_errors, timed_steps
-from engine.cost import NOMINAL, DeviceProfile, ModelShape
+from engine.cost.step import NOMINAL, DeviceProfile, ModelShape
 from engine.models.config import ModelConfig, RopeConfig
 from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings, StepSample
-from engine.runtime.sampling import Sampling
+from engine.runtime.sample.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
+from engine.simulate.calibrate import fit, mixed_lengths, step_errors, timed_steps
 from tests.benchmarks.gpu_ops import Bench, Row
 
 LLAMA_8B = ModelConfig(

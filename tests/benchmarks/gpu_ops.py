@@ -18,7 +18,7 @@ from engine.kernels.rope import inverse_frequencies
 from engine.kernels.sampling import draw_reference
 from engine.kernels.silu import silu_and_mul_reference
 from engine.models.config import RopeConfig
-from tests.kernels.launches import poisoned_allocations, relative_error
+from tests.engine.kernels.triton.launches import poisoned_allocations, relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

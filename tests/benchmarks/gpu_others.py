@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.calibrate import mixed_lengths
-from engine.cost import DeviceProfile
+from engine.cost.step import DeviceProfile
+from engine.simulate.calibrate import mixed_lengths
 from tests.benchmarks.gpu_engine import LONGEST, MODELS, TINY, EngineBench, mixed_requests, random_tokens
 from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
 

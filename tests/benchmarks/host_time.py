@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from engine import kernels
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings, StepSample
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
 from tests.benchmarks.cpu_engine import processor
 from tests.benchmarks.gpu_engine import LLAMA_8B, TINY, random_weights
 from tests.benchmarks.gpu_ops import Bench

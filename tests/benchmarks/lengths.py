@@ -23,7 +23,7 @@ import numpy as np
 import workloads
 from cells import PACED_BUDGET, PAGE_SIZE, SHAPE, SLOTS, kv_tokens
 
-from engine.cost import NOMINAL, step_cost
+from engine.cost.step import NOMINAL, step_cost
 from engine.plan.features import Features
 from engine.plan.length_model import History, LengthModel
 from engine.plan.lengths import SAMPLE, estimate_lengths, fixed_lengths
@@ -32,9 +32,9 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from engine.runtime.core import EngineSettings
-from engine.runtime.revision import Reviser
-from engine.simulate import simulate
-from tasks.lengths import FADING
+from engine.runtime.schedule.revision import Reviser
+from engine.simulate.simulate import simulate
+from tasks.plan.lengths import FADING
 
 if TYPE_CHECKING:
     import numpy.typing as npt

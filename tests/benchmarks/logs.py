@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
-from tasks.extract import extract
+from tasks.extract.extract import extract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from workloads import Workload
 
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.tree import PrefixTree
 
     Float64 = npt.NDArray[np.float64]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost import NOMINAL, DeviceProfile, ModelShape, step_cost
+from engine.cost.step import NOMINAL, DeviceProfile, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import EngineSettings
-from engine.simulate import simulate
+from engine.simulate.simulate import simulate
 from tests.benchmarks import gpu, overlap_cascade, overlap_pair
 from tests.benchmarks.gpu_engine import LLAMA_8B, random_tokens
 from tests.benchmarks.gpu_ops import Bench, Row
@@ -27,7 +27,7 @@ from tests.benchmarks.gpu_ops import ceilings as measure_ceilings
 from tests.benchmarks.gpu_worker import Part
 
 if TYPE_CHECKING:
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
 
 WORTH = 1.15
 """Predicted gain under which the work stops."""

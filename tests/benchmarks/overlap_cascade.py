@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from engine.cost import DeviceProfile, ModelShape, group_saving, step_cost
+from engine.cost.step import DeviceProfile, ModelShape, group_saving, step_cost
 from engine.kernels.cascade_attention import SharedPages, cascade_attention
 from engine.kernels.decode_attention import decode_attention
-from engine.runtime.shared_pages import find_groups, make_groups, make_room
+from engine.runtime.kv.shared_pages import find_groups, make_groups, make_room
 from tests.benchmarks.gpu_engine import LLAMA_8B, TINY
 from tests.benchmarks.gpu_ops import Bench, Row
 from tests.benchmarks.overlap_pair import PAGE, graphed
-from tests.kernels.launches import relative_error
+from tests.engine.kernels.triton.launches import relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
 
 PREFIXES, SUFFIXES, GROUPS = (512, 4096, 16384, 32768), (256, 2048, 8192), (8, 64, 256)
 GOAL = (16384, 256, 64)

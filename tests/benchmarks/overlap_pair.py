@@ -16,7 +16,7 @@ from tests.benchmarks.gpu import driver
 from tests.benchmarks.gpu_engine import LLAMA_8B
 from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
 from tests.benchmarks.green import green_streams
-from tests.kernels.launches import relative_error
+from tests.engine.kernels.triton.launches import relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

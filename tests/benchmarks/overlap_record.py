@@ -34,9 +34,9 @@ import sources
 import workloads
 from orders import BASELINES, ORDERS
 
-from engine.cost import NOMINAL, StepCost, step_cost
+from engine.cost.profiles import DeviceProfile, read_profile
+from engine.cost.step import NOMINAL, StepCost, step_cost
 from engine.plan.policies import make_plan
-from engine.profiles import DeviceProfile, read_profile
 from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import workloads
 from cells import MEMORY_USED, MODEL, SHAPE, Bench, MissingError, code_digest, kv_tokens
 from sections import QUICK, RUNNERS, TITLES, Scale, Task
 
-from engine.cost import NOMINAL
+from engine.cost.step import NOMINAL
 
 RESULTS = Path(__file__).parent / "results" / "plan.json"
 

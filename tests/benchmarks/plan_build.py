@@ -74,7 +74,7 @@ def plain_radix_tree(prompts: list[list[int]]) -> dict[int, list[Any]]:
 
 def measure(requests: int, length: int) -> dict[str, float]:
     """Return the seconds of tree and plan, compiled before, and this process's peak memory."""
-    from engine.cost import NOMINAL, ModelShape
+    from engine.cost.step import NOMINAL, ModelShape
     from engine.plan.policies import plan_tree
     from engine.plan.tree import build_tree
 

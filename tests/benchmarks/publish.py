@@ -31,14 +31,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.accounting import Account
-from tasks.folder import FolderStore
-from tasks.night import Night, NightSettings
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.runlog import RunLog, run_prefix
-from tasks.schema import SCHEMAS
-from tasks.warehouse import NAMESPACE
+from tasks.base.accounting import Account
+from tasks.base.schema import SCHEMAS
+from tasks.night.night import Night, NightSettings
+from tasks.publish.publish import publish
+from tasks.runlog.log import RunLog, run_prefix
+from tasks.store.folder import FolderStore
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import NAMESPACE
 
 HERE = Path(__file__).parent
 JOB, DAY, KEY = "bench", date(2026, 1, 2), "0123456789abcdef"

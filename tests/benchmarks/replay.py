@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.runner import LogprobWish
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import LogprobWish
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
 from tests.benchmarks.gpu_engine import LLAMA_8B, MODELS, TINY, random_tokens, random_weights
 from tests.benchmarks.gpu_ops import Bench
 from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
@@ -42,8 +42,8 @@ from tests.benchmarks.replay_strategy import CHOICES, measured, overlap_of
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
-    from engine.runtime.overlap import Overlap
-    from engine.runtime.runner import Runner
+    from engine.runtime.cpu.runner import Runner
+    from engine.runtime.device.overlap import Overlap
     from tests.benchmarks.replay_steps import Int32, Int64
 
 RESULTS = Path(__file__).parent / "results"

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost import step_seconds
+from engine.cost.step import step_seconds
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sampling import Sampling
-from engine.simulate import TRACE, simulate
-from tests.engine.scripted import ScriptedRunner
+from engine.runtime.sample.sampling import Sampling
+from engine.simulate.simulate import TRACE, simulate
+from tests.support.scripted import ScriptedRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.plan.policies import Plan
 
     Float64 = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ class Recording:
 
 
 def modelled_seconds(trace: Int64, cost: StepCost) -> Float64:
-    """Return the modelled time of each step of a trace [steps, columns of `engine.simulate.TRACE`]."""
+    """Return the modelled time of each step of a trace [steps, `engine.simulate.simulate.TRACE`]."""
     return np.array([step_seconds(cost, *row[:4]) for row in trace.astype(np.float64).tolist()])
 
 

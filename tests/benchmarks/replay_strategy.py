@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from engine.profiles import DeviceProfile
-from engine.runtime.nano_batches import SplitRule
-from engine.runtime.overlap import STRATEGIES, Overlap, Strategy
+from engine.cost.profiles import DeviceProfile
+from engine.runtime.device.nano_batches import SplitRule
+from engine.runtime.device.overlap import STRATEGIES, Overlap, Strategy
 from tests.benchmarks.gpu import results_file
 from tests.benchmarks.overlap_pair import family
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.cost import ModelShape
+    from engine.cost.step import ModelShape
 
 FAMILIES = {"streams": "streams", "k-limited": "k-limited", "k-limited and carveout": "carveout"}
 """What the pair's strategies are called in the runner; it has no green contexts."""

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 from publish import AT, DAY, JOB, KEY, _night, _part, _table
 
-from engine.optimum import PRESETS
-from engine.profiles import NOMINAL
+from engine.cost.optimum import PRESETS
+from engine.cost.profiles import NOMINAL
 
 REQUESTS = 400_000
 STEPS = 60_000
@@ -102,7 +102,7 @@ def make_run(folder: Path, requests: int) -> None:
 
 
 def _steps(rng: np.random.Generator) -> pa.Table:
-    from tasks.schema import SCHEMAS
+    from tasks.base.schema import SCHEMAS
 
     found: dict[str, Any] = {field.name: rng.integers(1, 500, STEPS) for field in SCHEMAS["steps"]}
     for name in ("modelled_compute_seconds", "modelled_memory_seconds", "modelled_seconds"):
@@ -144,9 +144,9 @@ def _finish(night: Any, prompt: int, output: int) -> None:
 def report_of(folder: Path) -> dict[str, float]:
     """Write the report of the run in `folder`; return seconds and the size of the page."""
     begin, used = time.perf_counter(), time.process_time()
-    from tasks.folder import FolderStore
     from tasks.report.files import report_run
-    from tasks.runlog import run_prefix
+    from tasks.runlog.log import run_prefix
+    from tasks.store.folder import FolderStore
 
     store = FolderStore(folder / "store")
     page, _ = report_run(store.object_uri(run_prefix(JOB, DAY.isoformat(), KEY)), folder / "report.html")

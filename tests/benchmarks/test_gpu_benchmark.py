@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from odd_parts import PARTS
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from tests.benchmarks import gpu, gpu_engine, gpu_ops, gpu_others, overlap_cascade
+from tests.engine.kernels.triton.odd_parts import PARTS
 
 ATTENTION = (
     "decode, batch 256",
@@ -117,7 +117,15 @@ def test_a_part_that_goes_wrong_loses_no_other(tmp_path: Path, monkeypatch) -> N
         written = json.loads(gpu.write(report, tmp_path, 3.0).read_text())
         seen.append(set(written["seconds_by_part"]))
 
-    gpu.supervise(report, PARTS, "tests.kernels.odd_parts:PARTS", tmp_path, dry=True, limit=30.0, done=done)
+    gpu.supervise(
+        report,
+        PARTS,
+        "tests.engine.kernels.triton.odd_parts:PARTS",
+        tmp_path,
+        dry=True,
+        limit=30.0,
+        done=done,
+    )
     assert [len(names) for names in seen] == list(range(1, 9))
     assert report.figures["sum"] == 2
     assert sorted(report.failed) == ["breaks", "dies", "hangs", "raises"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.cost import NOMINAL, ModelShape
-from engine.profiles import read_profile, write_profile
+from engine.cost.profiles import read_profile, write_profile
+from engine.cost.step import NOMINAL, ModelShape
 from tests.benchmarks import green, overlap, overlap_pair
 from tests.benchmarks.gpu_engine import LLAMA_8B
 from tests.benchmarks.gpu_ops import Unmeasured

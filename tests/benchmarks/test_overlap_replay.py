@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sources import Source
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from tests.benchmarks import overlap_record, overlap_replay
 from tests.benchmarks.gpu_engine import LLAMA_8B
 from tests.benchmarks.replay_strategy import measured, overlap_of

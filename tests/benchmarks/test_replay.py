@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_simulate import COST, SHAPE, random_night
 
-from engine.cost import NOMINAL
+from engine.cost.step import NOMINAL
 from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import EngineSettings
-from engine.runtime.runner import StepResult
+from engine.runtime.cpu.runner import StepResult
 from tests.benchmarks import replay, replay_steps
 from tests.benchmarks.replay_steps import Recording
+from tests.engine.simulate.test_simulate import COST, SHAPE, random_night
 
 
 def recorded(count: int, pages: int = 60, seed: int = 3) -> Recording:

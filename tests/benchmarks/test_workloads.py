@@ -11,7 +11,7 @@ import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
 
 # Llama-3.1-8B in bf16: 32 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 14336, vocabulary 128256.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
 
     Int16 = npt.NDArray[np.int16]
     Int32 = npt.NDArray[np.int32]

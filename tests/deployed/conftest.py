@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from demo_nights import MODEL
 from prefect_server import Installation
 from site_of_tests import Site
 from wheel import ROOT, build_wheel, make_environment, write_decoys
+
+from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,7 @@ def site(installation: Installation, deployed_as_written: str) -> Iterator[Site]
 def deployed_site(installation: Installation, root: Path) -> Iterator[Site]:
     """Deploy a site with its files below `root`; see `site`."""
     (root / "models").mkdir()
-    (root / "models" / "demo").symlink_to(MODEL)
+    (root / "models" / "demo").symlink_to(DEMO_MODEL)
     catalog = new_database("catalog")
     file = edited_file(root, installation.folder, catalog)
     with inbox() as (url, notes):

@@ -15,7 +15,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.runlog import RunLog
+    from tasks.runlog.log import RunLog
 
 LONG_S = 600.0
 STEP_S = 0.2

@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import psutil
-from demo_nights import batch_line, write_lines
 from processes import computing, halt_when, wait
 
-from tasks.runlog import RunLog
-from tasks.storage import open_store, plain_path
+from tasks.runlog.log import RunLog
+from tasks.store.contract import open_store, plain_path
+from tests.support.demo_nights import batch_line, write_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

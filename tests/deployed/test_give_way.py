@@ -10,11 +10,12 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from demo_nights import MODEL, batch_line, write_lines
 from processes import LONG_S, computing, halt_when, wait
 
-from tasks.dates import view_date
-from tasks.storage import open_store, plain_path
+from tasks.operations.dates import view_date
+from tasks.store.contract import open_store, plain_path
+from tests.support.demo_nights import batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("NIGHTBLEND_DEPLOYED"), reason="slow; `make test-prefect` runs it"
@@ -29,7 +30,7 @@ def start(root: Path, command: str, *more: str) -> subprocess.Popen[str]:
         "job": "triage",
         "source": root / "logs" / "{run_date}",
         "store": root / "store",
-        "model": MODEL,
+        "model": DEMO_MODEL,
         "max-sequences": 4,
         "part-answers": 5,
         "kv-tokens": 4096,

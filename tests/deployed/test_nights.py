@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
-from demo_nights import batch_line
 from pyiceberg.catalog import load_catalog
 from site_of_tests import JOB, ZONE, counted, counts, today
 
-from flows.published import EVENT, event_id
+from flows.views.events import EVENT, event_id
+from tests.support.demo_nights import batch_line
 
 COUNT = 8
 

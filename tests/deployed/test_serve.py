@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 
-from demo_nights import MODEL
 from prefect_server import Installation
 from site_of_tests import Site, counted, counts, today
+
+from tests.support.paths import DEMO_MODEL
 
 JOB = "laptop"
 COUNT = 4
@@ -21,7 +22,7 @@ def test_a_laptop_serves_its_nights_until_ctrl_c(installation, tmp_path):
         "job": JOB,
         "source": f"{tmp_path}/logs/{{run_date:%Y/%m/%d}}/",
         "store": f"{tmp_path}/store",
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "timezone": "Europe/Berlin",
         "kv-tokens": "4096",
     }

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from site_of_tests import JOB, counts, long_counts, today
 
-from tasks.run_parts import read_table
+from tasks.runlog.parts import read_table
 
 COUNT = 40
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.flows import load_flow_from_entrypoint
 
-FILE = Path(__file__).parents[2] / "infra" / "prefect.yaml"
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = ROOT / "infra" / "prefect.yaml"
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import boto3
-from demo_nights import DAY, MODEL, batch_line
 
 from flows import cli
-from tasks.s3 import S3Store
+from tasks.store.s3 import S3Store
+from tests.support.demo_nights import DAY, batch_line
+from tests.support.paths import DEMO_MODEL
 
 COUNT = 12
 SECRET = "a-secret-key-that-must-not-be-kept"  # what moto takes without a question
@@ -29,7 +30,7 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, caplog, monkeypatch):
         "job": "cloud",
         "source": f"s3://{s3_bucket}/logs/{{run_date:%Y/%m/%d}}/",
         "store": f"s3://{s3_bucket}/nights",
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "run-date": DAY.isoformat(),
         "catalog": "none",
     }

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
-from demo_nights import DAY, MODEL
 
-from flows.night import run_night
-from flows.parameters import NightlyParameters
-from tasks.publish_tables import open_warehouse
+from flows.parameters.nightly import NightlyParameters
+from flows.run.sequence import run_night
+from tasks.warehouse.replace import open_warehouse
+from tests.support.demo_nights import DAY
+from tests.support.paths import DEMO_MODEL
 
 ROWS = 6
 
@@ -29,7 +30,7 @@ def test_a_table_goes_in_and_comes_out_answered(tmp_path: Path) -> None:
     turn = """'[' || json_object('role', 'user', 'content', prompt) || ']'"""
     query = f"select *, {turn} as messages from questions where day = '{{run_date}}' and prompt is not null"
     source = f"duckdb:///{tmp_path}/source.duckdb?query={query}"
-    asked = {"job": "t", "source": source, "store": str(tmp_path / "store"), "model": str(MODEL)}
+    asked = {"job": "t", "source": source, "store": str(tmp_path / "store"), "model": str(DEMO_MODEL)}
     asked |= {"run_date": DAY.isoformat(), "max_tokens": "16"}
     result = run_night(NightlyParameters.parse(asked).to_request())
     assert (result["requests"], result["outputs"], result["quarantined"]) == (ROWS, ROWS, 0)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_device_runner import Poisoned
 
-from engine.cost import NOMINAL, ModelShape
-from engine.runtime.buckets import HalvedBucket
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.nano_batches import SplitRule
-from engine.runtime.overlap import STRATEGIES, Overlap, Strategy
-from engine.runtime.sampling import Sampling
+from engine.cost.step import NOMINAL, ModelShape
+from engine.runtime.device.nano_batches import SplitRule
+from engine.runtime.device.overlap import STRATEGIES, Overlap, Strategy
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule.buckets import HalvedBucket
 from engine.runtime.setup import RunnerSizes, make_runner
 from tests.benchmarks import gpu_check
 from tests.benchmarks.gpu_check import KINDS, Place
+from tests.engine.runtime.device.test_device_runner import Poisoned
 
 pytestmark = [
     pytest.mark.gpu,

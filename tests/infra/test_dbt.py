@@ -12,18 +12,18 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from nights import DAY, open_test_night, output
-from test_publish import fill
 
-from tasks.attempts import ending, record_failed
-from tasks.folder import FolderStore
-from tasks.publication import roll_back
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.storage import plain_path
-from tasks.warehouse import ensure_table, iceberg_schema
+from tasks.attempt.ended import ending, record_failed
+from tasks.publish.publication import roll_back
+from tasks.publish.publish import publish
+from tasks.store.contract import plain_path
+from tasks.store.folder import FolderStore
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import ensure_table, iceberg_schema
+from tests.support.nights import DAY, open_test_night, output
+from tests.support.paths import ROOT
+from tests.tasks.publish.test_publish import fill
 
-ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "infra" / "dbt"
 DBT = ROOT / ".venv-dbt" / "bin" / "dbt"
 A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"

@@ -8,10 +8,10 @@ import pytest
 import questions as q
 import write_logs as w
 
-from tasks.errors import QuarantineCode
-from tasks.lines import LineReader
-from tasks.object_parser import ObjectParser, Outcome
-from tasks.sampling import SamplingDefaults
+from tasks.base.errors import QuarantineCode
+from tasks.extract.parse.record_parser import ObjectParser, Outcome
+from tasks.extract.text.lines import LineReader
+from tasks.requests.sampling import SamplingDefaults
 
 DAY = date(2026, 11, 22)
 

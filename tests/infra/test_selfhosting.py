@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 from uuid import uuid4
 
 import kubernetes_validate
@@ -18,8 +17,9 @@ from prefect_docker.worker import DockerWorker
 from prefect_kubernetes.worker import KubernetesWorker
 
 from flows.deploy.pools import KINDS, base_job_template
+from tests.support.paths import ROOT
 
-INFRA = Path(__file__).parents[2] / "infra"
+INFRA = ROOT / "infra"
 WORKERS = {"process": ProcessWorker, "docker": DockerWorker, "kubernetes": KubernetesWorker}
 
 

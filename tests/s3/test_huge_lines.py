@@ -10,12 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 HUGE = 1 << 30
 PIECE = 1 << 20
 CODE = """
@@ -23,7 +26,7 @@ import resource, sys
 from datetime import date
 from pathlib import Path
 import pyarrow.parquet as pq
-from tasks.extract import extract
+from tasks.extract.extract import extract
 
 def most(who):
     return resource.getrusage(who).ru_maxrss // 1024

@@ -15,12 +15,12 @@ import pytest
 from botocore.config import Config
 from cutting_proxy import CuttingProxy
 
-from tasks import s3_ranges
-from tasks.accounting import Account
-from tasks.errors import ConfigurationError
-from tasks.extract import extract
-from tasks.s3 import S3Store
-from tasks.storage import StoreUnavailableError, open_store
+from tasks.base.accounting import Account
+from tasks.base.errors import ConfigurationError
+from tasks.extract.extract import extract
+from tasks.store import s3_ranges
+from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,11 +1,12 @@
-"""Tables on a real S3 server: what `tests/tasks/test_tables_s3.py` does against moto."""
+"""Tables on a real S3 server: what `tests/tasks/warehouse/test_tables_s3.py` does against moto."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from radosgw import ACCESS_KEY, SECRET_KEY
-from test_tables_s3 import check_tables_on_s3
+
+from tests.tasks.warehouse.test_tables_s3 import check_tables_on_s3
 
 if TYPE_CHECKING:
     from pathlib import Path

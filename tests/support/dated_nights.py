@@ -6,18 +6,18 @@ import time
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from demo_nights import MODEL, batch_line, write_lines
-
-from flows.night import Steps
-from flows.parameters import NightlyParameters
-from tasks.outputs import OutputSink
-from tasks.work import load_work
+from flows.parameters.nightly import NightlyParameters
+from flows.run.sequence import Steps
+from tasks.infer.outputs import OutputSink
+from tasks.plan.work import load_work
+from tests.support.demo_nights import batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 FIRST = date(2026, 3, 27)
 
@@ -36,7 +36,7 @@ def night_of(root: Path, **changed: Any) -> NightlyParameters:
         "job": "triage",
         "source": f"{root}/logs/{{run_date}}/",
         "store": str(root / "store"),
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "catalog": "none",
         "lease_s": 2.0,
         "heartbeat_s": 0.2,

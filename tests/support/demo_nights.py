@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.infer import infer
-from tasks.inputs import NightRequest, open_night, prepare, record_inputs
-from tasks.night import NightSettings
-from tasks.plan import plan
+from tasks.attempt.prepare import NightRequest, open_night, prepare, record_inputs
+from tasks.infer.infer import infer
+from tasks.night.night import NightSettings
+from tasks.plan.plan import plan
+from tests.support.paths import DEMO_MODEL
 
-MODEL = Path(__file__).parents[2] / "infra" / "demo" / "model"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DAY = date(2026, 11, 22)
 
 
@@ -32,7 +35,13 @@ def write_lines(folder: Path, name: str, lines: list[str]) -> None:
 def night_request(root: Path, *, rerun: bool = False, **settings) -> NightRequest:
     merged = {"kv_tokens": 4096, "lease_s": 1.0, "heartbeat_s": 0.2, "part_answers": 5, **settings}
     return NightRequest(
-        "t", str(root / "logs"), str(root / "store"), str(MODEL), DAY, NightSettings(**merged), rerun=rerun
+        "t",
+        str(root / "logs"),
+        str(root / "store"),
+        str(DEMO_MODEL),
+        DAY,
+        NightSettings(**merged),
+        rerun=rerun,
     )
 
 

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
-from demo_nights import batch_line
+
+from tests.support.demo_nights import batch_line
+from tests.support.paths import trace
 
 LETTERS = "ABCD"
-
-
-def traces() -> Path:
-    """Folder of the real traces; without them the test is skipped, but fails in CI."""
-    folder = Path(os.environ.get("NIGHTBLEND_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
-    if not (folder / "mmlu.parquet").exists():
-        message = f"no mmlu.parquet in {folder}; set NIGHTBLEND_TRACES to the folder of the traces"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    return folder
 
 
 def question(row: dict, *, solved: bool) -> str:
@@ -32,7 +22,7 @@ def question(row: dict, *, solved: bool) -> str:
 def mmlu_lines(subjects: int = 20, questions: int = 500, long_answers: int = 50, seed: int = 3) -> list[str]:
     """Batch lines in random arrival order; every subject's questions share its five solved examples."""
     rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for row in pq.read_table(traces() / "mmlu.parquet").to_pylist():
+    for row in pq.read_table(trace("mmlu.parquet")).to_pylist():
         rows[row["subject"]][row["split"]].append(row)
     lines = []
     for subject in sorted(rows)[:subjects]:

@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.night import Night, NightSettings
-from tasks.runlog import RunLog, digest_ids, run_prefix
-from tasks.schema import SCHEMAS
+from tasks.base.schema import SCHEMAS
+from tasks.night.night import Night, NightSettings
+from tasks.runlog.log import RunLog, digest_ids, run_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tasks.accounting import Account
-    from tasks.storage import Store
+    from tasks.base.accounting import Account
+    from tasks.store.contract import Store
 
 DAY = date(2026, 1, 2)
 AT = datetime(2026, 1, 3, 4, 5, 6, tzinfo=UTC)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from engine.runtime.runner import StepResult
+from engine.runtime.cpu.runner import StepResult
 from engine.runtime.state import W_SAMPLES
 
 STOP, OTHER = 1, 2

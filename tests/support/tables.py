@@ -12,10 +12,10 @@ from uuid import uuid4
 import polars as pl
 import pytest
 
-from tasks import warehouse
-from tasks.folder import FolderStore
-from tasks.publish_tables import open_warehouse
-from tasks.warehouse import TABLES
+from tasks.store.folder import FolderStore
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import TABLES
 
 if TYPE_CHECKING:
     from pathlib import Path

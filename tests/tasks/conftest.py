@@ -9,14 +9,14 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tasks.folder import FolderStore
-from tasks.s3 import S3Store
+from tasks.store.folder import FolderStore
+from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 
 @pytest.fixture(scope="session")

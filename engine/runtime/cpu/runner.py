@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from engine.kernels import copy_kv_prefix
-from engine.runtime.batch import step_inputs
-from engine.runtime.flight import PLACEHOLDER
-from engine.runtime.logprobs import Measured, measure
-from engine.runtime.sampling import Sampler
+from engine.runtime.cpu.batch import step_inputs
+from engine.runtime.sample.logprobs import Measured, measure
+from engine.runtime.sample.sampling import Sampler
+from engine.runtime.schedule.flight import PLACEHOLDER
 from engine.runtime.state import W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.models.decoder import Decoder
-    from engine.runtime.sampling import Sampling
+    from engine.runtime.sample.sampling import Sampling
     from engine.runtime.state import Int64, Slots, Work
 
 

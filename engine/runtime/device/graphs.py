@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.runtime.buckets import Bucket, HalvedBucket
+    from engine.runtime.schedule.buckets import Bucket, HalvedBucket
 
     AnyBucket = Bucket | HalvedBucket
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.cost import (
+from engine.cost.step import (
     DeviceProfile,
     ModelShape,
     StepCost,

@@ -11,14 +11,14 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.cost import DeviceProfile, ModelShape, StepCost, pair_seconds, step_cost
+from engine.cost.step import DeviceProfile, ModelShape, StepCost, pair_seconds, step_cost
 from engine.models.schedule import OVERLAPPING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.profiles import Points
-    from engine.runtime.nano_batches import SplitRule
+    from engine.cost.profiles import Points
+    from engine.runtime.device.nano_batches import SplitRule
 
 MOST_KEPT: Final = 2
 """Numbers k that a run chooses among: there is a set of graphs for each."""

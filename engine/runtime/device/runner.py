@@ -16,16 +16,16 @@ from engine.errors import CapacityError
 from engine.kernels.cascade_attention import SharedPages
 from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
-from engine.runtime.buckets import Bucket, Buckets, HalvedBucket
-from engine.runtime.device_attention import AttentionOps
-from engine.runtime.graphs import StepGraphs
-from engine.runtime.logprobs import Measured, measure
-from engine.runtime.nano_batches import cut, make_halves
-from engine.runtime.overlap import Strategy
-from engine.runtime.runner import Launched, LogprobWish, StepResult
-from engine.runtime.sampling import Sampler, Sampling
-from engine.runtime.shared_pages import Groups, find_groups, leading_single_rows, make_room
-from engine.runtime.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
+from engine.runtime.cpu.runner import Launched, LogprobWish, StepResult
+from engine.runtime.device.attention import AttentionOps
+from engine.runtime.device.graphs import StepGraphs
+from engine.runtime.device.nano_batches import cut, make_halves
+from engine.runtime.device.overlap import Strategy
+from engine.runtime.device.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
+from engine.runtime.kv.shared_pages import Groups, find_groups, leading_single_rows, make_room
+from engine.runtime.sample.logprobs import Measured, measure
+from engine.runtime.sample.sampling import Sampler, Sampling
+from engine.runtime.schedule.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.models.decoder import Decoder
     from engine.models.lanes import Lanes
-    from engine.runtime.graphs import AnyBucket
-    from engine.runtime.overlap import Overlap
+    from engine.runtime.device.graphs import AnyBucket
+    from engine.runtime.device.overlap import Overlap
     from engine.runtime.state import Int64, Slots, Work
 
 
@@ -120,7 +120,7 @@ class DeviceRunner:
     longest
         Most tokens of any sequence, which fixes the width of the block tables.
     lag
-        See `engine.runtime.runner.Runner`.
+        See `engine.runtime.cpu.runner.Runner`.
     ops
         Attention operations; None takes the kernels.
     kv_dtype
@@ -192,7 +192,7 @@ class DeviceRunner:
         self._graphs = StepGraphs(self._forward, self._on_device)
 
     def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
-        """Prepare for a run; see `engine.runtime.runner.Runner`."""
+        """Prepare for a run; see `engine.runtime.cpu.runner.Runner`."""
         if slots.pages.shape[1] > self._width or len(slots.request) > self._dummies.slot:
             raise CapacityError("the runner was made for shorter or fewer sequences than the engine's")
         self._dummies = self._dummies._replace(request=len(sampling))
@@ -239,7 +239,7 @@ class DeviceRunner:
             measure(self._logits, zeros, 20)
 
     def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
-        """Start a step; see `engine.runtime.runner.Runner`."""
+        """Start a step; see `engine.runtime.cpu.runner.Runner`."""
         bucket = self._buckets.of(int(work.size[W_TOKENS]), int(work.size[W_SEQUENCES]))
         drawn, restricted = self._sampler.drawn(requests)
         copies = work.copies[: work.size[W_COPIES]]

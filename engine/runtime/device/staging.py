@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from engine.jit import njit
-from engine.runtime.shared_pages import leading_single_rows
+from engine.runtime.kv.shared_pages import leading_single_rows
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.runtime.buckets import Bucket
+    from engine.runtime.schedule.buckets import Bucket
 
 _PER_TOKEN = ("tokens", "positions", "pages", "places", "row_slot")
 _PER_SEQUENCE = (
@@ -58,7 +58,7 @@ class HostStep(NamedTuple):
     merged_rows
         [R]: where the sample is among those of all nano-batches, one behind the other, of a step that is cut.
     shared, members, group_start
-        [R], [R], [R + 1]: the groups of `engine.runtime.shared_pages`, among the sequences with one row.
+        [R], [R], [R + 1]: the groups of `engine.runtime.kv.shared_pages`, among the sequences with one row.
     """
 
     tokens: Int32

@@ -1,10 +1,10 @@
 """Finds the decoding sequences of a step that share their first pages, and which of them are read as one.
 
-Pages are nodes of the radix cache (`engine.runtime.pages`): sequences with the same page at a place have the
-same pages at all places before it. So the step's sequences form a tree, whose nodes are found by looking at
-few pages of each sequence. A group is a whole node: all sequences that have its pages. Which nodes become
+Pages are nodes of the radix cache (`engine.runtime.kv.pages`): sequences with the same page at a place have
+the same pages at all places before it. So the step's sequences form a tree, whose nodes are found by looking
+at few pages of each sequence. A group is a whole node: all sequences that have its pages. Which nodes become
 groups, near the root with many sequences or far from it with many pages, is what saves most by the cost model
-(`engine.cost`); sequences that are left over beside a smaller group are read one by one.
+(`engine.cost.step`); sequences that are left over beside a smaller group are read one by one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.cost import group_saving
+from engine.cost.step import group_saving
 from engine.jit import njit_in_place
 from engine.runtime.state import W_SEQUENCES
 
 if TYPE_CHECKING:
-    from engine.cost import StepCost
+    from engine.cost.step import StepCost
     from engine.runtime.state import Float64, Int32, Work
 
 _NONE = -1

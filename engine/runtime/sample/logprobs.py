@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from engine.runtime.sampling import Sampling
+    from engine.runtime.sample.sampling import Sampling
     from engine.runtime.state import Int32, Int64
 
     Float32 = npt.NDArray[np.float32]

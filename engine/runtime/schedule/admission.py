@@ -1,15 +1,15 @@
 """Admission: which waiting requests join the running ones, and when memory pressure sends one back.
 
 Two ledgers, which must not be confused. *Capacity* decides whether a request fits: the largest number of
-distinct pages that will ever be held from now on (`engine.runtime.forecast`). *Side balance* keeps room for
-compute-heavy requests: memory-heavy ones, small while they begin and large when they end, get no more than
-their share of the memory even at their common peak. Without it they fill the memory as they grow, and the
-compute-heavy requests that should run beside them wait for thousands of steps.
+distinct pages that will ever be held from now on (`engine.runtime.schedule.forecast`). *Side balance* keeps
+room for compute-heavy requests: memory-heavy ones, small while they begin and large when they end, get no
+more than their share of the memory even at their common peak. Without it they fill the memory as they grow,
+and the compute-heavy requests that should run beside them wait for thousands of steps.
 """
 
 from __future__ import annotations
 
-from engine.cost import StepCost, decode_seconds, step_compute_seconds
+from engine.cost.step import StepCost, decode_seconds, step_compute_seconds
 from engine.jit import njit_in_place
 from engine.plan.scan import (
     HEAVY_RETRY,
@@ -31,7 +31,8 @@ from engine.plan.scan import (
     right_share,
     wake,
 )
-from engine.runtime.forecast import (
+from engine.runtime.kv.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
+from engine.runtime.schedule.forecast import (
     PEAK,
     draw,
     enter,
@@ -43,8 +44,7 @@ from engine.runtime.forecast import (
     side_peak,
     side_top,
 )
-from engine.runtime.pacing import Outlook, survey
-from engine.runtime.pages import CACHED, NONE, PagePool, available, hold, insert, match, release, take_page
+from engine.runtime.schedule.pacing import Outlook, survey
 from engine.runtime.state import (
     HIT_TOKENS,
     PEAK_RUNNING,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.jit import njit_in_place
-from engine.runtime.pages import PagePool, held
+from engine.runtime.kv.pages import PagePool, held
 from engine.runtime.state import RUNNING, Requests, Slots
 
 OUTGROWN_STRETCH = 1.25

@@ -1,7 +1,7 @@
 """Pacing: how many tokens a step computes.
 
-A step takes as long as the slower of its compute and its memory work (`engine.cost.pair_seconds`). Over a
-night both are used fully if every step has them in the proportion in which they remain:
+A step takes as long as the slower of its compute and its memory work (`engine.cost.step.pair_seconds`). Over
+a night both are used fully if every step has them in the proportion in which they remain:
 
     compute(step) = rho * memory(step),   rho = remaining compute / (remaining KV and weight reads)
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.cost import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
+from engine.cost.step import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
 from engine.jit import njit_in_place
 from engine.plan.scan import (
     COMPUTE,
@@ -31,12 +31,12 @@ from engine.plan.scan import (
     Scan,
     propose,
 )
-from engine.runtime.buckets import FINE_STEP, GRAIN, GRAIN_LIMIT
-from engine.runtime.forecast import known_tokens, refresh
+from engine.runtime.schedule.buckets import FINE_STEP, GRAIN, GRAIN_LIMIT
+from engine.runtime.schedule.forecast import known_tokens, refresh
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
 
 if TYPE_CHECKING:
-    from engine.runtime.pages import PagePool
+    from engine.runtime.kv.pages import PagePool
 
 AHEAD = 0.3
 """Where memory binds, this part of the compute that would be idle is used for prefill ahead of its turn: what
@@ -140,10 +140,10 @@ def _prefill_tokens(cost: StepCost, outlook: Outlook, seconds: float) -> float:
 def step_budget(cost: StepCost, outlook: Outlook, token_budget: int, number: int) -> int:
     """Return how many tokens the next step should compute, decoding sequences included.
 
-    They fill one of the sizes that steps are padded to (`engine.runtime.buckets`), except for the few of
-    more than 4,096, with at least one token of prefill. Where memory is the bottleneck they are rounded up:
-    prefill hides behind it. Where compute is, they are rounded so that they are right on average over the
-    steps: always up would take in too many, and leave memory work for the end.
+    They fill one of the sizes that steps are padded to (`engine.runtime.schedule.buckets`), except for the
+    few of more than 4,096, with at least one token of prefill. Where memory is the bottleneck they are
+    rounded up: prefill hides behind it. Where compute is, they are rounded so that they are right on average
+    over the steps: always up would take in too many, and leave memory work for the end.
 
     Parameters
     ----------

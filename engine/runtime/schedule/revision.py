@@ -18,11 +18,11 @@ from engine.plan.scan import (
     waiting_requests,
     wake,
 )
-from engine.runtime.forecast import redraw
+from engine.runtime.schedule.forecast import redraw
 from engine.runtime.state import DECODE_TOKENS, FINISHED, RUNNING, STEP, Requests, Slots
 
 if TYPE_CHECKING:
-    from engine.cost import DeviceProfile, ModelShape
+    from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.policies import Plan
     from engine.runtime.state import Int8, Int32
 

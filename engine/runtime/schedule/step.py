@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from engine.jit import njit_in_place
 from engine.plan.scan import Scan, wake
-from engine.runtime.admission import free_slot
-from engine.runtime.forecast import known_tokens, settle
-from engine.runtime.pages import CACHED, NONE, PagePool, release
+from engine.runtime.kv.pages import CACHED, NONE, PagePool, release
+from engine.runtime.schedule.admission import free_slot
+from engine.runtime.schedule.forecast import known_tokens, settle
 from engine.runtime.state import (
     DECODE_TOKENS,
     FINISHED,

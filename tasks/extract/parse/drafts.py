@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.schema import SCHEMAS
+from tasks.base.schema import SCHEMAS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tasks.errors import RequestError
-    from tasks.lines import RawLine
-    from tasks.quick_lines import QuickRows
+    from tasks.base.errors import RequestError
+    from tasks.extract.parse.quick_lines import QuickRows
+    from tasks.extract.text.lines import RawLine
 
 CONFLICT: Final = -1
 """Instead of an ordinal: the name was first seen with another body."""

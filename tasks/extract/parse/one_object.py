@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tasks.accounting import Account
-from tasks.containers import UNREADABLE, line_records, parquet_records, sniff
-from tasks.decompress import TextStream
-from tasks.drafts import Drafts
-from tasks.identities import Identities
-from tasks.lines import BlockReader, ReadFailure
-from tasks.object_parser import RecordParser
-from tasks.readers.registry import DEFAULT
+from tasks.base.accounting import Account
+from tasks.extract.parse.drafts import Drafts
+from tasks.extract.parse.record_parser import RecordParser
+from tasks.extract.parse.repeats import Identities
+from tasks.extract.readers.registry import DEFAULT
+from tasks.extract.text.containers import UNREADABLE, line_records, parquet_records, sniff
+from tasks.extract.text.decompress import TextStream
+from tasks.extract.text.lines import BlockReader, ReadFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tasks.containers import Item
-    from tasks.decompress import Readable
-    from tasks.drafts import Counts
-    from tasks.object_parser import ParseSettings, Place
-    from tasks.parse_pool import ParsePool
-    from tasks.readers.logged import Reader
-    from tasks.table_files import TableFiles
+    from tasks.extract.parse.drafts import Counts
+    from tasks.extract.parse.pool import ParsePool
+    from tasks.extract.parse.record_parser import ParseSettings, Place
+    from tasks.extract.parse.row_files import TableFiles
+    from tasks.extract.readers.contract import Reader
+    from tasks.extract.text.containers import Item
+    from tasks.extract.text.decompress import Readable
 
 _RECORDS: Final = 512
 

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tasks.identities import Identities
-from tasks.lines import BLOCK_BYTES
+from tasks.extract.parse.repeats import Identities
+from tasks.extract.text.lines import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tasks.drafts import Counts
-    from tasks.lines import Block
-    from tasks.object_parser import ParseSettings, Place
-    from tasks.readers.logged import Reader
+    from tasks.extract.parse.drafts import Counts
+    from tasks.extract.parse.record_parser import ParseSettings, Place
+    from tasks.extract.readers.contract import Reader
+    from tasks.extract.text.lines import Block
 
 MOST_PROCESSES = 16
 # glibc gives memory back after every block and gets it again, page by page, for the next: a third of the
@@ -146,7 +146,7 @@ class ParsePool:
             root = str(Path(__file__).resolve().parents[1])
             paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", "tasks.parse_worker", str(theirs.fileno()), str(path)],
+                [sys.executable, "-m", "tasks.extract.parse.worker", str(theirs.fileno()), str(path)],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_MEMORY, "PYTHONSAFEPATH": "1", "PYTHONPATH": paths},
                 pass_fds=(theirs.fileno(),),

@@ -1,8 +1,8 @@
 """The quick way for the commonest lines: OpenAI Batch chats that differ in name and messages only.
 
-A block of lines is scanned at once (`tasks.quick_scan`); the rest of a line, its *frame*, is worked out by
-the general way once and remembered. Lines whose frame is not known, or that are in any other way unusual, are
-left to the general way, which gives the same rows (a test holds the two together).
+A block of lines is scanned at once (`tasks.extract.parse.quick_scan`); the rest of a line, its *frame*, is
+worked out by the general way once and remembered. Lines whose frame is not known, or that are in any other
+way unusual, are left to the general way, which gives the same rows (a test holds the two together).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 
-from tasks.prompts import CONTENT_TAG
-from tasks.quick_scan import HEAD, NAME, NAME_END, OUT, OUT_END, PLACES, TAIL, gather, scan
+from tasks.extract.parse.quick_scan import HEAD, NAME, NAME_END, OUT, OUT_END, PLACES, TAIL, gather, scan
+from tasks.requests.prompts import CONTENT_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.lines import Block, RawLine
+    from tasks.extract.text.lines import Block, RawLine
 
     Integers = npt.NDArray[np.int64]
 
@@ -56,7 +56,7 @@ class Frame:
     values
         Their columns, by name.
     answer_settings
-        What enters the answer key beside the messages, see `tasks.bodies.Settled`.
+        What enters the answer key beside the messages, see `tasks.requests.bodies.Settled`.
     digest
         8 bytes that tell settings apart.
     """
@@ -90,7 +90,7 @@ class QuickRows:
     messages, message_ends : uint8, int64 [n + 1]
         Every `messages_json`, likewise.
     bodies : uint64 [n, 2]
-        See `tasks.identities.Identities.resolve`.
+        See `tasks.extract.parse.repeats.Identities.resolve`.
     duplicate_of : dict
         Row -> request_id of the first line with its name.
     """

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.bodies import BodyReader, InexactNumberError, ParsedLine
-from tasks.decode import decode_line
-from tasks.drafts import COLUMNS, CONFLICT, Drafts
-from tasks.errors import QuarantineCode, QuarantineError, bounded
-from tasks.identity import canonical_json, digest, request_id
-from tasks.lines import RawLine
-from tasks.quick_lines import Frame, QuickLines
-from tasks.readers.registry import DEFAULT
-from tasks.schema import error_row
+from tasks.base.errors import QuarantineCode, QuarantineError, bounded
+from tasks.base.identity import canonical_json, digest, request_id
+from tasks.base.schema import error_row
+from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
+from tasks.extract.parse.quick_lines import Frame, QuickLines
+from tasks.extract.readers.registry import DEFAULT
+from tasks.extract.text.decode import decode_line
+from tasks.extract.text.lines import RawLine
+from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.lines import Block
-    from tasks.quick_lines import QuickRows
-    from tasks.readers.logged import Logged, Reader
-    from tasks.sampling import SamplingDefaults
+    from tasks.extract.parse.quick_lines import QuickRows
+    from tasks.extract.readers.contract import Logged, Reader
+    from tasks.extract.text.lines import Block
+    from tasks.requests.sampling import SamplingDefaults
 
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
@@ -329,7 +329,7 @@ class ObjectParser:
         place = Place(job, run_date, source_uri)
         self._parser = RecordParser(place, ParseSettings(defaults, tuple(model_filter)), reader)
         # Not needed where blocks are parsed apart, and slow to import.
-        from tasks.identities import Identities
+        from tasks.extract.parse.repeats import Identities
 
         self._identities = Identities()
 

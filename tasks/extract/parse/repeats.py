@@ -48,8 +48,8 @@ class Identities:
         Returns
         -------
         int64 [n]
-            How many earlier requests had the same name and body; `tasks.drafts.CONFLICT` (-1) for a
-            name that was first seen with another body.
+            How many earlier requests had the same name and body; `tasks.extract.parse.drafts.CONFLICT` (-1)
+            for a name that was first seen with another body.
         """
         ordinals = np.empty(len(names), np.int64)
         share_of = names[:, 1] % np.uint64(_SHARES)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.schema import SCHEMAS, error_row
+from tasks.base.schema import SCHEMAS, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.drafts import Drafts
-    from tasks.quick_lines import QuickRows
+    from tasks.extract.parse.drafts import Drafts
+    from tasks.extract.parse.quick_lines import QuickRows
 
 TABLES: Final = ("requests", "errors", "quarantine")
 FLUSH_ROWS: Final = 4096

@@ -1,4 +1,4 @@
-"""A parsing process of `tasks.parse_pool`: `python -m tasks.parse_worker FD FILE`."""
+"""A parsing process of `tasks.extract.parse.pool`: `python -m tasks.extract.parse.worker FD FILE`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.drafts import Drafts
-from tasks.lines import Block
-from tasks.object_parser import RecordParser
-from tasks.readers import registry
-from tasks.readers.generic import generic_reader
-from tasks.table_files import TABLES, TableFiles
+from tasks.extract.parse.drafts import Drafts
+from tasks.extract.parse.record_parser import RecordParser
+from tasks.extract.parse.row_files import TABLES, TableFiles
+from tasks.extract.readers import registry
+from tasks.extract.readers.generic import generic_reader
+from tasks.extract.text.lines import Block
 
 if TYPE_CHECKING:
     import numpy as np

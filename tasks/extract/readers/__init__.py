@@ -1,1 +1,1 @@
-"""Readers of request logs: one format per file, behind `tasks.readers.registry`."""
+"""Readers of request logs: one format per file, behind `tasks.extract.readers.registry`."""

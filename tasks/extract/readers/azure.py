@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import Logged, Reader, Shape, event_time, required_count
+from tasks.extract.readers.contract import Logged, Reader, Shape, event_time, required_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import Logged, Reader, invalid, missing, text_id
+from tasks.extract.readers.contract import Logged, Reader, invalid, missing, text_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

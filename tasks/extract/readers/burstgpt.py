@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import Logged, Reader, Shape, label, required_count, seconds
+from tasks.extract.readers.contract import Logged, Reader, Shape, label, required_count, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

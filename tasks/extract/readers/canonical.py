@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.readers.logged import (
+from tasks.base.schema import CONTENT_ALTERNATIVES
+from tasks.extract.readers.contract import (
     Logged,
     Reader,
     Shape,
@@ -22,12 +23,11 @@ from tasks.readers.logged import (
     seconds,
     text_id,
 )
-from tasks.schema import CONTENT_ALTERNATIVES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.sampling import Endpoint
+    from tasks.requests.sampling import Endpoint
 
 _UNSTORED: Final = frozenset({"n", "logprobs"})
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tasks.errors import QuarantineCode, QuarantineError
+from tasks.base.errors import QuarantineCode, QuarantineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tasks.sampling import Endpoint
+    from tasks.requests.sampling import Endpoint
 
 INT32_MAX: Final = 2**31 - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import ConfigurationError
-from tasks.readers.formats import GENERIC
-from tasks.readers.logged import (
+from tasks.base.errors import ConfigurationError
+from tasks.extract.readers.contract import (
     Logged,
     Reader,
     Shape,
@@ -26,6 +25,7 @@ from tasks.readers.logged import (
     seconds,
     text_id,
 )
+from tasks.requests.formats import GENERIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

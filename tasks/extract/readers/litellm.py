@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import (
+from tasks.extract.readers.contract import (
     Logged,
     Reader,
     Shape,

@@ -1,11 +1,11 @@
-"""OpenAI Batch input: `{custom_id, method, url, body}`; see `tasks.openai_batch` for its rules."""
+"""OpenAI Batch input: `{custom_id, method, url, body}`; see `tasks.requests.openai_batch` for its rules."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.openai_batch import ENVELOPE, read_envelope
-from tasks.readers.logged import Logged, Reader
+from tasks.extract.readers.contract import Logged, Reader
+from tasks.requests.openai_batch import ENVELOPE, read_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

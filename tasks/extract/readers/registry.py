@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import ConfigurationError
-from tasks.readers import (
+from tasks.base.errors import ConfigurationError
+from tasks.extract.readers import (
     azure,
     bedrock,
     burstgpt,
@@ -25,13 +25,13 @@ from tasks.readers import (
     sharegpt,
     wildchat,
 )
-from tasks.readers.formats import AUTO, FORMATS, GENERIC
-from tasks.readers.generic import FIELDS, generic_reader
+from tasks.extract.readers.generic import FIELDS, generic_reader
+from tasks.requests.formats import AUTO, FORMATS, GENERIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tasks.readers.logged import Reader
+    from tasks.extract.readers.contract import Reader
 
 READERS_VERSION: Final = 1
 """Raise it when a record would give another row: parsed rows of earlier nights are then not reused."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.readers.logged import Logged, Reader, label, text_id, turns_of, without_last_answer
+from tasks.extract.readers.contract import Logged, Reader, label, text_id, turns_of, without_last_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,19 +18,19 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.decode import decode_line
-from tasks.documents import DocumentReader, sample_documents
-from tasks.errors import QuarantineCode, QuarantineError
-from tasks.lines import BlockReader, RawLine, ReadFailure
-from tasks.readers import registry
-from tasks.readers.formats import GENERIC
+from tasks.base.errors import QuarantineCode, QuarantineError
+from tasks.extract.readers import registry
+from tasks.extract.text.decode import decode_line
+from tasks.extract.text.documents import DocumentReader, sample_documents
+from tasks.extract.text.lines import BlockReader, RawLine, ReadFailure
+from tasks.requests.formats import GENERIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from tasks.decompress import TextStream
-    from tasks.readers.logged import Reader
+    from tasks.extract.readers.contract import Reader
+    from tasks.extract.text.decompress import TextStream
 
 Kind = Literal["jsonl", "otlp", "document", "csv", "parquet"]
 Item = tuple[dict[str, Any] | QuarantineError | None, RawLine]

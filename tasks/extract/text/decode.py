@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
 
-from tasks.errors import QuarantineCode, QuarantineError
-from tasks.identity import canonical_json
+from tasks.base.errors import QuarantineCode, QuarantineError
+from tasks.base.identity import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tasks.lines import RawLine
+    from tasks.extract.text.lines import RawLine
 
 MAX_DEPTH: Final = 100
 _SURROGATE: Final = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")

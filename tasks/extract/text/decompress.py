@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Protocol, cast
 
 import zstandard
 
-from tasks.zstd_frames import FrameTracker
+from tasks.extract.text.zstd_frames import FrameTracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,15 +6,15 @@ import codecs
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.decode import MAX_DEPTH, check_depth
-from tasks.errors import QuarantineCode, QuarantineError
-from tasks.identity import canonical_json
-from tasks.lines import KEPT_BYTES, RawLine, ReadFailure
+from tasks.base.errors import QuarantineCode, QuarantineError
+from tasks.base.identity import canonical_json
+from tasks.extract.text.decode import MAX_DEPTH, check_depth
+from tasks.extract.text.lines import KEPT_BYTES, RawLine, ReadFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.decompress import TextStream
+    from tasks.extract.text.decompress import TextStream
 
 _SPACE: Final = " \t\r\n"
 # Stands for NaN and the like; it cannot be written as UTF-8, so the record is refused.

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tasks import decompress
-from tasks.decompress import TextStream
+from tasks.extract.text import decompress
+from tasks.extract.text.decompress import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from tasks.decompress import Codec, Readable
+    from tasks.extract.text.decompress import Codec, Readable
 
 BLOCK_BYTES: Final = 4 << 20
 _LINE_FEED: Final = 10

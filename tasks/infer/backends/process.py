@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any
 
-from engine.handoff import read_messages
+from engine.job.format import read_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

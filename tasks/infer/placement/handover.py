@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from engine import ANSWER_VERSION
-from tasks.dates import is_live
-from tasks.errors import ConfigurationError
-from tasks.identity import model_digest, reuse_key
-from tasks.infer import InferProgress, StoppedError
-from tasks.inputs import ORIGIN, answers_identity, find_model
-from tasks.night import Night
-from tasks.runlog import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, run_prefix
-from tasks.runrecords import Claim
-from tasks.storage import StoreUnavailableError, open_store
+from tasks.attempt.prepare import ORIGIN, answers_identity, find_model
+from tasks.base.errors import ConfigurationError
+from tasks.base.identity import model_digest, reuse_key
+from tasks.infer.infer import InferProgress, StoppedError
+from tasks.night.night import Night
+from tasks.operations.dates import is_live
+from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, run_prefix
+from tasks.runlog.records import Claim
+from tasks.store.contract import StoreUnavailableError, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tasks.inputs import NightRequest
-    from tasks.runstate import RunState
+    from tasks.attempt.prepare import NightRequest
+    from tasks.runlog.state import RunState
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cost import NOMINAL, DeviceProfile, ModelShape, measure_cpu
+from engine.cost.step import NOMINAL, DeviceProfile, ModelShape, measure_cpu
 from engine.models.config import parse_config
 
 LLAMA_31_8B = {

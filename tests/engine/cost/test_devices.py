@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine import devices
-from engine.devices import DeviceError, find_device, find_dtype, nominal_profile
+from engine.cost import devices
+from engine.cost.devices import DeviceError, find_device, find_dtype, nominal_profile
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cost import NOMINAL, ModelShape, step_cost
-from engine.metrics import (
+from engine.cost.metrics import (
     MEASURED,
     METRICS,
     density,
@@ -22,7 +21,8 @@ from engine.metrics import (
     step_metrics,
     useful_seconds,
 )
-from engine.profiles import DeviceProfile
+from engine.cost.profiles import DeviceProfile
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.runtime.core import StepSample
 
 DEVICE = DeviceProfile("unit", "nominal", 2.0, 1.0, 4.0, 2.0, overlaps=True)

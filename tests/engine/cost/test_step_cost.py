@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.cost import (
+from engine.cost.optimum import COMPUTE, LONGEST, MEMORY, PRESETS, kv_tokens_left, optimum
+from engine.cost.profiles import ProfileError, read_profile, tensor_parallel, write_profile
+from engine.cost.step import (
     NOMINAL,
     DeviceProfile,
     ModelShape,
@@ -22,8 +24,6 @@ from engine.cost import (
     step_memory_seconds,
     step_seconds,
 )
-from engine.optimum import COMPUTE, LONGEST, MEMORY, PRESETS, kv_tokens_left, optimum
-from engine.profiles import ProfileError, read_profile, tensor_parallel, write_profile
 
 UNIT = DeviceProfile("unit", "nominal", 1.0, 1.0, 4.0, 2.0, overlaps=False)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
-from engine.handoff import JobSettings, read_job, read_messages, write_job, write_message
+from engine.job.format import JobSettings, read_job, read_messages, write_job, write_message
 from engine.plan.policies import Plan, make_plan
-from engine.runtime.sampling import Sampling
+from engine.runtime.sample.sampling import Sampling
+from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
 REQUESTS = [

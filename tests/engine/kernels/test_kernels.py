@@ -16,8 +16,8 @@ from engine.kernels import attention
 from engine.kernels.rope import inverse_frequencies
 from engine.kernels.sampling import gumbel_noise, restrict
 from engine.models.config import RopeConfig, parse_config
-from engine.runtime import batch
-from engine.runtime.batch import attention_groups
+from engine.runtime.cpu import batch
+from engine.runtime.cpu.batch import attention_groups
 from engine.runtime.state import W_SEQUENCES, W_TOKENS, make_slots, make_work
 
 

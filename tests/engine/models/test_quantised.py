@@ -7,21 +7,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import decoder_of, reference_model
 from safetensors.torch import load_file, save_file
-from test_engine import assert_idle, run_engine, some_prompts
 
 from engine import kernels
-from engine.cost import ModelShape
-from engine.devices import DeviceError, check_kv_dtype, model_shape
+from engine.cost.devices import DeviceError, check_kv_dtype, model_shape
+from engine.cost.step import ModelShape
 from engine.errors import EngineError, UnsupportedModelError
 from engine.kernels.linear import Fp8Weight, quantise_weight
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.quantisation import Fp8Scheme, parse_quantisation
 from engine.models.weights import load_weights
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
+from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.support.models import decoder_of, reference_model
 
 E4M3 = torch.float8_e4m3fn
 DYNAMIC = {

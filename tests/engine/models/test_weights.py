@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import reference_model
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from engine.errors import EngineError, UnsupportedModelError
 from engine.models.config import load_config, parse_config
 from engine.models.weights import ModelWeights, load_weights
+from tests.support.models import reference_model
 
 
 @pytest.fixture

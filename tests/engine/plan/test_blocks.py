@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
 
 from engine.plan.tree import build_tree, build_tree_from_blocks, distinct_tokens, hit_rate_optimum
+from tests.support.models import flatten
+from tests.support.paths import trace
 
-TRACES = Path(os.environ.get("NIGHTBLEND_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
 PROMPTS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=17), min_size=1, max_size=12)
 
 
@@ -74,11 +72,7 @@ def test_nothing_and_nonsense() -> None:
 
 
 def test_the_mooncake_trace() -> None:
-    path = TRACES / "mooncake_conversation_trace.jsonl"
-    if not path.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"the real traces are missing: {TRACES}")
-        pytest.skip(f"no real traces at {TRACES} (set NIGHTBLEND_TRACES)")
+    path = trace("mooncake_conversation_trace.jsonl")
     rows = [json.loads(line) for line in path.open()]
     hashes = [row["hash_ids"] for row in rows]
     blocks = np.concatenate([np.array(h, np.uint64) for h in hashes])

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.plan import order as orders
 from engine.plan import splitting
 from engine.plan.order import (
@@ -28,6 +27,7 @@ from engine.plan.order import (
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.splitting import find_split, fit_falling, violation_of
 from engine.plan.tree import build_tree, distinct_tokens, node_costs
+from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=10), min_size=1, max_size=16)

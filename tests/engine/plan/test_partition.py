@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.plan.order import saved_tokens
 from engine.plan.partition import TOLERANCE, partition
 from engine.plan.tree import build_tree, distinct_tokens, node_costs
+from tests.support.models import flatten
 
 # Eight billion parameters with grouped heads, so that densities are those of real mixes.
 SHAPE = ModelShape(6_979_321_856, 525_336_576, 32, 4096, 131_072, 15_009_316_864)

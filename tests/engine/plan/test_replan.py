@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.features import Features
 from engine.plan.length_model import History, LengthModel
 from engine.plan.policies import make_plan, plan_tree
@@ -26,8 +26,8 @@ from engine.plan.scan import (
 from engine.plan.scan import accept as take
 from engine.plan.tree import build_tree
 from engine.runtime.core import EngineSettings
-from engine.runtime.revision import Reviser
-from engine.simulate import simulate
+from engine.runtime.schedule.revision import Reviser
+from engine.simulate.simulate import simulate
 
 SHAPE = ModelShape(
     body_parameters=10**9,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.tree import build_tree, depth_first, distinct_tokens, hit_rate_optimum, node_costs
+from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=14)

@@ -9,21 +9,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import decoder_of, reference_model
-from test_device_runner import Poisoned, mixed_sampling
-from test_engine import assert_idle, run_engine
-from test_lag import answers
-from test_nano_batches import ALWAYS
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.kernels.cascade_attention import cascade_attention_reference
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
-from engine.runtime.buckets import Buckets
-from engine.runtime.device_attention import AttentionOps
-from engine.runtime.overlap import Overlap, Strategy
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.attention import AttentionOps
+from engine.runtime.device.overlap import Overlap, Strategy
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule.buckets import Buckets
+from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
+from tests.engine.runtime.device.test_nano_batches import ALWAYS
+from tests.engine.runtime.test_engine import assert_idle, run_engine
+from tests.engine.runtime.test_lag import answers
+from tests.support.models import decoder_of, reference_model
 
 if TYPE_CHECKING:
     from torch import Tensor

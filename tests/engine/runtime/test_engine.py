@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import CONFIGS, decoder_of, flatten, greedy, reference_model
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import CapacityError
 from engine.plan.policies import POLICIES, make_plan
 from engine.runtime import state
 from engine.runtime.core import Completion, Engine, EngineSettings
-from engine.runtime.pages import CACHED
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.kv.pages import CACHED
+from engine.runtime.sample.sampling import Sampling
+from tests.support.models import CONFIGS, decoder_of, flatten, greedy, reference_model
 
 
 def some_prompts(seed: int = 1, count: int = 14) -> list[list[int]]:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import decoder_of, flatten, greedy, reference_model
-from test_engine import assert_idle, run_engine, some_prompts
 from transformers import AutoTokenizer
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.plan.policies import make_plan
-from engine.runtime import flight, state
+from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
-
-DEMO = Path(__file__).parents[2] / "infra" / "demo" / "model"
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule import flight
+from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.support.models import decoder_of, flatten, greedy, reference_model
+from tests.support.paths import DEMO_MODEL
 
 
 def answers(done) -> list[tuple]:
@@ -111,9 +109,9 @@ DECODER = decoder_of(reference_model("qwen2-window"))
 
 def test_stop_strings_and_stop_tokens() -> None:
     """Real words, so that a stop string spans tokens; it is noticed one step late."""
-    config = load_config(DEMO)
-    decoder = Decoder(config, load_weights(DEMO, config, torch.float32, "cpu"))
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    config = load_config(DEMO_MODEL)
+    decoder = Decoder(config, load_weights(DEMO_MODEL, config, torch.float32, "cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     texts = [f"Count from {i} to {i + 9}" for i in range(8)]
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)

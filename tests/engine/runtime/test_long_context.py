@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import decoder_of, reference_model
 
 from engine.kernels.rope import inverse_frequencies, rope_table
 from engine.models.config import RopeConfig
 from engine.runtime import state
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.logprobs import Measured
-from engine.runtime.runner import CpuRunner, LogprobWish
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner, LogprobWish
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.logprobs import Measured
+from engine.runtime.sample.sampling import Sampling
+from tests.support.models import decoder_of, reference_model
 
 LONGEST, PAGE = 131072, 16
 LLAMA3 = RopeConfig(500000.0, "llama3", 8.0, 1.0, 4.0, 8192)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import decoder_of, flatten, reference_model
 
-from engine.cost import NOMINAL, ModelShape
-from engine.handoff import JobSettings, read_job, write_job
+from engine.cost.step import NOMINAL, ModelShape
+from engine.job.format import JobSettings, read_job, write_job
 from engine.plan.features import Features
 from engine.plan.length_model import LengthModel
 from engine.plan.policies import plan_tree
@@ -15,9 +14,10 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.revision import Reviser
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule.revision import Reviser
+from tests.support.models import decoder_of, flatten, reference_model
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import decoder_of, reference_model
 
-from engine.calibrate import calibrate, fit, mixed_lengths, step_errors, timed_steps
-from engine.cost import NOMINAL, ModelShape, step_cost, step_seconds
+from engine.cost.step import NOMINAL, ModelShape, step_cost, step_seconds
 from engine.errors import EngineError
 from engine.runtime.core import EngineSettings, StepSample
-from engine.runtime.runner import CpuRunner
+from engine.runtime.cpu.runner import CpuRunner
+from engine.simulate.calibrate import calibrate, fit, mixed_lengths, step_errors, timed_steps
+from tests.support.models import decoder_of, reference_model
 
 SHAPE = ModelShape.make(
     hidden=4096,

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
-from scripted import STOP, ScriptedRunner
 
-from engine.cost import (
+from engine.cost.optimum import PRESETS, optimum
+from engine.cost.step import (
     NOMINAL,
     ModelShape,
     step_compute_seconds,
@@ -20,14 +19,15 @@ from engine.cost import (
     step_seconds,
 )
 from engine.errors import CapacityError
-from engine.optimum import PRESETS, optimum
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.tree import build_tree, cached_tokens
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.forecast import RULES
-from engine.runtime.sampling import Sampling
-from engine.simulate import TRACE, simulate
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule.forecast import RULES
+from engine.simulate.simulate import TRACE, simulate
+from tests.support.models import flatten
+from tests.support.scripted import STOP, ScriptedRunner
 
 SHAPE = ModelShape(1000, 100, 2, 16, 64, 4400)
 COST = step_cost(SHAPE, NOMINAL["a100"])

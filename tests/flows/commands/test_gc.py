@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from nights import open_test_night
-from test_publish import fill
 
 from flows import cli
-from tasks.folder import FolderStore
-from tasks.publish import publish
+from tasks.publish.publish import publish
+from tasks.store.folder import FolderStore
+from tests.support.nights import open_test_night
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

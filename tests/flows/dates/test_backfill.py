@@ -8,21 +8,22 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, time
 
 import pytest
-from dated_nights import SimulatedError, day, instead, night_of, write_day
 
-from flows import catch_up as catch_up_module
-from flows import cli, dates_here
-from flows.backfill_parameters import BackfillParameters
-from flows.catch_up import catch_up, catching_up
-from flows.date_table import STOPPED, entries_of, markdown_of
-from flows.dates_here import backfill_here, run_here
-from flows.night import run_night
-from tasks import give_way
-from tasks.backfill import Scope, plan_dates
-from tasks.dates import view_date
-from tasks.give_way import announced, ask_for_device, holders, machine_place, waits_for
-from tasks.infer import StoppedError
-from tasks.storage import open_store
+from flows import cli
+from flows.dates import catch_up as catch_up_module
+from flows.dates import in_process as dates_here
+from flows.dates.catch_up import catch_up, catching_up
+from flows.dates.in_process import backfill_here, run_here
+from flows.parameters.backfill import BackfillParameters
+from flows.run.sequence import run_night
+from flows.views.date_table import STOPPED, entries_of, markdown_of
+from tasks.infer import give_way
+from tasks.infer.give_way import announced, ask_for_device, holders, machine_place, waits_for
+from tasks.infer.infer import StoppedError
+from tasks.operations.backfill import Scope, plan_dates
+from tasks.operations.dates import view_date
+from tasks.store.contract import open_store
+from tests.support.dated_nights import SimulatedError, day, instead, night_of, write_day
 
 DAYS = [day(n) for n in range(4)]
 

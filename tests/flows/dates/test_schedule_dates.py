@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows.parameters import NightlyParameters
-from tasks.run_date import day_window, resolve_run_date
+from flows.parameters.nightly import NightlyParameters
+from tasks.base.run_date import day_window, resolve_run_date
 
 ZONES = (
     "Europe/Berlin",

@@ -7,13 +7,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL
 
-from flows import compute_runs
 from flows.compute import compute
-from flows.doctor import COMPUTES, check_compute, check_prefect
+from flows.deploy.doctor import COMPUTES, check_compute, check_prefect
 from flows.nightly import nightly
-from flows.parameters import NightlyParameters
-from flows.steps import limit_name
-from tasks.errors import ConfigurationError
+from flows.parameters.nightly import NightlyParameters
+from flows.placement import prefect_pool as compute_runs
+from flows.run.prefect_tasks import limit_name
+from tasks.base.errors import ConfigurationError
 
 GPU, LIGHT = "doctor-gpu", "doctor-light"
 

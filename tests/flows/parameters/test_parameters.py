@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from engine import devices
+from engine.cost import devices
 from engine.plan.policies import POLICIES
-from flows.parameters import NightlyParameters
-from tasks.errors import ConfigurationError
+from flows.parameters.nightly import NightlyParameters
+from tasks.base.errors import ConfigurationError
 
 GIVEN = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
 

@@ -11,29 +11,30 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from demo_nights import DAY, MODEL, batch_line, write_lines
 
-from engine.handoff import read_job
+from engine.job.format import read_job
 from flows import cli
 from flows.compute import compute_handed
-from flows.night import Steps, run_night
-from flows.parameters import NightlyParameters
-from tasks.errors import ConfigurationError
-from tasks.folder import FolderStore
-from tasks.handover import (
+from flows.parameters.nightly import NightlyParameters
+from flows.run.sequence import Steps, run_night
+from tasks.attempt.prepare import open_night, prepare, record_inputs
+from tasks.base.errors import ConfigurationError
+from tasks.infer.infer import StoppedError
+from tasks.infer.placement.handover import (
     ComputeCrashedError,
     ComputeEnd,
     ComputeFailedError,
     infer_elsewhere,
     wait_for_computing,
 )
-from tasks.infer import StoppedError
-from tasks.inputs import open_night, prepare, record_inputs
-from tasks.plan import FIRST_FOLDER, plan, take_plan
-from tasks.runlog import NotHandedOverError, RunLog
-from tasks.runrecords import Released
-from tasks.slots import Slots
-from tasks.storage import StoreUnavailableError
+from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
+from tasks.runlog.log import NotHandedOverError, RunLog
+from tasks.runlog.records import Released
+from tasks.runlog.slots import Slots
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.folder import FolderStore
+from tests.support.demo_nights import DAY, batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 COUNT = 6
 QUICK = 0.05
@@ -43,7 +44,7 @@ QUICK = 0.05
 def asked(tmp_path) -> NightlyParameters:
     lines = [batch_line(f"c{i}", f"Count from {i} to {i + 4}.", max_tokens=32) for i in range(COUNT)]
     write_lines(tmp_path / "logs", "day.jsonl", lines)
-    places = {"source": str(tmp_path / "logs"), "store": str(tmp_path / "store"), "model": str(MODEL)}
+    places = {"source": str(tmp_path / "logs"), "store": str(tmp_path / "store"), "model": str(DEMO_MODEL)}
     settings = {"device": "cpu", "report": False, "catalog": "none", "lease_s": 30, "heartbeat_s": 0.2}
     return NightlyParameters.parse({"job": "triage", "run_date": DAY.isoformat(), **places, **settings})
 
@@ -135,7 +136,7 @@ def test_a_night_is_computed_elsewhere_and_published_here(asked):
 def test_what_fails_there_fails_the_night_and_is_told_here(asked, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    for path in MODEL.iterdir():
+    for path in DEMO_MODEL.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     (other / "tokenizer_config.json").write_text("{}")
     computing = computes(asked.model_copy(update={"model": str(other)}))
@@ -311,7 +312,7 @@ def test_a_gpu_elsewhere_is_not_looked_for_here(asked):
 
 @pytest.mark.usefixtures("prefect_api")
 def test_a_deployment_that_is_not_there_is_named(asked):
-    from flows.compute_runs import steps_on
+    from flows.placement.prefect_pool import steps_on
 
     with pytest.raises(ConfigurationError, match=r"^--compute-on: there is no deployment compute/nowhere\. "):
         steps_on(asked.model_copy(update={"compute_on": "compute/nowhere"}))

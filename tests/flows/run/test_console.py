@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from demo_nights import DAY, MODEL, batch_line, write_lines
 from wheel import build_wheel, install_in_folder, write_decoys
+
+from tests.support.demo_nights import DAY, batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_the_console_script_runs_a_night_beside_decoys(installed, decoys, tmp_pa
     write_lines(tmp_path / "logs", "day.jsonl", [batch_line("a", "Count from 3 to 6.", max_tokens=16)])
     out = _run(
         [
-            *(script, "run", "--job", "wheel", "--json", "--model", str(MODEL)),
+            *(script, "run", "--job", "wheel", "--json", "--model", str(DEMO_MODEL)),
             *("--source", str(tmp_path / "logs"), "--store", str(tmp_path / "store")),
             *("--run-date", DAY.isoformat(), "--no-report"),
         ],

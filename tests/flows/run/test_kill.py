@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from demo_nights import DAY, MODEL, batch_line, write_lines
 
-from tasks.publish_tables import open_warehouse
-from tasks.runlog import RunLog
-from tasks.storage import open_store
+from tasks.runlog.log import RunLog
+from tasks.store.contract import open_store
+from tasks.warehouse.replace import open_warehouse
+from tests.support.demo_nights import DAY, batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 COUNT = 60
 
@@ -26,7 +27,7 @@ def command(root: Path, *more: str) -> list[str]:
         "job": "kill",
         "source": root / "logs",
         "store": root / "store",
-        "model": MODEL,
+        "model": DEMO_MODEL,
         "run-date": DAY,
         "max-sequences": 4,
         "part-answers": 5,

@@ -9,16 +9,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from demo_nights import DAY, MODEL, batch_line, write_lines
 
 from flows import cli
-from flows.night import RESULT_KEYS, Steps, run_night
-from flows.parameters import NightlyParameters
-from tasks.folder import FolderStore
-from tasks.infer import StoppedError
-from tasks.inputs import prepare
-from tasks.publish_tables import open_warehouse
-from tasks.runlog import RunLog, run_prefix
+from flows.parameters.nightly import NightlyParameters
+from flows.run.sequence import RESULT_KEYS, Steps, run_night
+from tasks.attempt.prepare import prepare
+from tasks.infer.infer import StoppedError
+from tasks.runlog.log import RunLog, run_prefix
+from tasks.store.folder import FolderStore
+from tasks.warehouse.replace import open_warehouse
+from tests.support.demo_nights import DAY, batch_line, write_lines
+from tests.support.paths import DEMO_MODEL
 
 REQUESTS = 12
 
@@ -39,7 +40,7 @@ def options(root: Path, **changed: str) -> list[str]:
         "job": "triage",
         "source": str(root / "logs"),
         "store": str(root / "store"),
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "run-date": DAY.isoformat(),
     } | {name.replace("_", "-"): value for name, value in changed.items()}
     return [text for name, value in given.items() for text in (f"--{name}", value)]
@@ -187,7 +188,7 @@ def test_wrong_usage_is_one_line(tmp_path, capsys, changed, field, remedy):
     bare = root / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(MODEL / name, bare / name)
+        shutil.copy(DEMO_MODEL / name, bare / name)
     changed = {name: value.format(root=root) for name, value in changed.items()}
     assert cli.main(["run", *options(root, **changed)], with_flow=False) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nightblend: ")]

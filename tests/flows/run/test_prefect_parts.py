@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime
 import pytest
 
 from engine.errors import EngineError
-from flows.artifacts import markdown, planned_rows, workload_rows
 from flows.deploy import HEARTBEAT_S, RUN_ENVIRONMENT
 from flows.deploy.automations import (
     SILENT_S,
@@ -19,18 +18,19 @@ from flows.deploy.automations import (
     zombies,
 )
 from flows.deploy.pools import KINDS, base_job_template
-from flows.failures import UnexpectedError, describe
 from flows.on_demand import OnDemandParameters
-from flows.parameters import NightlyParameters
-from flows.presets import PRESETS
-from flows.progress import progress_text
-from flows.published import EVENT, event_id
+from flows.parameters.nightly import NightlyParameters
+from flows.parameters.presets import PRESETS
 from flows.recover import with_date
-from flows.steps import STEPS, limit_name, may_pass, told
+from flows.run.failures import UnexpectedError, describe
+from flows.run.prefect_tasks import STEPS, limit_name, may_pass, told
+from flows.views.artifacts import markdown, planned_rows, workload_rows
+from flows.views.events import EVENT, event_id
+from flows.views.progress import progress_text
 from flows.watch import OVERDUE
-from tasks.errors import ConfigurationError
-from tasks.infer import InferProgress
-from tasks.storage import StoreUnavailableError
+from tasks.base.errors import ConfigurationError
+from tasks.infer.infer import InferProgress
+from tasks.store.contract import StoreUnavailableError
 
 SITE = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
 PROMPT = "the secret of the prompt"

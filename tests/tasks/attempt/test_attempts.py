@@ -6,21 +6,20 @@ import logging
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from nights import DAY, error, open_test_night, output, request, write, write_inputs
-from tables import Place, place, rows
-from test_publish import fill
-
-from tasks import publish_tables
-from tasks.accounting import Account
-from tasks.attempts import end_killed, ending, failed_rows, record_failed
-from tasks.publish import publish
+from tasks.attempt.ended import end_killed, ending, failed_rows, record_failed
+from tasks.base.accounting import Account
+from tasks.publish.publish import publish
+from tasks.warehouse import replace as publish_tables
+from tests.support.nights import DAY, error, open_test_night, output, request, write, write_inputs
+from tests.support.tables import Place, place, rows
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 __all__ = ["place"]
 KEY = "cccccccccccccccc"

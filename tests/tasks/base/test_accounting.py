@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.accounting import (
+from tasks.base.accounting import (
     Account,
     AccountingError,
     ExitCode,

@@ -6,8 +6,15 @@ import pickle
 
 import pytest
 
-from tasks import errors
-from tasks.errors import ConfigurationError, ErrorCode, QuarantineCode, QuarantineError, RequestError, bounded
+from tasks.base import errors
+from tasks.base.errors import (
+    ConfigurationError,
+    ErrorCode,
+    QuarantineCode,
+    QuarantineError,
+    RequestError,
+    bounded,
+)
 
 
 def test_configuration_error_is_one_line_with_field_and_remedy() -> None:

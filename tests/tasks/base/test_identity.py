@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import ConfigurationError
-from tasks.identity import (
+from tasks.base.errors import ConfigurationError
+from tasks.base.identity import (
     answer_key,
     canonical_json,
     default_seed,

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tasks.errors import ConfigurationError
-from tasks.run_date import day_window, expand_source, is_dated, resolve_run_date, static_prefix
+from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import day_window, expand_source, is_dated, resolve_run_date, static_prefix
 
 NOW = datetime(2026, 3, 30, 0, 30, tzinfo=UTC)
 DATED = "s3://logs/{run_date:%Y/%m/%d}/"

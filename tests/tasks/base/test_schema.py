@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.errors import ErrorCode, RequestError
-from tasks.schema import (
+from tasks.base.errors import ErrorCode, RequestError
+from tasks.base.schema import (
     CONTENT_ALTERNATIVES,
     IDENTIFYING_COLUMNS,
     SCHEMAS,
@@ -42,7 +42,7 @@ def test_schemas_equal_the_golden_file() -> None:
     if os.environ.get("NIGHTBLEND_WRITE_GOLDEN"):
         old = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
         changed = unversioned_changes(old, now)
-        assert not changed, f"raise the version in tasks/schema.py first: {changed}"
+        assert not changed, f"raise the version in tasks/base/schema.py first: {changed}"
         GOLDEN.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n")
     assert now == json.loads(GOLDEN.read_text()), "raise the table's version, then rewrite the golden file"
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
-from flows.estimate_parameters import EstimateParameters
-from tasks.errors import ConfigurationError
+from flows.parameters.estimate import EstimateParameters
+from tasks.base.errors import ConfigurationError
 from tasks.estimate.case import Case, Way
 from tasks.estimate.estimate import estimate, estimate_requests
 from tasks.estimate.machine import choose_devices, choose_model, make_machine, parse_prices

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from demo_nights import MODEL, batch_line, night_request, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.profiles import DeviceProfile, write_profile
+from engine.cost.profiles import DeviceProfile, write_profile
 from flows.cli import main
-from flows.estimate_parameters import EstimateParameters
-from flows.night import run_night
-from tasks.errors import ConfigurationError
+from flows.parameters.estimate import EstimateParameters
+from flows.run.sequence import run_night
+from tasks.base.errors import ConfigurationError
 from tasks.estimate.estimate import estimate
-from tasks.prediction import LEAST, profile_digest
-from tasks.trust import corrections_of, past_errors, past_lengths, time_factor
+from tasks.estimate.trust import corrections_of, past_errors, past_lengths, time_factor
+from tasks.plan.prediction import LEAST, profile_digest
+from tests.support.demo_nights import batch_line, night_request, write_lines
+from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_run_stores_what_was_planned_and_what_came(store: Path) -> None:
 def test_the_estimate_applies_what_the_run_taught(store: Path) -> None:
     asked = {
         "source": str(store.parent / "logs"),
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "device_profile": str(store.parent / "cpu.json"),
         "max_gpus": 1,
     }
@@ -88,7 +89,7 @@ def test_the_same_plan_takes_the_same_time_in_estimate_and_prediction(store: Pat
         EstimateParameters.parse(
             {
                 "source": str(log),
-                "model": str(MODEL),
+                "model": str(DEMO_MODEL),
                 "device_profile": str(store.parent / "cpu.json"),
                 "max_gpus": 1,
             }

@@ -13,20 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import extract as extract_module
-from tasks import listing, table_files
-from tasks.accounting import Account
-from tasks.errors import ConfigurationError
-from tasks.extract import ExtractResult, ExtractSettings, extract
-from tasks.folder import FolderStore
-from tasks.sampling import SamplingDefaults
-from tasks.schema import SCHEMAS
+from tasks.base.accounting import Account
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.extract import extract as extract_module
+from tasks.extract import listing
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.parse import row_files as table_files
+from tasks.requests.sampling import SamplingDefaults
+from tasks.store.folder import FolderStore
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 DAY = date(2026, 3, 1)
-ROOT = Path(__file__).parents[2]
 TRACES = Path(os.environ.get("NIGHTBLEND_TRACES", ROOT / ".." / "shared" / "traces"))
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tasks.extract import ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 
 if TYPE_CHECKING:
     from collections.abc import Callable

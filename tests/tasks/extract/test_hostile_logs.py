@@ -9,21 +9,23 @@ import subprocess
 import sys
 import zlib
 from datetime import date
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tasks import decompress
-from tasks.accounting import Account
-from tasks.extract import ExtractSettings, extract
-from tasks.zstd_frames import FrameTracker
+from tasks.base.accounting import Account
+from tasks.extract.extract import ExtractSettings, extract
+from tasks.extract.text import decompress
+from tasks.extract.text.zstd_frames import FrameTracker
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DAY = date(2026, 3, 1)
-ROOT = Path(__file__).parents[2]
 
 
 def line(name: str, text: str = "hi") -> bytes:
@@ -67,7 +69,7 @@ def test_a_line_far_over_the_limit_is_not_held(tmp_path: Path) -> None:
         out.write(packer.compress(b'"}\n' + line("b")) + packer.flush())
     code = (
         "import sys, resource; from datetime import date; from pathlib import Path\n"
-        "from tasks.extract import extract\n"
+        "from tasks.extract.extract import extract\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "place = {'job': 'j', 'run_date': date(2026, 3, 1), 'scratch': Path(sys.argv[2])}\n"
         "found = extract(sys.argv[1], processes=1, **place)\n"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import input_digest
-from tasks.input_digest import input_digest_of
+from tasks.extract import input_digest
+from tasks.extract.input_digest import input_digest_of
 
 KEYS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 PAIRS = st.lists(st.tuples(KEYS, KEYS), max_size=30)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import polars as pl
 import pyarrow.dataset as ds
-from nights import DAY, open_test_night
-from tables import Place, place
-from test_publish import fill
 
-from tasks import warehouse
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.warehouse import TABLES
+from tasks.publish.publish import publish
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import TABLES
+from tests.support.nights import DAY, open_test_night
+from tests.support.tables import Place, place
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

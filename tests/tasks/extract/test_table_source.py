@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.catalogs import open_catalog
-from tasks.errors import ConfigurationError
-from tasks.extract import ExtractResult, ExtractSettings, extract
-from tasks.folder import FolderStore
-from tasks.table_source import read_table_source
+from tasks.base.errors import ConfigurationError
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.table_source import read_table_source
+from tasks.store.folder import FolderStore
+from tasks.warehouse.catalogs import open_catalog
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.accounting import Account
-from tasks.extract import ExtractResult, ExtractSettings, extract
+from tasks.base.accounting import Account
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tests.support.paths import trace
 
-ROOT = Path(__file__).parents[2]
-TRACES = Path(os.environ.get("NIGHTBLEND_TRACES", ROOT / ".." / "shared" / "traces"))
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DAY = date(2026, 3, 1)
-
-
-def trace(name: str) -> Path:
-    path = TRACES / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the real traces are missing: {TRACES}")
-        pytest.skip(f"no real traces at {TRACES} (set NIGHTBLEND_TRACES)")
-    return path
 
 
 def read(path: Path, tmp_path: Path, **settings: Any) -> tuple[ExtractResult, pl.DataFrame]:

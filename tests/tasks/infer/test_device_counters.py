@@ -7,11 +7,11 @@ import logging
 
 import pynvml
 import pytest
-from fake_nvml import UUID, FakeNvml
 
-from engine.metrics import MEASURED
-from tasks.device_counters import PERIOD_S, DeviceCounters
-from tasks.schema import SCHEMAS
+from engine.cost.metrics import MEASURED
+from tasks.base.schema import SCHEMAS
+from tasks.infer.device_counters import PERIOD_S, DeviceCounters
+from tests.support.fake_nvml import UUID, FakeNvml
 
 
 def read(library: FakeNvml, seconds: float = PERIOD_S) -> dict:

@@ -6,18 +6,18 @@ import json
 import re
 import socket
 import urllib.request
-from pathlib import Path
 
 import pytest
 from debian import free_port
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.metrics import MEASURED
-from engine.profiles import DeviceProfile
-from tasks.exposition import LABELS, WINDOW_S, Exposition
+from engine.cost.metrics import MEASURED
+from engine.cost.profiles import DeviceProfile
+from tasks.infer.prometheus import LABELS, WINDOW_S, Exposition
+from tests.support.paths import ROOT
 
-DASHBOARD = Path(__file__).parents[2] / "infra" / "grafana" / "nightblend.json"
+DASHBOARD = ROOT / "infra" / "grafana" / "nightblend.json"
 DEVICE = DeviceProfile("unit", "nominal", 50.0, 10.0, 100.0, 20.0, overlaps=False)
 STEP = {
     "running": 3,

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tasks.folder import FolderStore
-from tasks.give_way import FOLDER, Announcement, holders
-from tasks.runlog import RunLog
+from tasks.infer.give_way import FOLDER, Announcement, holders
+from tasks.runlog.log import RunLog
+from tasks.store.folder import FolderStore
 
 if TYPE_CHECKING:
     from pathlib import Path

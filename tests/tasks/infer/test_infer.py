@@ -6,10 +6,11 @@ import os
 import signal
 
 import pytest
-from demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
-from tasks import engine_process, infer
-from tasks.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError
+from tasks.infer import infer
+from tasks.infer.backends import process as engine_process
+from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
 
 def lines(count: int, first: int = 0, **body) -> list[str]:

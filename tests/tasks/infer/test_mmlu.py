@@ -9,21 +9,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from demo_nights import MODEL, batch_line, night_request, opened, write_lines
-from mmlu import mmlu_lines, texts
-from nights import read_published
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.models.config import load_config
 from engine.plan.policies import POLICIES, make_plan
 from engine.runtime.core import EngineSettings
-from engine.simulate import simulate
-from tasks.infer import infer
-from tasks.plan import plan
-from tasks.profile import profile
-from tasks.publish import publication_prefix, publish
-from tasks.work import load_work
+from engine.simulate.simulate import simulate
+from tasks.infer.infer import infer
+from tasks.plan.plan import plan
+from tasks.plan.work import load_work
+from tasks.profile.profile import profile
+from tasks.publish.publish import publication_prefix, publish
+from tests.support.demo_nights import batch_line, night_request, opened, write_lines
+from tests.support.mmlu import mmlu_lines, texts
+from tests.support.nights import read_published
+from tests.support.paths import DEMO_MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TIE = 1e-4
@@ -38,12 +39,12 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
 def prompts(lines) -> dict[str, list[int]]:
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     rendered = {
         name: tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         for name, body in texts(lines).items()
@@ -137,7 +138,7 @@ def test_hit_rates(nights, kv_tokens):
     tokens, start = work.prompts(chosen)
     length = {row["request_id"]: len(row["token_ids"]) for row in rows}
     output = np.array([length[work.rows[i]["request_id"]] for i in chosen], np.int32)
-    shape = ModelShape.of(load_config(MODEL))
+    shape = ModelShape.of(load_config(DEMO_MODEL))
     best = make_plan("dfs", tokens, start, output.astype(float), shape, NOMINAL["cpu"])
     settings = EngineSettings(kv_tokens=kv_tokens, token_budget=1024, max_sequences=128)
     optimum = simulate(best, tokens, start, output, settings).hit_rate

@@ -9,19 +9,19 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-from dated_nights import SimulatedError, day, instead, night_of, write_day
-from demo_nights import MODEL
 
-from flows.dates_here import scope_of
-from flows.night import run_night
-from tasks import runlog
-from tasks.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
-from tasks.dates import DateStatus, view_date
-from tasks.infer import StoppedError
-from tasks.liveness import this_process
-from tasks.publication import roll_back
-from tasks.runlog import RunLog
-from tasks.storage import open_store
+from flows.dates.in_process import scope_of
+from flows.run.sequence import run_night
+from tasks.infer.infer import StoppedError
+from tasks.operations.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
+from tasks.operations.dates import DateStatus, view_date
+from tasks.publish.publication import roll_back
+from tasks.runlog import log as runlog
+from tasks.runlog.liveness import this_process
+from tasks.runlog.log import RunLog
+from tasks.store.contract import open_store
+from tests.support.dated_nights import SimulatedError, day, instead, night_of, write_day
+from tests.support.paths import DEMO_MODEL
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_stale_objects_are_found_and_found_to_be_up_to_date_again(root):
 
 def test_another_model_or_version_of_answers_makes_a_date_stale(root):
     model = root / "model"
-    shutil.copytree(MODEL, model)
+    shutil.copytree(DEMO_MODEL, model)
     run(root, day(0), model=str(model))
     night = night_of(root, model=str(model))
     scope = scope_of(night, open_store(night.store), select=frozenset({STALE}))

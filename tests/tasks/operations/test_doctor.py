@@ -6,13 +6,13 @@ import fcntl
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dated_nights import day, write_day
-from demo_nights import MODEL
 
-from flows.doctor import check_prefect
-from tasks import doctor
-from tasks.doctor import Asked, check_clock, check_night
-from tasks.storage import open_store
+from flows.deploy.doctor import check_prefect
+from tasks.operations import doctor
+from tasks.operations.doctor import Asked, check_clock, check_night
+from tasks.store.contract import open_store
+from tests.support.dated_nights import day, write_day
+from tests.support.paths import DEMO_MODEL
 
 
 def found(**asked):
@@ -27,7 +27,7 @@ def asked(tmp_path):
         "job": "triage",
         "source": f"{tmp_path}/logs/{{run_date}}/",
         "run_date": day(0),
-        "model": str(MODEL),
+        "model": str(DEMO_MODEL),
         "device": "cpu",
     }
 

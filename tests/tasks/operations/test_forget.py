@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from nights import (
+
+from flows import cli
+from tasks.base.accounting import Account
+from tasks.base.errors import ConfigurationError
+from tasks.operations.forget import Wanted, forget
+from tasks.profile.profile import profile
+from tasks.publish.publication import publication_prefix
+from tasks.publish.publish import publish
+from tasks.runlog.log import RunIsLiveError, RunLog, date_prefix, run_prefix
+from tasks.runlog.state import current_publication
+from tests.support.nights import (
     DAY,
     INFER,
     error,
@@ -19,22 +29,12 @@ from nights import (
     write,
     write_inputs,
 )
-from tables import Place, place, rows
-
-from flows import cli
-from tasks.accounting import Account
-from tasks.errors import ConfigurationError
-from tasks.forget import Wanted, forget
-from tasks.profile import profile
-from tasks.publication import publication_prefix
-from tasks.publish import publish
-from tasks.runlog import RunIsLiveError, RunLog, date_prefix, run_prefix
-from tasks.runstate import current_publication
+from tests.support.tables import Place, place, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 __all__ = ["place"]
 A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
@@ -124,7 +124,7 @@ def _parsed(folder: Path) -> bytes:
     path = folder / "parsed.parquet"
     import pyarrow as pa
 
-    from tasks.schema import SCHEMAS
+    from tasks.base.schema import SCHEMAS
 
     pq.write_table(pa.Table.from_pylist([request("a", tenant="acme")], schema=SCHEMAS["requests"]), path)
     return path.read_bytes()

@@ -7,22 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nights import DAY, open_test_night, read_published
-from tables import Place, place, rows
-from test_publish import fill
 
-from tasks import warehouse
-from tasks.errors import ConfigurationError
-from tasks.publication import publication_prefix, roll_back
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.retention import Retention, clean_up, find_garbage
-from tasks.warehouse import TABLES
+from tasks.base.errors import ConfigurationError
+from tasks.operations.retention import Retention, clean_up, find_garbage
+from tasks.publish.publication import publication_prefix, roll_back
+from tasks.publish.publish import publish
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import TABLES
+from tests.support.nights import DAY, open_test_night, read_published
+from tests.support.tables import Place, place, rows
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.retention import Garbage
+    from tasks.operations.retention import Garbage
 
 __all__ = ["place"]
 A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
@@ -166,8 +166,8 @@ def test_what_was_used_since_it_was_found_stays(
         roll_back(store, "job", DAY, catalog=catalog, lease_s=5.0)
         return []
 
-    monkeypatch.setattr("tasks.maintenance.maintain_tables", go_back_meanwhile)
-    monkeypatch.setattr("tasks.maintenance.files_in_use", lambda *_, **__: set())
+    monkeypatch.setattr("tasks.warehouse.maintenance.maintain_tables", go_back_meanwhile)
+    monkeypatch.setattr("tasks.warehouse.maintenance.files_in_use", lambda *_, **__: set())
     assert clean_up(store, "job", keep, catalog=catalog, dry_run=False, now=later(91))[0] == []
     assert rows(place, "outputs").height == 3
 

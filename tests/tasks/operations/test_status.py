@@ -8,17 +8,17 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from dated_nights import FIRST, SimulatedError, answer, day, instead, night_of, write_day
 
 from flows.commands import run as run_command
 from flows.commands.parser import CommandParser
-from flows.night import run_night
-from flows.parameters import NightlyParameters
-from tasks.errors import ConfigurationError
-from tasks.outputs import OutputSink
-from tasks.status import date_status, overdue, recent_status
-from tasks.storage import open_store
-from tasks.work import load_work
+from flows.parameters.nightly import NightlyParameters
+from flows.run.sequence import run_night
+from tasks.base.errors import ConfigurationError
+from tasks.infer.outputs import OutputSink
+from tasks.operations.status import date_status, overdue, recent_status
+from tasks.plan.work import load_work
+from tasks.store.contract import open_store
+from tests.support.dated_nights import FIRST, SimulatedError, answer, day, instead, night_of, write_day
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from demo_nights import DAY, answer, batch_line, night_request, opened, outputs_of, write_lines
 
 from engine.plan.lengths import COMBINED, ESTIMATORS
-from tasks.errors import ConfigurationError
-from tasks.lengths import FADING, read_history, workload_number
-from tasks.plan import plan
-from tasks.profile import profile
-from tasks.publish import publish
+from tasks.base.errors import ConfigurationError
+from tasks.plan.lengths import FADING, read_history, workload_number
+from tasks.plan.plan import plan
+from tasks.profile.profile import profile
+from tasks.publish.publish import publish
+from tests.support.demo_nights import DAY, answer, batch_line, night_request, opened, outputs_of, write_lines
 
 
 def lines(long: int = 40, count: int = 48) -> list[str]:

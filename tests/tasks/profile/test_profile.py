@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nights import open_test_night, request, write_inputs
 
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
-from tasks.accounting import Account
-from tasks.errors import ConfigurationError
-from tasks.folder import FolderStore
-from tasks.profile import profile
+from tasks.base.accounting import Account
+from tasks.base.errors import ConfigurationError
+from tasks.profile.profile import profile
+from tasks.store.folder import FolderStore
+from tests.support.nights import open_test_night, request, write_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path

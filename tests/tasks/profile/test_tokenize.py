@@ -12,9 +12,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tasks.errors import ConfigurationError
-from tasks.schema import SCHEMAS
-from tasks.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.profile.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nights import open_test_night, write
 
-from tasks.folder import FolderStore
-from tasks.night_cost import cost_shares, night_cost
+from tasks.publish.night_cost import cost_shares, night_cost
+from tasks.store.folder import FolderStore
+from tests.support.nights import open_test_night, write
 
 HELD = {"gpu_seconds_held": 7200.0}
 

@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nights import (
+
+from tasks.base.accounting import Account, AccountingError
+from tasks.base.schema import SCHEMAS
+from tasks.profile.profile import profile
+from tasks.publish import publish as publish_module
+from tasks.publish.output_lines import dump_line, model_name, output_line
+from tasks.publish.publish import publication_prefix, publish
+from tasks.publish.summary import answer_lengths
+from tasks.runlog.log import RunLog, StaleWriterError, date_prefix
+from tasks.runlog.parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
+from tasks.runlog.state import current_publication
+from tasks.store.folder import FolderStore
+from tests.support.nights import (
     AT,
     DAY,
     INFER,
@@ -29,21 +41,9 @@ from nights import (
     write_inputs,
 )
 
-from tasks import publish as publish_module
-from tasks.accounting import Account, AccountingError
-from tasks.folder import FolderStore
-from tasks.profile import profile
-from tasks.publish import publication_prefix, publish
-from tasks.results import dump_line, model_name, output_line
-from tasks.run_parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
-from tasks.runlog import RunLog, StaleWriterError, date_prefix
-from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS
-from tasks.summary import answer_lengths
-
 if TYPE_CHECKING:
-    from tasks.night import Night
-    from tasks.storage import Store
+    from tasks.night.night import Night
+    from tasks.store.contract import Store
 
 ACCOUNT = Account(lines=8, blank=1, filtered=1, quarantined=1, requests=5, errors=1)
 PASSED = '{"body":{"metadata":{"workload":"pick"},"user":"u"},"envelope":{"note":1}}'

@@ -8,17 +8,17 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from demo_nights import answer, batch_line, night_request, opened, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.plan.order import saved_tokens
 from engine.plan.tree import build_tree
 from flows import cli
-from flows.inspect_view import tables_of
-from tasks.errors import ConfigurationError
-from tasks.inspect_run import inspect_run, lengths, mix_over_time, top_prefixes
-from tasks.profile import profile
+from flows.views.inspect import tables_of
+from tasks.base.errors import ConfigurationError
+from tasks.profile.profile import profile
+from tasks.report.inspect_run import inspect_run, lengths, mix_over_time, top_prefixes
+from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
 
 SECRET = "zanzibar"
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,19 +11,19 @@ import browser
 import numpy as np
 import polars as pl
 import pytest
-from demo_nights import answer, batch_line, night_request, opened, write_lines
-from test_report_document import Seen
 
-from engine.metrics import MEASURED
+from engine.cost.metrics import MEASURED
 from flows import cli
-from tasks.profile import profile
-from tasks.publish import publish
+from tasks.profile.profile import profile
+from tasks.publish.publish import publish
 from tasks.report import files, night_report
 from tasks.report.document import to_html, to_markdown
 from tasks.report.night_data import LengthMap, NightData
 from tasks.report.night_report import explain, night_document
 from tasks.report.orders import Order, Orders
-from tasks.storage import plain_path
+from tasks.store.contract import plain_path
+from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
+from tests.tasks.report.test_report_document import Seen
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "zanzibar"

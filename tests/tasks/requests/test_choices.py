@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from demo_nights import MODEL, answer, batch_line, night_request, opened, write_lines
 from transformers import AutoTokenizer
 
-from tasks import engine_process, infer
-from tasks.choices import Choices, choice_seed, sequences
-from tasks.logprobs import chat_logprobs, text_logprobs
-from tasks.outputs import answer_of
-from tasks.results import output_line
+from tasks.infer import infer
+from tasks.infer.backends import process as engine_process
+from tasks.infer.outputs import answer_of
+from tasks.publish.output_lines import output_line
+from tasks.requests.choices import Choices, choice_seed, sequences
+from tasks.requests.logprobs import chat_logprobs, text_logprobs
+from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
+from tests.support.paths import DEMO_MODEL
 
 NIGHT = SimpleNamespace(run_key="k", attempt=SimpleNamespace(id="a"))
 
@@ -147,7 +149,7 @@ def test_choices_of_a_run(bodies) -> None:
 
 
 def test_logprobs_of_a_run(bodies) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     assert bodies["one"]["choices"][0]["logprobs"] is None
     for choice in bodies["three"]["choices"]:
         content = choice["logprobs"]["content"]

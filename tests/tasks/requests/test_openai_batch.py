@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import ErrorCode, QuarantineCode
-from tasks.lines import LineReader
-from tasks.object_parser import ObjectParser, Outcome
-from tasks.sampling import SamplingDefaults
-from tasks.schema import CONTENT_ALTERNATIVES, SCHEMAS
+from tasks.base.errors import ErrorCode, QuarantineCode
+from tasks.base.schema import CONTENT_ALTERNATIVES, SCHEMAS
+from tasks.extract.parse.record_parser import ObjectParser, Outcome
+from tasks.extract.text.lines import LineReader
+from tasks.requests.sampling import SamplingDefaults
 
 DAY = date(2026, 3, 1)
 DEFAULTS = SamplingDefaults()

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.errors import ConfigurationError, ErrorCode, RequestError
-from tasks.identity import default_seed
-from tasks.sampling import (
+from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
+from tasks.base.identity import default_seed
+from tasks.requests.sampling import (
     HONOURED,
     NEUTRAL,
     WITHOUT_EFFECT,

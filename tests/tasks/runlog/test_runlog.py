@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks import runlog as runlog_module
-from tasks.liveness import is_gone, this_process
-from tasks.runlog import (
+from tasks.runlog import log as runlog_module
+from tasks.runlog.liveness import is_gone, this_process
+from tasks.runlog.log import (
     NotHandedOverError,
     RunIsLiveError,
     RunLog,
@@ -27,15 +27,15 @@ from tasks.runlog import (
     digest_ids,
     run_prefix,
 )
-from tasks.runrecords import Claim, LogFormatError, LogRecord, Owner, Step
-from tasks.runstate import current_publication
-from tasks.storage import StoreUnavailableError
+from tasks.runlog.records import Claim, LogFormatError, LogRecord, Owner, Step
+from tasks.runlog.state import current_publication
+from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 PREFIX = run_prefix("job", "2026-01-02", "0123456789abcdef")
 
@@ -335,8 +335,8 @@ def test_an_error_in_the_block_releases_and_shows(store: Store) -> None:
 
 CHILD = """
 import sys, time
-from tasks.runlog import RunLog
-from tasks.storage import open_store
+from tasks.runlog.log import RunLog
+from tasks.store.contract import open_store
 log = RunLog(open_store(sys.argv[1]), sys.argv[2], lease_s=30.0, heartbeat_s=0.1)
 with log.hold():
     log.write_part("outputs", b"x", ext="x", count=1)

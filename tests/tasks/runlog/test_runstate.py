@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.runrecords import (
+from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
     Claim,
@@ -23,7 +23,7 @@ from tasks.runrecords import (
     StopRequested,
     Unknown,
 )
-from tasks.runstate import EMPTY, RunState, current_publication, describe, fold
+from tasks.runlog.state import EMPTY, RunState, current_publication, describe, fold
 
 ids = st.sampled_from(["a", "b", "c", "d"])
 owners = st.builds(Owner, host=st.sampled_from(["h1", "h2"]), pid=st.integers(1, 9), start_time=st.none())

@@ -18,11 +18,11 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from tasks import s3 as s3_module
-from tasks import s3_ranges
-from tasks.errors import ConfigurationError
-from tasks.s3 import S3Store
-from tasks.storage import StoreUnavailableError, list_source, open_store, split_source
+from tasks.base.errors import ConfigurationError
+from tasks.store import s3 as s3_module
+from tasks.store import s3_ranges
+from tasks.store.contract import StoreUnavailableError, list_source, open_store, split_source
+from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

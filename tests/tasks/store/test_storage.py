@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.errors import ConfigurationError
-from tasks.folder import FolderStore
-from tasks.storage import (
+from tasks.base.errors import ConfigurationError
+from tasks.store.contract import (
     PROBE_KEY,
     ObjectNotFoundError,
     StoreUnavailableError,
@@ -23,9 +22,10 @@ from tasks.storage import (
     probe_store,
     split_source,
 )
+from tasks.store.folder import FolderStore
 
 if TYPE_CHECKING:
-    from tasks.storage import Store
+    from tasks.store.contract import Store
 
 
 def test_put_get_overwrite_delete(store: Store) -> None:

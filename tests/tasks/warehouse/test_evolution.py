@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from nights import AT, DAY, open_test_night, output
-from tables import Place, place, rows
-from test_publish import fill
 
-from tasks import warehouse
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.schema import VERSIONS, describe
-from tasks.warehouse import TABLES, VERSION, ensure_table, iceberg_schema, replace_date
+from tasks.base.schema import VERSIONS, describe
+from tasks.publish.publish import publish
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import TABLES, VERSION, ensure_table, iceberg_schema, replace_date
+from tests.support.nights import AT, DAY, open_test_night, output
+from tests.support.tables import Place, place, rows
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

@@ -10,25 +10,26 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from nights import DAY, error, open_test_night
-from tables import Place, place, rows
-from test_publish import fill
 
-from tasks import publish_tables, warehouse
-from tasks.errors import ConfigurationError
-from tasks.publication import roll_back
-from tasks.publish import publish
-from tasks.publish_tables import open_warehouse
-from tasks.runlog import RunLog, StaleWriterError, date_prefix
-from tasks.runstate import current_publication
-from tasks.schema import SCHEMAS
-from tasks.warehouse import OF_A_DATE, TABLES
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.publish.publication import roll_back
+from tasks.publish.publish import publish
+from tasks.runlog.log import RunLog, StaleWriterError, date_prefix
+from tasks.runlog.state import current_publication
+from tasks.warehouse import replace as publish_tables
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.replace import open_warehouse
+from tasks.warehouse.tables import OF_A_DATE, TABLES
+from tests.support.nights import DAY, error, open_test_night
+from tests.support.tables import Place, place, rows
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.night import Night
+    from tasks.night.night import Night
 
 
 __all__ = ["place"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nights import DAY, open_test_night
-from s3_tables import catalog_for_s3, read_rows
-from test_publish import fill
-
-from tasks.publication import roll_back
-from tasks.publish import publish
-from tasks.s3 import S3Store
+from tasks.publish.publication import roll_back
+from tasks.publish.publish import publish
+from tasks.store.s3 import S3Store
+from tests.support.nights import DAY, open_test_night
+from tests.support.s3_tables import catalog_for_s3, read_rows
+from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

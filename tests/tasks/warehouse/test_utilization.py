@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from engine.metrics import MEASURED
-from engine.profiles import DeviceProfile
-from tasks.schema import SCHEMAS
-from tasks.utilization import measured_over_time, over_time, utilization
+from engine.cost.metrics import MEASURED
+from engine.cost.profiles import DeviceProfile
+from tasks.base.schema import SCHEMAS
+from tasks.warehouse.utilization import measured_over_time, over_time, utilization
 
 BEGIN = datetime(2026, 1, 1, 0, 0, 8, tzinfo=UTC)
 DEVICE = DeviceProfile("unit", "nominal", 50.0, 10.0, 100.0, 20.0, overlaps=False)

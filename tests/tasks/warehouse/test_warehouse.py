@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-from tasks import warehouse
-from tasks.catalogs import choose_catalog, open_catalog
-from tasks.errors import ConfigurationError
-from tasks.schema import SCHEMAS
-from tasks.warehouse import TABLES, ensure_table, iceberg_schema, replace_date
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.warehouse import tables as warehouse
+from tasks.warehouse.catalogs import choose_catalog, open_catalog
+from tasks.warehouse.tables import TABLES, ensure_table, iceberg_schema, replace_date
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog

@@ -1,7 +1,7 @@
 """What the compiler makes of every kernel for sm_80 and sm_90, without a GPU.
 
-    python tests/kernels/compile_only.py            # compare with resources.json
-    python tests/kernels/compile_only.py --write    # update it
+    python tests/engine/kernels/triton/compile_only.py            # compare with resources.json
+    python tests/engine/kernels/triton/compile_only.py --write    # update it
 
 Registers and spilled bytes per thread come from ptxas, shared memory per block from Triton. The kernels are
 those of the lists ``SPECS`` in the modules ``specs_*.py`` beside this one.

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 
-import launches
 import pytest
 import torch
 
 from engine.kernels.backend import interpreting
+from tests.engine.kernels.triton import launches
 
 COMPILE_TESTS = ["test_compile.py"]
 # The first ones look at the interpreter itself, the last one starts a process of its own.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from compile_only import ARCHITECTURES, Spec
-
 from engine.kernels.block_attention import SEARCH
 from engine.kernels.cascade_attention import (
     cascade_merge_kernel,
@@ -19,6 +17,7 @@ from engine.kernels.decode_attention import (
 )
 from engine.kernels.prefill_attention import prefill_attention_kernel, prefill_work_kernel
 from engine.kernels.prefill_attention import settings as prefill_settings
+from tests.engine.kernels.triton.compile_only import ARCHITECTURES, Spec
 
 INTEGERS = ("count", "q_stride", "table_stride", "out_stride")
 ELEMENT = {"*bf16": 2, "*fp32": 4}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from compile_only import Spec
-
 from engine.kernels.fp8 import E4M3_MAX
 from engine.kernels.gather_rows import gather_rows_kernel
 from engine.kernels.gather_rows import settings as gather_settings
@@ -17,6 +15,7 @@ from engine.kernels.sampling import draw_kernel
 from engine.kernels.sampling import settings as sampling_settings
 from engine.kernels.silu import settings as silu_settings
 from engine.kernels.silu import silu_and_mul_kernel
+from tests.engine.kernels.triton.compile_only import Spec
 
 HIDDEN = 4096
 

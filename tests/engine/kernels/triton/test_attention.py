@@ -6,12 +6,20 @@ from itertools import combinations
 
 import pytest
 import torch
-from launches import HALF, ON_GPU, POISON, normal, permutation, poisoned_allocations, relative_error
-from pairs import pairwise
 
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
 from engine.kernels.fp8 import dequantise_kv, kv_scales, quantise_kv
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
+from tests.engine.kernels.triton.launches import (
+    HALF,
+    ON_GPU,
+    POISON,
+    normal,
+    permutation,
+    poisoned_allocations,
+    relative_error,
+)
+from tests.engine.kernels.triton.pairs import pairwise
 
 F32, E4M3 = torch.float32, torch.float8_e4m3fn
 QUERY = {F32: F32, HALF: HALF, E4M3: HALF if ON_GPU else F32}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
 from engine.kernels.backend import use_triton
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,6 @@ def test_a_machine_without_triton_runs_the_references() -> None:
         "import sys\nsys.modules['triton'] = None\nimport torch\nfrom engine import kernels\n"
         "print(kernels.rms_norm(torch.ones(1, 4), torch.ones(4), 0.0).sum().item())"
     )
-    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=root, env={})
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=ROOT, env={})
     assert done.stdout.strip() == "4.0"

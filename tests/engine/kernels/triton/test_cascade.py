@@ -7,9 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from launches import DEVICE, HALF, normal, poisoned_allocations, relative_error
-from pairs import pairwise
-from test_attention import E4M3, F32, QUERY, TOLERANCE, name, paged
 
 from engine.kernels.cascade_attention import (
     SharedPages,
@@ -18,6 +15,9 @@ from engine.kernels.cascade_attention import (
     shared_table,
 )
 from engine.kernels.decode_attention import decode_attention_reference
+from tests.engine.kernels.triton.launches import DEVICE, HALF, normal, poisoned_allocations, relative_error
+from tests.engine.kernels.triton.pairs import pairwise
+from tests.engine.kernels.triton.test_attention import E4M3, F32, QUERY, TOLERANCE, name, paged
 
 CASES = pairwise(
     dim=(64, 80, 128, 256),

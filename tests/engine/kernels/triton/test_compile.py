@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from compile_only import Spec, measure, problems, specs, table, table_versions, versions
 
 from engine.kernels.backend import Kernel
+from tests.engine.kernels.triton.compile_only import (
+    Spec,
+    measure,
+    problems,
+    specs,
+    table,
+    table_versions,
+    versions,
+)
 
 ALL = specs()
 
@@ -17,9 +25,11 @@ def test_resources(spec: Spec, architecture: str) -> None:
     found = measure(spec, architecture)
     assert problems(spec, architecture, found) == []
     key = f"{spec.name} {architecture}"
-    assert key in table(), "run tests/kernels/compile_only.py --write"
+    assert key in table(), "run tests/engine/kernels/triton/compile_only.py --write"
     if versions() == table_versions():
-        assert found == table()[key], "run tests/kernels/compile_only.py --write if this is meant"
+        assert found == table()[key], (
+            "run tests/engine/kernels/triton/compile_only.py --write if this is meant"
+        )
 
 
 def test_the_table_has_no_rows_of_kernels_that_are_gone() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
-from launches import HALF, normal, permutation, poisoned_allocations, relative_error
 
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
 from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
 from engine.kernels.rope import inverse_frequencies, rope_table
 from engine.models.config import RopeConfig
+from tests.engine.kernels.triton.launches import (
+    HALF,
+    normal,
+    permutation,
+    poisoned_allocations,
+    relative_error,
+)
 
 LONGEST = 131072
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2}[HALF]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from launches import HALF, integers, normal, permutation, poisoned_allocations, relative_error
 
 from engine.kernels.fp8 import dequantise_kv, kv_scales
 from engine.kernels.gather_rows import gather_rows
@@ -20,6 +19,14 @@ from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_no
 from engine.kernels.rope import inverse_frequencies, rope_table
 from engine.kernels.silu import silu_and_mul, silu_and_mul_reference
 from engine.models.config import RopeConfig
+from tests.engine.kernels.triton.launches import (
+    HALF,
+    integers,
+    normal,
+    permutation,
+    poisoned_allocations,
+    relative_error,
+)
 
 BF16 = torch.bfloat16
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, BF16: 8e-3}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from launches import HALF, normal, poisoned_allocations
 
 from engine.kernels.sampling import draw, draw_reference, greedy
+from tests.engine.kernels.triton.launches import HALF, normal, poisoned_allocations
 
 
 @pytest.fixture(autouse=True)

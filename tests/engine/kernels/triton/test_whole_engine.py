@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import decoder_of, flatten, reference_model
 from triton.runtime.interpreter import InterpretedFunction
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
+from tests.support.models import decoder_of, flatten, reference_model
 
 SETTINGS = EngineSettings(kv_tokens=256, page_size=8, token_budget=16, max_sequences=4, verify=True)
 LONGEST = 64

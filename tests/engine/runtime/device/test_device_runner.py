@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import CONFIGS, decoder_of, greedy, reference_model
-from test_engine import assert_idle, run_engine, some_prompts
-from test_lag import answers
 
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
-from engine.runtime.buckets import Bucket, Buckets, sequence_sizes, token_sizes
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.schedule.buckets import Bucket, Buckets, sequence_sizes, token_sizes
+from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.engine.runtime.test_lag import answers
+from tests.support.models import CONFIGS, decoder_of, greedy, reference_model
 
 
 class Poisoned(DeviceRunner):

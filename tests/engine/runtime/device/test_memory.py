@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import decoder_of, flatten, greedy, reference_model
-from test_engine import some_prompts
 
-from engine.cost import NOMINAL, ModelShape
+from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import CapacityError
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.device_attention import AttentionOps
-from engine.runtime.device_runner import DeviceRunner
-from engine.runtime.memory import measured_kv_tokens
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.attention import AttentionOps
+from engine.runtime.device.memory import measured_kv_tokens
+from engine.runtime.device.runner import DeviceRunner
+from engine.runtime.sample.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
+from tests.engine.runtime.test_engine import some_prompts
+from tests.support.models import decoder_of, flatten, greedy, reference_model
 
 
 class MadeUp:

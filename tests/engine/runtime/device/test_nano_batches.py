@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import CONFIGS, decoder_of, greedy, reference_model
-from test_device_runner import Poisoned, mixed_sampling
-from test_engine import assert_idle, run_engine, some_prompts
-from test_lag import answers
-from test_lanes import Recorded
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.models.lanes import StreamLanes
 from engine.models.schedule import early_drops, launch_order, missing_edges
 from engine.runtime import state
-from engine.runtime.device_attention import AttentionOps
-from engine.runtime.nano_batches import SplitRule, cut, footprint, make_halves
-from engine.runtime.overlap import Overlap, Strategy
-from engine.runtime.runner import CpuRunner
-from engine.runtime.sampling import Sampling
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.device.attention import AttentionOps
+from engine.runtime.device.nano_batches import SplitRule, cut, footprint, make_halves
+from engine.runtime.device.overlap import Overlap, Strategy
+from engine.runtime.sample.sampling import Sampling
+from tests.engine.models.test_lanes import Recorded
+from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
+from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.engine.runtime.test_lag import answers
+from tests.support.models import CONFIGS, decoder_of, greedy, reference_model
 
 SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, layers=32, query_size=4096,
                    kv_bytes_per_token=131072, weight_bytes=15_000_000_000)  # fmt: skip

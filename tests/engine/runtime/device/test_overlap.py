@@ -7,11 +7,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_nano_batches import SHAPE
 
-from engine.cost import NOMINAL, pair_seconds
-from engine.runtime.buckets import Buckets, HalvedBucket
-from engine.runtime.overlap import MARGIN, MOST_KEPT, STRATEGIES, Strategy, fewest, steady
+from engine.cost.step import NOMINAL, pair_seconds
+from engine.runtime.device.overlap import MARGIN, MOST_KEPT, STRATEGIES, Strategy, fewest, steady
+from engine.runtime.schedule.buckets import Buckets, HalvedBucket
+from tests.engine.runtime.device.test_nano_batches import SHAPE
 
 H200 = NOMINAL["h200"]
 SURFACES = {

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runtime.pages import (
+from engine.runtime.kv.pages import (
     CACHED,
     N_CACHED,
     N_EVICTED,

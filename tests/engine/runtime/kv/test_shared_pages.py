@@ -11,15 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape, group_saving, step_cost
+from engine.cost.optimum import optimum
+from engine.cost.step import NOMINAL, ModelShape, group_saving, step_cost
 from engine.kernels.cascade_attention import SharedPages, shared_table
-from engine.optimum import optimum
 from engine.plan.policies import make_plan
 from engine.runtime.core import EngineSettings
-from engine.runtime.shared_pages import find_groups, make_groups, make_room
-from engine.simulate import simulate
+from engine.runtime.kv.shared_pages import find_groups, make_groups, make_room
+from engine.simulate.simulate import simulate
+from tests.support.models import flatten
 
 SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, layers=32, query_size=4096,
                    kv_bytes_per_token=131072, weight_bytes=15_000_000_000)  # fmt: skip

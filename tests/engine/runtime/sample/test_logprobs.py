@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from models import decoder_of, reference_model
-from test_engine import run_engine, some_prompts
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.runtime.logprobs import LOWEST, measure
-from engine.runtime.sampling import Sampling
-from engine.runtime.token_text import TokenText
-
-DEMO = Path(__file__).parents[2] / "infra" / "demo" / "model"
+from engine.runtime.sample.logprobs import LOWEST, measure
+from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.token_text import TokenText
+from tests.engine.runtime.test_engine import run_engine, some_prompts
+from tests.support.models import decoder_of, reference_model
+from tests.support.paths import DEMO_MODEL
 
 
 def expected(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -79,7 +76,7 @@ def test_a_nearly_certain_token_keeps_its_digits() -> None:
 
 @pytest.mark.parametrize("text", ["Plain words, 12.5 %", "naïve — 東京 🚀\n\ttabs  spaces"])
 def test_bytes_of_byte_level_tokens_join_to_the_text(text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     token_bytes = TokenText(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert b"".join(token_bytes(i) for i in ids) == text.encode()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.cost import NOMINAL, ModelShape, step_cost, step_memory_seconds
-from engine.runtime.buckets import FINE_LIMIT, FINE_STEP, GRAIN, GRAIN_LIMIT, token_sizes
-from engine.runtime.pacing import AHEAD, OCCUPANCY, Outlook, remaining_ratio, step_budget
+from engine.cost.step import NOMINAL, ModelShape, step_cost, step_memory_seconds
+from engine.runtime.schedule.buckets import FINE_LIMIT, FINE_STEP, GRAIN, GRAIN_LIMIT, token_sizes
+from engine.runtime.schedule.pacing import AHEAD, OCCUPANCY, Outlook, remaining_ratio, step_budget
 
 SHAPE = ModelShape(6_979_321_856, 525_336_576, 32, 4096, 131_072, 16_060_522_496)
 COST = step_cost(SHAPE, NOMINAL["a100"], overlap=True)

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import flatten
 
-from engine.cost import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.scan import LEFT, RIGHT, SIDES_MOVED, make_scan
-from engine.runtime import admission, forecast, pacing, scheduler, state
-from engine.runtime import flight as flights
-from engine.runtime.pages import CACHED, N_EVICTED, available, check, make_pool
+from engine.runtime import state
+from engine.runtime.kv.pages import CACHED, N_EVICTED, available, check, make_pool
+from engine.runtime.schedule import admission, forecast, pacing
+from engine.runtime.schedule import flight as flights
+from engine.runtime.schedule import step as scheduler
+from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 100, 2, 16, 64, 4400)
 COST = step_cost(SHAPE, NOMINAL["cpu"])

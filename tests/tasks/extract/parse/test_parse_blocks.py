@@ -16,19 +16,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import extract as extract_module
-from tasks import lines as lines_module
-from tasks import parse_object, quick_lines
-from tasks.decompress import TextStream
-from tasks.drafts import Drafts
-from tasks.extract import ExtractResult, ExtractSettings, extract
-from tasks.identities import Identities
-from tasks.lines import BlockReader
-from tasks.object_parser import ParseSettings, Place, RecordParser
-from tasks.parse_pool import ParseProcessError
-from tasks.readers.registry import DEFAULT
-from tasks.sampling import SamplingDefaults
-from tasks.table_files import TableFiles
+from tasks.extract import extract as extract_module
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.parse import one_object as parse_object
+from tasks.extract.parse import quick_lines
+from tasks.extract.parse.drafts import Drafts
+from tasks.extract.parse.pool import ParseProcessError
+from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
+from tasks.extract.parse.repeats import Identities
+from tasks.extract.parse.row_files import TableFiles
+from tasks.extract.readers.registry import DEFAULT
+from tasks.extract.text import lines as lines_module
+from tasks.extract.text.decompress import TextStream
+from tasks.extract.text.lines import BlockReader
+from tasks.requests.sampling import SamplingDefaults
 
 DAY = date(2026, 3, 1)
 TEXT = st.sampled_from(["hi", "Grüße", 'a "quoted"\nline', "\x01\x7f", "", "\u2028", "🙂"])
@@ -326,7 +327,7 @@ def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
     reader = parse_object.BlockReader
     monkeypatch.setattr(parse_object, "BlockReader", lambda text, most: reader(text, most, 8000))
-    monkeypatch.setattr("tasks.decompress.CHUNK_BYTES", 3000)
+    monkeypatch.setattr("tasks.extract.text.decompress.CHUNK_BYTES", 3000)
     many = extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "many", settings=wanted, processes=2)
     assert len(many.files("requests")) > 10
     assert rows(many) == rows(alone)

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from log_samples import EXPECTED, FORMAT, SAMPLES, T0, TABLES_OF_TEXT
 
-from tasks.errors import ConfigurationError
-from tasks.extract import ExtractResult, ExtractSettings, extract
-from tasks.readers.formats import FORMATS
-from tasks.readers.logged import event_time
-from tasks.readers.registry import READERS, find_reader
-from tasks.schema import SCHEMAS
+from tasks.base.errors import ConfigurationError
+from tasks.base.schema import SCHEMAS
+from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.readers.contract import event_time
+from tasks.extract.readers.registry import READERS, find_reader
+from tasks.requests.formats import FORMATS
+from tests.support.log_samples import EXPECTED, FORMAT, SAMPLES, T0, TABLES_OF_TEXT
 
 if TYPE_CHECKING:
     from pathlib import Path

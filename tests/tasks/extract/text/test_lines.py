@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import decompress
-from tasks.lines import LineReader, RawLine
+from tasks.extract.text import decompress
+from tasks.extract.text.lines import LineReader, RawLine
 
 
 def read(data: bytes, *, compressed: bool = False, limit: int = 1000) -> tuple[list[RawLine], LineReader]:

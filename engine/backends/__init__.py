@@ -1,0 +1,1 @@
+"""What answers a job folder: one module per engine, behind one contract."""

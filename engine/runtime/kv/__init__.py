@@ -1,0 +1,1 @@
+"""KV memory: pages, the radix cache over them, and the pages that running requests share."""

@@ -1,0 +1,1 @@
+"""Which request is admitted next, and how many tokens a step takes."""

@@ -1,0 +1,1 @@
+"""Several dates: in this process, as flow runs, and catching up."""

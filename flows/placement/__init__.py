@@ -1,0 +1,1 @@
+"""How a night that computes elsewhere finds and starts its flow run there."""

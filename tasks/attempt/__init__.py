@@ -1,0 +1,1 @@
+"""Whose run it is: opening an attempt, recording its input, ending it."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, accounting, table schemas, identity, the run date."""

@@ -1,0 +1,1 @@
+"""Records become rows: requests, errors, quarantine."""

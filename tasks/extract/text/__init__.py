@@ -1,0 +1,1 @@
+"""Bytes become lines and records, in bounded memory."""

@@ -1,0 +1,1 @@
+"""The order becomes durable answers."""

@@ -1,0 +1,1 @@
+"""Where step infer is computed: here, or handed over to another machine."""

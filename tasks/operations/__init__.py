@@ -1,0 +1,1 @@
+"""What people do around nights: dates, status, doctor, backfill, gc, forget, calibrate."""

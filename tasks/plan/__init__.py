@@ -1,0 +1,1 @@
+"""Cost becomes an order."""

@@ -1,0 +1,1 @@
+"""Answers become the current publication of a date."""

@@ -1,0 +1,1 @@
+"""What a request asks for: body, prompt, sampling, choices, log probabilities."""

@@ -1,0 +1,1 @@
+"""Where bytes live: the contract of a store, a folder, S3, and opening one."""

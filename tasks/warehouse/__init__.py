@@ -1,0 +1,1 @@
+"""The tables of a date, replaced in one commit."""
