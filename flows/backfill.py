@@ -40,7 +40,8 @@ from flows.views.date_table import (
 from tasks.infer.give_way import waits_for
 from tasks.operations.backfill import date_range, plan_dates
 from tasks.operations.dates import DateStatus, view_date
-from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, told
 from flows.run.sequence import Silent, recorded_attempt
 from flows.views.progress import FlowReporter
-from tasks.infer.infer import StoppedError
-from tasks.infer.placement.handover import Handover, open_handed
+from tasks.infer.placement.handover import open_handed
+from tasks.infer.progress import StoppedError
 from tasks.plan.plan import take_plan
 from tasks.runlog.log import NotHandedOverError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.run.sequence import Reporter, Steps
+    from tasks.infer.placement.contract import Handover
 
 FLOW_RUN = "flow_run"
 """In the parameters of a claim: the flow run that computes."""

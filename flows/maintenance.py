@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from tasks.operations.retention import Retention, clean_up
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tasks.warehouse.catalogs import choose_catalog
 
 

@@ -30,8 +30,8 @@ from flows.views.events import tell_published
 from flows.views.progress import FlowReporter
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
-from tasks.infer.infer import StoppedError
-from tasks.infer.placement.handover import ComputeCrashedError
+from tasks.infer.placement.contract import ComputeCrashedError
+from tasks.infer.progress import StoppedError
 
 if TYPE_CHECKING:
     from datetime import date

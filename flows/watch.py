@@ -20,7 +20,7 @@ from flows.parameters.form import SLUG, Form
 from tasks.base.run_date import resolve_run_date
 from tasks.operations.dates import view_date
 from tasks.operations.status import date_status
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

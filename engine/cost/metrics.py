@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from engine.cost.profiles import DeviceProfile
     from engine.cost.step import ModelShape, StepCost
-    from engine.runtime.core import StepSample
 
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
@@ -182,3 +181,31 @@ def step_metrics(sample: StepSample, shape: ModelShape, cost: StepCost, pages: i
         "modelled_seconds": pair_seconds(cost, compute, memory),
         "kv_occupancy": kv_occupancy(sample.available_pages, pages),
     }
+
+
+@dataclass(frozen=True)
+class StepSample:
+    """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time.
+
+    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read, `nano_batches` the parts
+    that the step was cut into.
+    """
+
+    step: int
+    started_at: float
+    seconds: float
+    tokens: int
+    prefill_tokens: int
+    decode_tokens: int
+    samples: int
+    sequences: int
+    running: int
+    kv_tokens_read: int
+    kv_tokens_decode: int
+    attended_tokens: int
+    nano_batches: int
+    available_pages: int
+    hit_tokens: int
+    recomputed_tokens: int
+    evicted_pages: int
+    retractions: int

@@ -12,7 +12,7 @@ Folder (format version 5)
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
     answers     `items`: finished sequences of one step (`engine.backends.native.answer_item`)
-    step        figures of one step (`engine.runtime.core.StepSample` and `engine.cost.metrics.step_metrics`)
+    step        figures of one step (`engine.cost.metrics.StepSample` and `engine.cost.metrics.step_metrics`)
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)

@@ -49,7 +49,7 @@ _DEFAULT_WINDOW, _DEFAULT_WINDOW_LAYERS = 4096, 28
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: base and frequency scaling (`engine.kernels.rope.inverse_frequencies`).
+    """Rotary position embedding: base and frequency scaling (`engine.models.rope.inverse_frequencies`).
 
     Attributes
     ----------

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from engine.kernels.linear import linear
-from engine.kernels.rope import inverse_frequencies
 from engine.models.lanes import InTurn
 from engine.models.layer import LAYER, StepInputs, enter
+from engine.models.rope import inverse_frequencies
 from engine.models.schedule import lean_order
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.cost.metrics import StepSample
 from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.decoder import Decoder
@@ -100,34 +101,6 @@ class Completion:
     started_at: float
     finished_at: float
     logprobs: TokenLogprobs | None = None
-
-
-@dataclass(frozen=True)
-class StepSample:
-    """Measurements of one step. Times in seconds, the rest are counts; `started_at` is Unix time.
-
-    `kv_tokens_decode` is the part of `kv_tokens_read` that decoding sequences read, `nano_batches` the parts
-    that the step was cut into.
-    """
-
-    step: int
-    started_at: float
-    seconds: float
-    tokens: int
-    prefill_tokens: int
-    decode_tokens: int
-    samples: int
-    sequences: int
-    running: int
-    kv_tokens_read: int
-    kv_tokens_decode: int
-    attended_tokens: int
-    nano_batches: int
-    available_pages: int
-    hit_tokens: int
-    recomputed_tokens: int
-    evicted_pages: int
-    retractions: int
 
 
 class Engine:

@@ -15,7 +15,7 @@ import numpy as np
 from engine.cost.step import DeviceProfile, ModelShape, step_cost, step_seconds
 from engine.errors import EngineError
 from engine.plan.policies import make_plan
-from engine.runtime.core import Engine, EngineSettings, StepSample
+from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from engine.cost.metrics import StepSample
     from engine.runtime.cpu.runner import Runner
 
     Floats = npt.NDArray[np.float64]

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 def execute(options: dict[str, Any]) -> int:
     """Do it, and say which dates held them."""
     from tasks.operations.forget import Wanted, forget
-    from tasks.store.contract import open_store
+    from tasks.store.open import open_store
     from tasks.warehouse.catalogs import choose_catalog
 
     catalog = choose_catalog(options["catalog"], options["store"])

@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
 def execute(options: dict[str, Any]) -> int:
     """Delete, and say what."""
     from tasks.operations.retention import Retention, clean_up
-    from tasks.store.contract import open_store
+    from tasks.store.open import open_store
     from tasks.warehouse.catalogs import choose_catalog
 
     retention = Retention(**{name: _days(name, options[f"{name}_days"]) for name in _CLASSES})

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 def execute(options: dict[str, Any]) -> int:
     """Roll the date back and say to which publication."""
     from tasks.publish.publication import roll_back
-    from tasks.store.contract import open_store
+    from tasks.store.open import open_store
     from tasks.warehouse.catalogs import choose_catalog
 
     day = parse_date(options["run_date"])

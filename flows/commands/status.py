@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Print it."""
-    from tasks.store.contract import open_store
+    from tasks.store.open import open_store
 
     store = open_store(options["store"])
     if options["run_date"] is None and options["ready_by"] is None:

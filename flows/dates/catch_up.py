@@ -16,7 +16,7 @@ from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import is_dated
 from tasks.operations.backfill import date_range, plan_dates
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,15 +18,15 @@ from flows.views.date_table import (
     entries_of,
     summary_of,
 )
-from tasks.attempt.prepare import find_model
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import bounded
 from tasks.base.identity import model_digest
 from tasks.infer.give_way import wait_until_free, waits_for
-from tasks.infer.infer import StoppedError
+from tasks.infer.progress import StoppedError
+from tasks.night.model import find_model
 from tasks.operations.backfill import Scope, date_range, plan_dates
 from tasks.operations.dates import view_date
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

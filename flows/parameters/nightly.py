@@ -19,7 +19,7 @@ from tasks.requests.formats import AUTO, FORMATS
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from tasks.attempt.prepare import NightRequest
+    from tasks.night.request import NightRequest
 
 
 class NightlyParameters(Form):
@@ -340,10 +340,10 @@ class NightlyParameters(Form):
         from engine.cost.devices import DeviceError, default_step, find_dtype
         from engine.cost.profiles import ProfileError, read_profile
         from flows.parameters.to_request import night_options
-        from tasks.attempt.prepare import NightRequest
         from tasks.extract.readers.generic import parse_columns
         from tasks.extract.readers.registry import find_reader
         from tasks.night.night import NightSettings
+        from tasks.night.request import NightRequest
         from tasks.requests.sampling import SamplingDefaults
         from tasks.warehouse.catalogs import choose_catalog
 

@@ -33,8 +33,9 @@ from flows.dates.flow_runs import ASKED_TAG, find_deployment, queue_of, run_name
 from flows.run.prefect_tasks import STEPS, as_task, current_pool, current_queue
 from tasks.attempt.prepare import prepare
 from tasks.base.errors import ConfigurationError
-from tasks.infer.infer import StoppedError
-from tasks.infer.placement.handover import ComputeEnd, infer_elsewhere, wait_for_computing
+from tasks.infer.placement.contract import ComputeEnd
+from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
+from tasks.infer.progress import StoppedError
 from tasks.runlog.log import RunLog, run_prefix
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
     from flows.parameters.nightly import NightlyParameters
     from flows.run.sequence import Steps
-    from tasks.attempt.prepare import NightRequest, PreparedInputs
-    from tasks.infer.placement.handover import Handover
+    from tasks.attempt.prepare import PreparedInputs
+    from tasks.infer.placement.contract import Handover
     from tasks.night.night import Night
+    from tasks.night.request import NightRequest
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from engine.errors import EngineError
 from tasks.base.accounting import AccountingError
 from tasks.base.errors import ConfigurationError
-from tasks.infer.infer import StoppedError
-from tasks.infer.placement.handover import ComputeFailedError
+from tasks.infer.placement.contract import ComputeFailedError
+from tasks.infer.progress import StoppedError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError

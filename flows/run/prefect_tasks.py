@@ -19,7 +19,8 @@ from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.sequence import Steps
-from tasks.attempt.prepare import prepare, record_inputs
+from tasks.attempt.prepare import prepare
+from tasks.attempt.record import record_inputs
 from tasks.infer.give_way import infer_in_turn
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State, TaskRun
     from prefect.tasks import Task
 
-    from tasks.infer.infer import InferProgress
+    from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
 
 RETRIES: Final = 3

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import EngineError
 from flows.run.failures import TOLD, AbortedError, UnexpectedError
 from tasks.attempt.ended import ending, record_failed
-from tasks.attempt.prepare import open_night, prepare, record_inputs, record_origin
+from tasks.attempt.open import open_night, record_origin
+from tasks.attempt.prepare import prepare
+from tasks.attempt.record import record_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.infer.give_way import infer_in_turn
-from tasks.infer.infer import StoppedError
+from tasks.infer.progress import StoppedError
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
@@ -25,9 +27,10 @@ from tasks.store.contract import StoreUnavailableError, plain_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.attempt.prepare import NightRequest, PreparedInputs
-    from tasks.infer.infer import InferProgress
+    from tasks.attempt.prepare import PreparedInputs
+    from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
+    from tasks.night.request import NightRequest
 
 RESULT_KEYS = (
     "requests",

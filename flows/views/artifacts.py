@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.views.console import rows_of
 from tasks.report.files import report_markdown
 from tasks.report.inspect_run import compare_with_plan
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     import logging

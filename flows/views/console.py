@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from tasks.infer.infer import InferProgress
+    from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two lines about progress where no terminal redraws one."""

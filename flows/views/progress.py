@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import logging
     from uuid import UUID
 
-    from tasks.infer.infer import InferProgress
+    from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two updates."""

@@ -23,7 +23,7 @@ from tasks.plan.prediction import profile_digest
 from tasks.report.inspect_run import lengths
 from tasks.runlog.parts import read_table
 from tasks.runlog.past_runs import published_runs
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import expand_source, is_dated, static_prefix
-from tasks.store.contract import list_source, split_source
+from tasks.store.open import list_source, split_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

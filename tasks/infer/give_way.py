@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from tasks.infer.infer import infer
-from tasks.operations.dates import is_live
-from tasks.runlog.log import RunLog
+from tasks.runlog.log import RunLog, is_live
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import ObjectNotFoundError, StoreUnavailableError
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from tasks.infer.infer import InferProgress
+    from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
     from tasks.store.contract import Store
 

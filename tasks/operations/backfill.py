@@ -7,9 +7,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import ANSWER_VERSION
-from tasks.attempt.prepare import ORIGIN
 from tasks.extract.listing import find_objects, listing_digest
 from tasks.extract.table_source import is_table
+from tasks.night.request import ORIGIN
 from tasks.operations.dates import LEASE_S, UNSUCCESSFUL, DateStatus, DateView, view_date
 
 if TYPE_CHECKING:

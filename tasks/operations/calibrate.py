@@ -22,8 +22,8 @@ from engine.models.weights import load_weights
 from engine.runtime.core import EngineSettings
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.simulate.calibrate import Calibration, calibrate
-from tasks.attempt.prepare import find_model
 from tasks.base.errors import ConfigurationError
+from tasks.night.model import find_model
 
 if TYPE_CHECKING:
     from engine.cost.profiles import DeviceProfile

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.attempt.ended import KILLED
 from tasks.publish.publication import date_log
-from tasks.runlog.liveness import is_gone
-from tasks.runlog.log import RunLog
+from tasks.runlog.log import RunLog, is_live
 from tasks.runlog.records import Claim
 from tasks.runlog.state import current_publication
 
@@ -151,14 +150,6 @@ def view_date(store: Store, job: str, run_date: date, *, lease_s: float = LEASE_
     rolled_back = current is not None and current.publication_id in names[:-1]
     runs = _runs(store, job, run_date, lease_s)
     return DateView(job, run_date, _status(runs, current), current, rolled_back, runs)
-
-
-def is_live(log: RunLog) -> bool:
-    """Tell whether somebody holds a run and is there; its log is read to the end."""
-    holder = log.refresh().holder
-    if holder is None or (isinstance(holder.body, Claim) and is_gone(holder.body.owner)):
-        return False
-    return log.sign_of_life_age() <= log.lease_s
 
 
 def _runs(store: Store, job: str, run_date: date, lease_s: float) -> tuple[RunView, ...]:

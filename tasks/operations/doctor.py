@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from engine.cost.devices import DeviceError, find_device, find_dtype, lock_file
 from engine.errors import EngineError
-from tasks.attempt.prepare import find_model
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.extract.listing import find_objects
 from tasks.extract.table_source import is_table
 from tasks.infer.give_way import holders
+from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
-from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.open import open_store
 from tasks.warehouse.catalogs import choose_catalog
 
 if TYPE_CHECKING:

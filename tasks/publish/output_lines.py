@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -114,15 +113,6 @@ def dump_line(line: Mapping[str, Any]) -> bytes:
         for end, escaped in _LINE_ENDS.items():
             data = data.replace(end, escaped)
     return data + b"\n"
-
-
-def model_name(folder: Path) -> str:
-    """Return the name of the model in a folder; for a folder of the hub's cache that is its hub id."""
-    folder = Path(folder)
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
-    return folder.name
 
 
 def _head(row: Mapping[str, Any]) -> dict[str, Any]:

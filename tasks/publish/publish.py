@@ -18,15 +18,9 @@ import pyarrow.parquet as pq
 from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.schema import SCHEMAS
+from tasks.night.model import model_name
 from tasks.profile.profile import request_parts
-from tasks.publish.output_lines import (
-    ERROR_COLUMNS,
-    OUTPUT_COLUMNS,
-    dump_line,
-    error_line,
-    model_name,
-    output_line,
-)
+from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
 from tasks.publish.publication import Publication, date_log, make_current, publication_prefix
 from tasks.publish.summary import summarise
 from tasks.runlog.parts import GroupedWriter, batches

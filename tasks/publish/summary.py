@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from tasks.base.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
+from tasks.night.model import model_name
 from tasks.publish.night_cost import night_cost
-from tasks.publish.output_lines import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ConfigurationError
 from tasks.report.inspect_run import open_run
-from tasks.store.contract import ObjectNotFoundError, open_store
+from tasks.store.contract import ObjectNotFoundError
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from engine.plan.tree import build_tree, leaf_ranges
 from tasks.base.errors import ConfigurationError
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import fetch, read_table
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -459,3 +459,11 @@ class RunLog(RunObjects):
 
 def _owner_is_gone(holder: LogRecord) -> bool:
     return isinstance(holder.body, Claim) and is_gone(holder.body.owner)
+
+
+def is_live(log: RunLog) -> bool:
+    """Tell whether somebody holds a run and is there; its log is read to the end."""
+    holder = log.refresh().holder
+    if holder is None or _owner_is_gone(holder):
+        return False
+    return log.sign_of_life_age() <= log.lease_s

@@ -21,11 +21,10 @@ from tasks.store.contract import (
     check_prefix,
     probe_store,
 )
+from tasks.store.local_file import _TEMP_PREFIX, _make_folder, _sync_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-_TEMP_PREFIX = ".nightblend-tmp-"
 
 
 class FolderStore:
@@ -184,39 +183,6 @@ class FolderStore:
             raise StoreUnavailableError(f"{self._path(key)}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a local file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f"{_TEMP_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        with temp.open("wb") as out:
-            write(out)
-        temp.replace(path)
-    finally:
-        temp.unlink(missing_ok=True)
-
-
 def _info(key: str, stat: os.stat_result) -> ObjectInfo:
     etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
     return ObjectInfo(key, stat.st_size, etag, datetime.fromtimestamp(stat.st_mtime, UTC))
-
-
-def _make_folder(folder: Path) -> None:
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for child in reversed(missing):
-        child.mkdir(exist_ok=True)
-        _sync_folder(child.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The name of a new file is durable only when its folder is. Some network file systems refuse to
-    # sync folders because they need not.
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)

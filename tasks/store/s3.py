@@ -28,7 +28,7 @@ from tasks.store.contract import (
     check_prefix,
     probe_store,
 )
-from tasks.store.folder import write_whole
+from tasks.store.local_file import write_whole
 from tasks.store.s3_errors import (
     NOT_FOUND,
     REFUSED,

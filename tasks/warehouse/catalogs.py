@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tasks.base.errors import ConfigurationError
-from tasks.store.contract import is_s3, local_path
+from tasks.store.open import is_s3, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from engine.models.config import ModelConfig, RopeConfig
 from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
 from engine.plan.policies import make_plan
-from engine.runtime.core import Engine, EngineSettings, StepSample
+from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.simulate.calibrate import fit, mixed_lengths, step_errors, timed_steps
 from tests.benchmarks.gpu_ops import Bench, Row
+
+if TYPE_CHECKING:
+    from engine.cost.metrics import StepSample
 
 LLAMA_8B = ModelConfig(
     architecture="LlamaForCausalLM",

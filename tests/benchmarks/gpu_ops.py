@@ -14,10 +14,10 @@ from engine import kernels
 from engine.kernels.linear import fp8_linear, fp8_linear_reference, quantise_weight
 from engine.kernels.qk_rope_store import qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm_reference
-from engine.kernels.rope import inverse_frequencies
 from engine.kernels.sampling import draw_reference
 from engine.kernels.silu import silu_and_mul_reference
 from engine.models.config import RopeConfig
+from engine.models.rope import inverse_frequencies
 from tests.engine.kernels.triton.launches import poisoned_allocations, relative_error
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from engine import kernels
 from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
-from engine.runtime.core import Engine, EngineSettings, StepSample
+from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.sampling import Sampling
 from tests.benchmarks.cpu_engine import processor
@@ -40,6 +40,8 @@ from tests.benchmarks.gpu_ops import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from engine.cost.metrics import StepSample
 
 RESULT = Path(__file__).parent / "results" / "host_time.json"
 TOKENS, SEQUENCES, LENGTH, GOAL_MS = 2000, 1000, 256, 2.0

@@ -15,7 +15,8 @@ import psutil
 from processes import computing, halt_when, wait
 
 from tasks.runlog.log import RunLog
-from tasks.store.contract import open_store, plain_path
+from tasks.store.contract import plain_path
+from tasks.store.open import open_store
 from tests.support.demo_nights import batch_line, write_lines
 
 if TYPE_CHECKING:

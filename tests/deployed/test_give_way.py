@@ -13,7 +13,8 @@ import pytest
 from processes import LONG_S, computing, halt_when, wait
 
 from tasks.operations.dates import view_date
-from tasks.store.contract import open_store, plain_path
+from tasks.store.contract import plain_path
+from tasks.store.open import open_store
 from tests.support.demo_nights import batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 

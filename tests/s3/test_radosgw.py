@@ -19,7 +19,8 @@ from tasks.base.accounting import Account
 from tasks.base.errors import ConfigurationError
 from tasks.extract.extract import extract
 from tasks.store import s3_ranges
-from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.open import open_store
 from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:

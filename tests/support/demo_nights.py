@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
-from tasks.attempt.prepare import NightRequest, open_night, prepare, record_inputs
+from tasks.attempt.open import open_night
+from tasks.attempt.prepare import prepare
+from tasks.attempt.record import record_inputs
 from tasks.infer.infer import infer
 from tasks.night.night import NightSettings
+from tasks.night.request import NightRequest
 from tasks.plan.plan import plan
 from tests.support.paths import DEMO_MODEL
 

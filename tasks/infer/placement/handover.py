@@ -11,80 +11,39 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from engine import ANSWER_VERSION
-from tasks.attempt.prepare import ORIGIN, answers_identity, find_model
+from tasks.attempt.prepare import answers_identity
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key
-from tasks.infer.infer import InferProgress, StoppedError
+from tasks.infer.placement.contract import (
+    ComputeCrashedError,
+    ComputeEnd,
+    ComputeFailedError,
+    ComputeRun,
+    Handover,
+)
+from tasks.infer.progress import InferProgress, StoppedError
+from tasks.night.model import find_model
 from tasks.night.night import Night
-from tasks.operations.dates import is_live
-from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, run_prefix
+from tasks.night.request import ORIGIN
+from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live, run_prefix
 from tasks.runlog.records import Claim
-from tasks.store.contract import StoreUnavailableError, open_store
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tasks.attempt.prepare import NightRequest
+    from tasks.night.request import NightRequest
     from tasks.runlog.state import RunState
 
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 5.0
 """Between two looks at a run that computes elsewhere."""
-
-
-class ComputeFailedError(Exception):
-    """What was to compute for a run has failed; the text says why."""
-
-
-class ComputeCrashedError(StoppedError):
-    """What computed for a run has died; what it had answered counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """All that the computing side is told beside the parameters of the night.
-
-    Attributes
-    ----------
-    run_key
-        Of the run, see CONTRACTS: with job and date it names the run directory.
-    attempt
-        Id of the attempt that it computes for.
-    epoch
-        Of the claim in whose place it may claim the run, once.
-    """
-
-    run_key: str
-    attempt: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class ComputeEnd:
-    """How something that computes elsewhere has ended, and what it said."""
-
-    kind: Literal["completed", "failed", "cancelled", "crashed"]
-    message: str = ""
-
-
-class ComputeRun(Protocol):
-    """Something that computes elsewhere."""
-
-    @property
-    def name(self) -> str:
-        """What people know it by."""
-
-    def ended(self) -> ComputeEnd | None:
-        """Return how it ended; None as long as it has not, or nobody can tell."""
-
-    def cancel(self) -> None:
-        """Ask for its end. Whatever hinders that is logged."""
 
 
 # ---- the side that computes --------------------------------------------------------------------------------

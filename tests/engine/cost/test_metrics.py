@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.cost.metrics import (
     MEASURED,
     METRICS,
+    StepSample,
     density,
     idle_tail_seconds,
     kv_occupancy,
@@ -23,7 +24,6 @@ from engine.cost.metrics import (
 )
 from engine.cost.profiles import DeviceProfile
 from engine.cost.step import NOMINAL, ModelShape, step_cost
-from engine.runtime.core import StepSample
 
 DEVICE = DeviceProfile("unit", "nominal", 2.0, 1.0, 4.0, 2.0, overlaps=True)
 SHAPE = ModelShape(

@@ -13,9 +13,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine import kernels
 from engine.kernels import attention
-from engine.kernels.rope import inverse_frequencies
 from engine.kernels.sampling import gumbel_noise, restrict
 from engine.models.config import RopeConfig, parse_config
+from engine.models.rope import inverse_frequencies
 from engine.runtime.cpu import batch
 from engine.runtime.cpu.batch import attention_groups
 from engine.runtime.state import W_SEQUENCES, W_TOKENS, make_slots, make_work

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels.rope import inverse_frequencies, rope_table
+from engine.kernels.rope import rope_table
 from engine.models.config import RopeConfig
+from engine.models.rope import inverse_frequencies
 from engine.runtime import state
 from engine.runtime.cpu.runner import CpuRunner, LogprobWish
 from engine.runtime.device.runner import DeviceRunner

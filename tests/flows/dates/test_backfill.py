@@ -19,10 +19,10 @@ from flows.run.sequence import run_night
 from flows.views.date_table import STOPPED, entries_of, markdown_of
 from tasks.infer import give_way
 from tasks.infer.give_way import announced, ask_for_device, holders, machine_place, waits_for
-from tasks.infer.infer import StoppedError
+from tasks.infer.progress import StoppedError
 from tasks.operations.backfill import Scope, plan_dates
 from tasks.operations.dates import view_date
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tests.support.dated_nights import SimulatedError, day, instead, night_of, write_day
 
 DAYS = [day(n) for n in range(4)]

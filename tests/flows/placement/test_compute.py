@@ -17,16 +17,13 @@ from flows import cli
 from flows.compute import compute_handed
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps, run_night
-from tasks.attempt.prepare import open_night, prepare, record_inputs
+from tasks.attempt.open import open_night
+from tasks.attempt.prepare import prepare
+from tasks.attempt.record import record_inputs
 from tasks.base.errors import ConfigurationError
-from tasks.infer.infer import StoppedError
-from tasks.infer.placement.handover import (
-    ComputeCrashedError,
-    ComputeEnd,
-    ComputeFailedError,
-    infer_elsewhere,
-    wait_for_computing,
-)
+from tasks.infer.placement.contract import ComputeCrashedError, ComputeEnd, ComputeFailedError
+from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
+from tasks.infer.progress import StoppedError
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.runlog.log import NotHandedOverError, RunLog
 from tasks.runlog.records import Released

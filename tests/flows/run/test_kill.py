@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tasks.runlog.log import RunLog
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tasks.warehouse.replace import open_warehouse
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL

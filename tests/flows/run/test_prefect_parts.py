@@ -29,7 +29,7 @@ from flows.views.events import EVENT, event_id
 from flows.views.progress import progress_text
 from flows.watch import OVERDUE
 from tasks.base.errors import ConfigurationError
-from tasks.infer.infer import InferProgress
+from tasks.infer.progress import InferProgress
 from tasks.store.contract import StoreUnavailableError
 
 SITE = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}

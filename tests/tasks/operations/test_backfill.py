@@ -12,14 +12,14 @@ import pytest
 
 from flows.dates.in_process import scope_of
 from flows.run.sequence import run_night
-from tasks.infer.infer import StoppedError
+from tasks.infer.progress import StoppedError
 from tasks.operations.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
 from tasks.operations.dates import DateStatus, view_date
 from tasks.publish.publication import roll_back
 from tasks.runlog import log as runlog
 from tasks.runlog.liveness import this_process
 from tasks.runlog.log import RunLog
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tests.support.dated_nights import SimulatedError, day, instead, night_of, write_day
 from tests.support.paths import DEMO_MODEL
 

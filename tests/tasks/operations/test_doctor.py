@@ -10,7 +10,7 @@ import pytest
 from flows.deploy.doctor import check_prefect
 from tasks.operations import doctor
 from tasks.operations.doctor import Asked, check_clock, check_night
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tests.support.dated_nights import day, write_day
 from tests.support.paths import DEMO_MODEL
 

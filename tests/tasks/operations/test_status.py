@@ -17,7 +17,7 @@ from tasks.base.errors import ConfigurationError
 from tasks.infer.outputs import OutputSink
 from tasks.operations.status import date_status, overdue, recent_status
 from tasks.plan.work import load_work
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 from tests.support.dated_nights import FIRST, SimulatedError, answer, day, instead, night_of, write_day
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from tasks.base.accounting import Account, AccountingError
 from tasks.base.schema import SCHEMAS
+from tasks.night.model import model_name
 from tasks.profile.profile import profile
 from tasks.publish import publish as publish_module
-from tasks.publish.output_lines import dump_line, model_name, output_line
+from tasks.publish.output_lines import dump_line, output_line
 from tasks.publish.publish import publication_prefix, publish
 from tasks.publish.summary import answer_lengths
 from tasks.runlog.log import RunLog, StaleWriterError, date_prefix

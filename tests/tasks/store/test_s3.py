@@ -21,7 +21,8 @@ from botocore.exceptions import (
 from tasks.base.errors import ConfigurationError
 from tasks.store import s3 as s3_module
 from tasks.store import s3_ranges
-from tasks.store.contract import StoreUnavailableError, list_source, open_store, split_source
+from tasks.store.contract import StoreUnavailableError
+from tasks.store.open import list_source, open_store, split_source
 from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:

@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.base.errors import ConfigurationError
-from tasks.store.contract import (
-    PROBE_KEY,
-    ObjectNotFoundError,
-    StoreUnavailableError,
-    list_source,
-    open_store,
-    probe_store,
-    split_source,
-)
+from tasks.store.contract import PROBE_KEY, ObjectNotFoundError, StoreUnavailableError, probe_store
 from tasks.store.folder import FolderStore
+from tasks.store.open import list_source, open_store, split_source
 
 if TYPE_CHECKING:
     from tasks.store.contract import Store

@@ -7,8 +7,9 @@ import torch
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
 from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
-from engine.kernels.rope import inverse_frequencies, rope_table
+from engine.kernels.rope import rope_table
 from engine.models.config import RopeConfig
+from engine.models.rope import inverse_frequencies
 from tests.engine.kernels.triton.launches import (
     HALF,
     normal,

@@ -16,9 +16,10 @@ from engine.kernels.linear import (
 )
 from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
-from engine.kernels.rope import inverse_frequencies, rope_table
+from engine.kernels.rope import rope_table
 from engine.kernels.silu import silu_and_mul, silu_and_mul_reference
 from engine.models.config import RopeConfig
+from engine.models.rope import inverse_frequencies
 from tests.engine.kernels.triton.launches import (
     HALF,
     integers,

@@ -1,0 +1,51 @@
+"""The model of a night: its folder, and its name in results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.errors import EngineError
+from engine.models.config import load_config
+from tasks.base.errors import ConfigurationError, bounded
+
+
+def find_model(model: str) -> Path:
+    """Return the local folder of a model: `model` itself, or the download of a hub id.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--model`, if there is none or the engine does not support it.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+        except Exception as error:
+            reason = bounded(f"{type(error).__name__}: {error}".partition("\n")[0])
+            raise ConfigurationError(
+                "--model",
+                f"{model} is no folder and cannot be had from the hub ({reason})",
+                "Name a Hugging Face model folder or a hub id that can be reached",
+            ) from error
+    try:
+        load_config(folder)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            "--model", f"{folder} holds no config.json", "Name a Hugging Face model folder or a hub id"
+        ) from None
+    except EngineError as error:
+        message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
+        raise ConfigurationError("--model", message, remedy) from None
+    return folder.resolve()
+
+
+def model_name(folder: Path) -> str:
+    """Return the name of the model in a folder; for a folder of the hub's cache that is its hub id."""
+    folder = Path(folder)
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name
