@@ -31,7 +31,7 @@ from prefect.utilities.urls import url_for
 from flows.compute import FLOW_RUN
 from flows.dates.flow_runs import ASKED_TAG, find_deployment, queue_of, run_name
 from flows.run.prefect_tasks import STEPS, as_task, current_pool, current_queue
-from tasks.attempt.prepare import prepare
+from tasks.attempt.extract_inputs import prepare
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeEnd
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from flows.parameters.nightly import NightlyParameters
     from flows.run.sequence import Steps
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import PreparedInputs
     from tasks.infer.placement.contract import Handover
     from tasks.night.night import Night
     from tasks.night.request import NightRequest

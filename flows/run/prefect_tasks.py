@@ -19,8 +19,8 @@ from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.sequence import Steps
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.extract_inputs import prepare
+from tasks.attempt.tokenize_inputs import record_inputs
 from tasks.infer.give_way import infer_in_turn
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import EngineError
 from flows.run.failures import TOLD, AbortedError, UnexpectedError
 from tasks.attempt.ended import ending, record_failed
+from tasks.attempt.extract_inputs import prepare
 from tasks.attempt.open import open_night, record_origin
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import record_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.infer.give_way import infer_in_turn
@@ -27,7 +27,7 @@ from tasks.store.contract import StoreUnavailableError, plain_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import PreparedInputs
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
     from tasks.night.request import NightRequest

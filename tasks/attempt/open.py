@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import PreparedInputs
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import PreparedInputs
     from tasks.night.night import Night
 
 

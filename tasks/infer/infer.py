@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 from tasks.infer.backends.process import engine_process
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import OutputSink
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.infer.reuse import reuse_answers
 from tasks.infer.run_totals import run_totals

@@ -17,7 +17,7 @@ from tasks.runlog.parts import fetch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.infer.outputs import OutputSink
+    from tasks.infer.part_writer import OutputSink
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cost.step import DeviceProfile
 from engine.errors import EngineError
 from tasks.infer.device_counters import DeviceCounters
-from tasks.infer.outputs import OutputSink, answer_of
+from tasks.infer.part_writer import OutputSink, answer_of
 from tasks.infer.progress import InferProgress
 from tasks.night.model import model_name
 from tasks.plan.plan import FIRST_FOLDER

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.run_date import resolve_run_date, site_zone
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
+from tasks.runlog.numbered import Slots
 from tasks.runlog.records import Attempt, Part
-from tasks.runlog.slots import Slots
 from tasks.store.contract import plain_path
 
 if TYPE_CHECKING:

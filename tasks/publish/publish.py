@@ -20,8 +20,8 @@ from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.schema import SCHEMAS
 from tasks.night.model import model_name
 from tasks.profile.profile import request_parts
+from tasks.publish.current import Publication, date_log, make_current, publication_prefix
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
-from tasks.publish.publication import Publication, date_log, make_current, publication_prefix
 from tasks.publish.summary import summarise
 from tasks.runlog.parts import GroupedWriter, batches
 from tasks.runlog.records import utc_now

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from tasks.runlog.liveness import Heartbeat, is_gone, this_process
+from tasks.runlog.numbered import Slots
 from tasks.runlog.objects import RunObjects
 from tasks.runlog.records import (
     STATUSES,
@@ -31,7 +32,6 @@ from tasks.runlog.records import (
     StopRequested,
     utc_now,
 )
-from tasks.runlog.slots import Slots
 from tasks.runlog.state import EMPTY, RunState, fold
 from tasks.store.contract import ObjectNotFoundError, check_key
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import OutputSink
 from tasks.plan.work import load_work
 from tests.support.demo_nights import batch_line, write_lines
 from tests.support.paths import DEMO_MODEL

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
+from tasks.attempt.extract_inputs import prepare
 from tasks.attempt.open import open_night
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import record_inputs
 from tasks.infer.infer import infer
 from tasks.night.night import NightSettings
 from tasks.night.request import NightRequest

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import ANSWER_VERSION
-from tasks.attempt.prepare import answers_identity
+from tasks.attempt.extract_inputs import answers_identity
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key
 from tasks.infer.placement.contract import (

@@ -17,17 +17,17 @@ from flows import cli
 from flows.compute import compute_handed
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps, run_night
+from tasks.attempt.extract_inputs import prepare
 from tasks.attempt.open import open_night
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import record_inputs
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeCrashedError, ComputeEnd, ComputeFailedError
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.runlog.log import NotHandedOverError, RunLog
+from tasks.runlog.numbered import Slots
 from tasks.runlog.records import Released
-from tasks.runlog.slots import Slots
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.folder import FolderStore
 from tests.support.demo_nights import DAY, batch_line, write_lines

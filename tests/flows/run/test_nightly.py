@@ -13,7 +13,7 @@ import pytest
 from flows import cli
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import RESULT_KEYS, Steps, run_night
-from tasks.attempt.prepare import prepare
+from tasks.attempt.extract_inputs import prepare
 from tasks.infer.progress import StoppedError
 from tasks.runlog.log import RunLog, run_prefix
 from tasks.store.folder import FolderStore

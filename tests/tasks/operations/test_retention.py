@@ -10,7 +10,7 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.operations.retention import Retention, clean_up, find_garbage
-from tasks.publish.publication import publication_prefix, roll_back
+from tasks.publish.current import publication_prefix, roll_back
 from tasks.publish.publish import publish
 from tasks.warehouse import tables as warehouse
 from tasks.warehouse.replace import open_warehouse

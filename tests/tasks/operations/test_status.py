@@ -14,7 +14,7 @@ from flows.commands.parser import CommandParser
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import run_night
 from tasks.base.errors import ConfigurationError
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import OutputSink
 from tasks.operations.status import date_status, overdue, recent_status
 from tasks.plan.work import load_work
 from tasks.store.open import open_store

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 
 from tasks.infer import infer
 from tasks.infer.backends import process as engine_process
-from tasks.infer.outputs import answer_of
+from tasks.infer.part_writer import answer_of
+from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.output_lines import output_line
 from tasks.requests.choices import Choices, choice_seed, sequences
-from tasks.requests.logprobs import chat_logprobs, text_logprobs
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
 from tests.support.paths import DEMO_MODEL
 

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.publish.publication import roll_back
+from tasks.publish.current import roll_back
 from tasks.publish.publish import publish
 from tasks.runlog.log import RunLog, StaleWriterError, date_prefix
 from tasks.runlog.state import current_publication
