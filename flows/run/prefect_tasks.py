@@ -19,8 +19,8 @@ from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.sequence import Steps
-from tasks.attempt.extract_inputs import prepare
-from tasks.attempt.tokenize_inputs import record_inputs
+from tasks.attempt.extract_inputs import extract_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.infer.give_way import infer_in_turn
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
@@ -116,8 +116,8 @@ def as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
 
 
 STEPS = Steps(
-    extract=as_task("extract", prepare),
-    tokenize=as_task("tokenize", record_inputs),
+    extract=as_task("extract", extract_inputs),
+    tokenize=as_task("tokenize", tokenize_inputs),
     profile=as_task("profile", profile),
     plan=as_task("plan", plan),
     infer=as_task("infer", infer_within_limit),

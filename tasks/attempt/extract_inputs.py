@@ -1,4 +1,4 @@
-"""Opens a night: from a request for a run to its identity, its held log, and its recorded inputs."""
+"""Step extract: from what is asked for to the run's identity and its requests, nothing of it recorded yet."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedInputs:
-    """The identity of a run, and its parsed but not yet recorded input.
+class ExtractedInputs:
+    """What step extract finds: the identity of a run, and its parsed but not yet recorded input.
 
     `origin` is what it was made from: the results of step `ORIGIN`.
     """
@@ -43,7 +43,7 @@ class PreparedInputs:
     origin: dict[str, Any]
 
 
-def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -> PreparedInputs:
+def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = None) -> ExtractedInputs:
     """Resolve the date, probe the store, find the model, and read the date's complete object list.
 
     Raises
@@ -86,7 +86,7 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
         )
     model = model_digest(model_dir)
     identity = answers_identity(request, resolved.run_date, model)
-    return PreparedInputs(
+    return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
         reuse_key=reuse_key(**identity),

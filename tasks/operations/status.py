@@ -145,7 +145,7 @@ def _step(run: RunView) -> str | None:
     """Return the step that the run is at, or stopped at."""
     if run.state.finished:
         return None
-    order = ("extract", "profile", "plan", "infer", "publish")
+    order = ("extract", "tokenize", "profile", "plan", "infer", "publish")
     return next((name for name in order if name not in run.state.steps), None)
 
 

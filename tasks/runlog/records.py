@@ -76,7 +76,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step (extract, profile, plan, infer, publish) is finished; `results` is what the next ones need."""
+    """A step is finished (extract, tokenize, profile, plan, infer, publish).
+
+    `results` is what the next ones need.
+    """
 
     KIND: ClassVar[str] = "step"
     name: str

@@ -7,7 +7,7 @@ reads the same log knows the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.accounting import ExitCode
 from tasks.runlog.records import (
@@ -151,6 +151,19 @@ def describe(state: RunState) -> dict[str, Any]:
     }
 
 
+_OF_TOKENIZE: Final = ("requests", "refused", "tokens", "parts")
+"""Results of step tokenize that earlier versions recorded among those of step extract."""
+
+
+def _steps_of(step: Step) -> tuple[Step, ...]:
+    """Return the steps that a record tells of: two for one of an earlier version, which knew no tokenize."""
+    if step.name != "extract" or "parts" not in step.results:
+        return (step,)
+    tokenized = {name: step.results[name] for name in _OF_TOKENIZE if name in step.results}
+    extracted = {name: value for name, value in step.results.items() if name not in tokenized}
+    return (replace(step, results=extracted), Step("tokenize", step.attempt_id, tokenized))
+
+
 class _Draft:
     """A state under construction: folding n records copies the maps once, not n times."""
 
@@ -191,7 +204,8 @@ class _Draft:
             case Attempt():
                 self._open(body)
             case Step():
-                self.steps[body.name] = body
+                for step in _steps_of(body):
+                    self.steps[step.name] = step
             case Part():
                 self.parts.setdefault(body.name, body)
             case StopRequested():

@@ -239,7 +239,7 @@ def _wait(
 ) -> ComputeEnd | None:
     """Wait until the log says that step infer, or the attempt, is over, or that it will never say so."""
     begin = time.monotonic()
-    total = night.log.state.steps["extract"].results["requests"]
+    total = night.log.state.steps["tokenize"].results["requests"]
     while True:
         # Before the log is read: what it has written until its end is seen then.
         end = run.ended()

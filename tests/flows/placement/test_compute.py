@@ -17,9 +17,9 @@ from flows import cli
 from flows.compute import compute_handed
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps, run_night
-from tasks.attempt.extract_inputs import prepare
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night
-from tasks.attempt.tokenize_inputs import record_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeCrashedError, ComputeEnd, ComputeFailedError
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
@@ -260,9 +260,9 @@ def log_after_preparing(asked) -> RunLog:
     """The log of a run whose night has died after its preparation, still claimed by it."""
     request = asked.to_request()
     with TemporaryDirectory() as folder, suppress(StoreUnavailableError):
-        prepared = prepare(request, Path(folder))
-        with open_night(prepared, request, Path(folder)) as night:
-            record_inputs(night, prepared)
+        inputs = extract_inputs(request, Path(folder))
+        with open_night(inputs, request, Path(folder)) as night:
+            tokenize_inputs(night, inputs)
             plan(night)
             # A release that does not reach the store is none.
             night.log.append = _unavailable
@@ -276,9 +276,9 @@ def _unavailable(*_):
 @pytest.mark.parametrize("lengths", ["logged", "combined"])
 def test_the_recorded_plan_is_the_plan(asked, tmp_path, lengths):
     request = asked.model_copy(update={"lengths": lengths}).to_request()
-    prepared = prepare(request, tmp_path / "scratch")
-    with open_night(prepared, request, tmp_path / "scratch") as night:
-        record_inputs(night, prepared)
+    inputs = extract_inputs(request, tmp_path / "scratch")
+    with open_night(inputs, request, tmp_path / "scratch") as night:
+        tokenize_inputs(night, inputs)
         plan(night)
         made = read_job(night.scratch / FIRST_FOLDER)
         night.scratch = tmp_path / "elsewhere"

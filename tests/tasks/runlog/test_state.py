@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.runlog.parts import request_parts
 from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
@@ -157,6 +158,39 @@ def test_a_fresh_attempt_that_ends_on_a_wrong_setting_takes_nothing_away() -> No
         state = fold(log_of(*records, epoch=2), fresh)
         assert part not in state.parts_of("outputs")
         assert set(state.steps) == {"extract"}
+
+
+def test_extract_of_the_last_release_is_two_steps() -> None:
+    extracted = {
+        "account": {"lines": 3, "blank": 0, "filtered": 0, "quarantined": 1, "requests": 2, "errors": 1},
+        "objects": 1,
+        "objects_parsed_before": 0,
+        "object_errors": [],
+        "ignored": 0,
+        "formats": ["openai-batch"],
+        "late_objects": 0,
+        "outside_of_date": 0,
+    }
+    tokenized = {
+        "requests": 1,
+        "refused": 1,
+        "tokens": 9,
+        "parts": ["requests/1.parquet", "requests/tokens-2.npy", "requests/offsets-3.npy"],
+    }
+    parts = [Part("requests", name, "s", 1) for name in tokenized["parts"]]
+    log = log_of(
+        CLAIM, Attempt("a"), *parts, Step("extract", "a", {**extracted, **tokenized}), Step("profile")
+    )
+    state = fold([LogRecord.from_json(record.to_json()) for record in log])
+    assert state.steps["extract"] == Step("extract", "a", extracted)
+    assert state.steps["tokenize"] == Step("tokenize", "a", tokenized)
+    assert list(state.steps) == ["extract", "tokenize", "profile"]
+    assert request_parts(state) == parts
+    assert describe(state)["steps"]["tokenize"] == tokenized
+    # As this release records them.
+    both = log_of(CLAIM, Attempt("a"), *parts, Step("extract", "a", extracted))
+    assert set(fold(both).steps) == {"extract"}
+    assert fold([*both, *log_of(Step("tokenize", "a", tokenized), Step("profile"))]).steps == state.steps
 
 
 def test_ends_and_stops() -> None:
