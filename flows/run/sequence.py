@@ -16,7 +16,7 @@ from tasks.attempt.open import open_night, record_origin
 from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import ConfigurationError, bounded
-from tasks.infer.give_way import infer_in_turn
+from tasks.infer.placement.here import infer_here
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
@@ -89,7 +89,7 @@ class Steps:
     tokenize: Callable[[Night, ExtractedInputs], dict[str, Any]] = tokenize_inputs
     profile: Callable[[Night], dict[str, Any]] = profile
     plan: Callable[[Night], dict[str, Any]] = plan
-    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_in_turn
+    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_here
     publish: Callable[[Night], dict[str, Any]] = publish
 
     def reported_to(self, reporter: Reporter) -> Steps:

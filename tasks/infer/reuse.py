@@ -17,7 +17,7 @@ from tasks.runlog.parts import fetch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.infer.part_writer import OutputSink
+    from tasks.infer.part_writer import PartWriter
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
@@ -38,7 +38,7 @@ _COLUMNS = (
 )
 
 
-def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
+def reuse_answers(night: Night, work: NightWork, writer: PartWriter) -> int:
     """Give every open request whose answer exists that answer; return how many got one."""
     wanted = set(work.open_keys())
     found = 0
@@ -55,7 +55,7 @@ def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
                 if key in wanted and work.rows[work.members[key][0]]["answer_key"] == row["answer_key"]:
                     # Parts of an older version have no column of choices.
                     answer = {name: row.get(name) for name in _COLUMNS[2:]}
-                    found += sink.add_answer(key, answer)
+                    found += writer.add_answer(key, answer)
                     wanted.discard(key)
     if found:
         log.info("%d answers reused", found)
