@@ -36,7 +36,8 @@ from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeEnd
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
 from tasks.infer.progress import StoppedError
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path

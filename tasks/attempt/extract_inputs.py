@@ -11,7 +11,7 @@ from engine import ANSWER_VERSION
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
 from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
+    from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
     from tasks.store.contract import Store
 

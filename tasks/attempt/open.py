@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tasks.attempt.ended import end_killed, record_failed
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, NightRequest
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from engine.models.config import load_config
+from tasks.base.identity import digest_ids
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
-from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
     from tasks.attempt.extract_inputs import ExtractedInputs

@@ -34,7 +34,7 @@ class AnswerCollector:
         self.output_tokens = 0
 
     def take(self, item: dict[str, Any]) -> tuple[str, int] | None:
-        """Take in a choice; if it was the last one, return how the answer ended and how many requests got it."""
+        """Take in a choice; after the last one return how the answer ended and how many requests got it."""
         i = self._row_of[item["request_id"]]
         row, key = self._work.rows[i], self._work.key_of[i]
         settings = sampling_of(self._night, row)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.base.identity import digest_ids
 from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
-from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import fetch
+from tasks.runlog.places import logs_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,11 +66,8 @@ def reuse_answers(night: Night, work: NightWork, writer: PartWriter) -> int:
 def _other_runs(night: Night) -> Iterator[RunLog]:
     """Yield the logs of the date's other runs that would give the same answers."""
     folder = night.log.prefix.rpartition("/")[0]
-    # The first record of a log exists as soon as the run does.
-    first = [info.key for info in night.store.list(f"{folder}/") if info.key.endswith("/log/00000000.json")]
     mine = night.attempt.params.get("reuse_key")
-    for key in first:
-        prefix = key.removesuffix("/log/00000000.json")
+    for prefix in list(logs_below(night.store, folder)):
         if prefix == night.log.prefix:
             continue
         run_log = RunLog(night.store, prefix)

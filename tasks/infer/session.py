@@ -1,4 +1,4 @@
-"""The engines of one attempt, as far as this side knows them: each of their messages goes where it belongs."""
+"""The engines of one attempt as this side knows them: each of their messages goes where it belongs."""
 
 from __future__ import annotations
 

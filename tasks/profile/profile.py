@@ -19,8 +19,8 @@ from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum, node_costs
 from tasks.base.errors import ConfigurationError
+from tasks.base.identity import digest_ids
 from tasks.base.schema import SCHEMAS
-from tasks.runlog.log import digest_ids
 from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from uuid import uuid4
 
-from tasks.runlog.records import Owner
+from tasks.runlog.records import Owner, utc_now
+from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tasks.runlog.records import LogRecord
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +80,26 @@ def _pid_in_use(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+class HeartbeatObject:
+    """Says that the holder of a run is alive: by whose claim, and something new each time."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.key = key
+        self._store = store
+
+    def put(self, claim: LogRecord) -> None:
+        """Write a sign of life of the holder by `claim`."""
+        beat = {"epoch": claim.epoch, "nonce": claim.nonce, "beat": uuid4().hex, "at": utc_now()}
+        self._store.put(self.key, json.dumps(beat).encode())
+
+    def content(self) -> bytes:
+        """Return the last sign of life, empty if there has been none."""
+        try:
+            return self._store.get(self.key)
+        except ObjectNotFoundError:
+            return b""
 
 
 class Heartbeat:

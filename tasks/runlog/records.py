@@ -185,14 +185,14 @@ _KINDS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One slot of the log.
+    """A record of the log.
 
     Attributes
     ----------
     epoch
         Number of the claim under which it was written, from 1.
     nonce
-        Unique to this record: after a refused or unanswered PUT it tells whose record is in the slot.
+        Unique to this record: after a refused or unanswered PUT it tells whose record has the number.
     at
         UTC, ISO 8601, by the writer's clock; for people only.
     """

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.base.identity import digest_ids
 from tasks.base.schema import SCHEMAS
 from tasks.night.night import Night, NightSettings
-from tasks.runlog.log import RunLog, digest_ids, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

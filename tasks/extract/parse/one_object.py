@@ -9,10 +9,12 @@ from tasks.base.accounting import Account
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import RecordParser
 from tasks.extract.parse.repeats import Identities
+from tasks.extract.parse.sniff import parquet_records, sniff
 from tasks.extract.readers.registry import DEFAULT
-from tasks.extract.text.containers import UNREADABLE, line_records, parquet_records, sniff
+from tasks.extract.text.containers import line_records
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.lines import BlockReader, ReadFailure
+from tasks.extract.text.parquet_rows import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.extract.parse.record_parser import ParseSettings, Place
     from tasks.extract.parse.row_files import TableFiles
     from tasks.extract.readers.contract import Reader
-    from tasks.extract.text.containers import Item
+    from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import Readable
 
 _RECORDS: Final = 512

@@ -28,7 +28,8 @@ from tasks.infer.progress import InferProgress, StoppedError
 from tasks.night.model import find_model
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN
-from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live, run_prefix
+from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live
+from tasks.runlog.places import run_prefix
 from tasks.runlog.records import Claim
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import open_store

@@ -26,7 +26,7 @@ from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.runlog.log import NotHandedOverError, RunLog
-from tasks.runlog.numbered import Slots
+from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Released
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.folder import FolderStore
@@ -120,7 +120,7 @@ def test_a_night_is_computed_elsewhere_and_published_here(asked):
     log = log_of(asked)
     assert endings(asked) == [("completed", 0)]
     # Handed over and taken back, under a new claim each time, and never without an owner in between.
-    records = Slots(log.store, f"{log.prefix}/log", 0).read_all()
+    records = NumberedRecords(log.store, f"{log.prefix}/log", 0).read_all()
     claims = [(record.epoch, record.body.params) for record in records if record.kind == "claim"]
     assert claims == [(1, {}), (2, {"handed_epoch": 1}), (3, {})]
     assert [i for i, record in enumerate(records) if isinstance(record.body, Released)] == [len(records) - 1]

@@ -15,7 +15,8 @@ from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import RESULT_KEYS, Steps, run_night
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.infer.progress import StoppedError
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 from tasks.runlog.records import LogRecord, Step, Unknown
 from tasks.store.folder import FolderStore
 from tasks.warehouse.replace import open_warehouse
@@ -170,7 +171,7 @@ def test_a_night_of_the_last_release_goes_on(tmp_path):
 
 
 def as_last_release(folder: Path) -> None:
-    """Let a log's step extract be recorded as it was before there was a step tokenize: in its place, as one."""
+    """Record steps extract and tokenize of a log as one, as before there was a step tokenize."""
     records = {path: LogRecord.from_json(path.read_bytes()) for path in folder.iterdir()}
     files = {record.body.name: path for path, record in records.items() if isinstance(record.body, Step)}
     extract, tokenize = (records[files[name]] for name in ("extract", "tokenize"))

@@ -14,7 +14,8 @@ from tasks.operations.forget import Wanted, forget
 from tasks.profile.profile import profile
 from tasks.publish.current import publication_prefix
 from tasks.publish.publish import publish
-from tasks.runlog.log import RunIsLiveError, RunLog, date_prefix, run_prefix
+from tasks.runlog.log import RunIsLiveError, RunLog
+from tasks.runlog.places import date_prefix, run_prefix
 from tasks.runlog.state import current_publication
 from tests.support.nights import (
     DAY,

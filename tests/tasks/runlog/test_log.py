@@ -16,17 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.runlog import log as runlog_module
+from tasks.base.identity import digest_ids
 from tasks.runlog.liveness import is_gone, this_process
-from tasks.runlog.log import (
-    NotHandedOverError,
-    RunIsLiveError,
-    RunLog,
-    StaleWriterError,
-    date_prefix,
-    digest_ids,
-    run_prefix,
-)
+from tasks.runlog.log import NotHandedOverError, RunIsLiveError, RunLog, StaleWriterError
+from tasks.runlog.places import date_prefix, run_prefix
 from tasks.runlog.records import Claim, LogFormatError, LogRecord, Owner, Step
 from tasks.runlog.state import current_publication
 from tasks.store.contract import StoreUnavailableError
@@ -47,7 +40,7 @@ def make(store: Store, prefix: str = PREFIX, **settings: Any) -> RunLog:
 def claim_as(store: Store, owner: Owner) -> None:
     """Claim as a process elsewhere would, which then never beats."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlog_module, "this_process", lambda: owner)
+        patch.setattr("tasks.runlog.log.this_process", lambda: owner)
         make(store).claim()
 
 

@@ -87,7 +87,7 @@ def test_fold_is_a_left_fold_and_leaves_its_input_alone(
 @given(logs, st.data())
 def test_a_record_repeated_at_once_changes_nothing(log: list[LogRecord], data: st.DataObject) -> None:
     doubled = [record for record in log for _ in range(data.draw(st.integers(1, 2)))]
-    assert without_slots(fold(doubled)) == without_slots(fold(log))
+    assert without_numbers(fold(doubled)) == without_numbers(fold(log))
 
 
 @given(logs)
@@ -99,7 +99,7 @@ def test_only_the_current_epoch_counts(log: list[LogRecord]) -> None:
             kept.append(record)
         elif not isinstance(record.body, Claim | Unknown) and record.epoch == epoch:
             kept.append(record)
-    assert without_slots(fold(log)) == without_slots(fold(kept))
+    assert without_numbers(fold(log)) == without_numbers(fold(kept))
 
 
 @given(logs, ids, logs)
@@ -256,5 +256,5 @@ def test_description_is_plain_json() -> None:
     assert view["parts"]["outputs"] == {"files": 1, "count": 3, "bytes": 7, "names": ["outputs/1"]}
 
 
-def without_slots(state: RunState) -> RunState:
+def without_numbers(state: RunState) -> RunState:
     return replace(state, next_seq=0, holder_seq=0)

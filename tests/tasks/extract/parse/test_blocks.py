@@ -8,7 +8,7 @@ import tracemalloc
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,20 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.extract import extract as extract_module
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
-from tasks.extract.parse import one_object as parse_object
-from tasks.extract.parse import quick_lines
+from tasks.extract import group_parser
+from tasks.extract.extract import ExtractSettings, extract
+from tasks.extract.parse import one_object, quick_lines
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.pool import ParseProcessError
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
 from tasks.extract.parse.repeats import Identities
 from tasks.extract.parse.row_files import TableFiles
 from tasks.extract.readers.registry import DEFAULT
-from tasks.extract.text import lines as lines_module
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.lines import BlockReader
 from tasks.requests.sampling import SamplingDefaults
+
+if TYPE_CHECKING:
+    from tasks.extract.result import ExtractResult
 
 DAY = date(2026, 3, 1)
 TEXT = st.sampled_from(["hi", "Grüße", 'a "quoted"\nline', "\x01\x7f", "", "\u2028", "🙂"])
@@ -323,10 +324,10 @@ def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_bytes(log(3000))
     wanted = ExtractSettings(max_line_bytes=20_000)
     alone = extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "alone", settings=wanted)
-    monkeypatch.setattr(extract_module, "SMALL_BYTES", 1000)
-    monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
-    reader = parse_object.BlockReader
-    monkeypatch.setattr(parse_object, "BlockReader", lambda text, most: reader(text, most, 8000))
+    monkeypatch.setattr(group_parser, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "POOL_BYTES", 1000)
+    reader = one_object.BlockReader
+    monkeypatch.setattr(one_object, "BlockReader", lambda text, most: reader(text, most, 8000))
     monkeypatch.setattr("tasks.extract.text.decompress.CHUNK_BYTES", 3000)
     many = extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "many", settings=wanted, processes=2)
     assert len(many.files("requests")) > 10
@@ -345,15 +346,15 @@ def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     dies.chmod(0o755)
     path = tmp_path / "day.jsonl"
     path.write_bytes(log(500))
-    monkeypatch.setattr(extract_module, "SMALL_BYTES", 1000)
-    monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "POOL_BYTES", 1000)
     monkeypatch.setattr("sys.executable", str(dies))
     with pytest.raises(ParseProcessError, match="ended with 1"):
         extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "s", processes=1)
 
 
 def test_a_block_is_never_much_longer_than_a_line_may_be() -> None:
-    text = lines_module.TextStream(io.BytesIO(b"a" * (3 << 20) + b"\n" + b"b\n" * (1 << 20)), "plain")
-    blocks = list(lines_module.BlockReader(text, 10_000, 4000))
+    text = TextStream(io.BytesIO(b"a" * (3 << 20) + b"\n" + b"b\n" * (1 << 20)), "plain")
+    blocks = list(BlockReader(text, 10_000, 4000))
     assert blocks[0].length == 3 << 20
     assert max(len(block.data) for block in blocks) <= 10_000 + (1 << 20)
