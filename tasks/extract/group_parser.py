@@ -13,7 +13,7 @@ from tasks.base.accounting import Account
 from tasks.extract.parse.one_object import ParsedObject, parse_object
 from tasks.extract.parse.pool import ParsePool
 from tasks.extract.parse.record_parser import Place
-from tasks.extract.parse.row_files import TableFiles
+from tasks.extract.parse.row_files import RowFiles
 from tasks.extract.parsed_rows import Group
 from tasks.extract.text.lines import ReadFailure
 
@@ -90,7 +90,7 @@ class GroupParser:
         self._groups += 1
         objects: dict[Name, ParsedObject] = {}
         whole = True
-        with TableFiles(folder) as rows:
+        with RowFiles(folder) as rows:
             for name, stream in streams:
                 parsed = parse_object(
                     stream,

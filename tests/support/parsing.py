@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.base.schema import error_row
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
-from tasks.extract.parse.repeats import Identities
+from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text import decompress
 from tasks.extract.text.decompress import TextStream
@@ -52,11 +52,11 @@ def parse_lines(
 ) -> Iterator[tuple[Outcome, dict[str, Any] | None]]:
     """Yield for each line where it went, and its row of the table requests, errors or quarantine."""
     parser = RecordParser(Place(*place), ParseSettings(defaults, model_filter), DEFAULT)
-    identities = Identities()
+    repeats = RepeatCounter()
     for line in read_lines(data, max_line_bytes=max_line_bytes)[0]:
         drafts = Drafts()
         parser.add_line(line, drafts)
-        parser.settle(drafts, identities.resolve(*drafts.digests()))
+        parser.settle(drafts, repeats.resolve(*drafts.digests()))
         if drafts.quarantine:
             yield Outcome.QUARANTINED, drafts.quarantine[0]
         elif not drafts.rows:

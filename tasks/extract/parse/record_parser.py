@@ -148,7 +148,7 @@ class RecordParser:
             self._quarantine(line, reason, drafts)
 
     def settle(self, drafts: Drafts, ordinals: npt.NDArray[np.int64]) -> None:
-        """Correct the drafts whose name was used before; `ordinals` are of `Identities.resolve`."""
+        """Correct the drafts whose name was used before; `ordinals` are of `RepeatCounter.resolve`."""
         if not ordinals.any():
             return
         if drafts.quick is not None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tasks.extract.text.decompress import TextStream
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
+
+    from tasks.extract.text.decompress import TextStream
 
 
 BLOCK_BYTES: Final = 4 << 20

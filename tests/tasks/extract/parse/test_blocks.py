@@ -22,8 +22,8 @@ from tasks.extract.parse import one_object, quick_lines
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.pool import ParseProcessError
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
-from tasks.extract.parse.repeats import Identities
-from tasks.extract.parse.row_files import TableFiles
+from tasks.extract.parse.repeats import RepeatCounter
+from tasks.extract.parse.row_files import RowFiles
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.lines import BlockReader
@@ -171,13 +171,13 @@ def rows_of(data: bytes, folder: Path, *, quick: bool, most: int = 1 << 20) -> t
     assert parser._quick is not None
     if not quick:
         parser._quick = None
-    identities, counts, came = Identities(), [], 0
-    with TableFiles(folder) as files:
+    repeats, counts, came = RepeatCounter(), [], 0
+    with RowFiles(folder) as files:
         for block in BlockReader(TextStream(io.BytesIO(data), "plain"), most, 2000):
             drafts = Drafts()
             parser.add_block(block, most, drafts)
             came += len(drafts.quick) if drafts.quick is not None else 0
-            parser.settle(drafts, identities.resolve(*drafts.digests()))
+            parser.settle(drafts, repeats.resolve(*drafts.digests()))
             files.add(drafts)
             counts.append(drafts.counts)
     tables = {name: pq.read_table(path).to_pylist() for name, path in files.files.items()}
@@ -252,7 +252,7 @@ def test_all_lines_but_the_first_go_the_quick_way(style: dict[str, Any], text: s
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=60), st.integers(1, 7))
 def test_repeats_are_counted_over_blocks(pairs: list[tuple[int, int]], step: int) -> None:
-    identities = Identities()
+    repeats = RepeatCounter()
     first: dict[int, int] = {}
     seen: dict[int, int] = {}
     expected = []
@@ -267,27 +267,27 @@ def test_repeats_are_counted_over_blocks(pairs: list[tuple[int, int]], step: int
         part = np.array(pairs[at : at + step], np.uint64)
         names = np.stack([part[:, 0], part[:, 0] * 7], 1)
         bodies = np.stack([part[:, 1], part[:, 1]], 1)
-        found += identities.resolve(np.ascontiguousarray(names), np.ascontiguousarray(bodies)).tolist()
+        found += repeats.resolve(np.ascontiguousarray(names), np.ascontiguousarray(bodies)).tolist()
     assert found == expected
 
 
 def test_a_growing_table_forgets_nothing() -> None:
-    identities = Identities()
+    repeats = RepeatCounter()
     names = np.random.default_rng(3).integers(0, 2**63, (20_000, 2)).astype(np.uint64)
     bodies = np.zeros_like(names)
-    assert not identities.resolve(names[:5000], bodies[:5000]).any()
-    assert not identities.resolve(names[5000:], bodies[5000:]).any()
-    assert (identities.resolve(names, bodies) == 1).all()
+    assert not repeats.resolve(names[:5000], bodies[:5000]).any()
+    assert not repeats.resolve(names[5000:], bodies[5000:]).any()
+    assert (repeats.resolve(names, bodies) == 1).all()
 
 
 def test_names_take_few_bytes() -> None:
-    """What `Identities` says of its memory, while it grows and afterwards."""
-    identities = Identities()
+    """What `RepeatCounter` says of its memory, while it grows and afterwards."""
+    repeats = RepeatCounter()
     names = np.random.default_rng(4).integers(0, 2**63, (200_000, 2)).astype(np.uint64)
     bodies = np.zeros_like(names[:1000])
     tracemalloc.start()
     for at in range(0, len(names), 1000):
-        identities.resolve(names[at : at + 1000], bodies)
+        repeats.resolve(names[at : at + 1000], bodies)
         if at == 100_000:
             tracemalloc.reset_peak()
     held, peak = tracemalloc.get_traced_memory()
