@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from tasks.runlog.records import Owner, utc_now
+from tasks.runlog.records import Claim, Owner, utc_now
 from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -45,6 +45,29 @@ def is_gone(owner: Owner) -> bool:
     if (owner.boot_id, owner.pid_namespace) != (here.boot_id, here.pid_namespace) or not owner.boot_id:
         return False
     return _start_time(owner.pid) != owner.start_time
+
+
+def holder_is_gone(holder: LogRecord) -> bool:
+    """Tell whether whoever wrote a claim was a process of this machine and has certainly ended."""
+    return isinstance(holder.body, Claim) and is_gone(holder.body.owner)
+
+
+def held_by_live(prefix: str, holder: LogRecord, age: float, lease_s: float) -> str:
+    """Return what to tell a person who wants a run whose holder is alive.
+
+    Parameters
+    ----------
+    age
+        Of the holder's last sign of life, seconds.
+    """
+    owner = holder.body.owner if isinstance(holder.body, Claim) else None
+    whom = f"pid {owner.pid} on {owner.host}" if owner else "another process"
+    return (
+        f"{prefix} is held by a live run: {whom} since {holder.at}, "
+        f"last sign of life {age:.0f} s ago. "
+        f"Wait until it ends, or pass --take-over to stop it at its next write; "
+        f"if it has died, it can be claimed {max(0.0, lease_s - age):.0f} s from now."
+    )
 
 
 def _start_time(pid: int) -> int | None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tasks.runlog.liveness import Heartbeat, HeartbeatObject, is_gone, this_process
+from tasks.runlog.liveness import Heartbeat, HeartbeatObject, held_by_live, holder_is_gone, this_process
 from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.objects import RunObjects
 from tasks.runlog.records import (
@@ -185,13 +185,13 @@ class RunLog(RunObjects):
             if forced_epoch is None:
                 forced_epoch = state.epoch if take_over else 0
             # Force holds against the holder that the caller knew of, not against one that came in between.
-            if state.holder is not None and state.epoch > forced_epoch and not _owner_is_gone(state.holder):
+            if state.holder is not None and state.epoch > forced_epoch and not holder_is_gone(state.holder):
                 age = self.sign_of_life_age()
                 # Strictly older: ages of whole seconds (S3) are then never too high by the fraction.
                 if age <= self.lease_s:
                     sign = (state.epoch, self._heartbeat.content())
                     if not wait or (seen is not None and seen != sign):
-                        raise RunIsLiveError(self._live_message(state.holder, age))
+                        raise RunIsLiveError(held_by_live(self.prefix, state.holder, age, self.lease_s))
                     seen = sign
                     time.sleep(max(0.05, min(1.0, self.lease_s - age)))
                     continue
@@ -411,24 +411,10 @@ class RunLog(RunObjects):
         ages = [self.store.age_seconds(key) for key in keys]
         return min(age for age in ages if age is not None)
 
-    def _live_message(self, holder: LogRecord, age: float) -> str:
-        owner = holder.body.owner if isinstance(holder.body, Claim) else None
-        whom = f"pid {owner.pid} on {owner.host}" if owner else "another process"
-        return (
-            f"{self.prefix} is held by a live run: {whom} since {holder.at}, "
-            f"last sign of life {age:.0f} s ago. "
-            f"Wait until it ends, or pass --take-over to stop it at its next write; "
-            f"if it has died, it can be claimed {max(0.0, self.lease_s - age):.0f} s from now."
-        )
-
-
-def _owner_is_gone(holder: LogRecord) -> bool:
-    return isinstance(holder.body, Claim) and is_gone(holder.body.owner)
-
 
 def is_live(log: RunLog) -> bool:
     """Tell whether somebody holds a run and is there; its log is read to the end."""
     holder = log.refresh().holder
-    if holder is None or _owner_is_gone(holder):
+    if holder is None or holder_is_gone(holder):
         return False
     return log.sign_of_life_age() <= log.lease_s
