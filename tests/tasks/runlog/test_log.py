@@ -327,7 +327,7 @@ def test_an_error_in_the_block_releases_and_shows(store: Store) -> None:
 CHILD = """
 import sys, time
 from tasks.runlog.log import RunLog
-from tasks.store.contract import open_store
+from tasks.store.open import open_store
 log = RunLog(open_store(sys.argv[1]), sys.argv[2], lease_s=30.0, heartbeat_s=0.1)
 with log.hold():
     log.write_part("outputs", b"x", ext="x", count=1)

@@ -62,7 +62,7 @@ A, B = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
 def consistent(place: Place, results: dict[str, Any]) -> None:
     """The date's log and every table say the same publication."""
     store, uri = place
-    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).reother())
+    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
     assert current is not None
     assert current.publication_id == results["publication_id"]
     catalog = open_warehouse(uri, store.uri)
@@ -215,7 +215,7 @@ def test_a_publisher_that_was_taken_over_changes_nothing_more(place, tmp_path, m
         patch.setattr(replace, "ensure_table", taken)
         with pytest.raises(StaleWriterError):
             run(place, tmp_path, B)
-    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).reother())
+    current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
     assert current is not None
     assert current.publication_id == before["publication_id"]
     # The first table had been replaced, the others are as they were; whoever publishes next mends it.
