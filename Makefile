@@ -40,7 +40,7 @@ test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which i
 	@$(PY) tests/servers/radosgw.py --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
-TABLE_TESTS = $(addprefix tests/tasks/,warehouse attempt extract/test_table_readers.py extract/test_table_source.py \
+TABLE_TESTS = $(addprefix tests/tasks/,warehouse attempt extract/test_table_source.py \
 	operations/test_retention.py operations/test_forget.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
 	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: dict[str, Any]) -> int:
     """Roll the date back and say to which publication."""
-    from tasks.publish.publication import roll_back
+    from tasks.publish.current import roll_back
     from tasks.store.open import open_store
     from tasks.warehouse.catalogs import choose_catalog
 

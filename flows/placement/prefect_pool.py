@@ -31,12 +31,13 @@ from prefect.utilities.urls import url_for
 from flows.compute import FLOW_RUN
 from flows.dates.flow_runs import ASKED_TAG, find_deployment, queue_of, run_name
 from flows.run.prefect_tasks import STEPS, as_task, current_pool, current_queue
-from tasks.attempt.prepare import prepare
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeEnd
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
 from tasks.infer.progress import StoppedError
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from flows.parameters.nightly import NightlyParameters
     from flows.run.sequence import Steps
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import ExtractedInputs
     from tasks.infer.placement.contract import Handover
     from tasks.night.night import Night
     from tasks.night.request import NightRequest
@@ -75,9 +76,9 @@ def steps_on(parameters: NightlyParameters) -> Steps:
     return replace(STEPS, extract=as_task("extract", _prepare_after_computing), infer=as_task("infer", infer))
 
 
-def _prepare_after_computing(request: NightRequest, scratch: Path) -> PreparedInputs:
+def _prepare_after_computing(request: NightRequest, scratch: Path) -> ExtractedInputs:
     """Prepare a night, and wait for what an earlier flow run of it has left computing."""
-    prepared = prepare(request, scratch)
+    prepared = extract_inputs(request, scratch)
     prefix = run_prefix(request.job, prepared.run_date.isoformat(), prepared.run_key)
     wait_for_computing(RunLog(prepared.store, prefix, lease_s=request.settings.lease_s), _left_behind)
     return prepared

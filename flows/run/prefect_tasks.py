@@ -19,9 +19,9 @@ from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.sequence import Steps
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
-from tasks.infer.give_way import infer_in_turn
+from tasks.attempt.extract_inputs import extract_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
+from tasks.infer.placement.here import infer_here
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
@@ -77,8 +77,8 @@ def infer_within_limit(
     Where the limit does not exist the engine's device lock alone keeps two runs off one GPU.
     """
     limit = limit_name(current_pool())
-    slot = concurrency(limit, lease_duration=LEASE_S)
-    return infer_in_turn(night, on_progress, place=limit, slot=slot)
+    held = concurrency(limit, lease_duration=LEASE_S)
+    return infer_here(night, on_progress, place=limit, limit=held)
 
 
 def told(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,8 +116,8 @@ def as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
 
 
 STEPS = Steps(
-    extract=as_task("extract", prepare),
-    tokenize=as_task("tokenize", record_inputs),
+    extract=as_task("extract", extract_inputs),
+    tokenize=as_task("tokenize", tokenize_inputs),
     profile=as_task("profile", profile),
     plan=as_task("plan", plan),
     infer=as_task("infer", infer_within_limit),

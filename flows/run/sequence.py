@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.errors import EngineError
 from flows.run.failures import TOLD, AbortedError, UnexpectedError
 from tasks.attempt.ended import ending, record_failed
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night, record_origin
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import ConfigurationError, bounded
-from tasks.infer.give_way import infer_in_turn
+from tasks.infer.placement.here import infer_here
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
@@ -27,7 +27,7 @@ from tasks.store.contract import StoreUnavailableError, plain_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import ExtractedInputs
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
     from tasks.night.request import NightRequest
@@ -85,11 +85,11 @@ class Silent:
 class Steps:
     """The steps of a night, in order; the flow puts a task in the place of each function."""
 
-    extract: Callable[[NightRequest, Path], PreparedInputs] = prepare
-    tokenize: Callable[[Night, PreparedInputs], dict[str, Any]] = record_inputs
+    extract: Callable[[NightRequest, Path], ExtractedInputs] = extract_inputs
+    tokenize: Callable[[Night, ExtractedInputs], dict[str, Any]] = tokenize_inputs
     profile: Callable[[Night], dict[str, Any]] = profile
     plan: Callable[[Night], dict[str, Any]] = plan
-    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_in_turn
+    infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_here
     publish: Callable[[Night], dict[str, Any]] = publish
 
     def reported_to(self, reporter: Reporter) -> Steps:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 from tasks.attempt.ended import end_killed, record_failed
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, NightRequest
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import ExtractedInputs
 
 
 @contextmanager
-def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -> Iterator[Night]:
+def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) -> Iterator[Night]:
     """Hold the run for the length of the block, with a new attempt open.
 
     If the run is finished already and no rerun is asked for, nothing is claimed or opened:
@@ -31,8 +32,8 @@ def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -
     """
     settings = request.settings
     run_log = RunLog(
-        prepared.store,
-        run_prefix(request.job, prepared.run_date.isoformat(), prepared.run_key),
+        inputs.store,
+        run_prefix(request.job, inputs.run_date.isoformat(), inputs.run_key),
         lease_s=settings.lease_s,
         heartbeat_s=settings.heartbeat_s,
     )
@@ -44,12 +45,12 @@ def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -
             raise RuntimeError("the run has no attempt")
         return Night(
             job=request.job,
-            run_date=prepared.run_date,
-            run_key=prepared.run_key,
-            store=prepared.store,
+            run_date=inputs.run_date,
+            run_key=inputs.run_key,
+            store=inputs.store,
             log=run_log,
             attempt=attempt,
-            model_dir=prepared.model_dir,
+            model_dir=inputs.model_dir,
             scratch=scratch,
             settings=settings,
         )
@@ -59,28 +60,28 @@ def open_night(prepared: PreparedInputs, request: NightRequest, scratch: Path) -
         return
     with run_log.hold(wait=True, take_over=request.take_over):
         end_killed(run_log)
-        record_failed(run_log, request.job, prepared.run_date, prepared.run_key, settings.catalog)
+        record_failed(run_log, request.job, inputs.run_date, inputs.run_key, settings.catalog)
         run_log.open_attempt(
             fresh=request.rerun,
             policy=settings.policy,
             device=settings.device,
             params={
-                "reuse_key": prepared.reuse_key,
-                "model": str(prepared.model_dir),
+                "reuse_key": inputs.reuse_key,
+                "model": str(inputs.model_dir),
                 "publish": settings.publish,
                 "options": list(request.options),
                 "asked_by": request.asked_by,
             },
         )
-        record_origin(run_log, prepared)
+        record_origin(run_log, inputs)
         yield night()
 
 
-def record_origin(run_log: RunLog, prepared: PreparedInputs) -> None:
+def record_origin(run_log: RunLog, inputs: ExtractedInputs) -> None:
     """Record what a held run was made from, unless its log says so already.
 
     Also where a finished run is used again: objects may have been written anew with the same requests.
     """
     known = run_log.state.steps.get(ORIGIN)
-    if known is None or known.results != prepared.origin:
-        run_log.finish_step(ORIGIN, prepared.origin)
+    if known is None or known.results != inputs.origin:
+        run_log.finish_step(ORIGIN, inputs.origin)

@@ -17,7 +17,7 @@ from engine import ANSWER_VERSION
 from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import date
     from pathlib import Path
 
@@ -65,6 +65,14 @@ def digest(kind: str, *parts: object) -> str:
         # The same bytes, much faster; only numbers are written differently.
         return _texts_digest(kind, *parts)
     return hashlib.sha256(canonical_json([kind, *parts]).encode()).hexdigest()
+
+
+def digest_ids(ids: Iterable[str]) -> str:
+    """Return the SHA-256 of the sorted ids, in hex."""
+    digest = hashlib.sha256()
+    for one in sorted(ids):
+        digest.update(one.encode() + b"\n")
+    return digest.hexdigest()
 
 
 def answer_key(endpoint: str, content: str, sampling: Mapping[str, Any]) -> str:

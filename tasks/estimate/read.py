@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.estimate.machine import Model
-    from tasks.extract.extract import ExtractResult
+    from tasks.extract.result import ExtractResult
 
     Int32 = npt.NDArray[np.int32]
     Int64 = npt.NDArray[np.int64]

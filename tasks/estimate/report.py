@@ -16,7 +16,6 @@ import numpy as np
 
 from engine.plan.tree import node_costs
 from tasks.estimate.case import OURS, Case, Way
-from tasks.estimate.corrections import Corrections
 from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
 from tasks.estimate.read import ASSUMED
 from tasks.estimate.replicas import divided_seconds
@@ -29,6 +28,7 @@ from tasks.estimate.savings import (
     seconds_range,
 )
 from tasks.estimate.sources import Chain, sources_of
+from tasks.estimate.trust import Corrections
 from tasks.estimate.verdict import judge
 
 if TYPE_CHECKING:

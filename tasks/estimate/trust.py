@@ -8,6 +8,7 @@ and an estimate corrects its lengths by themselves.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,6 @@ import polars as pl
 
 from engine.cost.step import DeviceProfile
 from tasks.base.errors import ConfigurationError
-from tasks.estimate.corrections import Corrections
 from tasks.plan.prediction import profile_digest
 from tasks.report.inspect_run import lengths
 from tasks.runlog.parts import read_table
@@ -36,6 +36,29 @@ KEPT_ERROR: Final = 0.05
 """Least error that is left after a correction: the next night is never quite like the last ones."""
 FEW: Final = 3
 """Up to so many runs the error that is left is taken twice as large."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What past runs say of the model's errors.
+
+    Attributes
+    ----------
+    factor
+        Measured time of the engine's steps over what is modelled of them
+        (`time_factor`), median.
+    error
+        Relative error that is left after the correction.
+    overhead_seconds
+        Of a night beside the engine's steps: loading, reading, writing.
+    runs
+        How many runs that is from.
+    """
+
+    factor: float = 1.0
+    error: float | None = None
+    overhead_seconds: float = 0.0
+    runs: int = 0
 
 
 def past_errors(store_uri: str, job: str, runs: int = RUNS) -> dict[str, Any]:

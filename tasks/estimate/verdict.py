@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.estimate.read import ASSUMED, PARTLY, PAST
 
 if TYPE_CHECKING:
-    from tasks.estimate.corrections import Corrections
     from tasks.estimate.machine import Machine
     from tasks.estimate.requests import Requests
+    from tasks.estimate.trust import Corrections
 
 WORTH, UNCERTAIN, NOT_WORTH = "worth it", "uncertain", "not worth it"
 SMALL: Final = 0.05

@@ -10,23 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from tasks.infer.infer import infer
 from tasks.runlog.log import RunLog, is_live
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-    from typing import Any
+    from collections.abc import Iterator
 
-    from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
     from tasks.store.contract import Store
 
@@ -35,8 +30,6 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "_devices"
 """In the root of a store; no job can have this name."""
 POLL_S: Final = 1.0
-ASK_S: Final = 5.0
-"""Between two times of asking while a run waits for a device."""
 WAIT_S: Final = 300.0
 """How long a run waits for one it has asked; a durable part is written within seconds of that."""
 
@@ -144,57 +137,3 @@ def waits_for(run_log: RunLog) -> RunLog | None:
         return None
     other = RunLog(run_log.store, asked.by, lease_s=run_log.lease_s)
     return other if is_live(other) else None
-
-
-def infer_in_turn(
-    night: Night,
-    on_progress: Callable[[InferProgress], None] | None = None,
-    *,
-    place: str | None = None,
-    slot: AbstractContextManager[None] | None = None,
-) -> dict[str, Any]:
-    """Run step infer, after a run that has the device and gives way has stopped.
-
-    Parameters
-    ----------
-    place
-        Of what it wants a device, see `Announcement`; None is this machine.
-    slot
-        Entering it waits for a free device of the place; held while the run computes. Without one the run
-        that was asked is waited for.
-    """
-    place = place or machine_place(night.settings.device)
-    with ExitStack() as held:
-        if slot is None:
-            asked = ask_for_device(night, place)
-            if asked is not None:
-                wait_until_free(asked)
-        else:
-            with _asking(night, place):
-                held.enter_context(slot)
-        held.enter_context(announced(night, place))
-        return infer(night, on_progress)
-
-
-@contextmanager
-def _asking(night: Night, place: str) -> Iterator[None]:
-    """Ask for a device as long as the block waits for one.
-
-    Not once: whoever had the device first may be followed by another that gives way.
-    """
-    got = threading.Event()
-
-    def ask() -> None:
-        while not got.wait(ASK_S):
-            try:
-                ask_for_device(night, place)
-            except (StoreUnavailableError, LogFormatError) as error:
-                log.warning("could not ask for a device of %s: %s", place, error)
-
-    thread = threading.Thread(target=ask, name="ask-for-device", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        got.set()
-        thread.join()

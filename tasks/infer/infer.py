@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
 from tasks.infer.backends.process import engine_process
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import PartWriter
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.infer.reuse import reuse_answers
 from tasks.infer.run_totals import run_totals
-from tasks.infer.session import _Session
+from tasks.infer.session import EngineSession
 from tasks.plan.lengths import write_lengths
 from tasks.plan.plan import FIRST_FOLDER, write_plan
 from tasks.plan.work import load_work
@@ -47,33 +47,34 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
         If the engine refuses the job (no restart would help).
     """
     work = load_work(night)
-    sink = OutputSink(night, work)
-    session = _Session(night, work, sink)
+    writer = PartWriter(night, work)
+    session = EngineSession(night, work, writer)
     try:
-        reused = reuse_answers(night, work, sink)
+        reused = reuse_answers(night, work, writer)
         folder = night.scratch / FIRST_FOLDER
         while work.open_keys():
-            if session.engine_starts > 0 or reused or not (folder / "job.json").exists():
-                folder = night.scratch / f"engine-{session.engine_starts + 1}"
-                write_plan(night, work, folder, session.choices)
-            failure = _run_engine(night, sink, folder, session, on_progress)
+            if session.starts > 0 or reused or not (folder / "job.json").exists():
+                folder = night.scratch / f"engine-{session.starts + 1}"
+                write_plan(night, work, folder, session.answers.choices)
+            failure = _run_engine(night, writer, folder, session, on_progress)
             if failure is None:
                 break
-            if session.engine_starts > night.settings.engine_restarts:
-                raise StoppedError(f"the engine died {session.engine_starts} times, last: {failure}")
+            if session.starts > night.settings.engine_restarts:
+                raise StoppedError(f"the engine died {session.starts} times, last: {failure}")
             log.warning("the engine died (%s); starting it again", failure)
     finally:
         session.close()
         # Not after losing the run: a stale writer's parts would be refused anyway.
         if night.log.is_holder:
-            sink.flush()
+            writer.flush()
+    metrics = session.metrics
     results = {
-        **run_totals(night, work, session.device, session.kv_tokens, session.held_seconds),
+        **run_totals(night, work, metrics.device, metrics.kv_tokens, metrics.held_seconds),
         "seconds": session.seconds(),
-        "peak_running": session.peak_running,
-        "kv_tokens": session.kv_tokens,
-        "device": session.device,
-        "engine_starts": session.engine_starts,
+        "peak_running": metrics.peak_running,
+        "kv_tokens": metrics.kv_tokens,
+        "device": metrics.device,
+        "engine_starts": session.starts,
         "replans": session.replans,
         "reused_answers": reused,
     }
@@ -84,9 +85,9 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
 
 def _run_engine(
     night: Night,
-    sink: OutputSink,
+    writer: PartWriter,
     folder: Path,
-    session: _Session,
+    session: EngineSession,
     on_progress: Callable[[InferProgress], None] | None,
 ) -> str | None:
     """Run one engine process to its end; return None if it answered everything, else why it died."""
@@ -95,7 +96,7 @@ def _run_engine(
         try:
             for message in engine.messages:
                 session.take(message)
-                sink.flush_if_due()
+                writer.flush_if_due()
                 if on_progress is not None:
                     on_progress(session.progress())
                 if night.log.lost:

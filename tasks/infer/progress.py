@@ -1,4 +1,4 @@
-"""How far step infer is, and how it tells that it was stopped."""
+"""How far step infer is, and how it tells that it was stopped: for whoever shows it without running it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _GAUGES: Final = {
 _COUNTERS: Final = {
     "vllm:generation_tokens": "Answer tokens computed",
     "vllm:prefix_cache_hits": "Prompt tokens taken from the prefix cache",
-    "vllm:num_preemptions": "Requests put back for lack of memory (retractions)",
+    "vllm:num_preemptions": "Requests put back for lack of memory",
     "nightblend_prefill_tokens": "Prompt tokens computed",
     "nightblend_recomputed_tokens": METRICS["recomputed_tokens"].meaning,
     "nightblend_evicted_pages": "Cached KV pages given up",
@@ -71,7 +71,7 @@ _OF_A_STEP: Final = {
 """Counter -> the field of a step message that is added to it."""
 
 
-class Exposition:
+class PrometheusMetrics:
     """The metrics of one night; `serve` puts them on a port."""
 
     def __init__(self, *, model_name: str, nightly: str) -> None:

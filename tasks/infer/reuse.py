@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import fetch
+from tasks.runlog.places import logs_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.infer.outputs import OutputSink
+    from tasks.infer.part_writer import PartWriter
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
@@ -38,7 +39,7 @@ _COLUMNS = (
 )
 
 
-def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
+def reuse_answers(night: Night, work: NightWork, writer: PartWriter) -> int:
     """Give every open request whose answer exists that answer; return how many got one."""
     wanted = set(work.open_keys())
     found = 0
@@ -55,7 +56,7 @@ def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
                 if key in wanted and work.rows[work.members[key][0]]["answer_key"] == row["answer_key"]:
                     # Parts of an older version have no column of choices.
                     answer = {name: row.get(name) for name in _COLUMNS[2:]}
-                    found += sink.add_answer(key, answer)
+                    found += writer.add_answer(key, answer)
                     wanted.discard(key)
     if found:
         log.info("%d answers reused", found)
@@ -65,11 +66,8 @@ def reuse_answers(night: Night, work: NightWork, sink: OutputSink) -> int:
 def _other_runs(night: Night) -> Iterator[RunLog]:
     """Yield the logs of the date's other runs that would give the same answers."""
     folder = night.log.prefix.rpartition("/")[0]
-    # The first record of a log exists as soon as the run does.
-    first = [info.key for info in night.store.list(f"{folder}/") if info.key.endswith("/log/00000000.json")]
     mine = night.attempt.params.get("reuse_key")
-    for key in first:
-        prefix = key.removesuffix("/log/00000000.json")
+    for prefix in list(logs_below(night.store, folder)):
         if prefix == night.log.prefix:
             continue
         run_log = RunLog(night.store, prefix)

@@ -1,1 +1,4 @@
-"""What all steps of a night share: what was asked for, the run, the model's folder."""
+"""What all steps of a night share.
+
+Begin with `request` (what was asked for), then `night` (one live attempt at it); `model` finds the model.
+"""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tasks.attempt.ended import KILLED
-from tasks.publish.publication import date_log
+from tasks.publish.current import date_log
 from tasks.runlog.log import RunLog, is_live
 from tasks.runlog.records import Claim
 from tasks.runlog.state import current_publication

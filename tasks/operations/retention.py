@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ConfigurationError
-from tasks.runlog.log import RunLog, date_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import date_prefix
 from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:

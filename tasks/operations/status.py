@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.run_date import resolve_run_date, site_zone
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
+from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Attempt, Part
-from tasks.runlog.slots import Slots
 from tasks.store.contract import plain_path
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _step(run: RunView) -> str | None:
     """Return the step that the run is at, or stopped at."""
     if run.state.finished:
         return None
-    order = ("extract", "profile", "plan", "infer", "publish")
+    order = ("extract", "tokenize", "profile", "plan", "infer", "publish")
     return next((name for name in order if name not in run.state.steps), None)
 
 
@@ -153,15 +153,15 @@ def _progress(store: Store, run: RunView) -> Progress:
     extract = run.state.steps.get("extract")
     total = int(extract.results["account"]["requests"]) if extract is not None else None
     done = sum(part.count for kind in ("outputs", "errors") for part in run.state.parts_of(kind))
-    slots = Slots(store, run.log.key("log"), 0)
-    records = slots.read_all()
+    numbered = NumberedRecords(store, run.log.key("log"), 0)
+    records = numbered.read_all()
     last = _last_part(records)
-    age = None if last is None else store.age_seconds(slots.key(last))
+    age = None if last is None else store.age_seconds(numbered.key(last))
     return Progress(done, total, age, _eta(records, total, done, age) if run.is_live else None)
 
 
 def _last_part(records: Sequence[LogRecord]) -> int | None:
-    """Return the slot of the last part of answers."""
+    """Return the number of the last part of answers."""
     for seq in range(len(records) - 1, -1, -1):
         body = records[seq].body
         if isinstance(body, Part) and body.kind == "outputs":

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tasks.base.schema import IDENTIFYING_COLUMNS
 from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
+from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,9 +74,7 @@ class NightWork:
 
 def load_work(night: Night) -> NightWork:
     """Read the recorded requests of a run and what the log says is answered."""
-    parts: list[str] = night.log.state.steps["extract"].results["parts"]
-    by_name = night.log.state.parts
-    table, tokens, offsets = (night.fetch(by_name[name]) for name in parts)
+    table, tokens, offsets = (night.fetch(part) for part in request_parts(night.log.state))
     rows = pq.read_table(table, columns=COLUMNS).to_pylist()
     defaults = night.settings.defaults
     key_of: list[str] = []

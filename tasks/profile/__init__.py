@@ -1,1 +1,4 @@
-"""Rows become tokens and cost."""
+"""Rows become tokens and cost.
+
+Begin with `tokenize` (prompts to tokens), then `profile` (compute and memory time of each request).
+"""

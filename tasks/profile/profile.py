@@ -19,8 +19,9 @@ from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum, node_costs
 from tasks.base.errors import ConfigurationError
+from tasks.base.identity import digest_ids
 from tasks.base.schema import SCHEMAS
-from tasks.runlog.log import digest_ids
+from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.night.night import Night
-    from tasks.runlog.records import Part
 
 log = logging.getLogger(__name__)
 
@@ -124,26 +124,10 @@ def distribution(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
     return {row.pop("workload"): row for row in found.to_dicts()}
 
 
-def request_parts(night: Night) -> list[Part]:
-    """Return the parts that step `extract` names as the run's requests: table, tokens, offsets.
-
-    A killed attempt may have left others of their kind in the log.
-
-    Raises
-    ------
-    RuntimeError
-        If step `extract` is not in the log.
-    """
-    step = night.log.state.steps.get("extract")
-    if step is None:
-        raise RuntimeError("step extract is not in the run log")
-    return [night.log.state.parts[name] for name in step.results["parts"]]
-
-
 def _read_requests(
     night: Night,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    table, tokens, offsets = (night.fetch(part) for part in request_parts(night))
+    table, tokens, offsets = (night.fetch(part) for part in request_parts(night.log.state))
     rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=_COLUMNS)))
     return rows, np.load(tokens, mmap_mode="r"), np.load(offsets)
 

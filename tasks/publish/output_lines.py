@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tasks.requests.logprobs import chat_logprobs, text_logprobs
+from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,11 +19,10 @@ from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.schema import SCHEMAS
 from tasks.night.model import model_name
-from tasks.profile.profile import request_parts
+from tasks.publish.current import Publication, date_log, make_current, publication_prefix
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
-from tasks.publish.publication import Publication, date_log, make_current, publication_prefix
 from tasks.publish.summary import summarise
-from tasks.runlog.parts import GroupedWriter, batches
+from tasks.runlog.parts import GroupedWriter, batches, request_parts
 from tasks.runlog.records import utc_now
 from tasks.runlog.state import current_publication
 
@@ -173,7 +172,7 @@ def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:
         If a part has not the rows it was recorded with, the lines of the objects or the rows in quarantine do
         not add up, or a request has no row or more than one in outputs and errors together.
     """
-    asked_file = night.fetch(request_parts(night)[0])
+    asked_file = night.fetch(request_parts(night.log.state)[0])
     account = Account(**night.log.state.steps["extract"].results["account"])
     account.check("run")
     for kind in ("outputs", "errors", "quarantine"):

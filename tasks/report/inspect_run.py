@@ -18,7 +18,7 @@ from engine.cost.step import DeviceProfile
 from engine.plan.tree import build_tree, leaf_ranges
 from tasks.base.errors import ConfigurationError
 from tasks.runlog.log import RunLog
-from tasks.runlog.parts import fetch, read_table
+from tasks.runlog.parts import fetch, read_table, request_parts
 from tasks.store.open import open_store
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
     steps = {name: step.results for name, step in state.steps.items()}
     with TemporaryDirectory(prefix="nightblend-") as folder:
         reader = _Reader(log, Path(folder))
-        requests = reader.requests(steps.get("extract", {}).get("parts", []))
+        requests = reader.requests() if "tokenize" in steps else None
         profiles, samples = reader.table("profiles"), reader.table("steps")
         outputs = reader.table("outputs", ["request_id", "usage", "run_key"])
         return {
@@ -113,13 +113,10 @@ class _Reader:
         """Return the rows of all Parquet parts of a kind, in log order."""
         return pl.DataFrame(pl.from_arrow(read_table(self._log, kind, self._folder, columns)))
 
-    def requests(self, names: list[str]) -> tuple[pl.DataFrame, PrefixTree] | None:
+    def requests(self) -> tuple[pl.DataFrame, PrefixTree]:
         """Return id and workload of the requests in the order of their tokens, and their prefix tree."""
-        if len(names) != 3:
-            return None
-        table, tokens, offsets = (
-            fetch(self._log, self._log.state.parts[name], self._folder) for name in names
-        )
+        parts = request_parts(self._log.state)
+        table, tokens, offsets = (fetch(self._log, part, self._folder) for part in parts)
         rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
         return rows, build_tree(np.load(tokens, mmap_mode="r"), np.load(offsets))
 

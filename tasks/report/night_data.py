@@ -14,7 +14,7 @@ from engine.runtime.core import EngineSettings
 from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges
-from tasks.runlog.parts import fetch, read_table
+from tasks.runlog.parts import fetch, read_table, request_parts
 from tasks.store.contract import plain_path
 from tasks.warehouse.utilization import measured_over_time, over_time
 
@@ -199,11 +199,9 @@ def _orders(
     shape: ModelShape | None,
     device: DeviceProfile | None,
 ) -> Orders | None:
-    extract = log.state.steps.get("extract")
-    names = extract.results.get("parts", []) if extract is not None else []
-    if shape is None or device is None or len(names) != 3 or not infer.get("kv_tokens"):
+    if "tokenize" not in log.state.steps or shape is None or device is None or not infer.get("kv_tokens"):
         return None
-    table, tokens, offsets = (fetch(log, log.state.parts[name], folder) for name in names)
+    table, tokens, offsets = (fetch(log, part, folder) for part in request_parts(log.state))
     rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
     known = rows
     for frame, column in ((computed, "completion_tokens"), (profiles, "estimated_output_tokens")):

@@ -1,1 +1,4 @@
-"""What a request asks for: body, prompt, sampling, choices, log probabilities."""
+"""What a request asks for, whatever log it came from: body, prompt, sampling, choices.
+
+Begin with `bodies`, which takes the body of a request apart.
+"""

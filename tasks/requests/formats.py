@@ -1,4 +1,4 @@
-"""Names of the formats, for whoever only offers a choice."""
+"""Names of the formats, for whoever only offers a choice: the readers themselves take longer to import."""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""The only memory of a run: records, their fold, parts, and who holds the run."""
+"""The only memory of a run: an append-only log, the parts it names, and who holds the run.
+
+Begin with `records` (what the log says), then `state` (what that means) and `log` (reading, holding,
+appending).
+"""

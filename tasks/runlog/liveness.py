@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from uuid import uuid4
 
-from tasks.runlog.records import Owner
+from tasks.runlog.records import Claim, Owner, utc_now
+from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tasks.runlog.records import LogRecord
+    from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,29 @@ def is_gone(owner: Owner) -> bool:
     if (owner.boot_id, owner.pid_namespace) != (here.boot_id, here.pid_namespace) or not owner.boot_id:
         return False
     return _start_time(owner.pid) != owner.start_time
+
+
+def holder_is_gone(holder: LogRecord) -> bool:
+    """Tell whether whoever wrote a claim was a process of this machine and has certainly ended."""
+    return isinstance(holder.body, Claim) and is_gone(holder.body.owner)
+
+
+def held_by_live(prefix: str, holder: LogRecord, age: float, lease_s: float) -> str:
+    """Return what to tell a person who wants a run whose holder is alive.
+
+    Parameters
+    ----------
+    age
+        Of the holder's last sign of life, seconds.
+    """
+    owner = holder.body.owner if isinstance(holder.body, Claim) else None
+    whom = f"pid {owner.pid} on {owner.host}" if owner else "another process"
+    return (
+        f"{prefix} is held by a live run: {whom} since {holder.at}, "
+        f"last sign of life {age:.0f} s ago. "
+        f"Wait until it ends, or pass --take-over to stop it at its next write; "
+        f"if it has died, it can be claimed {max(0.0, lease_s - age):.0f} s from now."
+    )
 
 
 def _start_time(pid: int) -> int | None:
@@ -74,6 +103,26 @@ def _pid_in_use(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+class HeartbeatObject:
+    """Says that the holder of a run is alive: by whose claim, and something new each time."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.key = key
+        self._store = store
+
+    def put(self, claim: LogRecord) -> None:
+        """Write a sign of life of the holder by `claim`."""
+        beat = {"epoch": claim.epoch, "nonce": claim.nonce, "beat": uuid4().hex, "at": utc_now()}
+        self._store.put(self.key, json.dumps(beat).encode())
+
+    def content(self) -> bytes:
+        """Return the last sign of life, empty if there has been none."""
+        try:
+            return self._store.get(self.key)
+        except ObjectNotFoundError:
+            return b""
 
 
 class Heartbeat:

@@ -1,14 +1,12 @@
 """The run log: an append-only list of records, each created by one conditional PUT.
 
-Claims and commits share one sequence of slots, so a writer that has been taken over finds the claim of its
-successor in the slot it wanted, and stops. Nothing here depends on clocks or on the heartbeat for
+Claims and commits are numbered together, so a writer that has been taken over finds the claim of its
+successor under the number it wanted, and stops. Nothing here depends on clocks or on the heartbeat for
 correctness; those only decide how soon a successor dares to claim.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -16,7 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tasks.runlog.liveness import Heartbeat, is_gone, this_process
+from tasks.runlog.liveness import Heartbeat, HeartbeatObject, held_by_live, holder_is_gone, this_process
+from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.objects import RunObjects
 from tasks.runlog.records import (
     STATUSES,
@@ -29,14 +28,12 @@ from tasks.runlog.records import (
     Released,
     Step,
     StopRequested,
-    utc_now,
 )
-from tasks.runlog.slots import Slots
 from tasks.runlog.state import EMPTY, RunState, fold
-from tasks.store.contract import ObjectNotFoundError, check_key
+from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from tasks.store.contract import Store
 
@@ -56,24 +53,6 @@ class StaleWriterError(Exception):
 
 class NotHandedOverError(StaleWriterError):
     """The run was to be handed over to this process, and its holder of then has it no more."""
-
-
-def run_prefix(job: str, run_date: str, run_key: str) -> str:
-    """Return the prefix of a run directory."""
-    return check_key(f"{job}/runs/run_date={run_date}/{run_key}")
-
-
-def date_prefix(job: str, run_date: str) -> str:
-    """Return the prefix of the log that fences the publication of a date."""
-    return check_key(f"{job}/dates/run_date={run_date}")
-
-
-def digest_ids(ids: Iterable[str]) -> str:
-    """Return the SHA-256 of the sorted ids, in hex."""
-    digest = hashlib.sha256()
-    for one in sorted(ids):
-        digest.update(one.encode() + b"\n")
-    return digest.hexdigest()
 
 
 class RunLog(RunObjects):
@@ -109,13 +88,14 @@ class RunLog(RunObjects):
         self.prefix = check_key(prefix)
         self.lease_s = lease_s
         self.heartbeat_s = heartbeat_s
-        self._slots = Slots(store, f"{self.prefix}/log", patience_s)
+        self._records = NumberedRecords(store, f"{self.prefix}/log", patience_s)
+        self._heartbeat = HeartbeatObject(store, f"{self.prefix}/heartbeat.json")
         self.lost = False
         # The attempt for which another process may have the run; None: nobody else may.
         self._handed: str | None = None
         self._state = EMPTY
         self._claim: LogRecord | None = None
-        # Guards state and slot choice; two threads must not fight for one slot.
+        # Guards state and the next number; two threads must not fight for one.
         self._lock = threading.RLock()
 
     # ---- reading -------------------------------------------------------------------------------------
@@ -150,8 +130,8 @@ class RunLog(RunObjects):
         """
         with self._lock:
             if self._state.next_seq == 0:
-                self._state = fold(self._slots.read_all())
-            while (record := self._slots.read(self._state.next_seq)) is not None:
+                self._state = fold(self._records.read_all())
+            while (record := self._records.read(self._state.next_seq)) is not None:
                 self._state = fold([record], self._state)
             if self._claim is not None and self._state.epoch > self._claim.epoch:
                 self.lost = True
@@ -205,13 +185,13 @@ class RunLog(RunObjects):
             if forced_epoch is None:
                 forced_epoch = state.epoch if take_over else 0
             # Force holds against the holder that the caller knew of, not against one that came in between.
-            if state.holder is not None and state.epoch > forced_epoch and not _owner_is_gone(state.holder):
+            if state.holder is not None and state.epoch > forced_epoch and not holder_is_gone(state.holder):
                 age = self.sign_of_life_age()
                 # Strictly older: ages of whole seconds (S3) are then never too high by the fraction.
                 if age <= self.lease_s:
-                    sign = (state.epoch, self._heartbeat_content())
+                    sign = (state.epoch, self._heartbeat.content())
                     if not wait or (seen is not None and seen != sign):
-                        raise RunIsLiveError(self._live_message(state.holder, age))
+                        raise RunIsLiveError(held_by_live(self.prefix, state.holder, age, self.lease_s))
                     seen = sign
                     time.sleep(max(0.05, min(1.0, self.lease_s - age)))
                     continue
@@ -222,7 +202,7 @@ class RunLog(RunObjects):
         """Claim the run as it was last seen; return False if something was appended meanwhile."""
         record = LogRecord.new(state.epoch + 1, Claim(this_process(), params))
         with self._lock:
-            if self._slots.settle(self._state.next_seq, record).nonce != record.nonce:
+            if self._records.settle(self._state.next_seq, record).nonce != record.nonce:
                 return False
             self._state = fold([record], state)
             self._claim = record
@@ -258,7 +238,7 @@ class RunLog(RunObjects):
                 if state.holder is None:
                     return False
                 record = LogRecord.new(state.epoch, StopRequested(reason, by))
-                found = self._slots.settle(self._state.next_seq, record)
+                found = self._records.settle(self._state.next_seq, record)
                 self._state = fold([found], state)
                 if found.nonce == record.nonce:
                     return True
@@ -359,7 +339,7 @@ class RunLog(RunObjects):
                 raise StaleWriterError(f"{self.prefix} is not held by this process")
             record = LogRecord.new(self._claim.epoch, body)
             while True:
-                found = self._slots.settle(self._state.next_seq, record)
+                found = self._records.settle(self._state.next_seq, record)
                 self._state = fold([found], self._state)
                 if found.nonce == record.nonce:
                     return record
@@ -417,24 +397,9 @@ class RunLog(RunObjects):
                 self._lock.release()
         if self.lost:
             return self._handed is not None
-        self._put_heartbeat()
-        return True
-
-    def _put_heartbeat(self) -> None:
         if self._claim is not None:
-            beat = {
-                "epoch": self._claim.epoch,
-                "nonce": self._claim.nonce,
-                "beat": uuid4().hex,
-                "at": utc_now(),
-            }
-            self.store.put(self.key("heartbeat.json"), json.dumps(beat).encode())
-
-    def _heartbeat_content(self) -> bytes:
-        try:
-            return self.store.get(self.key("heartbeat.json"))
-        except ObjectNotFoundError:
-            return b""
+            self._heartbeat.put(self._claim)
+        return True
 
     def sign_of_life_age(self) -> float:
         """Return how old the last sign of life of the present (or last) holder is, in seconds.
@@ -442,28 +407,14 @@ class RunLog(RunObjects):
         By the store's own clock. The run must have been claimed once.
         """
         # The claim counts as a sign of life too: its first heartbeat comes a moment after it.
-        keys = (self._slots.key(self._state.holder_seq), self.key("heartbeat.json"))
+        keys = (self._records.key(self._state.holder_seq), self._heartbeat.key)
         ages = [self.store.age_seconds(key) for key in keys]
         return min(age for age in ages if age is not None)
-
-    def _live_message(self, holder: LogRecord, age: float) -> str:
-        owner = holder.body.owner if isinstance(holder.body, Claim) else None
-        whom = f"pid {owner.pid} on {owner.host}" if owner else "another process"
-        return (
-            f"{self.prefix} is held by a live run: {whom} since {holder.at}, "
-            f"last sign of life {age:.0f} s ago. "
-            f"Wait until it ends, or pass --take-over to stop it at its next write; "
-            f"if it has died, it can be claimed {max(0.0, self.lease_s - age):.0f} s from now."
-        )
-
-
-def _owner_is_gone(holder: LogRecord) -> bool:
-    return isinstance(holder.body, Claim) and is_gone(holder.body.owner)
 
 
 def is_live(log: RunLog) -> bool:
     """Tell whether somebody holds a run and is there; its log is read to the end."""
     holder = log.refresh().holder
-    if holder is None or _owner_is_gone(holder):
+    if holder is None or holder_is_gone(holder):
         return False
     return log.sign_of_life_age() <= log.lease_s

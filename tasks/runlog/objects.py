@@ -85,15 +85,6 @@ class RunObjects(ABC):
         self.append(part)
         return part
 
-    def read_part(self, part: Part) -> bytes:
-        """Return the content of a part; raise `LogFormatError` if it is not what was recorded."""
-        data = self.store.get(self.key(part.name))
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise LogFormatError(
-                f"{self.store.object_uri(self.key(part.name))} does not have the recorded content"
-            )
-        return data
-
     def fetch_part(self, part: Part, path: Path) -> None:
         """Copy a part to a local file; raise `LogFormatError` if it is not what was recorded."""
         self.store.get_file(self.key(part.name), path)

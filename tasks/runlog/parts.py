@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.runlog.log import RunLog
     from tasks.runlog.records import Part
+    from tasks.runlog.state import RunState
 
 
 BATCH_ROWS: Final = 4096
@@ -96,6 +97,22 @@ def fetch(log: RunLog, part: Part, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         log.fetch_part(part, path)
     return path
+
+
+def request_parts(state: RunState) -> list[Part]:
+    """Return the parts that step `tokenize` names as the run's requests: table, tokens, offsets.
+
+    A killed attempt may have left others of their kind in the log.
+
+    Raises
+    ------
+    RuntimeError
+        If step `tokenize` is not in the log.
+    """
+    step = state.steps.get("tokenize")
+    if step is None:
+        raise RuntimeError("step tokenize is not in the run log")
+    return [state.parts[name] for name in step.results["parts"]]
 
 
 def read_table(log: RunLog, kind: str, folder: Path, columns: Sequence[str] | None = None) -> pa.Table:

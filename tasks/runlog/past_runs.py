@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from tasks.runlog.log import RunLog, date_prefix, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import date_prefix, logs_below, run_prefix
 from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tasks.store.contract import Store
-
-_FIRST: Final = "/log/00000000.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,9 @@ class PastRun:
 def published_runs(store: Store, job: str, before: str | None = None) -> Iterator[PastRun]:
     """Yield the run that is current of each date of a job, latest first, of dates before `before`."""
     folder = date_prefix(job, before or "").rpartition("/")[0]
-    keys = [info.key.removesuffix(_FIRST) for info in store.list(f"{folder}/") if info.key.endswith(_FIRST)]
     limit = None if before is None else date_prefix(job, before)
-    for prefix in sorted((key for key in keys if limit is None or key < limit), reverse=True):
+    found = (prefix for prefix in logs_below(store, folder) if limit is None or prefix < limit)
+    for prefix in sorted(found, reverse=True):
         published = current_publication(RunLog(store, prefix).refresh())
         if published is None or not published.run_key:
             continue

@@ -76,7 +76,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step (extract, profile, plan, infer, publish) is finished; `results` is what the next ones need."""
+    """A step is finished (extract, tokenize, profile, plan, infer, publish).
+
+    `results` is what the next ones need.
+    """
 
     KIND: ClassVar[str] = "step"
     name: str
@@ -182,14 +185,14 @@ _KINDS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One slot of the log.
+    """A record of the log.
 
     Attributes
     ----------
     epoch
         Number of the claim under which it was written, from 1.
     nonce
-        Unique to this record: after a refused or unanswered PUT it tells whose record is in the slot.
+        Unique to this record: after a refused or unanswered PUT it tells whose record has the number.
     at
         UTC, ISO 8601, by the writer's clock; for people only.
     """

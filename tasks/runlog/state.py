@@ -7,7 +7,7 @@ reads the same log knows the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.accounting import ExitCode
 from tasks.runlog.records import (
@@ -33,13 +33,13 @@ class RunState:
     Attributes
     ----------
     next_seq
-        The slot after the last record.
+        The number of the next record: how many there are.
     epoch
         Of the last claim; 0 before the first.
     holder
         The record of the last claim until it is released, then None.
     holder_seq
-        The slot of the last claim.
+        The number of the last claim.
     stop_requested
         The first request since the last claim.
     attempts
@@ -151,6 +151,19 @@ def describe(state: RunState) -> dict[str, Any]:
     }
 
 
+_OF_TOKENIZE: Final = frozenset({"requests", "refused", "tokens", "parts"})
+"""Results of step tokenize that earlier versions recorded among those of step extract."""
+
+
+def _steps_of(step: Step) -> tuple[Step, ...]:
+    """Return the steps that a record tells of: two for one of an earlier version, which knew no tokenize."""
+    if step.name != "extract" or "parts" not in step.results:
+        return (step,)
+    tokenized = {name: value for name, value in step.results.items() if name in _OF_TOKENIZE}
+    extracted = {name: value for name, value in step.results.items() if name not in tokenized}
+    return (replace(step, results=extracted), Step("tokenize", step.attempt_id, tokenized))
+
+
 class _Draft:
     """A state under construction: folding n records copies the maps once, not n times."""
 
@@ -183,7 +196,7 @@ class _Draft:
                     stop_requested=None,
                 )
         elif record.epoch == self.state.epoch:
-            # A writer of another epoch was refused its slot, unless something is broken: it never counts.
+            # A writer of another epoch was refused its number, unless something is broken: it never counts.
             self._apply_current(body)
 
     def _apply_current(self, body: object) -> None:
@@ -191,7 +204,8 @@ class _Draft:
             case Attempt():
                 self._open(body)
             case Step():
-                self.steps[body.name] = body
+                for step in _steps_of(body):
+                    self.steps[step.name] = step
             case Part():
                 self.parts.setdefault(body.name, body)
             case StopRequested():

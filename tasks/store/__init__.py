@@ -1,1 +1,4 @@
-"""Where bytes live: the contract of a store, a folder, S3, and opening one."""
+"""Where bytes live: a folder or S3 behind one small interface.
+
+Begin with `contract`; `open` makes a store of a URI.
+"""

@@ -122,10 +122,10 @@ class FolderStore:
         with suppress(FileNotFoundError), self._errors(key, missing=False):
             written = path.stat().st_mtime_ns
             # A file server has a clock of its own; a file written there now shows it.
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_TEMP_PREFIX) as fresh:
-                fresh.write(b".")
-                fresh.flush()
-                now = os.fstat(fresh.fileno()).st_mtime_ns
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_TEMP_PREFIX) as probe:
+                probe.write(b".")
+                probe.flush()
+                now = os.fstat(probe.fileno()).st_mtime_ns
             return max(0.0, (now - written) / 1e9)
         return None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyiceberg.exceptions import NoSuchTableError
 
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.replace import retried
 from tasks.warehouse.tables import PROPERTIES, TABLES
 
@@ -71,7 +71,7 @@ def maintain_tables(
     before = (now or datetime.now(UTC)) - timedelta(days=keep_days)
     done = []
     for name in TABLES.values():
-        full = f"{warehouse.NAMESPACE}.{name}"
+        full = f"{tables.NAMESPACE}.{name}"
         try:
             catalog.load_table(full)
         except NoSuchTableError:
@@ -95,7 +95,7 @@ def files_in_use(catalog: Catalog, *, keep_days: float | None, now: datetime | N
     used: set[str] = set()
     for name in TABLES.values():
         try:
-            table = catalog.load_table(f"{warehouse.NAMESPACE}.{name}")
+            table = catalog.load_table(f"{tables.NAMESPACE}.{name}")
         except NoSuchTableError:
             continue
         old = set()

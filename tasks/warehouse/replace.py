@@ -1,7 +1,7 @@
 """Publishes a date to the warehouse: the tables (`tasks.warehouse.tables`) hold one publication of a date.
 
 For each table a handle is loaded, the ownership of the date is checked, and the date is replaced through that
-handle, which a change in between makes fail. Then it starts over with a fresh handle, never blindly.
+handle, which a change in between makes fail. Then it starts over with a new handle, never blindly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, Valida
 from tasks.base.schema import SCHEMAS, conform
 from tasks.runlog.parts import GroupedWriter, batches, read_conforming
 from tasks.store.contract import plain_path
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.catalogs import FOLDER, open_catalog, store_properties
 from tasks.warehouse.tables import (
     OF_A_DATE,
@@ -157,7 +157,7 @@ def clear_date(catalog: Catalog, job: str, run_date: date, *, check_owner: Calla
 def _existing(catalog: Catalog) -> Iterator[Table]:
     for kind in OF_A_DATE:
         with suppress(NoSuchTableError):
-            yield catalog.load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+            yield catalog.load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
 
 
 def replace_tables(

@@ -35,7 +35,8 @@ from tasks.base.accounting import Account
 from tasks.base.schema import SCHEMAS
 from tasks.night.night import Night, NightSettings
 from tasks.publish.publish import publish
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 from tasks.store.folder import FolderStore
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import NAMESPACE

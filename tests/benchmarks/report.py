@@ -145,7 +145,7 @@ def report_of(folder: Path) -> dict[str, float]:
     """Write the report of the run in `folder`; return seconds and the size of the page."""
     begin, used = time.perf_counter(), time.process_time()
     from tasks.report.files import report_run
-    from tasks.runlog.log import run_prefix
+    from tasks.runlog.places import run_prefix
     from tasks.store.folder import FolderStore
 
     store = FolderStore(folder / "store")

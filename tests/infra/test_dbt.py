@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.attempt.ended import ending, record_failed
-from tasks.publish.publication import roll_back
+from tasks.publish.current import roll_back
 from tasks.publish.publish import publish
 from tasks.store.contract import plain_path
 from tasks.store.folder import FolderStore

@@ -1,4 +1,3 @@
-import io
 import json
 import random
 from collections import Counter
@@ -9,9 +8,8 @@ import questions as q
 import write_logs as w
 
 from tasks.base.errors import QuarantineCode
-from tasks.extract.parse.record_parser import ObjectParser, Outcome
-from tasks.extract.text.lines import LineReader
 from tasks.requests.sampling import SamplingDefaults
+from tests.support.parsing import Outcome, parse_lines
 
 DAY = date(2026, 11, 22)
 
@@ -88,10 +86,9 @@ def test_the_project_reads_each_line_as_meant(written):
     answers, files = written
     outcomes, codes, workloads = Counter(), Counter(), Counter()
     for name, lines in files.items():
-        parser = ObjectParser("demo", DAY, name, SamplingDefaults())
-        data = io.BytesIO("".join(f"{line}\n" for line in lines).encode())
-        for line in LineReader(data, codec="plain", max_line_bytes=2**20):
-            outcome, row = parser.parse(line)
+        data = "".join(f"{line}\n" for line in lines).encode()
+        place = ("demo", DAY, name)
+        for outcome, row in parse_lines(data, place, SamplingDefaults(), max_line_bytes=2**20):
             outcomes[outcome] += 1
             if outcome is Outcome.QUARANTINED:
                 codes[row["code"]] += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import PartWriter
 from tasks.plan.work import load_work
 from tests.support.demo_nights import batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
@@ -58,12 +58,12 @@ def instead(before: Callable[[Night], object] = lambda _: None, *, answers: int 
     def infer(night: Night, _: object) -> dict[str, Any]:
         before(night)
         work = load_work(night)
-        sink = OutputSink(night, work)
+        writer = PartWriter(night, work)
         keys: Iterable[str] = work.open_keys()[:answers]
         for key in keys:
             row = work.rows[work.members[key][0]]
-            sink.add_answer(key, answer(night, row["input_tokens"]))
-        sink.flush()
+            writer.add_answer(key, answer(night, row["input_tokens"]))
+        writer.flush()
         if answers is not None and work.open_keys():
             raise SimulatedError
         night.log.finish_step("infer", {"seconds": 10.0, "output_tokens": 3, "input_tokens": 9})

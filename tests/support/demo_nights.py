@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.infer.infer import infer
 from tasks.night.night import NightSettings
 from tasks.night.request import NightRequest
@@ -52,10 +52,10 @@ def night_request(root: Path, *, rerun: bool = False, **settings) -> NightReques
 def opened(request: NightRequest, scratch: Path):
     """Open a night with its inputs recorded."""
     scratch.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(request, scratch)
-    with open_night(prepared, request, scratch) as night:
+    inputs = extract_inputs(request, scratch)
+    with open_night(inputs, request, scratch) as night:
         if not night.log.state.finished:
-            record_inputs(night, prepared)
+            tokenize_inputs(night, inputs)
         yield night
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.base.identity import digest_ids
 from tasks.base.schema import SCHEMAS
 from tasks.night.night import Night, NightSettings
-from tasks.runlog.log import RunLog, digest_ids, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,7 +106,7 @@ def write(night: Night, kind: str, rows: Sequence[dict[str, Any]], count: int | 
 def write_inputs(
     night: Night, rows: Sequence[dict[str, Any]], account: Account, prompts: Sequence[Sequence[int]] = ()
 ) -> None:
-    """Record requests with their tokens (three of each, unless `prompts` says) and step extract."""
+    """Record requests and their tokens (three of each, unless `prompts` says): steps extract and tokenize."""
     prompts = prompts or [(1, 2, 3)] * len(rows)
     write(night, "requests", rows)
     names = [night.parts("requests")[-1].name]
@@ -114,8 +116,9 @@ def write_inputs(
         path = night.scratch / f"{label}.npy"
         np.save(path, array)
         names.append(night.log.write_part("requests", path, ext="npy", count=len(rows), label=label).name)
-    results = {"account": account.counts(), "objects": 1, "object_errors": [], "parts": names}
-    night.log.finish_step("extract", results)
+    found = {"account": account.counts(), "objects": 1, "object_errors": []}
+    night.log.finish_step("extract", found)
+    night.log.finish_step("tokenize", {"requests": len(rows), "parts": names})
 
 
 INFER = {

@@ -12,8 +12,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from tasks.warehouse import catalogs
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import catalogs, tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def catalog_for_s3(folder: Path, patch: pytest.MonkeyPatch) -> str:
     """Return the URI of a catalog whose tables are this test's own."""
-    patch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+    patch.setattr(tables, "NAMESPACE", f"test_{uuid4().hex[:12]}")
     patch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
     shared = os.environ.get("NIGHTBLEND_CATALOG")
     if shared is None:
@@ -36,7 +35,7 @@ def catalog_for_s3(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 def read_rows(catalog: str, store_uri: str, kind: str, endpoint: str, key: str, secret: str) -> pl.DataFrame:
     """Return the rows of a table by Polars' own reader and its own S3 client."""
-    table = open_warehouse(catalog, store_uri).load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+    table = open_warehouse(catalog, store_uri).load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
     options: dict[str, Any] = {"aws_endpoint_url": endpoint, "aws_access_key_id": key}
     options |= {"aws_secret_access_key": secret, "aws_region": "us-east-1", "aws_allow_http": "true"}
     # The metadata file is read through pyiceberg, the rows by Polars itself.

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tasks.store.folder import FolderStore
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES
 
@@ -26,7 +26,7 @@ Place: TypeAlias = tuple[FolderStore, str]
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A store and the URI of its catalog, with tables of its own where others share the catalog."""
-    monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+    monkeypatch.setattr(tables, "NAMESPACE", f"test_{uuid4().hex[:12]}")
     monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
     own = f"sqlite:///{tmp_path}/store/_warehouse/catalog.db"
     return FolderStore(tmp_path / "store"), os.environ.get("NIGHTBLEND_CATALOG", own)
@@ -35,5 +35,5 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def rows(place: Place, kind: str) -> pl.DataFrame:
     """Return all rows of the table of `kind`."""
     store, uri = place
-    table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+    table = open_warehouse(uri, store.uri).load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
     return pl.scan_iceberg(table.metadata_location, reader_override="native").collect()

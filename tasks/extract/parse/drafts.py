@@ -60,7 +60,7 @@ class Drafts:
     errors
         Why a request cannot be answered; None if it can.
     names, bodies
-        16 bytes each, see `Identities.resolve`.
+        16 bytes each, see `RepeatCounter.resolve`.
     quarantine
         Rows of the table quarantine.
     """
@@ -75,7 +75,7 @@ class Drafts:
     quick: QuickRows | None = None
 
     def digests(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Return what `Identities.resolve` takes, in the order of the lines."""
+        """Return what `RepeatCounter.resolve` takes, in the order of the lines."""
         names, bodies = (
             np.frombuffer(b"".join(parts), np.uint64).reshape(-1, 2) for parts in (self.names, self.bodies)
         )

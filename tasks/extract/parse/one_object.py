@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Final
 from tasks.base.accounting import Account
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import RecordParser
-from tasks.extract.parse.repeats import Identities
+from tasks.extract.parse.repeats import RepeatCounter
+from tasks.extract.parse.sniff import parquet_records, sniff
 from tasks.extract.readers.registry import DEFAULT
-from tasks.extract.text.containers import UNREADABLE, line_records, parquet_records, sniff
+from tasks.extract.text.containers import line_records
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.lines import BlockReader, ReadFailure
+from tasks.extract.text.parquet_rows import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from tasks.extract.parse.drafts import Counts
     from tasks.extract.parse.pool import ParsePool
     from tasks.extract.parse.record_parser import ParseSettings, Place
-    from tasks.extract.parse.row_files import TableFiles
+    from tasks.extract.parse.row_files import RowFiles
     from tasks.extract.readers.contract import Reader
-    from tasks.extract.text.containers import Item
+    from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import Readable
 
 _RECORDS: Final = 512
@@ -85,7 +87,7 @@ def parse_object(
     *,
     reader: Reader | None,
     max_line_bytes: int,
-    rows: TableFiles,
+    rows: RowFiles,
     pool: ParsePool | None,
     scratch: Path,
 ) -> ParsedObject:
@@ -101,7 +103,7 @@ def parse_object(
         Its format; None lets the content decide.
     max_line_bytes : int
         Longer lines are quarantined.
-    rows : TableFiles
+    rows : RowFiles
         Gets the rows, unless a pool writes them.
     pool : ParsePool or None
         Processes to parse the blocks of a large JSONL object in; their files come after those of `rows`.
@@ -141,23 +143,23 @@ def parse_object(
 
 
 def _parse_blocks(
-    blocks: BlockReader, parser: RecordParser, max_line_bytes: int, rows: TableFiles, tally: _Tally
+    blocks: BlockReader, parser: RecordParser, max_line_bytes: int, rows: RowFiles, tally: _Tally
 ) -> None:
-    identities = Identities()
+    repeats = RepeatCounter()
     for block in blocks:
         drafts = Drafts()
         parser.add_block(block, max_line_bytes, drafts)
-        parser.settle(drafts, identities.resolve(*drafts.digests()))
+        parser.settle(drafts, repeats.resolve(*drafts.digests()))
         rows.add(drafts)
         tally.add(block.lines, drafts.counts)
 
 
-def _parse_records(records: Iterable[Item], parser: RecordParser, rows: TableFiles, tally: _Tally) -> None:
-    identities = Identities()
+def _parse_records(records: Iterable[Item], parser: RecordParser, rows: RowFiles, tally: _Tally) -> None:
+    repeats = RepeatCounter()
     drafts, held = Drafts(), 0
 
     def settle() -> None:
-        parser.settle(drafts, identities.resolve(*drafts.digests()))
+        parser.settle(drafts, repeats.resolve(*drafts.digests()))
         rows.add(drafts)
         tally.add(held, drafts.counts)
 

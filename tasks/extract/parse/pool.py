@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tasks.extract.parse.repeats import Identities
+from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.text.lines import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -120,15 +120,15 @@ class ParsePool:
         folder = self.folder / f"{self._contexts:06d}"
         folder.mkdir(parents=True)
         context = (place, settings, reader.name, reader.mapping, max_line_bytes, str(folder))
-        identities = Identities()
+        repeats = RepeatCounter()
         pending: deque[_Pending] = deque()
         for number, block in enumerate(blocks):
-            process = self._idle(pending, identities)
+            process = self._idle(pending, repeats)
             self._send(process, block, number, context)
             pending.append(_Pending(process, block.lines))
             yield from self._finished(pending)
         while pending:
-            self._listen(pending, identities)
+            self._listen(pending, repeats)
             yield from self._finished(pending)
 
     def _start(self) -> None:
@@ -164,14 +164,14 @@ class ParsePool:
         process.busy = True
         self._tell(process, (given, number, block.first, block.offset, block.lines, block.length, size))
 
-    def _idle(self, pending: deque[_Pending], identities: Identities) -> _Process:
+    def _idle(self, pending: deque[_Pending], repeats: RepeatCounter) -> _Process:
         while True:
             for process in self._processes:
                 if not process.busy:
                     return process
-            self._listen(pending, identities)
+            self._listen(pending, repeats)
 
-    def _listen(self, pending: deque[_Pending], identities: Identities) -> None:
+    def _listen(self, pending: deque[_Pending], repeats: RepeatCounter) -> None:
         """Take in what the processes say, and tell them who is a repeat as far as that is known."""
         links = {process.link: process for process in self._processes if process.busy}
         for link in wait(list(links)):
@@ -193,7 +193,7 @@ class ParsePool:
                 break
             if not entry.settled:
                 names, bodies = (np.frombuffer(data, np.uint64).reshape(-1, 2) for data in entry.names)
-                ordinals = identities.resolve(names, bodies)
+                ordinals = repeats.resolve(names, bodies)
                 self._tell(entry.process, ordinals if ordinals.any() else None)
                 entry.settled = True
                 entry.names = (b"", b"")

@@ -90,7 +90,7 @@ class QuickRows:
     messages, message_ends : uint8, int64 [n + 1]
         Every `messages_json`, likewise.
     bodies : uint64 [n, 2]
-        See `tasks.extract.parse.repeats.Identities.resolve`.
+        See `tasks.extract.parse.repeats.RepeatCounter.resolve`.
     duplicate_of : dict
         Row -> request_id of the first line with its name.
     """

@@ -4,7 +4,8 @@ A line that differs from others in its name and its messages only is a *head* of
 *holes* in between, the values of `custom_id` and of `messages`: piece, hole, piece, hole, tail. Pieces are
 compared and holes are checked to the last byte. A line that is in any doubt is left alone.
 
-In all functions `at` is a place in the text and `to` one in the output; -1 for `at` is nowhere.
+In all functions `at` is a place in the text and `to` one in the output; -1 for `at` is nowhere. They are in
+one file, since numba's cache looks at no other than that of the function that was called.
 """
 
 from __future__ import annotations

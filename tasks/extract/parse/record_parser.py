@@ -7,7 +7,6 @@ an earlier request of the object has the same name, and `settle` corrects those 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,6 @@ import numpy as np
 
 from tasks.base.errors import QuarantineCode, QuarantineError, bounded
 from tasks.base.identity import canonical_json, digest, request_id
-from tasks.base.schema import error_row
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.extract.parse.quick_lines import Frame, QuickLines
 from tasks.extract.readers.registry import DEFAULT
@@ -24,7 +22,7 @@ from tasks.extract.text.lines import RawLine
 from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import date, datetime
 
     import numpy.typing as npt
@@ -34,22 +32,14 @@ if TYPE_CHECKING:
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
+PARSER_VERSION: Final = 3
+"""Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
 _AT: Final = {name: place for place, name in enumerate(COLUMNS)}
 _REQUEST_ID, _CUSTOM_ID = _AT["request_id"], _AT["custom_id"]
 _ANSWER_KEY, _DUPLICATE_OF = _AT["answer_key"], _AT["duplicate_of"]
 _HASHES: Final = _AT["prefix_block_hashes"]
-
-
-class Outcome(StrEnum):
-    """Where a record went."""
-
-    BLANK = "blank"
-    FILTERED = "filtered"
-    QUARANTINED = "quarantined"
-    REQUEST = "request"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +148,7 @@ class RecordParser:
             self._quarantine(line, reason, drafts)
 
     def settle(self, drafts: Drafts, ordinals: npt.NDArray[np.int64]) -> None:
-        """Correct the drafts whose name was used before; `ordinals` are of `Identities.resolve`."""
+        """Correct the drafts whose name was used before; `ordinals` are of `RepeatCounter.resolve`."""
         if not ordinals.any():
             return
         if drafts.quick is not None:
@@ -300,56 +290,6 @@ class RecordParser:
                 "raw_text": bounded(text, RAW_TEXT_CHARACTERS),
             }
         )
-
-
-class ObjectParser:
-    """Parses the lines of one object one by one.
-
-    Parameters
-    ----------
-    job, run_date, source_uri
-        Where the rows belong and come from.
-    defaults : SamplingDefaults
-        The run's defaults; they are part of every answer key.
-    model_filter : sequence of str
-        Patterns (`*`, `?`) of requested models; requests that match none are filtered. Empty: all pass.
-    reader : Reader
-        The format.
-    """
-
-    def __init__(
-        self,
-        job: str,
-        run_date: date,
-        source_uri: str,
-        defaults: SamplingDefaults,
-        model_filter: Sequence[str] = (),
-        reader: Reader = DEFAULT,
-    ) -> None:
-        place = Place(job, run_date, source_uri)
-        self._parser = RecordParser(place, ParseSettings(defaults, tuple(model_filter)), reader)
-        # Not needed where blocks are parsed apart, and slow to import.
-        from tasks.extract.parse.repeats import Identities
-
-        self._identities = Identities()
-
-    def parse(self, line: RawLine) -> tuple[Outcome, dict[str, Any] | None]:
-        """Parse the next line.
-
-        Returns
-        -------
-        (Outcome, row)
-            The row is one of the tables requests, errors or quarantine; None for a blank or filtered line.
-        """
-        drafts = Drafts()
-        self._parser.add_line(line, drafts)
-        self._parser.settle(drafts, self._identities.resolve(*drafts.digests()))
-        if drafts.quarantine:
-            return Outcome.QUARANTINED, drafts.quarantine[0]
-        if not drafts.rows:
-            return (Outcome.BLANK if drafts.counts.blank else Outcome.FILTERED), None
-        row, error = drafts.row(0), drafts.errors[0]
-        return (Outcome.REQUEST, row) if error is None else (Outcome.ERROR, error_row(row, error))
 
 
 def _shape_line(logged: Logged) -> ParsedLine:

@@ -23,7 +23,7 @@ _FULL: Final = 0.7
 _GROWTH: Final = 1.25
 
 
-class Identities:
+class RepeatCounter:
     """Requests of one object by their names, in the order in which they come.
 
     Notes

@@ -41,7 +41,7 @@ _REPEATING: Final = (
 _TEXTS: Final = ("messages_json", "prompt")
 
 
-class TableFiles:
+class RowFiles:
     """One Parquet file per table that has rows; use it as a context manager.
 
     Attributes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import RecordParser
-from tasks.extract.parse.row_files import TABLES, TableFiles
+from tasks.extract.parse.row_files import TABLES, RowFiles
 from tasks.extract.readers import registry
 from tasks.extract.readers.generic import generic_reader
 from tasks.extract.text.lines import Block
@@ -94,7 +94,7 @@ class _Worker:
         self._repeats = False
 
     def _write(self, drafts: Drafts, number: int) -> dict[str, Path]:
-        with TableFiles(self._folder, f"-{number:06d}") as rows:
+        with RowFiles(self._folder, f"-{number:06d}") as rows:
             rows.add(drafts)
         return {table: rows.files[table] for table in TABLES if table in rows.files}
 

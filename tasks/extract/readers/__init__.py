@@ -1,1 +1,4 @@
-"""Readers of request logs: one format per file, behind `tasks.extract.readers.registry`."""
+"""Formats of request logs, one a file.
+
+Begin with `contract` (what a reader makes of a record); `registry` has all of them.
+"""

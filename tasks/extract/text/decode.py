@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import orjson
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from tasks.extract.text.lines import RawLine
 
+Item: TypeAlias = "tuple[dict[str, Any] | QuarantineError | None, RawLine]"
+"""A record and the line it came from; in its place why a piece is none, or None for a blank one."""
+
 MAX_DEPTH: Final = 100
 _SURROGATE: Final = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 _SPACE: Final = b" \t\r\n"
 
 
@@ -40,7 +43,7 @@ def decode_line(line: RawLine, *, exact: bool = True) -> dict[str, Any] | None:
     """
     if line.too_long:
         raise QuarantineError(QuarantineCode.LINE_TOO_LONG, None, "the line is longer than the limit")
-    data = line.data.removeprefix(_BOM) if line.number == 1 else line.data
+    data = line.data.removeprefix(BOM) if line.number == 1 else line.data
     record: Any = None
     if not exact:
         try:

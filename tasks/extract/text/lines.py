@@ -1,4 +1,4 @@
-"""Raw lines of an object, in bounded memory: blocks of whole lines, or one line at a time.
+"""Raw lines of an object, in bounded memory: blocks of whole lines, which are cut into lines.
 
 Lines are cut at line feeds only; nothing is decoded or parsed here. Text that ends in damage gives all lines
 before the damage and one `ReadFailure`; the cut line in front of the damage belongs to it.
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from tasks.extract.text import decompress
-from tasks.extract.text.decompress import TextStream
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from tasks.extract.text.decompress import Codec, Readable
+    from tasks.extract.text.decompress import TextStream
+
 
 BLOCK_BYTES: Final = 4 << 20
 _LINE_FEED: Final = 10
@@ -235,41 +233,3 @@ class BlockReader:
         self._offset += self._tail + end_bytes
         self._skipped, self._tail = None, 0
         return block
-
-
-class LineReader:
-    """Iterate once over the lines of a binary stream.
-
-    Parameters
-    ----------
-    stream : Readable
-        The stored bytes.
-    codec : Codec or None
-        How they are packed; None looks.
-    max_line_bytes : int
-        Longer lines are skipped over, with their beginning kept.
-
-    Attributes
-    ----------
-    failure : ReadFailure or None
-        After the iteration: what could not be read.
-    """
-
-    def __init__(self, stream: Readable, *, max_line_bytes: int, codec: Codec | None = None) -> None:
-        self._text = TextStream(stream, codec)
-        self._limit = max_line_bytes
-        self._blocks = BlockReader(self._text, max_line_bytes, decompress.CHUNK_BYTES)
-
-    @property
-    def failure(self) -> ReadFailure | None:
-        """What could not be read."""
-        return self._blocks.failure
-
-    @property
-    def bytes_read(self) -> int:
-        """Stored bytes read so far."""
-        return self._text.bytes_read
-
-    def __iter__(self) -> Iterator[RawLine]:
-        for block in self._blocks:
-            yield from block.split(self._limit)

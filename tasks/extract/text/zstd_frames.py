@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-_MAGIC: Final = 0xFD2FB528
 _SKIPPABLE: Final = 0x184D2A50
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)
 _SIZE_BYTES: Final = (0, 2, 4, 8)

@@ -1,1 +1,4 @@
-"""The engine's process, seen from the step that feeds it."""
+"""What answers: the engine's process, seen from the step that feeds it.
+
+Begin with `process`.
+"""

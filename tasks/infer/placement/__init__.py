@@ -1,1 +1,5 @@
-"""Where step infer is computed: here, or handed over to another machine."""
+"""Where step infer is computed.
+
+`here` is this process; `handover` gives the run to another machine and takes it back, by the words of
+`contract`.
+"""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import ANSWER_VERSION
-from tasks.attempt.prepare import answers_identity
+from tasks.attempt.extract_inputs import answers_identity
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key
 from tasks.infer.placement.contract import (
@@ -28,7 +28,8 @@ from tasks.infer.progress import InferProgress, StoppedError
 from tasks.night.model import find_model
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN
-from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live, run_prefix
+from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live
+from tasks.runlog.places import run_prefix
 from tasks.runlog.records import Claim
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import open_store
@@ -239,7 +240,7 @@ def _wait(
 ) -> ComputeEnd | None:
     """Wait until the log says that step infer, or the attempt, is over, or that it will never say so."""
     begin = time.monotonic()
-    total = night.log.state.steps["extract"].results["requests"]
+    total = night.log.state.steps["tokenize"].results["requests"]
     while True:
         # Before the log is read: what it has written until its end is seen then.
         end = run.ended()

@@ -19,6 +19,7 @@ from flows.run.sequence import run_night
 from flows.views.date_table import STOPPED, entries_of, markdown_of
 from tasks.infer import give_way
 from tasks.infer.give_way import announced, ask_for_device, holders, machine_place, waits_for
+from tasks.infer.placement import here
 from tasks.infer.progress import StoppedError
 from tasks.operations.backfill import Scope, plan_dates
 from tasks.operations.dates import view_date
@@ -254,15 +255,15 @@ def test_only_a_run_that_gives_way_is_asked_and_only_by_one_that_does_not(root):
     assert heard == [None, given, wanted]
 
 
-def test_whoever_waits_for_a_slot_asks_again_and_again(root, monkeypatch):
+def test_whoever_waits_for_a_device_asks_again_and_again(root, monkeypatch):
     asked_for, tried = [], []
-    monkeypatch.setattr(give_way, "ask_for_device", lambda _, place: asked_for.append(place))
-    monkeypatch.setattr(give_way, "infer", lambda night, _: {"said": night.run_date})
+    monkeypatch.setattr(here, "ask_for_device", lambda _, place: asked_for.append(place))
+    monkeypatch.setattr(here, "infer", lambda night, _: {"said": night.run_date})
 
-    monkeypatch.setattr(give_way, "ASK_S", 0.05)
+    monkeypatch.setattr(here, "ASK_S", 0.05)
 
     @contextmanager
-    def slot():
+    def limit():
         while len(asked_for) < 2:
             threading.Event().wait(0.01)
         tried.append("taken")
@@ -270,7 +271,7 @@ def test_whoever_waits_for_a_slot_asks_again_and_again(root, monkeypatch):
         tried.append("given back")
 
     def computes(night):
-        result = give_way.infer_in_turn(night, place="gpu:pool", slot=slot())
+        result = here.infer_here(night, place="gpu:pool", limit=limit())
         assert result == {"said": DAYS[0]}
         assert list(night.store.list(give_way.FOLDER)) == []
 

@@ -17,17 +17,17 @@ from flows import cli
 from flows.compute import compute_handed
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import Steps, run_night
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night
-from tasks.attempt.prepare import prepare
-from tasks.attempt.record import record_inputs
+from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeCrashedError, ComputeEnd, ComputeFailedError
 from tasks.infer.placement.handover import infer_elsewhere, wait_for_computing
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.runlog.log import NotHandedOverError, RunLog
+from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Released
-from tasks.runlog.slots import Slots
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.folder import FolderStore
 from tests.support.demo_nights import DAY, batch_line, write_lines
@@ -120,7 +120,7 @@ def test_a_night_is_computed_elsewhere_and_published_here(asked):
     log = log_of(asked)
     assert endings(asked) == [("completed", 0)]
     # Handed over and taken back, under a new claim each time, and never without an owner in between.
-    records = Slots(log.store, f"{log.prefix}/log", 0).read_all()
+    records = NumberedRecords(log.store, f"{log.prefix}/log", 0).read_all()
     claims = [(record.epoch, record.body.params) for record in records if record.kind == "claim"]
     assert claims == [(1, {}), (2, {"handed_epoch": 1}), (3, {})]
     assert [i for i, record in enumerate(records) if isinstance(record.body, Released)] == [len(records) - 1]
@@ -260,9 +260,9 @@ def log_after_preparing(asked) -> RunLog:
     """The log of a run whose night has died after its preparation, still claimed by it."""
     request = asked.to_request()
     with TemporaryDirectory() as folder, suppress(StoreUnavailableError):
-        prepared = prepare(request, Path(folder))
-        with open_night(prepared, request, Path(folder)) as night:
-            record_inputs(night, prepared)
+        inputs = extract_inputs(request, Path(folder))
+        with open_night(inputs, request, Path(folder)) as night:
+            tokenize_inputs(night, inputs)
             plan(night)
             # A release that does not reach the store is none.
             night.log.append = _unavailable
@@ -276,9 +276,9 @@ def _unavailable(*_):
 @pytest.mark.parametrize("lengths", ["logged", "combined"])
 def test_the_recorded_plan_is_the_plan(asked, tmp_path, lengths):
     request = asked.model_copy(update={"lengths": lengths}).to_request()
-    prepared = prepare(request, tmp_path / "scratch")
-    with open_night(prepared, request, tmp_path / "scratch") as night:
-        record_inputs(night, prepared)
+    inputs = extract_inputs(request, tmp_path / "scratch")
+    with open_night(inputs, request, tmp_path / "scratch") as night:
+        tokenize_inputs(night, inputs)
         plan(night)
         made = read_job(night.scratch / FIRST_FOLDER)
         night.scratch = tmp_path / "elsewhere"

@@ -13,9 +13,11 @@ import pytest
 from flows import cli
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import RESULT_KEYS, Steps, run_night
-from tasks.attempt.prepare import prepare
+from tasks.attempt.extract_inputs import extract_inputs
 from tasks.infer.progress import StoppedError
-from tasks.runlog.log import RunLog, run_prefix
+from tasks.runlog.log import RunLog
+from tasks.runlog.places import run_prefix
+from tasks.runlog.records import LogRecord, Step, Unknown
 from tasks.store.folder import FolderStore
 from tasks.warehouse.replace import open_warehouse
 from tests.support.demo_nights import DAY, batch_line, write_lines
@@ -139,10 +141,43 @@ def test_a_stopped_night_can_be_resumed_and_then_needs_no_second_extract(tmp_pat
     steps = replace(Steps(), infer=lambda night, _: seen.append(dict(night.log.state.steps)) or stops())
     with pytest.raises(StoppedError):
         run_night(request_of(root), steps=steps)
-    assert {"extract", "profile", "plan"} <= set(seen[0])
+    assert {"extract", "tokenize", "profile", "plan"} <= set(seen[0])
     assert len(log.refresh().attempts) == 2
     assert recorded(root) == ["Stopped", "Stopped"]
     assert len([part for part in log.state.parts_of("requests") if part.name.endswith(".parquet")]) == 1
+
+
+def test_a_night_of_the_last_release_goes_on(tmp_path):
+    root = day_of_logs(tmp_path)
+
+    def stops(*_: object):
+        raise StoppedError("asked to")
+
+    with pytest.raises(StoppedError):
+        run_night(request_of(root), steps=replace(Steps(), infer=stops))
+    log = only_log(root)
+    before = log.refresh()
+    as_last_release(root / "store" / log.prefix / "log")
+    state = only_log(root).refresh()
+    assert state.steps["tokenize"].results == before.steps["tokenize"].results
+    assert state.steps["extract"].results == before.steps["extract"].results
+
+    result = run_night(request_of(root))
+    assert (result["requests"], result["outputs"], result["errors"]) == (REQUESTS + 2, REQUESTS + 1, 1)
+    assert result["run_key"] in log.prefix
+    found = [json.loads(path.read_bytes()) for path in (root / "store" / log.prefix / "log").iterdir()]
+    steps = [record["body"]["name"] for record in found if record["kind"] == "step"]
+    assert (steps.count("extract"), steps.count("tokenize")) == (1, 0)
+
+
+def as_last_release(folder: Path) -> None:
+    """Record steps extract and tokenize of a log as one, as before there was a step tokenize."""
+    records = {path: LogRecord.from_json(path.read_bytes()) for path in folder.iterdir()}
+    files = {record.body.name: path for path, record in records.items() if isinstance(record.body, Step)}
+    extract, tokenize = (records[files[name]] for name in ("extract", "tokenize"))
+    whole = Step("extract", extract.body.attempt_id, {**extract.body.results, **tokenize.body.results})
+    files["tokenize"].write_bytes(replace(tokenize, body=whole).to_json())
+    files["extract"].write_bytes(replace(extract, body=Unknown("nothing")).to_json())
 
 
 def test_mostly_broken_logs_stop_before_any_computing(tmp_path, capsys):
@@ -160,9 +195,9 @@ def test_mostly_broken_logs_stop_before_any_computing(tmp_path, capsys):
 def test_a_live_run_keeps_its_date(tmp_path, capsys):
     root = day_of_logs(tmp_path)
     request = request_of(root)
-    prepared = prepare(request, tmp_path / "scratch")
-    prefix = run_prefix("triage", DAY.isoformat(), prepared.run_key)
-    with RunLog(prepared.store, prefix, lease_s=5, heartbeat_s=0.2).hold():
+    inputs = extract_inputs(request, tmp_path / "scratch")
+    prefix = run_prefix("triage", DAY.isoformat(), inputs.run_key)
+    with RunLog(inputs.store, prefix, lease_s=5, heartbeat_s=0.2).hold():
         code = cli.main(["run", *options(root, lease_s="5", heartbeat_s="0.2")], with_flow=False)
     assert code == 5
     said = capsys.readouterr().err.splitlines()[-1]

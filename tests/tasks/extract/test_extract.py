@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from tasks.base.accounting import Account
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.extract import extract as extract_module
 from tasks.extract import listing
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
-from tasks.extract.parse import row_files as table_files
+from tasks.extract.extract import ExtractSettings, extract
+from tasks.extract.parse import row_files
 from tasks.requests.sampling import SamplingDefaults
 from tasks.store.folder import FolderStore
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
+    from tasks.extract.result import ExtractResult
     from tasks.store.contract import Store
 
 DAY = date(2026, 3, 1)
@@ -104,7 +104,7 @@ def test_parsed_rows_are_reused_until_something_changes(
     assert reused("model", settings=ExtractSettings(model_filter=("n",))) == [False] * 3
     assert reused("date", run_date=date(2026, 3, 2)) == [False] * 3
     assert reused("job", job="other") == [False] * 3
-    monkeypatch.setattr(extract_module, "PARSER_VERSION", 99)
+    monkeypatch.setattr("tasks.extract.extract.PARSER_VERSION", 99)
     assert reused("version") == [False] * 3
     (source / "late.jsonl").write_bytes(line("late"))
     late = run(source, tmp_path / "late", store=store)
@@ -268,7 +268,7 @@ def test_nothing_is_lost(
     path = folder / ("day.jsonl.gz" if packed else "day.jsonl")
     path.write_bytes(gzip.compress(text) if packed else text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_files, "FLUSH_ROWS", flush)
+        patch.setattr(row_files, "FLUSH_ROWS", flush)
         result = run(path, folder / "out", settings=ExtractSettings(model_filter=models, max_line_bytes=2000))
     total = result.account
     expected = text.split(b"\n")

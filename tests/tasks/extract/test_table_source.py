@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.base.errors import ConfigurationError
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.table_source import read_table_source
 from tasks.store.folder import FolderStore
 from tasks.warehouse.catalogs import open_catalog
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tasks.extract.result import ExtractResult
 
 DAY = date(2026, 3, 1)
 ROWS = [

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.base.accounting import Account
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 from tests.support.paths import trace
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tasks.extract.result import ExtractResult
 
 DAY = date(2026, 3, 1)
 

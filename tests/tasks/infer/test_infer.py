@@ -9,7 +9,8 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.infer import infer
-from tasks.infer.backends import process as engine_process
+from tasks.infer.backends import process
+from tasks.infer.session import EngineSession
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
 
@@ -25,12 +26,12 @@ def engines(monkeypatch):
     """Every engine process that was started."""
     started = []
 
-    class Recorded(engine_process.EngineProcess):
+    class Recorded(process.EngineProcess):
         def __init__(self, folder):
             super().__init__(folder)
             started.append(self)
 
-    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
+    monkeypatch.setattr(process, "EngineProcess", Recorded)
     return started
 
 
@@ -167,7 +168,7 @@ def test_stop_strings_end_the_text_before_them(tmp_path):
 def test_an_interrupt_takes_in_what_the_engine_still_sends(tmp_path, monkeypatch):
     write_lines(tmp_path / "logs", "a.jsonl", lines(30))
     taken = []
-    take = infer._Session.take
+    take = EngineSession.take
 
     def recorded(session, message):
         taken.append(message)
@@ -177,7 +178,7 @@ def test_an_interrupt_takes_in_what_the_engine_still_sends(tmp_path, monkeypatch
         if seen.answered >= 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(infer._Session, "take", recorded)
+    monkeypatch.setattr(EngineSession, "take", recorded)
     request = night_request(tmp_path, max_sequences=4, part_answers=1000)
     with opened(request, tmp_path / "scratch") as night:
         with pytest.raises(KeyboardInterrupt):

@@ -15,8 +15,7 @@ from flows.run.sequence import run_night
 from tasks.infer.progress import StoppedError
 from tasks.operations.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
 from tasks.operations.dates import DateStatus, view_date
-from tasks.publish.publication import roll_back
-from tasks.runlog import log as runlog
+from tasks.publish.current import roll_back
 from tasks.runlog.liveness import this_process
 from tasks.runlog.log import RunLog
 from tasks.store.open import open_store
@@ -50,7 +49,7 @@ def status(root, when: date) -> DateStatus:
 def killed(root, when: date, monkeypatch) -> None:
     """Leave what a process leaves that is gone without a word."""
     gone = replace(this_process(), pid=2**22, start_time=1)
-    monkeypatch.setattr(runlog, "this_process", lambda: gone)
+    monkeypatch.setattr("tasks.runlog.log.this_process", lambda: gone)
     monkeypatch.setattr(RunLog, "release", lambda _: None)
     monkeypatch.setattr(RunLog, "end_attempt", lambda *_, **__: None)
     with pytest.raises(SimulatedError):

@@ -10,9 +10,9 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.operations.retention import Retention, clean_up, find_garbage
-from tasks.publish.publication import publication_prefix, roll_back
+from tasks.publish.current import publication_prefix, roll_back
 from tasks.publish.publish import publish
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES
 from tests.support.nights import DAY, open_test_night, read_published
@@ -57,7 +57,7 @@ def keys(place: Place) -> set[str]:
 def snapshots(place: Place) -> dict[str, int]:
     catalog = open_warehouse(place[1], place[0].uri)
     return {
-        kind: len(catalog.load_table(f"{warehouse.NAMESPACE}.{name}").snapshots())
+        kind: len(catalog.load_table(f"{tables.NAMESPACE}.{name}").snapshots())
         for kind, name in TABLES.items()
     }
 
@@ -77,16 +77,16 @@ def test_only_what_is_old_and_not_current_goes(place: Place, tmp_path: Path) -> 
     ]
     before, held = keys(place), {kind: rows(place, kind) for kind in TABLES}
     states = snapshots(place)
-    found, tables = clean_up(store, "job", retention, catalog=catalog, dry_run=True, now=later(91))
+    found, maintained = clean_up(store, "job", retention, catalog=catalog, dry_run=True, now=later(91))
     assert named(found) == old
-    assert sum(table["expired"] for table in tables) > 0
+    assert sum(table["expired"] for table in maintained) > 0
     assert keys(place) == before
     assert snapshots(place) == states
 
-    found, tables = clean_up(store, "job", retention, catalog=catalog, dry_run=False, now=later(91))
+    found, maintained = clean_up(store, "job", retention, catalog=catalog, dry_run=False, now=later(91))
     assert named(found) == old
     assert set(snapshots(place).values()) == {1}
-    assert {table["table"]: table["expired"] for table in tables} == {
+    assert {table["table"]: table["expired"] for table in maintained} == {
         TABLES[kind]: count - 1 for kind, count in states.items()
     }
     gone = before - keys(place)
@@ -130,7 +130,7 @@ def test_a_publication_is_as_old_as_what_replaced_it(place: Place, tmp_path: Pat
     put_back(place, f"job/dates/run_date={DAY}/", days=100)
     assert [found.name for found in find_garbage(store, "job", kept)] == [first["publication_id"]]
     assert clean_up(store, "job", kept, catalog=catalog, dry_run=False)[0] == []
-    table = open_warehouse(catalog, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES['outputs']}")
+    table = open_warehouse(catalog, store.uri).load_table(f"{tables.NAMESPACE}.{TABLES['outputs']}")
     for snapshot in table.snapshots():
         table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
     # A catalog that is not asked cannot say that it needs nothing.
@@ -175,7 +175,7 @@ def test_what_was_used_since_it_was_found_stays(
 def test_a_named_state_of_a_table_stays(place: Place, tmp_path: Path) -> None:
     store, catalog = place
     run(place, tmp_path, A)
-    table = open_warehouse(catalog, store.uri).load_table(f"{warehouse.NAMESPACE}.{TABLES['outputs']}")
+    table = open_warehouse(catalog, store.uri).load_table(f"{tables.NAMESPACE}.{TABLES['outputs']}")
     first = table.metadata.current_snapshot_id
     assert first is not None
     table.manage_snapshots().create_tag(first, "audit").commit()

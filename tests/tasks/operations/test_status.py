@@ -14,7 +14,7 @@ from flows.commands.parser import CommandParser
 from flows.parameters.nightly import NightlyParameters
 from flows.run.sequence import run_night
 from tasks.base.errors import ConfigurationError
-from tasks.infer.outputs import OutputSink
+from tasks.infer.part_writer import PartWriter
 from tasks.operations.status import date_status, overdue, recent_status
 from tasks.plan.work import load_work
 from tasks.store.open import open_store
@@ -54,11 +54,11 @@ def test_under_way(root):
 
     def look(night):
         work = load_work(night)
-        sink = OutputSink(night, work)
+        writer = PartWriter(night, work)
         key = work.open_keys()[0]
         time.sleep(0.4)
-        sink.add_answer(key, answer(night, 3))
-        sink.flush()
+        writer.add_answer(key, answer(night, 3))
+        writer.flush()
         night.log.request_stop("maintenance")
         seen.append(status(root))
 

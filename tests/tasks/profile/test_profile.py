@@ -77,10 +77,10 @@ def test_an_unknown_device_is_named(tmp_path: Path) -> None:
             profile(night)
 
 
-def test_without_extract_there_is_nothing_to_profile(tmp_path: Path) -> None:
+def test_without_tokens_there_is_nothing_to_profile(tmp_path: Path) -> None:
     with (
         open_test_night(FolderStore(tmp_path / "store"), tmp_path / "scratch") as night,
-        pytest.raises(RuntimeError, match="extract"),
+        pytest.raises(RuntimeError, match="tokenize"),
     ):
         profile(night)
 

@@ -19,12 +19,12 @@ from tasks.base.accounting import Account, AccountingError
 from tasks.base.schema import SCHEMAS
 from tasks.night.model import model_name
 from tasks.profile.profile import profile
-from tasks.publish import publish as publish_module
 from tasks.publish.output_lines import dump_line, output_line
 from tasks.publish.publish import publication_prefix, publish
 from tasks.publish.summary import answer_lengths
-from tasks.runlog.log import RunLog, StaleWriterError, date_prefix
+from tasks.runlog.log import RunLog, StaleWriterError
 from tasks.runlog.parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
+from tasks.runlog.places import date_prefix
 from tasks.runlog.state import current_publication
 from tasks.store.folder import FolderStore
 from tests.support.nights import (
@@ -229,7 +229,7 @@ def test_a_model_of_the_hub_keeps_its_id() -> None:
 def test_what_does_not_add_up_is_not_published(
     wrong: str, at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish_module, "ID_SHARE", at_a_time)
+    monkeypatch.setattr("tasks.publish.publish.ID_SHARE", at_a_time)
     store = FolderStore(tmp_path / "store")
     messages = {
         "twice": "1 requests answered more than once",

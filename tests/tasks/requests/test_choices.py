@@ -12,11 +12,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from tasks.infer import infer
-from tasks.infer.backends import process as engine_process
-from tasks.infer.outputs import answer_of
+from tasks.infer.answers import answer_of
+from tasks.infer.backends import process
+from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.output_lines import output_line
 from tasks.requests.choices import Choices, choice_seed, sequences
-from tasks.requests.logprobs import chat_logprobs, text_logprobs
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
 from tests.support.paths import DEMO_MODEL
 
@@ -179,12 +179,12 @@ def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch)
     """One engine killed while choices are incomplete, then the run stopped the same way and resumed."""
     started = []
 
-    class Recorded(engine_process.EngineProcess):
+    class Recorded(process.EngineProcess):
         def __init__(self, folder):
             super().__init__(folder)
             started.append(self)
 
-    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
+    monkeypatch.setattr(process, "EngineProcess", Recorded)
     incomplete: list[int] = []
     add = Choices.add
 

@@ -19,8 +19,7 @@ from botocore.exceptions import (
 )
 
 from tasks.base.errors import ConfigurationError
-from tasks.store import s3 as s3_module
-from tasks.store import s3_ranges
+from tasks.store import s3, s3_ranges
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import list_source, open_store, split_source
 from tasks.store.s3 import S3Store
@@ -250,7 +249,7 @@ def test_stream_goes_on_after_a_lost_connection(s3_bucket: str, monkeypatch: pyt
     data = bytes(range(256)) * 20_000
     store.put("big", data)
     monkeypatch.setattr(s3_ranges, "RANGE_BYTES", 1 << 20)
-    monkeypatch.setattr(s3_module, "_PIECE_BYTES", 10_000)
+    monkeypatch.setattr(s3, "_PIECE_BYTES", 10_000)
     real = store._client.get_object
     starts = []
 

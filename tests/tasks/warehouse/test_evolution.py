@@ -18,9 +18,16 @@ import pytest
 
 from tasks.base.schema import VERSIONS, describe
 from tasks.publish.publish import publish
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
-from tasks.warehouse.tables import TABLES, VERSION, ensure_table, iceberg_schema, replace_date
+from tasks.warehouse.tables import (
+    PROPERTIES,
+    TABLES,
+    VERSION,
+    ensure_table,
+    iceberg_schema,
+    replace_date,
+)
 from tests.support.nights import AT, DAY, open_test_night, output
 from tests.support.tables import Place, place, rows
 from tests.tasks.publish.test_publish import fill
@@ -89,11 +96,11 @@ def earlier(kind: str, released: dict[str, Any]) -> pa.Schema:
 def make_earlier(place: Place, kind: str, schema: pa.Schema) -> Table:
     store, uri = place
     catalog = open_warehouse(uri, store.uri)
-    catalog.create_namespace_if_not_exists(warehouse.NAMESPACE)
-    name = f"{warehouse.NAMESPACE}.{TABLES[kind]}"
+    catalog.create_namespace_if_not_exists(tables.NAMESPACE)
+    name = f"{tables.NAMESPACE}.{TABLES[kind]}"
     with (
         catalog.create_table_transaction(
-            name, schema=schema, properties={**warehouse.PROPERTIES, VERSION: "1"}
+            name, schema=schema, properties={**PROPERTIES, VERSION: "1"}
         ) as creation,
         creation.update_spec() as spec,
     ):
@@ -139,7 +146,7 @@ def test_files_of_an_earlier_version_go_into_a_later_table(
     later = schema.append(pa.field("added", pa.string(), metadata={"doc": "New"}))
     catalog = open_warehouse(uri, store.uri)
     with monkeypatch.context() as patch:
-        patch.setattr(warehouse, "iceberg_schema", lambda _: later)
+        patch.setattr(tables, "iceberg_schema", lambda _: later)
         patch.setitem(VERSIONS, "outputs", VERSIONS["outputs"] + 1)
         replace_date(ensure_table(catalog, "outputs"), "job", DAY, [file.as_uri()], publication_id="p")
     assert rows(place, "outputs").select("custom_id", "added").rows() == [("a", None)]

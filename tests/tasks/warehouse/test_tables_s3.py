@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.publish.publication import roll_back
+from tasks.publish.current import roll_back
 from tasks.publish.publish import publish
 from tasks.store.s3 import S3Store
 from tests.support.nights import DAY, open_test_night

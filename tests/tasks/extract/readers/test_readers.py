@@ -15,7 +15,7 @@ import zstandard
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.readers.contract import event_time
 from tasks.extract.readers.registry import READERS, find_reader
 from tasks.requests.formats import FORMATS
@@ -23,6 +23,8 @@ from tests.support.log_samples import EXPECTED, FORMAT, SAMPLES, T0, TABLES_OF_T
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tasks.extract.result import ExtractResult
 
 DAY = date(2026, 3, 1)
 

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.extract.text import decompress
-from tasks.extract.text.lines import LineReader, RawLine
+from tests.support.parsing import read_lines
+
+if TYPE_CHECKING:
+    from tasks.extract.text.lines import RawLine, ReadFailure
 
 
-def read(data: bytes, *, compressed: bool = False, limit: int = 1000) -> tuple[list[RawLine], LineReader]:
-    reader = LineReader(io.BytesIO(data), codec="gzip" if compressed else "plain", max_line_bytes=limit)
-    return list(reader), reader
+def read(
+    data: bytes, *, compressed: bool = False, limit: int = 1000
+) -> tuple[list[RawLine], ReadFailure | None]:
+    return read_lines(data, max_line_bytes=limit, codec="gzip" if compressed else "plain")
 
 
 TEXT = st.lists(st.binary(max_size=30) | st.sampled_from([b"", b"\r", b"x" * 50]), max_size=20).map(
@@ -26,11 +30,11 @@ TEXT = st.lists(st.binary(max_size=30) | st.sampled_from([b"", b"\r", b"x" * 50]
 def test_lines_are_those_of_split(text: bytes, chunk: int, limit: int, compressed: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decompress, "CHUNK_BYTES", chunk)
-        found, reader = read(gzip.compress(text) if compressed else text, compressed=compressed, limit=limit)
+        found, failure = read(gzip.compress(text) if compressed else text, compressed=compressed, limit=limit)
     expected = text.split(b"\n")
     if not expected[-1]:
         expected.pop()
-    assert reader.failure is None
+    assert failure is None
     assert [line.number for line in found] == list(range(1, len(expected) + 1))
     for line, data in zip(found, expected, strict=True):
         assert line.length == len(data)
@@ -49,10 +53,10 @@ def test_a_long_line_is_not_held() -> None:
 def test_a_truncated_gzip_gives_whole_lines_and_one_failure(text: bytes, data: st.DataObject) -> None:
     packed = gzip.compress(text)
     cut = data.draw(st.integers(1, len(packed) - 1))
-    found, reader = read(packed[:cut], compressed=True)
-    assert reader.failure is not None
-    assert reader.failure.byte_offset == cut
-    read_text = text[: reader.failure.text_offset]
+    found, failure = read(packed[:cut], compressed=True)
+    assert failure is not None
+    assert failure.byte_offset == cut
+    read_text = text[: failure.text_offset]
     assert b"".join(line.data + b"\n" for line in found) == read_text
 
 
@@ -60,19 +64,19 @@ def test_damage_in_the_middle_is_one_failure() -> None:
     text = b"".join(b"%d\n" % (i * i * 7919) for i in range(200_000))
     packed = bytearray(gzip.compress(text))
     packed[len(packed) * 3 // 4 :] = b"\xff" * (len(packed) // 4)
-    found, reader = read(bytes(packed), compressed=True)
-    assert reader.failure is not None
+    found, failure = read(bytes(packed), compressed=True)
+    assert failure is not None
     assert 0 < len(found) < 200_000
     assert text.startswith(b"".join(line.data + b"\n" for line in found))
 
 
 def test_members_padding_and_garbage() -> None:
     two = gzip.compress(b"a\nb") + b"\0" * 10 + gzip.compress(b"c\n") + b"\0" * 5
-    found, reader = read(two, compressed=True)
+    found, failure = read(two, compressed=True)
     assert [line.data for line in found] == [b"a", b"bc"]
-    assert reader.failure is None
-    _, reader = read(gzip.compress(b"a\n") + b"junk", compressed=True)
-    assert reader.failure is not None
+    assert failure is None
+    _, failure = read(gzip.compress(b"a\n") + b"junk", compressed=True)
+    assert failure is not None
     assert read(b"", compressed=True)[0] == []
 
 
@@ -80,6 +84,6 @@ def test_memory_is_bounded_by_the_text_in_hand() -> None:
     # 64 MB of zeros in 64 kB: inflated piece by piece.
     bomb = zlib.compressobj(wbits=31)
     packed = b"".join(bomb.compress(b"\0" * (1 << 20)) for _ in range(64)) + bomb.flush()
-    found, reader = read(packed, compressed=True, limit=1 << 20)
-    assert reader.failure is None
+    found, failure = read(packed, compressed=True, limit=1 << 20)
+    assert failure is None
     assert (found[0].length, found[0].too_long) == (64 << 20, True)

@@ -1,4 +1,4 @@
-"""The slots of a log: objects that are created once, in order, and never change."""
+"""The records of a log as objects: numbered without gaps, each created once and never changed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _AMBIGUOUS = (StoreUnavailableError, OSError)
 _READERS = 16
 
 
-class Slots:
-    """Numbered records below a prefix; the store's conditional PUT decides who gets a slot."""
+class NumberedRecords:
+    """Records below a prefix by number; the store's conditional PUT decides whose record has a number."""
 
     def __init__(self, store: Store, prefix: str, patience_s: float) -> None:
         self.store = store
@@ -28,11 +28,11 @@ class Slots:
         self.patience_s = patience_s
 
     def key(self, seq: int) -> str:
-        """Return the store key of a slot."""
+        """Return the store key of a number."""
         return f"{self.prefix}/{seq:08d}.json"
 
     def read(self, seq: int) -> LogRecord | None:
-        """Return the record in a slot, or None if it is free."""
+        """Return the record of a number, or None if it is free."""
         key = self.key(seq)
         try:
             return LogRecord.from_json(self.store.get(key), self.store.object_uri(key))
@@ -41,7 +41,7 @@ class Slots:
 
     def read_all(self) -> list[LogRecord]:
         """Return the records that a listing shows, many at once; later ones may follow."""
-        # Listing only tells how many to read at once; what counts is what the slots hold.
+        # Listing only tells how many to read at once; what counts is what is read.
         count = sum(1 for _ in self.store.list(self.prefix + "/"))
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(self.read, range(count)))
@@ -53,12 +53,12 @@ class Slots:
         return records
 
     def settle(self, seq: int, record: LogRecord) -> LogRecord:
-        """Try to put `record` into a slot and return what is in it for certain.
+        """Try to give `record` a number, and return the record that has it for certain.
 
         Raises
         ------
         StoreUnavailableError, OSError
-            If the store failed for `patience_s`; the record may be in the slot all the same.
+            If the store failed for `patience_s`; the record may have the number all the same.
         """
         data = record.to_json()
         deadline = time.monotonic() + self.patience_s
@@ -71,7 +71,7 @@ class Slots:
             except _AMBIGUOUS as error:
                 log.warning("append to %s: %s", self.prefix, error)
                 try:
-                    # The PUT may have been applied all the same; only the slot can tell.
+                    # The PUT may have been applied all the same; only a read can tell.
                     found = self.read(seq)
                 except _AMBIGUOUS:
                     found = None

@@ -1,4 +1,4 @@
-"""Opens a night: from a request for a run to its identity, its held log, and its recorded inputs."""
+"""Step extract: from what is asked for to the run's identity and its requests, nothing of it recorded yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine import ANSWER_VERSION
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
+from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
 from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
+    from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
     from tasks.store.contract import Store
 
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedInputs:
-    """The identity of a run, and its parsed but not yet recorded input.
+class ExtractedInputs:
+    """What step extract finds: the identity of a run, and its parsed but not yet recorded input.
 
     `origin` is what it was made from: the results of step `ORIGIN`.
     """
@@ -43,7 +44,7 @@ class PreparedInputs:
     origin: dict[str, Any]
 
 
-def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -> PreparedInputs:
+def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = None) -> ExtractedInputs:
     """Resolve the date, probe the store, find the model, and read the date's complete object list.
 
     Raises
@@ -86,7 +87,7 @@ def prepare(request: NightRequest, scratch: Path, now: datetime | None = None) -
         )
     model = model_digest(model_dir)
     identity = answers_identity(request, resolved.run_date, model)
-    return PreparedInputs(
+    return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
         reuse_key=reuse_key(**identity),

@@ -9,7 +9,7 @@ from uuid import uuid4
 from tasks.attempt.ended import end_killed, ending, failed_rows, record_failed
 from tasks.base.accounting import Account
 from tasks.publish.publish import publish
-from tasks.warehouse import replace as publish_tables
+from tasks.warehouse import replace
 from tests.support.nights import DAY, error, open_test_night, output, request, write, write_inputs
 from tests.support.tables import Place, place, rows
 from tests.tasks.publish.test_publish import fill
@@ -93,7 +93,7 @@ def test_a_catalog_that_is_away_is_caught_up_with(
         first = night.attempt.id
         night.log.end_attempt("stopped", 4, ending("StoppedError"))
         with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-            patch.setattr(publish_tables, "open_warehouse", away)
+            patch.setattr(replace, "open_warehouse", away)
             record(night, place)
     assert "not in batch_runs yet (ConnectionError)" in caplog.text
     assert "secret" not in caplog.text

@@ -8,7 +8,7 @@ import tracemalloc
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,20 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.extract import extract as extract_module
-from tasks.extract.extract import ExtractResult, ExtractSettings, extract
-from tasks.extract.parse import one_object as parse_object
-from tasks.extract.parse import quick_lines
+from tasks.extract import group_parser
+from tasks.extract.extract import ExtractSettings, extract
+from tasks.extract.parse import one_object, quick_lines
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.pool import ParseProcessError
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
-from tasks.extract.parse.repeats import Identities
-from tasks.extract.parse.row_files import TableFiles
+from tasks.extract.parse.repeats import RepeatCounter
+from tasks.extract.parse.row_files import RowFiles
 from tasks.extract.readers.registry import DEFAULT
-from tasks.extract.text import lines as lines_module
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.lines import BlockReader
 from tasks.requests.sampling import SamplingDefaults
+
+if TYPE_CHECKING:
+    from tasks.extract.result import ExtractResult
 
 DAY = date(2026, 3, 1)
 TEXT = st.sampled_from(["hi", "Grüße", 'a "quoted"\nline', "\x01\x7f", "", "\u2028", "🙂"])
@@ -170,13 +171,13 @@ def rows_of(data: bytes, folder: Path, *, quick: bool, most: int = 1 << 20) -> t
     assert parser._quick is not None
     if not quick:
         parser._quick = None
-    identities, counts, came = Identities(), [], 0
-    with TableFiles(folder) as files:
+    repeats, counts, came = RepeatCounter(), [], 0
+    with RowFiles(folder) as files:
         for block in BlockReader(TextStream(io.BytesIO(data), "plain"), most, 2000):
             drafts = Drafts()
             parser.add_block(block, most, drafts)
             came += len(drafts.quick) if drafts.quick is not None else 0
-            parser.settle(drafts, identities.resolve(*drafts.digests()))
+            parser.settle(drafts, repeats.resolve(*drafts.digests()))
             files.add(drafts)
             counts.append(drafts.counts)
     tables = {name: pq.read_table(path).to_pylist() for name, path in files.files.items()}
@@ -251,7 +252,7 @@ def test_all_lines_but_the_first_go_the_quick_way(style: dict[str, Any], text: s
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=60), st.integers(1, 7))
 def test_repeats_are_counted_over_blocks(pairs: list[tuple[int, int]], step: int) -> None:
-    identities = Identities()
+    repeats = RepeatCounter()
     first: dict[int, int] = {}
     seen: dict[int, int] = {}
     expected = []
@@ -266,27 +267,27 @@ def test_repeats_are_counted_over_blocks(pairs: list[tuple[int, int]], step: int
         part = np.array(pairs[at : at + step], np.uint64)
         names = np.stack([part[:, 0], part[:, 0] * 7], 1)
         bodies = np.stack([part[:, 1], part[:, 1]], 1)
-        found += identities.resolve(np.ascontiguousarray(names), np.ascontiguousarray(bodies)).tolist()
+        found += repeats.resolve(np.ascontiguousarray(names), np.ascontiguousarray(bodies)).tolist()
     assert found == expected
 
 
 def test_a_growing_table_forgets_nothing() -> None:
-    identities = Identities()
+    repeats = RepeatCounter()
     names = np.random.default_rng(3).integers(0, 2**63, (20_000, 2)).astype(np.uint64)
     bodies = np.zeros_like(names)
-    assert not identities.resolve(names[:5000], bodies[:5000]).any()
-    assert not identities.resolve(names[5000:], bodies[5000:]).any()
-    assert (identities.resolve(names, bodies) == 1).all()
+    assert not repeats.resolve(names[:5000], bodies[:5000]).any()
+    assert not repeats.resolve(names[5000:], bodies[5000:]).any()
+    assert (repeats.resolve(names, bodies) == 1).all()
 
 
 def test_names_take_few_bytes() -> None:
-    """What `Identities` says of its memory, while it grows and afterwards."""
-    identities = Identities()
+    """What `RepeatCounter` says of its memory, while it grows and afterwards."""
+    repeats = RepeatCounter()
     names = np.random.default_rng(4).integers(0, 2**63, (200_000, 2)).astype(np.uint64)
     bodies = np.zeros_like(names[:1000])
     tracemalloc.start()
     for at in range(0, len(names), 1000):
-        identities.resolve(names[at : at + 1000], bodies)
+        repeats.resolve(names[at : at + 1000], bodies)
         if at == 100_000:
             tracemalloc.reset_peak()
     held, peak = tracemalloc.get_traced_memory()
@@ -323,10 +324,10 @@ def test_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_bytes(log(3000))
     wanted = ExtractSettings(max_line_bytes=20_000)
     alone = extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "alone", settings=wanted)
-    monkeypatch.setattr(extract_module, "SMALL_BYTES", 1000)
-    monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
-    reader = parse_object.BlockReader
-    monkeypatch.setattr(parse_object, "BlockReader", lambda text, most: reader(text, most, 8000))
+    monkeypatch.setattr(group_parser, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "POOL_BYTES", 1000)
+    reader = one_object.BlockReader
+    monkeypatch.setattr(one_object, "BlockReader", lambda text, most: reader(text, most, 8000))
     monkeypatch.setattr("tasks.extract.text.decompress.CHUNK_BYTES", 3000)
     many = extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "many", settings=wanted, processes=2)
     assert len(many.files("requests")) > 10
@@ -345,15 +346,15 @@ def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     dies.chmod(0o755)
     path = tmp_path / "day.jsonl"
     path.write_bytes(log(500))
-    monkeypatch.setattr(extract_module, "SMALL_BYTES", 1000)
-    monkeypatch.setattr(extract_module, "POOL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(group_parser, "POOL_BYTES", 1000)
     monkeypatch.setattr("sys.executable", str(dies))
     with pytest.raises(ParseProcessError, match="ended with 1"):
         extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "s", processes=1)
 
 
 def test_a_block_is_never_much_longer_than_a_line_may_be() -> None:
-    text = lines_module.TextStream(io.BytesIO(b"a" * (3 << 20) + b"\n" + b"b\n" * (1 << 20)), "plain")
-    blocks = list(lines_module.BlockReader(text, 10_000, 4000))
+    text = TextStream(io.BytesIO(b"a" * (3 << 20) + b"\n" + b"b\n" * (1 << 20)), "plain")
+    blocks = list(BlockReader(text, 10_000, 4000))
     assert blocks[0].length == 3 << 20
     assert max(len(block.data) for block in blocks) <= 10_000 + (1 << 20)

@@ -1,4 +1,4 @@
-"""Records the input of a run: tokenised requests, refused rows, quarantine."""
+"""Step tokenize: requests become tokens, and what was extracted becomes parts of the run."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from engine.models.config import load_config
+from tasks.base.identity import digest_ids
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
-from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
-    from tasks.attempt.prepare import PreparedInputs
+    from tasks.attempt.extract_inputs import ExtractedInputs
+    from tasks.extract.result import ExtractResult
     from tasks.night.night import Night
 
 
-def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:
-    """Tokenise the requests and record them, the refused rows and the quarantine as parts of the run.
+def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
+    """Tokenise the requests, and record them and the refused rows as parts of the run.
+
+    Step extract is recorded first: it is over before the run is held, since its input names the run.
 
     Returns
     -------
     dict
-        The results of step `extract`; those of before, if the log has the step already.
+        The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
+        `parts`, the names of table, tokens and offsets); those of before, if the log has the step already.
     """
-    known = night.log.state.steps.get("extract")
+    if "extract" not in night.log.state.steps:
+        _record_extracted(night, inputs.extracted)
+    known = night.log.state.steps.get("tokenize")
     if known is not None:
         return known.results
-    extracted = prepared.extracted
-    tokenizer = load_tokenizer(str(prepared.model_dir), vocab_size=load_config(prepared.model_dir).vocab_size)
+    config = load_config(night.model_dir)
     result = tokenize_requests(
-        extracted.files("requests"),
-        tokenizer,
-        context_length=load_config(prepared.model_dir).max_positions,
+        inputs.extracted.files("requests"),
+        load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size),
+        context_length=config.max_positions,
         out=night.scratch / "tokenized",
     )
     ids = pq.read_table(result.requests_file, columns=["request_id"]).column("request_id").to_pylist()
@@ -46,9 +51,20 @@ def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:
         "requests", result.offsets_file, ext="npy", count=result.requests, label="offsets"
     )
     refused = [(result.errors_file, result.errors)] if result.errors else []
-    refused += [(path, pq.read_metadata(path).num_rows) for path in extracted.files("errors")]
+    refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
     for path, count in refused:
         night.log.write_part("errors", path, ext="parquet", count=count)
+    results = {
+        "requests": result.requests,
+        "refused": sum(count for _, count in refused),
+        "tokens": result.tokens,
+        "parts": [requests.name, tokens.name, offsets.name],
+    }
+    night.log.finish_step("tokenize", results)
+    return results
+
+
+def _record_extracted(night: Night, extracted: ExtractResult) -> None:
     for path in extracted.files("quarantine"):
         count = pq.read_metadata(path).num_rows
         night.log.write_part("quarantine", path, ext="parquet", count=count)
@@ -61,10 +77,5 @@ def record_inputs(night: Night, prepared: PreparedInputs) -> dict[str, Any]:
         "formats": sorted({found.format for found in extracted.objects}),
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
-        "requests": result.requests,
-        "refused": sum(count for _, count in refused),
-        "tokens": result.tokens,
-        "parts": [requests.name, tokens.name, offsets.name],
     }
     night.log.finish_step("extract", results)
-    return results

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.cost.metrics import MEASURED
 from engine.cost.profiles import DeviceProfile
-from tasks.infer.prometheus import LABELS, WINDOW_S, Exposition
+from tasks.infer.prometheus import LABELS, WINDOW_S, PrometheusMetrics
 from tests.support.paths import ROOT
 
 DASHBOARD = ROOT / "infra" / "grafana" / "nightblend.json"
@@ -52,25 +52,25 @@ def told(text: str) -> dict[str, float]:
     return found
 
 
-def fed() -> Exposition:
-    exposition = Exposition(model_name="tiny", nightly="triage")
-    exposition.begin(10, 0.5)
-    exposition.engine_started()
+def fed() -> PrometheusMetrics:
+    metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+    metrics.begin(10, 0.5)
+    metrics.engine_started()
     for _ in range(2):
-        exposition.step(STEP, 6, DEVICE)
-    exposition.answered("stop", 2)
-    exposition.device(dict.fromkeys(MEASURED, 0.5))
-    return exposition
+        metrics.step(STEP, 6, DEVICE)
+    metrics.answered("stop", 2)
+    metrics.device(dict.fromkeys(MEASURED, 0.5))
+    return metrics
 
 
 def test_a_scrape_over_http() -> None:
-    exposition, port = fed(), free_port()
-    exposition.serve(port)
+    metrics, port = fed(), free_port()
+    metrics.serve(port)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             found = told(answer.read().decode())
     finally:
-        exposition.close()
+        metrics.close()
     assert found["vllm:num_requests_running"] == 3
     assert found["vllm:num_requests_waiting"] == 6
     assert found["vllm:kv_cache_usage_perc"] == 0.25
@@ -94,11 +94,11 @@ def test_a_scrape_over_http() -> None:
 
 
 def test_what_nobody_knows_is_not_exposed() -> None:
-    exposition = Exposition(model_name="tiny", nightly="triage")
-    exposition.begin(1, None)
-    exposition.step(STEP, 0, None)
-    exposition.device(dict.fromkeys(MEASURED))
-    found = told(generate_latest(exposition.registry).decode())
+    metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+    metrics.begin(1, None)
+    metrics.step(STEP, 0, None)
+    metrics.device(dict.fromkeys(MEASURED))
+    found = told(generate_latest(metrics.registry).decode())
     for name in found:
         assert "measured" not in name, name
     assert "nightblend_mfu" not in found
@@ -110,9 +110,9 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_night(caplog) -> Non
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
-        exposition = Exposition(model_name="tiny", nightly="triage")
-        exposition.serve(taken.getsockname()[1])
-        exposition.close()
+        metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+        metrics.serve(taken.getsockname()[1])
+        metrics.close()
     assert "--metrics-port" in caplog.text
 
 

@@ -1,30 +1,29 @@
-"""Finished answers on their way to durable parts: every request of a run exactly once."""
+"""What an attempt has computed on its way to durable parts: every request of a run exactly once."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.base.identity import digest_ids
 from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
-from tasks.runlog.log import digest_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
-ANSWER_COLUMNS = ("text", "token_ids", "finish_reason", "choices", "usage", "run_key", "attempt_id")
-STEP_FIELDS = tuple(SCHEMAS["steps"].names)
+_STEP_COLUMNS: Final = tuple(SCHEMAS["steps"].names)
 
 
-class OutputSink:
-    """Collects answers and step samples and writes them as parts, by age or by number of answers."""
+class PartWriter:
+    """Gathers answers and step samples and writes them as parts, by age or by number of answers."""
 
     def __init__(self, night: Night, work: NightWork) -> None:
         self._night = night
@@ -53,8 +52,8 @@ class OutputSink:
         """Take the measurements of one engine step."""
         self._steps.append(
             {
-                **{name: message[name] for name in STEP_FIELDS if name in message},
-                "started_at": _utc(message["started_at"]),
+                **{name: message[name] for name in _STEP_COLUMNS if name in message},
+                "started_at": datetime.fromtimestamp(message["started_at"], UTC),
                 "free_pages": message["available_pages"],
             }
         )
@@ -92,54 +91,3 @@ class OutputSink:
             kind, path, ext="parquet", count=len(rows), ids_digest=digest_ids(ids) if ids else ""
         )
         path.unlink()
-
-
-def answer_of(
-    items: Sequence[dict[str, Any]], prompt_tokens: int, settings: Mapping[str, Any], night: Night
-) -> dict[str, Any]:
-    """Turn the engine's answer items of a request into the columns of the outputs table.
-
-    Parameters
-    ----------
-    items
-        The choices that were computed, in order; a greedy one stands for all `n` of `settings`.
-    settings
-        As the engine ran it (`tasks.requests.sampling.engine_sampling`).
-    """
-    repeats = settings["n"] // len(items)
-    choices = [
-        {
-            "text": item["text"],
-            "token_ids": item["token_ids"],
-            "finish_reason": item["finish_reason"],
-            "logprobs": None if item["logprobs"] is None else [_token(*token) for token in item["logprobs"]],
-        }
-        for item in items
-    ] * repeats
-    first = choices[0]
-    plain = len(choices) == 1 and first["logprobs"] is None
-    return {
-        **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
-        "choices": None if plain else choices,
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": sum(len(choice["token_ids"]) for choice in choices),
-            # The prompt counts once, so what one choice left in the cache for the next is no hit.
-            "cached_tokens": min(item["cached_tokens"] for item in items),
-        },
-        "run_key": night.run_key,
-        "attempt_id": night.attempt.id,
-        "started_at": _utc(min(item["started_at"] for item in items)),
-        "finished_at": _utc(max(item["finished_at"] for item in items)),
-    }
-
-
-def _token(
-    token_id: int, data: str, logprob: float, top: Sequence[tuple[int, str, float]] = ()
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {"token_id": token_id, "bytes": data.encode("latin-1"), "logprob": logprob}
-    return {**entry, "top": [{k: v for k, v in _token(*other).items() if k != "top"} for other in top]}
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.runlog.parts import request_parts
 from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
@@ -86,7 +87,7 @@ def test_fold_is_a_left_fold_and_leaves_its_input_alone(
 @given(logs, st.data())
 def test_a_record_repeated_at_once_changes_nothing(log: list[LogRecord], data: st.DataObject) -> None:
     doubled = [record for record in log for _ in range(data.draw(st.integers(1, 2)))]
-    assert without_slots(fold(doubled)) == without_slots(fold(log))
+    assert without_numbers(fold(doubled)) == without_numbers(fold(log))
 
 
 @given(logs)
@@ -98,7 +99,7 @@ def test_only_the_current_epoch_counts(log: list[LogRecord]) -> None:
             kept.append(record)
         elif not isinstance(record.body, Claim | Unknown) and record.epoch == epoch:
             kept.append(record)
-    assert without_slots(fold(log)) == without_slots(fold(kept))
+    assert without_numbers(fold(log)) == without_numbers(fold(kept))
 
 
 @given(logs, ids, logs)
@@ -157,6 +158,39 @@ def test_a_fresh_attempt_that_ends_on_a_wrong_setting_takes_nothing_away() -> No
         state = fold(log_of(*records, epoch=2), fresh)
         assert part not in state.parts_of("outputs")
         assert set(state.steps) == {"extract"}
+
+
+def test_extract_of_the_last_release_is_two_steps() -> None:
+    extracted = {
+        "account": {"lines": 3, "blank": 0, "filtered": 0, "quarantined": 1, "requests": 2, "errors": 1},
+        "objects": 1,
+        "objects_parsed_before": 0,
+        "object_errors": [],
+        "ignored": 0,
+        "formats": ["openai-batch"],
+        "late_objects": 0,
+        "outside_of_date": 0,
+    }
+    tokenized = {
+        "requests": 1,
+        "refused": 1,
+        "tokens": 9,
+        "parts": ["requests/1.parquet", "requests/tokens-2.npy", "requests/offsets-3.npy"],
+    }
+    parts = [Part("requests", name, "s", 1) for name in tokenized["parts"]]
+    log = log_of(
+        CLAIM, Attempt("a"), *parts, Step("extract", "a", {**extracted, **tokenized}), Step("profile")
+    )
+    state = fold([LogRecord.from_json(record.to_json()) for record in log])
+    assert state.steps["extract"] == Step("extract", "a", extracted)
+    assert state.steps["tokenize"] == Step("tokenize", "a", tokenized)
+    assert list(state.steps) == ["extract", "tokenize", "profile"]
+    assert request_parts(state) == parts
+    assert describe(state)["steps"]["tokenize"] == tokenized
+    # As this release records them.
+    both = log_of(CLAIM, Attempt("a"), *parts, Step("extract", "a", extracted))
+    assert set(fold(both).steps) == {"extract"}
+    assert fold([*both, *log_of(Step("tokenize", "a", tokenized), Step("profile"))]).steps == state.steps
 
 
 def test_ends_and_stops() -> None:
@@ -222,5 +256,5 @@ def test_description_is_plain_json() -> None:
     assert view["parts"]["outputs"] == {"files": 1, "count": 3, "bytes": 7, "names": ["outputs/1"]}
 
 
-def without_slots(state: RunState) -> RunState:
+def without_numbers(state: RunState) -> RunState:
     return replace(state, next_seq=0, holder_seq=0)

@@ -13,14 +13,14 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.publish.publication import roll_back
+from tasks.publish.current import roll_back
 from tasks.publish.publish import publish
-from tasks.runlog.log import RunLog, StaleWriterError, date_prefix
+from tasks.runlog.log import RunLog, StaleWriterError
+from tasks.runlog.places import date_prefix
 from tasks.runlog.state import current_publication
-from tasks.warehouse import replace as publish_tables
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import replace, tables
 from tasks.warehouse.replace import open_warehouse
-from tasks.warehouse.tables import OF_A_DATE, TABLES
+from tasks.warehouse.tables import OF_A_DATE, TABLES, ensure_table, replace_date
 from tests.support.nights import DAY, error, open_test_night
 from tests.support.tables import Place, place, rows
 from tests.tasks.publish.test_publish import fill
@@ -67,7 +67,7 @@ def consistent(place: Place, results: dict[str, Any]) -> None:
     assert current.publication_id == results["publication_id"]
     catalog = open_warehouse(uri, store.uri)
     for kind in OF_A_DATE:
-        table = catalog.load_table(f"{warehouse.NAMESPACE}.{TABLES[kind]}")
+        table = catalog.load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
         held = {task.file.file_path for task in table.scan().plan_files()}
         assert held == ({results["tables"][kind]} if kind in results["tables"] else set())
 
@@ -88,7 +88,7 @@ def test_a_publication_is_in_every_table(place, tmp_path) -> None:
     assert {s["table"] for s in attempt["snapshots"]} == {TABLES[kind] for kind in OF_A_DATE}
     store, uri = place
     for entry in attempt["snapshots"]:
-        table = open_warehouse(uri, store.uri).load_table(f"{warehouse.NAMESPACE}.{entry['table']}")
+        table = open_warehouse(uri, store.uri).load_table(f"{tables.NAMESPACE}.{entry['table']}")
         snapshot = table.snapshot_by_id(entry["snapshot_id"])
         assert snapshot is not None
         assert snapshot.summary is not None
@@ -112,13 +112,13 @@ def test_a_then_b_then_a_again(place, tmp_path) -> None:
 def _snapshots(place: Place) -> list[int | None]:
     store, uri = place
     catalog = open_warehouse(uri, store.uri)
-    names = [f"{warehouse.NAMESPACE}.{TABLES[kind]}" for kind in OF_A_DATE]
+    names = [f"{tables.NAMESPACE}.{TABLES[kind]}" for kind in OF_A_DATE]
     return [catalog.load_table(name).metadata.current_snapshot_id for name in names]
 
 
 def test_jobs_and_dates_in_one_table(place, tmp_path) -> None:
     run(place, tmp_path, A)
-    other = publish_tables.replace_tables
+    other = replace.replace_tables
     store, uri = place
     catalog = open_warehouse(uri, store.uri)
     nothing = {"status": "completed", "policy": "blend", "requests": 0, "outputs": 0, "errors": 0}
@@ -136,8 +136,8 @@ def test_jobs_and_dates_in_one_table(place, tmp_path) -> None:
 
 
 STOPS = [
-    *((publish_tables, "replace_date", nth) for nth in range(1, 6)),
-    (publish_tables, "replace_run", 1),
+    *((replace, "replace_date", nth) for nth in range(1, 6)),
+    (replace, "replace_run", 1),
     (RunLog, "publish", 1),
 ]
 
@@ -175,25 +175,25 @@ def test_a_crash_between_any_two_steps_is_mended_by_the_next_publisher(
 
 
 def test_another_commit_in_between_starts_over(place, tmp_path, monkeypatch) -> None:
-    """Someone changes a table after its handle was loaded: the handle is refused, a fresh one is taken."""
+    """Someone changes a table after its handle was loaded: the handle is refused, a new one is taken."""
     run(place, tmp_path, A)
-    original, handles = publish_tables.replace_date, []
+    original, handles = replace.replace_date, []
 
     def late(table: Any, job: str, day: date, files: list[str], **named: Any) -> int | None:
         handles.append(table)
         if len(handles) == 1:
             store, uri = place
-            fresh = open_warehouse(uri, store.uri).load_table(table.name())
-            original(fresh, "other", day, [], **named)
-            with fresh.transaction() as change:
+            other = open_warehouse(uri, store.uri).load_table(table.name())
+            original(other, "other", day, [], **named)
+            with other.transaction() as change:
                 change.set_properties({"touched": "yes"})
-            held = list(fresh.scan().plan_files())
-            with fresh.transaction() as change:
+            held = list(other.scan().plan_files())
+            with other.transaction() as change:
                 change.delete("job = 'job'")
             assert held
         return original(table, job, day, files, **named)
 
-    monkeypatch.setattr(publish_tables, "replace_date", late)
+    monkeypatch.setattr(replace, "replace_date", late)
     results = run(place, tmp_path, B)
     assert len(handles) == len(OF_A_DATE) + 1
     consistent(place, results)
@@ -202,7 +202,7 @@ def test_another_commit_in_between_starts_over(place, tmp_path, monkeypatch) -> 
 def test_a_publisher_that_was_taken_over_changes_nothing_more(place, tmp_path, monkeypatch) -> None:
     before = run(place, tmp_path, A)
     store, _ = place
-    original = publish_tables.ensure_table
+    original = replace.ensure_table
 
     def taken(catalog: Any, kind: str) -> Any:
         table = original(catalog, kind)
@@ -212,7 +212,7 @@ def test_a_publisher_that_was_taken_over_changes_nothing_more(place, tmp_path, m
         return table
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish_tables, "ensure_table", taken)
+        patch.setattr(replace, "ensure_table", taken)
         with pytest.raises(StaleWriterError):
             run(place, tmp_path, B)
     current = current_publication(RunLog(store, date_prefix("job", DAY.isoformat())).refresh())
@@ -273,9 +273,9 @@ def test_unsigned_numbers_arrive(place, tmp_path) -> None:
     parts = {kind: [part] if kind == "errors" else [] for kind in (*OF_A_DATE, "steps")}
     for kind in ("outputs", "quarantine"):
         pq.write_table(SCHEMAS[kind].empty_table(), tmp_path / f"{kind}.parquet")
-    files = publish_tables.write_table_files(tmp_path, parts, "job", DAY, A)
+    files = replace.write_table_files(tmp_path, parts, "job", DAY, A)
     assert list(files) == ["errors"]
-    table = warehouse.ensure_table(open_warehouse(uri, store.uri), "errors")
-    warehouse.replace_date(table, "job", DAY, [files["errors"].as_uri()], publication_id="p")
+    table = ensure_table(open_warehouse(uri, store.uri), "errors")
+    replace_date(table, "job", DAY, [files["errors"].as_uri()], publication_id="p")
     held = rows(place, "errors").sort("custom_id")["sampling"].struct.field("seed").to_list()
     assert [None if seed is None else int(seed) for seed in held] == seeds

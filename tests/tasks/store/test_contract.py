@@ -49,8 +49,8 @@ def test_put_if_absent(store: Store) -> None:
 
 def test_race_for_one_key_has_one_winner(store: Store) -> None:
     with ThreadPoolExecutor(16) as pool:
-        for slot in range(3):
-            key = f"log/{slot}"
+        for number in range(3):
+            key = f"log/{number}"
             won = list(pool.map(store.put_if_absent, [key] * 16, [b"%d" % n for n in range(16)]))
             assert sum(won) == 1
             assert store.get(key) == b"%d" % won.index(True)

@@ -16,7 +16,7 @@ from pyiceberg.exceptions import CommitFailedException, ValidationException
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.catalogs import choose_catalog, open_catalog
 from tasks.warehouse.tables import TABLES, ensure_table, iceberg_schema, replace_date
 
@@ -37,7 +37,7 @@ def catalog(tmp_path: Path) -> Catalog:
 @pytest.fixture(autouse=True)
 def own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalog may be shared by many tests."""
-    monkeypatch.setattr(warehouse, "NAMESPACE", f"test_{uuid4().hex[:12]}")
+    monkeypatch.setattr(tables, "NAMESPACE", f"test_{uuid4().hex[:12]}")
     monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
 
 
@@ -52,7 +52,7 @@ def _file(folder: Path, name: str, lines: list[int], job: str = "a", day: date =
 
 def _rows(catalog: Catalog) -> list[tuple[str, date, int, str]]:
     """Rows by Polars' own reader of the metadata file, which shares no code with the writer."""
-    location = catalog.load_table(f"{warehouse.NAMESPACE}.llm_quarantine").metadata_location
+    location = catalog.load_table(f"{tables.NAMESPACE}.llm_quarantine").metadata_location
     frame = pl.scan_iceberg(location, reader_override="native").collect()
     return sorted(frame.select("job", "run_date", "source_line", "raw_text").rows())
 

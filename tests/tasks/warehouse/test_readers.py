@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from tasks.publish.publish import publish
-from tasks.warehouse import tables as warehouse
+from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES
 from tests.support.nights import DAY, open_test_night
@@ -64,7 +64,7 @@ def test_three_readers_find_the_same(place: Place, tmp_path: Path) -> None:
         results = publish(night)
     catalog = open_warehouse(uri, store.uri)
     for kind, name in TABLES.items():
-        table = catalog.load_table(f"{warehouse.NAMESPACE}.{name}")
+        table = catalog.load_table(f"{tables.NAMESPACE}.{name}")
         found = [read(table) for read in (by_polars, by_pyarrow, by_duckdb, by_duckdb_over_arrow)]
         key = "request_id" if kind in {"outputs", "errors", "profiles"} else "job"
         first, *others = [sorted(rows, key=lambda row: row[key]) for rows in found]

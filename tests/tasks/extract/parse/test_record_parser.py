@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from datetime import date
 
@@ -11,9 +10,8 @@ from hypothesis import strategies as st
 
 from tasks.base.errors import ErrorCode, QuarantineCode
 from tasks.base.schema import CONTENT_ALTERNATIVES, SCHEMAS
-from tasks.extract.parse.record_parser import ObjectParser, Outcome
-from tasks.extract.text.lines import LineReader
 from tasks.requests.sampling import SamplingDefaults
+from tests.support.parsing import Outcome, parse_lines
 
 DAY = date(2026, 3, 1)
 DEFAULTS = SamplingDefaults()
@@ -33,11 +31,9 @@ def completion(prompt: object, /, **body: object) -> dict:
 
 def parse(*records: object, **settings: object) -> list[tuple[Outcome, dict | None]]:
     data = b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in records)
-    uri = settings.pop("source_uri", "s3://b/o")
-    parser = ObjectParser("job", DAY, uri, settings.pop("defaults", DEFAULTS), **settings)
-    found = [
-        parser.parse(line) for line in LineReader(io.BytesIO(data), codec="plain", max_line_bytes=1 << 16)
-    ]
+    place = ("job", DAY, settings.pop("source_uri", "s3://b/o"))
+    defaults = settings.pop("defaults", DEFAULTS)
+    found = list(parse_lines(data, place, defaults, max_line_bytes=1 << 16, **settings))
     for outcome, row in found:
         if row is not None:
             pa.Table.from_pylist([row], schema=SCHEMAS[TABLE[outcome]]).validate(full=True)
@@ -291,7 +287,7 @@ def test_defaults_are_part_of_the_answer_only_where_they_apply() -> None:
 
 def test_the_model_filter() -> None:
     lines = [chat("a"), chat("b", model="gpt-4o"), chat("c", model=None), chat("a", model="gpt-4o-mini")]
-    found = parse(*lines, b"{", model_filter=["gpt-4o*"])
+    found = parse(*lines, b"{", model_filter=("gpt-4o*",))
     assert [outcome for outcome, _ in found] == [
         Outcome.FILTERED,
         Outcome.REQUEST,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
-from tasks.runlog.log import RunIsLiveError, RunLog, date_prefix
+from tasks.runlog.log import RunIsLiveError, RunLog
+from tasks.runlog.places import date_prefix
 from tasks.runlog.state import current_publication
 from tasks.store.contract import check_key
 

@@ -1,0 +1,97 @@
+"""Answers as the engine sends them, choice by choice, become rows of the outputs table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tasks.plan.work import sampling_of
+from tasks.requests.choices import Choices, sequences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tasks.infer.part_writer import PartWriter
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
+
+
+class AnswerCollector:
+    """Holds the choices of requests that lack others, and gives each whole answer to the writer of parts.
+
+    Attributes
+    ----------
+    choices
+        Those that are held: a plan of what remains leaves them out.
+    output_tokens
+        Of all choices taken in.
+    """
+
+    def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
+        self._night, self._work, self._writer = night, work, writer
+        self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
+        self.choices = Choices()
+        self.output_tokens = 0
+
+    def take(self, item: dict[str, Any]) -> tuple[str, int] | None:
+        """Take in a choice; after the last one return how the answer ended and how many requests got it."""
+        i = self._row_of[item["request_id"]]
+        row, key = self._work.rows[i], self._work.key_of[i]
+        settings = sampling_of(self._night, row)
+        self.output_tokens += len(item["token_ids"])
+        items = self.choices.add(key, item, sequences(settings))
+        if items is None:
+            return None
+        answer = answer_of(items, row["input_tokens"], settings, self._night)
+        return answer["finish_reason"], self._writer.add_answer(key, answer)
+
+
+def answer_of(
+    items: Sequence[dict[str, Any]], prompt_tokens: int, settings: Mapping[str, Any], night: Night
+) -> dict[str, Any]:
+    """Turn the engine's answer items of a request into the columns of the outputs table.
+
+    Parameters
+    ----------
+    items
+        The choices that were computed, in order; a greedy one stands for all `n` of `settings`.
+    settings
+        As the engine ran it (`tasks.requests.sampling.engine_sampling`).
+    """
+    repeats = settings["n"] // len(items)
+    choices = [
+        {
+            "text": item["text"],
+            "token_ids": item["token_ids"],
+            "finish_reason": item["finish_reason"],
+            "logprobs": None if item["logprobs"] is None else [_token(*token) for token in item["logprobs"]],
+        }
+        for item in items
+    ] * repeats
+    first = choices[0]
+    plain = len(choices) == 1 and first["logprobs"] is None
+    return {
+        **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
+        "choices": None if plain else choices,
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": sum(len(choice["token_ids"]) for choice in choices),
+            # The prompt counts once, so what one choice left in the cache for the next is no hit.
+            "cached_tokens": min(item["cached_tokens"] for item in items),
+        },
+        "run_key": night.run_key,
+        "attempt_id": night.attempt.id,
+        "started_at": _utc(min(item["started_at"] for item in items)),
+        "finished_at": _utc(max(item["finished_at"] for item in items)),
+    }
+
+
+def _token(
+    token_id: int, data: str, logprob: float, top: Sequence[tuple[int, str, float]] = ()
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"token_id": token_id, "bytes": data.encode("latin-1"), "logprob": logprob}
+    return {**entry, "top": [{k: v for k, v in _token(*other).items() if k != "top"} for other in top]}
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

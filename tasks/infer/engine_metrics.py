@@ -1,0 +1,100 @@
+"""What an attempt's engines and their device did: rows of tables, sums of the attempt, and Prometheus."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from engine.cost.step import DeviceProfile
+from tasks.infer.device_counters import DeviceCounters
+from tasks.night.model import model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tasks.infer.part_writer import PartWriter
+    from tasks.infer.prometheus import PrometheusMetrics
+    from tasks.night.night import Night
+    from tasks.plan.work import NightWork
+
+
+class EngineMetrics:
+    """Counts and passes on.
+
+    Attributes
+    ----------
+    device, kv_tokens
+        Profile of the device and KV memory in tokens, as the last engine told them; empty and 0 before.
+    peak_running
+        Most requests that ran in one step.
+    held_seconds
+        How long engine processes lived.
+    """
+
+    def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
+        self._work, self._writer = work, writer
+        self.device: dict[str, Any] = {}
+        self.kv_tokens = 0
+        self.peak_running = 0
+        self.held_seconds = 0.0
+        self._profile: DeviceProfile | None = None
+        self._counters: DeviceCounters | None = None
+        self._prometheus = _served(night, work)
+
+    @contextmanager
+    def engine_held(self) -> Iterator[None]:
+        """Count an engine process, and the time that it lives: as long as the block."""
+        if self._prometheus is not None:
+            self._prometheus.engine_started()
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.held_seconds += time.monotonic() - begin
+            if self._counters is not None:
+                self._counters.close()
+                self._counters = None
+
+    def take_device(self, message: dict[str, Any]) -> None:
+        """Take in what an engine computes on (message `ready`)."""
+        self.device, self.kv_tokens = message["device"], message["kv_tokens"]
+        self._profile = DeviceProfile(**self.device)
+        self._counters = DeviceCounters.open(message["device_uuid"])
+
+    def take_step(self, message: dict[str, Any]) -> None:
+        """Take in an engine step (message `step`), and the device's own counters if they are due."""
+        self._writer.add_step(message)
+        self.peak_running = max(self.peak_running, message["running"])
+        row = self._counters.poll() if self._counters is not None else None
+        if row is not None:
+            self._writer.add_device_sample(row)
+        if self._prometheus is not None:
+            open_requests = len(self._work.rows) - len(self._work.answered)
+            waiting = max(0, open_requests - message["running"])
+            self._prometheus.step(message, waiting, self._profile)
+            if row is not None:
+                self._prometheus.device(row)
+
+    def take_answered(self, finish_reason: str, requests: int) -> None:
+        """Count requests that got an answer."""
+        if self._prometheus is not None:
+            self._prometheus.answered(finish_reason, requests)
+
+    def close(self) -> None:
+        """Serve no metrics any more."""
+        if self._prometheus is not None:
+            self._prometheus.close()
+
+
+def _served(night: Night, work: NightWork) -> PrometheusMetrics | None:
+    """Return the served metrics of the night, if a port was given for them."""
+    if night.settings.metrics_port is None:
+        return None
+    from tasks.infer.prometheus import PrometheusMetrics
+
+    found = PrometheusMetrics(model_name=model_name(night.model_dir), nightly=night.job)
+    plan = night.log.state.steps.get("plan")
+    found.begin(len(work.rows), plan.results.get("hit_rate_optimum") if plan is not None else None)
+    found.serve(night.settings.metrics_port)
+    return found
