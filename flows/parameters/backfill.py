@@ -9,7 +9,7 @@ from uuid import uuid4
 from pydantic import ConfigDict, Field, field_validator
 
 from flows.parameters.form import Form
-from tasks.operations.backfill import FAILED, MISSING, SELECTIONS
+from tasks.operations.selections import FAILED, MISSING, SELECTIONS
 
 ID_PATTERN: Final = r"^[A-Za-z0-9._-]+$"
 LONGEST_DAYS: Final = 3660

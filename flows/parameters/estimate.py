@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.cost.devices import KV_DTYPES
-from engine.plan.policies import POLICIES
+from engine.choices import KV_DTYPES, POLICIES
 from flows.parameters.form import SLUG, Form
 from tasks.base.errors import ConfigurationError
 from tasks.requests.formats import AUTO, FORMATS

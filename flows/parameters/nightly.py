@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.cost.devices import DTYPES, KV_DTYPES
-from engine.plan.lengths import ESTIMATORS, LOGGED
-from engine.plan.policies import POLICIES
+from engine.choices import DTYPES, ESTIMATORS, KV_DTYPES, LOGGED, POLICIES
 from flows.parameters.form import SLUG, Form, option
 from flows.parameters.presets import PRESETS, STANDARD
 from tasks.base.errors import ConfigurationError

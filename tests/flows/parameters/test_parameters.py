@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from engine.choices import POLICIES
 from engine.cost import devices
-from engine.plan.policies import POLICIES
 from flows.parameters.nightly import NightlyParameters
 from tasks.base.errors import ConfigurationError
 

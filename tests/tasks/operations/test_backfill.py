@@ -13,8 +13,9 @@ import pytest
 from flows.dates.in_process import scope_of
 from flows.run.sequence import run_night
 from tasks.infer.progress import StoppedError
-from tasks.operations.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
+from tasks.operations.backfill import Scope, date_range, plan_dates, stale_reasons
 from tasks.operations.dates import DateStatus, view_date
+from tasks.operations.selections import FAILED, MISSING, STALE
 from tasks.publish.publication import roll_back
 from tasks.runlog import log as runlog
 from tasks.runlog.liveness import this_process
