@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.parameters.estimate import EstimateParameters  # noqa: TC001 - Prefect reads it
+from flows.parameters.to_request import estimate_request
 from tasks.estimate.estimate import estimate as make_estimate
 from tasks.estimate.page import document
 from tasks.report.document import to_html, to_markdown
@@ -25,7 +26,7 @@ _NO_KEY = re.compile(r"[^a-z0-9]+")
 @task(name="estimate", task_run_name="estimate", cache_policy=NO_CACHE, persist_result=False)
 def simulate(parameters: EstimateParameters) -> dict[str, Any]:
     """Read the logs and simulate the night."""
-    return make_estimate(parameters.to_request(), told=get_run_logger().info)
+    return make_estimate(estimate_request(parameters), told=get_run_logger().info)
 
 
 @flow(name="estimate", persist_result=False, validate_parameters=True)

@@ -21,6 +21,7 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.dates.catch_up import catching_up
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.placement.prefect_pool import steps_on
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS
@@ -83,7 +84,7 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     """
     log = get_run_logger()
     try:
-        request = parameters.to_request(scheduled())
+        request = night_request(parameters, scheduled())
         log.info("job %s, run date %s", request.job, request.run_date)
         keep_date(parameters, request.run_date)
         if parameters.compute_on is None:

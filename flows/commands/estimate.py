@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields
 from flows.parameters.estimate import EstimateParameters
+from flows.parameters.to_request import estimate_request
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 
@@ -49,7 +50,7 @@ def execute(options: dict[str, Any]) -> int:
 
 
 def _estimate(parameters: EstimateParameters, *, with_flow: bool) -> dict[str, Any]:
-    request = parameters.to_request()
+    request = estimate_request(parameters)
     if with_flow:
         from flows.estimate import estimate as flow
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.commands.parser import add_command, add_fields, interrupt
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def execute(options: dict[str, Any]) -> int:
 
 
 def _as_flow(parameters: NightlyParameters) -> dict[str, Any]:
-    parameters.to_request()
+    night_request(parameters)
     from flows.nightly import nightly
 
     return nightly(parameters)
@@ -65,7 +66,7 @@ def _here(parameters: NightlyParameters, *, as_json: bool) -> int:
             "needs a Prefect server, which starts that deployment",
             "Set PREFECT_API_URL, or leave it out to compute here",
         )
-    request = parameters.to_request()
+    request = night_request(parameters)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     from flows.dates.catch_up import catching_up
     from flows.run.sequence import run_night

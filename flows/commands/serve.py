@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flows.commands.deploy import check_server
 from flows.commands.parser import add_command, add_fields, parse_ready_by
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 
@@ -49,7 +50,7 @@ def execute(options: dict[str, Any]) -> int:
     cron, ready_by = options.pop("cron"), parse_ready_by(options.pop("ready_by"))
     parameters = NightlyParameters.parse(options)
     # A wrong setting is told now, not at night.
-    parameters.to_request()
+    night_request(parameters)
     # Runs are processes of their own, with this environment.
     from flows.deploy import RUN_ENVIRONMENT
 

@@ -9,13 +9,10 @@ from pydantic import ConfigDict, Field, field_validator
 
 from engine.choices import KV_DTYPES, POLICIES
 from flows.parameters.form import SLUG, Form
-from tasks.base.errors import ConfigurationError
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from tasks.estimate.estimate import EstimateRequest
 
 
 class EstimateParameters(Form):
@@ -150,44 +147,3 @@ class EstimateParameters(Form):
     @classmethod
     def _text(cls, value: Any) -> Any:  # noqa: ANN401 - whatever was given
         return str(value) if isinstance(value, int | float) else value
-
-    def to_request(self) -> EstimateRequest:
-        """Return the estimate that is asked for.
-
-        Raises
-        ------
-        ConfigurationError
-            If a setting is wrong or two of them do not go together.
-        """
-        from tasks.estimate.estimate import EstimateRequest
-        from tasks.estimate.read import Source
-        from tasks.estimate.report import Question
-        from tasks.extract.readers.generic import parse_columns
-
-        if (self.store is None) != (self.job is None):
-            raise ConfigurationError(
-                "--job" if self.job is None else "--store",
-                "is missing",
-                "Past runs are told by both --store and --job",
-            )
-        return EstimateRequest(
-            source=Source(
-                self.source,
-                run_date=self.run_date,
-                timezone=self.timezone,
-                log_format=self.format,
-                columns=parse_columns(self.columns),
-                output_tokens=self.output_tokens,
-                max_tokens=self.max_tokens,
-            ),
-            model=self.model,
-            gpus=self.gpu,
-            prices=self.price,
-            currency=self.currency,
-            device_profile=self.device_profile,
-            kv_tokens=self.kv_tokens,
-            kv_dtype=self.kv_dtype,
-            token_budget=self.token_budget,
-            question=Question(today=self.today, most_gpus=self.max_gpus),
-            past=None if self.store is None or self.job is None else (self.store, self.job),
-        )

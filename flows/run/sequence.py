@@ -105,7 +105,7 @@ def run_night(
     Parameters
     ----------
     request
-        What is asked for; see `NightlyParameters.to_request`.
+        What is asked for; see `flows.parameters.to_request.night_request`.
     steps
         None is the plain functions.
 

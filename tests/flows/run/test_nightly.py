@@ -12,6 +12,7 @@ import pytest
 
 from flows import cli
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import RESULT_KEYS, Steps, run_night
 from tasks.attempt.prepare import prepare
 from tasks.infer.progress import StoppedError
@@ -48,7 +49,7 @@ def options(root: Path, **changed: str) -> list[str]:
 
 def request_of(root: Path, **changed):
     parameters = {name.removeprefix("--").replace("-", "_"): value for name, value in _pairs(options(root))}
-    return NightlyParameters.parse({"report": False} | parameters | changed).to_request()
+    return night_request(NightlyParameters.parse({"report": False} | parameters | changed))
 
 
 def _pairs(flat: list[str]):

@@ -11,6 +11,7 @@ from datetime import date
 import pytest
 
 from flows.dates.in_process import scope_of
+from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from tasks.infer.progress import StoppedError
 from tasks.operations.backfill import Scope, date_range, plan_dates, stale_reasons
@@ -33,7 +34,7 @@ def root(tmp_path):
 
 
 def run(root, when: date, steps=None, **changed):
-    return run_night(night_of(root, run_date=when, **changed).to_request(), steps=steps or instead())
+    return run_night(night_request(night_of(root, run_date=when, **changed)), steps=steps or instead())
 
 
 def planned(root, *days: date, **chosen) -> dict[date, tuple[bool, str]]:
