@@ -6,6 +6,7 @@ python -m flows.estimate --source logs/ --model llama-3.1-8b --gpu a100,h100 --p
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,6 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from flows.cli import main
-
-    sys.exit(main(["estimate", *sys.argv[1:]], with_flow=True))
+    # The command line is above the flows and not imported by them: it is run, as `python -m flows` does.
+    sys.argv[1:1] = ["estimate", "--as-flow"]
+    runpy.run_module("flows", run_name="__main__", alter_sys=True)

@@ -8,6 +8,7 @@ state, log and time in Prefect. `flows.on_demand` runs the same for a person who
 
 from __future__ import annotations
 
+import runpy
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,6 @@ def keep_date(parameters: NightlyParameters, run_date: date | None) -> None:
 
 
 if __name__ == "__main__":
-    from flows.cli import main
-
-    sys.exit(main(["run", *sys.argv[1:]], with_flow=True))
+    # The command line is above the flows and not imported by them: it is run, as `python -m flows` does.
+    sys.argv[1:1] = ["run", "--as-flow"]
+    runpy.run_module("flows", run_name="__main__", alter_sys=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from flows.parameters.backfill import new_id
 from flows.parameters.to_request import night_request
-from flows.run.sequence import exit_code_of, run_night
+from flows.run.failures import exit_code_of
+from flows.run.sequence import run_night
 from flows.views.date_table import (
     FAILED,
     GAVE_WAY,

@@ -12,7 +12,7 @@ from flows.parameters.form import SLUG, Form
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class EstimateParameters(Form):
@@ -24,6 +24,15 @@ class EstimateParameters(Form):
         "today": POLICIES,
         "kv_dtype": KV_DTYPES,
         "format": FORMATS,
+    }
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What to look at": (
+            *("source", "model", "run_date", "timezone", "format", "columns", "output_tokens", "max_tokens"),
+        ),
+        "Machines": ("gpu", "price", "currency", "max_gpus", "device_profile"),
+        "How the engine would run": ("today", "kv_dtype", "kv_tokens", "token_budget"),
+        "Past runs, which correct the times": ("store", "job"),
+        "Results": ("out",),
     }
 
     source: str = Field(

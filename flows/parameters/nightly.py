@@ -14,7 +14,7 @@ from tasks.base.run_date import resolve_run_date
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class NightlyParameters(Form):
@@ -27,6 +27,30 @@ class NightlyParameters(Form):
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
+    }
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What to run": ("job", "source", "store", "model", "run_date", "timezone", "lag_days", "preset"),
+        "Reading the logs": (
+            *("format", "columns", "model_filter", "max_bad_fraction", "abort_quarantined_fraction"),
+        ),
+        "Order": ("policy", "lengths"),
+        "Sampling, where a request says nothing": (
+            *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
+        ),
+        "Device and memory": (
+            *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
+            *("token_budget", "max_sequences", "page_size"),
+        ),
+        "Stops and restarts": (
+            "part_seconds",
+            "part_answers",
+            "engine_restarts",
+            "lease_s",
+            "heartbeat_s",
+        ),
+        "This run": ("rerun", "take_over", "give_way", "catch_up_days"),
+        "Results": ("publish", "catalog", "report", "gpu_hour_price", "currency", "metrics_port"),
+        "Prefect": ("compute_on",),
     }
 
     job: str = Field(

@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.commands import run as run_command
-from flows.commands.parser import CommandParser
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
@@ -43,11 +42,8 @@ def parsed(command: str) -> NightlyParameters:
     """What the command line makes of a command that was printed."""
     program, name, *options = shlex.split(command)
     assert (program, name) == ("nightblend", "run")
-    parser = CommandParser()
-    commands = parser.add_subparsers(parser_class=CommandParser)
-    run_command.add(commands)
-    found = vars(parser.parse_args([name, *options]))
-    return NightlyParameters.parse({n: v for n, v in found.items() if n not in {"execute", "json"}})
+    given = run_command.make_parser().finish().parse(options)
+    return NightlyParameters.parse({n: v for n, v in given.items() if n not in {"as_flow", "json"}})
 
 
 def test_under_way(root):
