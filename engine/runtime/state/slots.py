@@ -1,16 +1,13 @@
-"""Scheduler state as structs of arrays: requests, running slots, and the work of one step."""
+"""The running sequences, each in a slot of its own, and what the run has counted so far."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from engine.arrays import Float64, Int8, Int32, Int64
 
 # Indices into `Slots.counts`, which counts over the whole run.
 (
@@ -19,43 +16,11 @@ Float64 = npt.NDArray[np.float64]
     PREFILL_TOKENS,
     DECODE_TOKENS,
     RECOMPUTED_TOKENS,
-    RETRACTIONS,
+    PREEMPTIONS,
     FINISHED,
     HIT_TOKENS,
     PEAK_RUNNING,
 ) = range(9)
-UNFINISHED, STOPPED, LENGTH = 0, 1, 2
-
-
-class Requests(NamedTuple):
-    """The N requests of an engine run.
-
-    Attributes
-    ----------
-    tokens, start
-        int32 [total], int64 [N + 1]: the prompts, flat.
-    max_new
-        int32 [N]: most tokens to generate; at least 1.
-    estimate
-        float64 [N]: expected output tokens.
-    generated
-        int32 [N]: tokens generated so far; they survive a retraction.
-    stored
-        int32 [N]: most tokens whose KV was ever stored for the request, to count what is computed twice.
-    hits
-        int32 [N]: prompt tokens taken from the cache at the first admission; -1 before it.
-    ignore_stop
-        int8 [N]: 1 if the model's stop tokens do not end the answer.
-    """
-
-    tokens: Int32
-    start: Int64
-    max_new: Int32
-    estimate: Float64
-    generated: Int32
-    stored: Int32
-    hits: Int32
-    ignore_stop: Int8
 
 
 class Slots(NamedTuple):
@@ -88,7 +53,7 @@ class Slots(NamedTuple):
         int32 [S]: the running slots by `due`, soonest first (the first ``counts[RUNNING]``).
     path
         int32 [P + 1]: scratch memory of admission, for the pages that it finds.
-    fresh
+    prefilling
         int8 [S]: 1 until its prompt is computed, while `due` rests on a guess of when that will be.
     """
 
@@ -108,60 +73,7 @@ class Slots(NamedTuple):
     base: Float64
     by_due: Int32
     path: Int32
-    fresh: Int8
-
-
-class Work(NamedTuple):
-    """What one step computes; `size` says how much of each array is valid.
-
-    Attributes
-    ----------
-    size
-        int64 [7]: tokens, sequences, samples, copies, KV tokens read by attention; of these, those read
-        by decoding sequences; and the sum over prefill tokens of the keys each of them sees.
-    tokens, positions, pages, slots
-        int64 [T]: token id, position, and place of its KV.
-    first, length, context, slot
-        int32 [S] per sequence: its first row, number of rows, tokens it attends to at its last row, slot.
-    sample_rows, sample_slots
-        int64 [S], int32 [S]: rows to sample and the slots they belong to.
-    copies
-        int32 [S, 3]: (source page, target page, tokens), to be done before the step.
-    """
-
-    size: Int64
-    tokens: Int64
-    positions: Int64
-    pages: Int64
-    slots: Int64
-    first: Int32
-    length: Int32
-    context: Int32
-    slot: Int32
-    sample_rows: Int64
-    sample_slots: Int32
-    copies: Int32
-
-
-# Indices into `Work.size`.
-W_TOKENS, W_SEQUENCES, W_SAMPLES, W_COPIES, W_KV_READ, W_KV_DECODE, W_ATTENDED = range(7)
-
-
-def make_requests(
-    tokens: Int32, start: Int64, max_new: Int32, estimate: Float64, ignore_stop: Int8
-) -> Requests:
-    """Return the request table with nothing generated yet."""
-    n = max_new.shape[0]
-    return Requests(
-        tokens=np.ascontiguousarray(tokens, np.int32),
-        start=np.ascontiguousarray(start, np.int64),
-        max_new=np.ascontiguousarray(max_new, np.int32),
-        estimate=np.ascontiguousarray(estimate, np.float64),
-        generated=np.zeros(n, np.int32),
-        stored=np.zeros(n, np.int32),
-        hits=np.full(n, -1, np.int32),
-        ignore_stop=np.ascontiguousarray(ignore_stop, np.int8),
-    )
+    prefilling: Int8
 
 
 def make_slots(slots: int, pages_each: int, longest_answer: int) -> Slots:
@@ -183,23 +95,5 @@ def make_slots(slots: int, pages_each: int, longest_answer: int) -> Slots:
         base=np.zeros(slots, np.float64),
         by_due=np.zeros(slots, np.int32),
         path=np.zeros(pages_each + 1, np.int32),
-        fresh=np.zeros(slots, np.int8),
-    )
-
-
-def make_work(token_budget: int, slots: int) -> Work:
-    """Return buffers for steps of up to `token_budget` tokens."""
-    return Work(
-        size=np.zeros(7, np.int64),
-        tokens=np.zeros(token_budget, np.int64),
-        positions=np.zeros(token_budget, np.int64),
-        pages=np.zeros(token_budget, np.int64),
-        slots=np.zeros(token_budget, np.int64),
-        first=np.zeros(slots, np.int32),
-        length=np.zeros(slots, np.int32),
-        context=np.zeros(slots, np.int32),
-        slot=np.zeros(slots, np.int32),
-        sample_rows=np.zeros(slots, np.int64),
-        sample_slots=np.zeros(slots, np.int32),
-        copies=np.zeros((slots, 3), np.int32),
+        prefilling=np.zeros(slots, np.int8),
     )
