@@ -56,6 +56,8 @@ class OutputSink:
                 **{name: message[name] for name in STEP_FIELDS if name in message},
                 "started_at": _utc(message["started_at"]),
                 "free_pages": message["available_pages"],
+                # The column's name is older than the engine's word for it.
+                "retractions": message["preemptions"],
             }
         )
 

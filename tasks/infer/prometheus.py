@@ -37,7 +37,7 @@ _GAUGES: Final = {
 _COUNTERS: Final = {
     "vllm:generation_tokens": "Answer tokens computed",
     "vllm:prefix_cache_hits": "Prompt tokens taken from the prefix cache",
-    "vllm:num_preemptions": "Requests put back for lack of memory (retractions)",
+    "vllm:num_preemptions": "Requests put back for lack of memory",
     "nightblend_prefill_tokens": "Prompt tokens computed",
     "nightblend_recomputed_tokens": METRICS["recomputed_tokens"].meaning,
     "nightblend_evicted_pages": "Cached KV pages given up",
@@ -57,7 +57,7 @@ _MEASURED: Final = tuple(
 _OF_A_STEP: Final = {
     "vllm:generation_tokens": "decode_tokens",
     "vllm:prefix_cache_hits": "hit_tokens",
-    "vllm:num_preemptions": "retractions",
+    "vllm:num_preemptions": "preemptions",
     "nightblend_prefill_tokens": "prefill_tokens",
     "nightblend_recomputed_tokens": "recomputed_tokens",
     "nightblend_evicted_pages": "evicted_pages",

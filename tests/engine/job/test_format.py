@@ -15,7 +15,7 @@ from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
 from engine.job.format import JobSettings, read_job, read_messages, write_job, write_message
 from engine.plan.policies import Plan, make_plan
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
