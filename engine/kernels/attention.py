@@ -61,7 +61,7 @@ def causal_mask(position: Tensor, keys: int, window: int | None, gqa_group: int)
 def gather_scratch(cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
     """Return scratch memory for `paged_attention` over `groups`, to be used for every layer of a step.
 
-    Fresh memory for each gather would cost more than the copy itself: the system hands out such blocks page
+    New memory for each gather would cost more than the copy itself: the system hands out such blocks page
     by page, on first touch, and takes them back at once.
     """
     rows = max((group.keys.shape[0] for group in groups), default=0)
