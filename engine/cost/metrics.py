@@ -20,13 +20,9 @@ import numpy as np
 from engine.cost.step import pair_seconds, step_compute_seconds, step_memory_seconds
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from engine.arrays import Float64, Int64
     from engine.cost.profiles import DeviceProfile
     from engine.cost.step import ModelShape, StepCost
-
-    Floats = npt.NDArray[np.float64]
-    Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ METRICS: Final[dict[str, Metric]] = {
     "kv_occupancy": Metric("1", "Part of the KV pages that running requests hold"),
     "hit_rate": Metric("1", "Part of the prompt tokens taken from the prefix cache"),
     "hit_rate_optimum": Metric("1", "The most that could be, in unlimited memory"),
-    "recomputed_tokens": Metric("tokens", "Tokens computed twice: again after a retraction"),
+    "recomputed_tokens": Metric("tokens", "Tokens computed twice: again after a preemption"),
     "idle_tail_seconds": Metric(
         "s", "What the steps after the last prompt token took beyond the pace of those before"
     ),
@@ -119,7 +115,7 @@ def kv_occupancy(available_pages: int, pages: int) -> float:
     return 1.0 - available_pages / pages if pages else 0.0
 
 
-def idle_tail_seconds(seconds: Floats, prefill_tokens: Ints, work: Floats) -> float:
+def idle_tail_seconds(seconds: Float64, prefill_tokens: Int64, work: Float64) -> float:
     """Return what the tail of a run took beyond what its work takes at the pace of the steps before.
 
     The tail are the steps after the last one that computed a prompt token: nothing new comes in, and a few
@@ -142,7 +138,7 @@ def idle_tail_seconds(seconds: Floats, prefill_tokens: Ints, work: Floats) -> fl
     return max(0.0, float(seconds[begin:].sum()) - float(work[begin:].sum()) * pace)
 
 
-def useful_seconds(shape: ModelShape, device: DeviceProfile, flops: Floats, moved_bytes: Floats) -> Floats:
+def useful_seconds(shape: ModelShape, device: DeviceProfile, flops: Float64, moved_bytes: Float64) -> Float64:
     """Return the larger of compute time and KV time of steps, weights left out, float64 [steps]."""
     kv = np.maximum(moved_bytes - shape.weight_bytes, 0.0)
     return np.asarray(np.maximum(flops / device.flops, kv / device.read_bytes), np.float64)
@@ -208,4 +204,4 @@ class StepSample:
     hit_tokens: int
     recomputed_tokens: int
     evicted_pages: int
-    retractions: int
+    preemptions: int

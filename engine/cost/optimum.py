@@ -11,11 +11,8 @@ from engine.cost.step import ModelShape, step_compute_seconds, step_memory_secon
 from engine.jit import njit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from engine.arrays import Float64
     from engine.cost.step import DeviceProfile, StepCost
-
-    Floats = npt.NDArray[np.float64]
 
 COMPUTE, MEMORY, LONGEST = "compute", "memory", "longest"
 
@@ -112,7 +109,7 @@ class Optimum:
     steps: float
 
 
-def optimum(cost: StepCost, prompt: Floats, cached: Floats, output: Floats, kv_tokens: float) -> Optimum:
+def optimum(cost: StepCost, prompt: Float64, cached: Float64, output: Float64, kv_tokens: float) -> Optimum:
     """Return the optimum of a set of requests.
 
     Parameters
@@ -205,7 +202,7 @@ def _best_efficiency(cost: StepCost) -> float:
 
 
 @njit
-def _slowest(cost: StepCost, efficiency: float, prompt: Floats, output: Floats) -> float:
+def _slowest(cost: StepCost, efficiency: float, prompt: Float64, output: Float64) -> float:
     """Return the time of the slowest request by itself: its prompt in one step, then a token a step.
 
     Nothing of its prompt is computed while it decodes, whoever computes it. Work of one step is taken as

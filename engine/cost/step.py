@@ -17,12 +17,9 @@ from engine.cost.profiles import NOMINAL, DeviceProfile, measure_cpu
 from engine.jit import njit_in_place
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from engine.arrays import Float64
     from engine.cost.profiles import Points
     from engine.models.config import ModelConfig
-
-    Floats = npt.NDArray[np.float64]
 
 __all__ = [
     "NOMINAL",
@@ -159,13 +156,13 @@ class ModelShape:
             activation_bytes=bytes_per_element * (2 * hidden + query + 2 * kv + 3 * width),
         )
 
-    def request_flops(self, p: Floats, c: Floats, d: Floats) -> Floats:
+    def request_flops(self, p: Float64, c: Float64, d: Float64) -> Float64:
         """Return ``2 (p - c + d) P_body + 2 max(d, 1) P_head + 2 (p^2 - c^2) H L`` (attention is causal)."""
         attention = 2.0 * (p * p - c * c) * self.query_size * self.layers
         gemm = 2.0 * (p - c + d) * self.body_parameters + 2.0 * np.maximum(d, 1) * self.head_parameters
         return gemm + attention
 
-    def request_kv_bytes(self, p: Floats, d: Floats) -> Floats:
+    def request_kv_bytes(self, p: Float64, d: Float64) -> Float64:
         """Return ``(p d + d^2 / 2) * KV bytes per token``: the KV read while decoding."""
         return (p * d + 0.5 * d * d) * self.kv_bytes_per_token
 
@@ -173,10 +170,6 @@ class ModelShape:
         """Return the FLOPs of a step; `attended` is the sum over its tokens of the keys each one sees."""
         gemm = 2.0 * tokens * self.body_parameters + 2.0 * samples * self.head_parameters
         return gemm + 4.0 * attended * self.query_size * self.layers
-
-    def step_bytes(self, tokens: int, kv_tokens_read: float) -> float:
-        """Return the bytes of a step: KV read and written, and one pass over the weights."""
-        return (kv_tokens_read + tokens) * self.kv_bytes_per_token + self.weight_bytes
 
 
 class StepCost(NamedTuple):
@@ -224,10 +217,10 @@ class StepCost(NamedTuple):
     expert_flops_per_token: float
     reduce_per_token: float
     fixed_per_step: float
-    gemm_rows: Floats
-    gemm_efficiency: Floats
-    pair_share: Floats
-    pair_interference: Floats
+    gemm_rows: Float64
+    gemm_efficiency: Float64
+    pair_share: Float64
+    pair_interference: Float64
     shared_read: float
     shared_member: float
     shared_step: float
@@ -299,12 +292,12 @@ def step_cost(
     )
 
 
-def _points(points: Points) -> Floats:
+def _points(points: Points) -> Float64:
     return np.array(points, np.float64).reshape(-1, 2)
 
 
 @njit_in_place
-def _interpolate(x: float, places: Floats, values: Floats) -> float:
+def _interpolate(x: float, places: Float64, values: Float64) -> float:
     """Return `values` at `x`, linear between `places` and constant outside."""
     last = places.shape[0] - 1
     if x <= places[0]:

@@ -1,1 +1,1 @@
-"""The process boundary: the format of the job folder and of the messages that come back."""
+"""The process boundary: the format of the job folder and of the messages that come back, in `format`."""

@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 5)
+Folder (format version 6)
     job.json        what to run: model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -11,12 +11,15 @@ Folder (format version 5)
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
-    answers     `items`: finished sequences of one step (`engine.backends.native.answer_item`)
+    answers     `items`: finished sequences of one step (`engine.backends.native.answer.answer_item`)
     step        figures of one step (`engine.cost.metrics.StepSample` and `engine.cost.metrics.step_metrics`)
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
     fatal       it cannot go on (`message`); the process ends
+
+Version 6 calls the preemptions of a step, and those among the counters, `preemptions`; before it they were
+`retractions`, as the tables still call them.
 
 The reader must treat an end of the stream without `done` or `stopped` as a dead engine.
 """
@@ -34,7 +37,7 @@ from engine.cost.profiles import DeviceProfile, read_profile, write_profile
 from engine.errors import EngineError
 from engine.plan.policies import Plan
 from engine.plan.replan import Replanning
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 _LENGTH = struct.Struct(">I")
@@ -150,6 +153,21 @@ def read_replanning(path: Path) -> Replanning:
         return Replanning.from_arrays({name: stored[name] for name in stored.files})
 
 
+def read_settings(folder: Path) -> JobSettings:
+    """Read what `job.json` says, of a folder written by `write_job`.
+
+    Raises
+    ------
+    EngineError
+        If the folder has another format version.
+    """
+    raw = json.loads((folder / "job.json").read_text())
+    version = raw.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise EngineError(f"{folder}: format version {version}, this engine reads {FORMAT_VERSION}")
+    return JobSettings(**raw)
+
+
 def read_job(folder: Path) -> Job:
     """Read a folder written by `write_job`.
 
@@ -158,10 +176,7 @@ def read_job(folder: Path) -> Job:
     EngineError
         If it has another format version or its parts do not belong together.
     """
-    raw = json.loads((folder / "job.json").read_text())
-    version = raw.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise EngineError(f"{folder}: format version {version}, this engine reads {FORMAT_VERSION}")
+    settings = read_settings(folder)
     tokens, offsets = np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
     request_ids, choices, sampling = [], [], []
     with (folder / "requests.jsonl").open() as file:
@@ -180,7 +195,7 @@ def read_job(folder: Path) -> Job:
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
     profile = folder / "profile.json"
     return Job(
-        JobSettings(**raw),
+        settings,
         np.asarray(tokens),
         offsets,
         request_ids,

@@ -7,10 +7,10 @@ oracle that any other implementation is tested against.
 from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.kv import copy_kv_prefix, store_kv
+from engine.kernels.next_token import draw, greedy
 from engine.kernels.qk_rope_store import qk_rope_store
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
-from engine.kernels.sampling import draw, greedy, sample
 from engine.kernels.silu import silu_and_mul
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "qk_rope_store",
     "rms_norm",
     "rope_table",
-    "sample",
     "silu_and_mul",
     "store_kv",
 ]

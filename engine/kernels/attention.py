@@ -41,11 +41,11 @@ class AttentionGroup:
     mask: Tensor | None = None
 
 
-def causal_mask(position: Tensor, keys: int, window: int | None, share: int) -> Tensor:
-    """Return float32 [B, 1, share * Q, keys], 0 where a query may look and -inf elsewhere.
+def causal_mask(position: Tensor, keys: int, window: int | None, gqa_group: int) -> Tensor:
+    """Return float32 [B, 1, gqa_group * Q, keys], 0 where a query may look and -inf elsewhere.
 
-    `position` is int64 [B, Q]. A query head shares its KV head with ``share - 1`` others, which are packed
-    beside it as further queries; of a single query per sequence one row stands for all of them.
+    `position` is int64 [B, Q]. A query head shares its KV head with ``gqa_group - 1`` others, which are
+    packed beside it as further queries; of a single query per sequence one row stands for all of them.
     """
     place = torch.arange(keys, device=position.device)
     hidden = place > position[:, :, None]
@@ -55,13 +55,13 @@ def causal_mask(position: Tensor, keys: int, window: int | None, share: int) -> 
     b, n, _ = hidden.shape
     if n == 1:
         return mask[:, None]
-    return mask[:, None].expand(-1, share, -1, -1).reshape(b, 1, share * n, keys)
+    return mask[:, None].expand(-1, gqa_group, -1, -1).reshape(b, 1, gqa_group * n, keys)
 
 
 def gather_scratch(cache: Tensor, groups: list[AttentionGroup]) -> Tensor:
     """Return scratch memory for `paged_attention` over `groups`, to be used for every layer of a step.
 
-    Fresh memory for each gather would cost more than the copy itself: the system hands out such blocks page
+    New memory for each gather would cost more than the copy itself: the system hands out such blocks page
     by page, on first touch, and takes them back at once.
     """
     rows = max((group.keys.shape[0] for group in groups), default=0)
@@ -92,7 +92,7 @@ def paged_attention(
     """
     _, heads, dim = q.shape
     kv_heads = cache.shape[2]
-    share = heads // kv_heads
+    gqa_group = heads // kv_heads
     flat = cache.view(-1, cache.shape[3] * dim)
     out = torch.empty_like(q)
     if scratch is None:
@@ -106,10 +106,10 @@ def paged_attention(
         if group.mask is not None:
             out[group.rows] = _attend(q, group.rows, k, v, group.mask)
             continue
-        step = max(1, MASK_ELEMENTS // (b * share * k.shape[2]))
+        step = max(1, MASK_ELEMENTS // (b * gqa_group * k.shape[2]))
         for first in range(0, n, step):
             rows, position = group.rows[:, first : first + step], group.position[:, first : first + step]
-            mask = causal_mask(position, k.shape[2], group.window, share)
+            mask = causal_mask(position, k.shape[2], group.window, gqa_group)
             out[rows] = _attend(q, rows, k, v, mask)
     return out
 
@@ -118,9 +118,9 @@ def _attend(q: Tensor, rows: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tens
     """Return [B, n, heads, dim] of the queries in `rows` [B, n] over k, v [B, kv heads, keys, dim]."""
     b, kv_heads, _, dim = k.shape
     n, heads = rows.shape[1], q.shape[1]
-    share = heads // kv_heads
-    queries = q.index_select(0, rows.reshape(-1)).view(b, n, kv_heads, share, dim).permute(0, 2, 3, 1, 4)
+    gqa_group = heads // kv_heads
+    queries = q.index_select(0, rows.reshape(-1)).view(b, n, kv_heads, gqa_group, dim).permute(0, 2, 3, 1, 4)
     result = torch.nn.functional.scaled_dot_product_attention(
-        queries.reshape(b, kv_heads, share * n, dim), k, v, attn_mask=mask
+        queries.reshape(b, kv_heads, gqa_group * n, dim), k, v, attn_mask=mask
     )
-    return result.view(b, kv_heads, share, n, dim).permute(0, 3, 1, 2, 4).reshape(b, n, heads, dim)
+    return result.view(b, kv_heads, gqa_group, n, dim).permute(0, 3, 1, 2, 4).reshape(b, n, heads, dim)

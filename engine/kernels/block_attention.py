@@ -129,7 +129,7 @@ def merge_parts(
 ) -> Any:  # noqa: ANN401
     """Return a unit's result and the logarithm of its norm from the parts of programs `first` to `last`.
 
-    Each part has HELD rows. Program i left its part at slot ``2 i``, the first one, in whose stretch the unit
+    Each part has HELD rows. Program i left its part at row ``2 i``, the first one, in whose stretch the unit
     begins, at ``2 i + 1``.
     """
     row, dim = tl.arange(0, ROWS), tl.arange(0, WIDTH)
@@ -138,11 +138,11 @@ def merge_parts(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     norm = tl.zeros([ROWS], tl.float32)
     for i in range(first, last + 1):
-        slot = 2 * i + (i == first)
-        log = tl.load(logs + slot * HELD + row, mask=row < HELD, other=0.0)
+        part = 2 * i + (i == first)
+        log = tl.load(logs + part * HELD + row, mask=row < HELD, other=0.0)
         larger = tl.maximum(top, log)
         decay, weight = tl.exp2(top - larger), tl.exp2(log - larger)
-        place = partial + slot * HELD * DIM + row[:, None] * DIM + dim[None, :]
+        place = partial + part * HELD * DIM + row[:, None] * DIM + dim[None, :]
         total = total * decay[:, None] + tl.load(place, mask=used, other=0.0) * weight[:, None]
         norm = norm * decay + weight
         top = larger

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class SharedPages(NamedTuple):
-    """Which sequences of a step share their first pages, as int32 tensors; B sequences, G groups at most.
+    """Which sequences of a step gqa_group their first pages, as int32 tensors; B sequences, G groups at most.
 
     Attributes
     ----------
@@ -131,14 +131,14 @@ def shared_table(block_table: Tensor, pages: SharedPages) -> Tensor:
     return torch.where(common, block_table[leader], block_table)
 
 
-def settings(dim: int, share: int, element_bytes: int = 2, *, hopper: bool) -> dict[str, int]:
-    """Return the launch settings for heads of `dim` elements, `share` of them over each KV head.
+def settings(dim: int, gqa_group: int, element_bytes: int = 2, *, hopper: bool) -> dict[str, int]:
+    """Return the launch settings for heads of `dim` elements, `gqa_group` of them over each KV head.
 
     Tiles are those of prefill, whose inner loop is the same; all heads of a sequence are in one. LEAST is
     the fewest tiles that are worth a program of their own.
     """
     chosen = prefill_attention.settings(dim, element_bytes, hopper=hopper)
-    return {**chosen, "ROWS": max(chosen["ROWS"], padded(share)), "LEAST": 4}
+    return {**chosen, "ROWS": max(chosen["ROWS"], padded(gqa_group)), "LEAST": 4}
 
 
 def launch(
@@ -155,10 +155,10 @@ def launch(
     """Run the three kernels over the shared pages, and those of decode over the rest."""
     count, heads, dim = q.shape
     _, _, kv_heads, page_size, _ = cache.shape
-    share, groups = heads // kv_heads, pages.start.shape[0] - 1
+    gqa_group, groups = heads // kv_heads, pages.start.shape[0] - 1
     if not count:
         return out
-    chosen = settings(dim, share, q.element_size(), hopper=is_hopper(q.device))
+    chosen = settings(dim, gqa_group, q.element_size(), hopper=is_hopper(q.device))
     rows, tile, least = chosen["ROWS"], chosen["TILE"], chosen["LEAST"]
     grid = (programs or multiprocessors(q.device),)
     starts = torch.empty(groups + 1, dtype=torch.int32, device=q.device)
@@ -167,8 +167,8 @@ def launch(
     result = torch.empty((count, heads, dim), dtype=torch.float32, device=q.device)
     result_logs = torch.empty((count, heads), dtype=torch.float32, device=q.device)
     prior = decode_attention.Prior(pages.shared, result, result_logs)
-    cut = {"EACH": rows // share, "PAGE": page_size, "SEARCH": SEARCH}
-    shape = {"KV_HEADS": kv_heads, "SHARE": share, "DIM": dim, "WIDTH": padded(dim), **cut}
+    cut = {"EACH": rows // gqa_group, "PAGE": page_size, "SEARCH": SEARCH}
+    shape = {"KV_HEADS": kv_heads, "GQA_GROUP": gqa_group, "DIM": dim, "WIDTH": padded(dim), **cut}
     cascade_work_kernel[(1,)](*pages, starts, groups, TILE=tile, **cut, num_warps=4)
     cascade_prefix_kernel[grid](
         q, cache, block_table, *pages, starts, result_logs if scales is None else scales,
@@ -255,7 +255,7 @@ def find_rows(
     begin: tl.tensor,
     count: tl.tensor,
     head: tl.tensor,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> Any:  # noqa: ANN401
     """Return sequence and query head of each row of a unit's tile, and which rows are used.
@@ -263,8 +263,8 @@ def find_rows(
     Rows past the last member stand for it.
     """
     row = tl.arange(0, ROWS)
-    line = tl.load(members + begin + tl.minimum(row // SHARE, count - 1)).to(tl.int64)
-    return line, head * SHARE + row % SHARE, row < count * SHARE
+    line = tl.load(members + begin + tl.minimum(row // GQA_GROUP, count - 1)).to(tl.int64)
+    return line, head * GQA_GROUP + row % GQA_GROUP, row < count * GQA_GROUP
 
 
 @kernel
@@ -286,7 +286,7 @@ def cascade_prefix_kernel(
     table_stride: tl.tensor,
     factor: tl.tensor,
     KV_HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     FP8: tl.constexpr,
@@ -313,7 +313,7 @@ def cascade_prefix_kernel(
             tile, group, shared, members, group_start, starts, KV_HEADS, EACH, PAGE, TILE
         )
         until = tl.minimum(unit + tiles, end)
-        line, column, kept = find_rows(members, begin, count, head, SHARE, ROWS)
+        line, column, kept = find_rows(members, begin, count, head, GQA_GROUP, ROWS)
         used = kept[:, None] & (dim < DIM)[None, :]
         place = (line * q_stride + column * DIM)[:, None] + dim[None, :]
         query = tl.load(q + place, mask=used, other=0.0)
@@ -342,13 +342,13 @@ def cascade_prefix_kernel(
         log = top + tl.log2(norm)
         mean = total / norm[:, None]
         if until - tile == tiles:
-            target = line * (KV_HEADS * SHARE) + column
+            target = line * (KV_HEADS * GQA_GROUP) + column
             tl.store(result + (target * DIM)[:, None] + dim[None, :], mean, mask=used)
             tl.store(result_logs + target, log, mask=kept)
         else:
-            slot = (2 * program + (tile == unit).to(tl.int32)) * ROWS + row
-            tl.store(partial + (slot * DIM)[:, None] + dim[None, :], mean, mask=(dim < DIM)[None, :])
-            tl.store(logs + slot, log)
+            part = (2 * program + (tile == unit).to(tl.int32)) * ROWS + row
+            tl.store(partial + (part * DIM)[:, None] + dim[None, :], mean, mask=(dim < DIM)[None, :])
+            tl.store(logs + part, log)
         tile = until
         # The last start that is not beyond the next tile: groups without tiles are passed over.
         while (group < groups - 1) & (tl.load(starts + group + 1) * KV_HEADS <= tile):
@@ -367,7 +367,7 @@ def cascade_merge_kernel(
     result_logs: tl.tensor,
     groups: tl.tensor,
     KV_HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     EACH: tl.constexpr,
@@ -390,8 +390,8 @@ def cascade_merge_kernel(
         if (unit >= program * each) & (unit + tiles > end):
             last = (unit + tiles - 1) // each
             merged, log = merge_parts(program, last, partial, logs, ROWS, DIM, ROWS, WIDTH)
-            line, column, kept = find_rows(members, begin, count, head, SHARE, ROWS)
-            place = line * (KV_HEADS * SHARE) + column
+            line, column, kept = find_rows(members, begin, count, head, GQA_GROUP, ROWS)
+            place = line * (KV_HEADS * GQA_GROUP) + column
             used = kept[:, None] & (dim < DIM)[None, :]
             tl.store(result + (place * DIM)[:, None] + dim[None, :], merged, mask=used)
             tl.store(result_logs + place, log, mask=kept)

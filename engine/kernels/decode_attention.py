@@ -154,20 +154,20 @@ def launch(
     """Run the three kernels: the work list, the stretches of tiles, and the merge of what was split."""
     count, heads, dim = q.shape
     _, _, kv_heads, page_size, _ = cache.shape
-    share = heads // kv_heads
+    gqa_group = heads // kv_heads
     if not count:
         return out
     chosen = settings(dim, q.element_size())
     tile, least = chosen["TILE"], chosen["LEAST"]
     grid = (programs or 2 * multiprocessors(q.device),)
     starts = torch.empty(count + 1, dtype=torch.int32, device=q.device)
-    partial = torch.empty((2 * grid[0], share, dim), dtype=torch.float32, device=q.device)
-    logs = torch.empty((2 * grid[0], share), dtype=torch.float32, device=q.device)
+    partial = torch.empty((2 * grid[0], gqa_group, dim), dtype=torch.float32, device=q.device)
+    logs = torch.empty((2 * grid[0], gqa_group), dtype=torch.float32, device=q.device)
     shape = {
         "KV_HEADS": kv_heads,
-        "SHARE": share,
+        "GQA_GROUP": gqa_group,
         "DIM": dim,
-        "ROWS": padded(share),
+        "ROWS": padded(gqa_group),
         "WIDTH": padded(dim),
         "SEARCH": SEARCH,
     }
@@ -243,7 +243,7 @@ def decode_attention_kernel(
     out_stride: tl.tensor,
     factor: tl.tensor,
     KV_HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -266,7 +266,7 @@ def decode_attention_kernel(
     tile = program * each
     end = tl.minimum(tile + each, everything)
     row, dim = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    used = (row < SHARE)[:, None] & (dim < DIM)[None, :]
+    used = (row < GQA_GROUP)[:, None] & (dim < DIM)[None, :]
     block = row[:, None] * DIM + dim[None, :]
     sequence = find_last(starts, count, tile // KV_HEADS, SEARCH)
     while tile < end:
@@ -285,7 +285,7 @@ def decode_attention_kernel(
             depth = tl.load(shared + sequence)
             length -= depth * PAGE
             pages += depth
-        query = tl.load(q + wide * q_stride + head * SHARE * DIM + block, mask=used, other=0.0)
+        query = tl.load(q + wide * q_stride + head * GQA_GROUP * DIM + block, mask=used, other=0.0)
         gain, undo = factor, 1.0
         if FP8:
             gain = factor * tl.load(scales + head)
@@ -296,9 +296,9 @@ def decode_attention_kernel(
         norm = tl.zeros([ROWS], tl.float32)
         if SHARED:
             known = (depth > 0) & (tile == unit)
-            line = (wide * KV_HEADS + head) * SHARE
+            line = (wide * KV_HEADS + head) * GQA_GROUP
             total = tl.load(prior + line * DIM + block, mask=used & known, other=0.0)
-            log = tl.load(prior_logs + line + row, mask=(row < SHARE) & known, other=0.0)
+            log = tl.load(prior_logs + line + row, mask=(row < GQA_GROUP) & known, other=0.0)
             top = tl.where(known, log, top)
             norm += tl.where(known, 1.0, 0.0)
         for i in range(skipped + tile - unit, skipped + until - unit):
@@ -309,12 +309,12 @@ def decode_attention_kernel(
             )  # fmt: skip
         result = total * (undo / norm)[:, None]
         if until - tile == tiles:
-            target = out + wide * out_stride + head * SHARE * DIM + block
+            target = out + wide * out_stride + head * GQA_GROUP * DIM + block
             tl.store(target, result.to(out.dtype.element_ty), mask=used)
         else:
-            slot = 2 * program + (tile == unit).to(tl.int32)
-            tl.store(partial + slot * SHARE * DIM + block, result, mask=used)
-            tl.store(logs + slot * SHARE + row, top + tl.log2(norm), mask=row < SHARE)
+            part = 2 * program + (tile == unit).to(tl.int32)
+            tl.store(partial + part * GQA_GROUP * DIM + block, result, mask=used)
+            tl.store(logs + part * GQA_GROUP + row, top + tl.log2(norm), mask=row < GQA_GROUP)
         tile = until
         # The last start that is not beyond the next tile: sequences without tiles are passed over.
         while (sequence < count - 1) & (tl.load(starts + sequence + 1) * KV_HEADS <= tile):
@@ -331,7 +331,7 @@ def merge_splits_kernel(
     count: tl.tensor,
     out_stride: tl.tensor,
     KV_HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -344,7 +344,7 @@ def merge_splits_kernel(
     begin = program * each
     end = begin + each
     row, dim = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    used = (row < SHARE)[:, None] & (dim < DIM)[None, :]
+    used = (row < GQA_GROUP)[:, None] & (dim < DIM)[None, :]
     block = row[:, None] * DIM + dim[None, :]
     if end < everything:
         sequence = find_last(starts, count, (end - 1) // KV_HEADS, SEARCH)
@@ -354,13 +354,13 @@ def merge_splits_kernel(
         unit = before * KV_HEADS + head * tiles
         if (unit >= begin) & (unit + tiles > end):
             last = (unit + tiles - 1) // each
-            merged, _ = merge_parts(program, last, partial, logs, SHARE, DIM, ROWS, WIDTH)
-            target = out + sequence.to(tl.int64) * out_stride + head * SHARE * DIM + block
+            merged, _ = merge_parts(program, last, partial, logs, GQA_GROUP, DIM, ROWS, WIDTH)
+            target = out + sequence.to(tl.int64) * out_stride + head * GQA_GROUP * DIM + block
             tl.store(target, merged.to(out.dtype.element_ty), mask=used)
     index = program.to(tl.int64)
     while index < count:
         if tl.load(context + index) <= 0:
             nothing = tl.zeros([ROWS, WIDTH], out.dtype.element_ty)
             for head in range(KV_HEADS):
-                tl.store(out + index * out_stride + head * SHARE * DIM + block, nothing, mask=used)
+                tl.store(out + index * out_stride + head * GQA_GROUP * DIM + block, nothing, mask=used)
         index += tl.num_programs(0)

@@ -16,15 +16,6 @@ E4M3_MAX: Final = 448.0
 """The largest finite e4m3 number (Micikevicius et al., "FP8 Formats for Deep Learning", 2022)."""
 
 
-def kv_scales(k: Tensor, v: Tensor) -> Tensor:
-    """Return ``max |x| / 448`` per KV head, float32 [2, kv heads]: what maps a sample of KV into e4m3.
-
-    `k` and `v` are [tokens, kv heads, head dim]. A head of zeros gets scale 1.
-    """
-    largest = torch.stack((k, v)).to(torch.float32).abs().amax((1, 3)) / E4M3_MAX
-    return torch.where(largest > 0, largest, 1.0)
-
-
 def quantise_kv(x: Tensor, scale: Tensor) -> Tensor:
     """Return ``x / scale``, limited to +-448, as e4m3: x [tokens, kv heads, head dim], scale [kv heads]."""
     scaled = (x.to(torch.float32) / scale[:, None]).clamp(-E4M3_MAX, E4M3_MAX)

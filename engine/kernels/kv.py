@@ -1,4 +1,4 @@
-"""Writes into the paged KV cache: [page, K|V, kv head, slot, dim] for each layer."""
+"""Writes into the paged KV cache: [page, K|V, kv head, offset, dim] for each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def store_kv(cache: Tensor, k: Tensor, v: Tensor, pages: Tensor, slots: Tensor) -> None:
+def store_kv(cache: Tensor, k: Tensor, v: Tensor, pages: Tensor, offsets: Tensor) -> None:
     """Write the keys and values of each token to its place.
 
     Parameters
@@ -17,15 +17,15 @@ def store_kv(cache: Tensor, k: Tensor, v: Tensor, pages: Tensor, slots: Tensor) 
         One layer's cache [pages, 2, kv heads, page size, head dim].
     k, v
         [tokens, kv heads, head dim].
-    pages, slots
+    pages, offsets
         int64 [tokens]; no two tokens may share a place.
     """
-    cache[pages, 0, :, slots] = k
-    cache[pages, 1, :, slots] = v
+    cache[pages, 0, :, offsets] = k
+    cache[pages, 1, :, offsets] = v
 
 
 def copy_kv_prefix(cache: Tensor, source: int, target: int, tokens: int) -> None:
-    """Copy the first `tokens` slots of page `source` to page `target` in every layer.
+    """Copy the first `tokens` entries of page `source` to page `target` in every layer.
 
     `cache` is [layers, pages, 2, kv heads, page size, head dim]. This is the copy on write of a prefix
     hit that ends inside a page.

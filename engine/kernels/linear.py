@@ -38,12 +38,6 @@ def linear(x: Tensor, weight: Tensor | Fp8Weight, bias: Tensor | None = None) ->
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def quantise_weight(weight: Tensor) -> Fp8Weight:
-    """Return a matrix [out, in] in e4m3 with the scale ``max |w| / 448`` for each row."""
-    data, scale = quantise_rows_reference(weight)
-    return Fp8Weight(data, scale)
-
-
 def quantise_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return ``x / s`` in e4m3 [n, width], limited to +-448, and s float32 [n].
 

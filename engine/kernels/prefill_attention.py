@@ -144,19 +144,19 @@ def launch(
     """Run the two kernels: the work list with its counter, and the items of it."""
     _, heads, dim = q.shape
     _, _, kv_heads, page_size, _ = cache.shape
-    share, count = heads // kv_heads, context.shape[0]
+    gqa_group, count = heads // kv_heads, context.shape[0]
     if not q.shape[0] or not count:
         return out
     chosen = settings(dim, q.element_size(), hopper=is_hopper(q.device))
     work = torch.empty(count + 2, dtype=torch.int32, device=q.device)
     prefill_work_kernel[(1,)](
-        query_start, work, count, SHARE=share, ROWS=chosen["ROWS"], SEARCH=SEARCH, num_warps=4
+        query_start, work, count, GQA_GROUP=gqa_group, ROWS=chosen["ROWS"], SEARCH=SEARCH, num_warps=4
     )
     prefill_attention_kernel[(programs or multiprocessors(q.device),)](
         q, cache, block_table, query_start, context, work, out if scales is None else scales, out,
         count, q.stride(0), block_table.stride(0), out.stride(0), scale * LOG2E,
-        KV_HEADS=kv_heads, SHARE=share, DIM=dim, PAGE=page_size, WINDOW=window, FP8=scales is not None,
-        WIDTH=padded(dim), SEARCH=SEARCH, **chosen,
+        KV_HEADS=kv_heads, GQA_GROUP=gqa_group, DIM=dim, PAGE=page_size, WINDOW=window,
+        FP8=scales is not None, WIDTH=padded(dim), SEARCH=SEARCH, **chosen,
     )  # fmt: skip
     return out
 
@@ -166,7 +166,7 @@ def prefill_work_kernel(
     query_start: tl.tensor,
     work: tl.tensor,
     count: tl.tensor,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     SEARCH: tl.constexpr,
 ) -> None:
@@ -177,7 +177,7 @@ def prefill_work_kernel(
         place = begin + tl.arange(0, SEARCH)
         inside = place < count
         first = tl.load(query_start + place, mask=inside, other=0)
-        rows = (tl.load(query_start + place + 1, mask=inside, other=0) - first) * SHARE
+        rows = (tl.load(query_start + place + 1, mask=inside, other=0) - first) * GQA_GROUP
         tiles = (rows + ROWS - 1) // ROWS
         tl.store(work + 1 + place, total + tl.cumsum(tiles, 0), mask=inside)
         total += tl.sum(tiles, 0)
@@ -200,7 +200,7 @@ def prefill_attention_kernel(
     out_stride: tl.tensor,
     factor: tl.tensor,
     KV_HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
+    GQA_GROUP: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -210,7 +210,10 @@ def prefill_attention_kernel(
     TILE: tl.constexpr,
     SEARCH: tl.constexpr,
 ) -> None:
-    """Draw items until there are none left; row i of a tile is token ``i // SHARE``, head ``i % SHARE``."""
+    """Draw items until there are none left.
+
+    Row i of a tile is token ``i // GQA_GROUP``, head ``i % GQA_GROUP`` of the KV head's group.
+    """
     everything = tl.load(work + count) * KV_HEADS
     dim = tl.arange(0, WIDTH)
     item = tl.atomic_add(work + count + 1, 1)
@@ -227,14 +230,14 @@ def prefill_attention_kernel(
         prefix = length - tokens
         row = tile * ROWS + tl.arange(0, ROWS)
         # Rows past the last token stand for it, so that they see something.
-        token = tl.minimum(row // SHARE, tokens - 1)
+        token = tl.minimum(row // GQA_GROUP, tokens - 1)
         position = prefix + token
-        least = prefix + tile * ROWS // SHARE
-        most = prefix + tl.minimum((tile * ROWS + ROWS - 1) // SHARE, tokens - 1)
-        used = (row < tokens * SHARE)[:, None] & (dim < DIM)[None, :]
+        least = prefix + tile * ROWS // GQA_GROUP
+        most = prefix + tl.minimum((tile * ROWS + ROWS - 1) // GQA_GROUP, tokens - 1)
+        used = (row < tokens * GQA_GROUP)[:, None] & (dim < DIM)[None, :]
         line, column = (
             (first + token).to(tl.int64),
-            ((head * SHARE + row % SHARE) * DIM)[:, None] + dim[None, :],
+            ((head * GQA_GROUP + row % GQA_GROUP) * DIM)[:, None] + dim[None, :],
         )
         query = tl.load(q + (line * q_stride)[:, None] + column, mask=used, other=0.0)
         gain, undo = factor, 1.0

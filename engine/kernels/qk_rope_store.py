@@ -19,7 +19,7 @@ def qk_rope_store(
     rope: tuple[Tensor, Tensor],
     cache: Tensor,
     pages: Tensor,
-    slots: Tensor,
+    offsets: Tensor,
     *,
     norms: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
@@ -29,7 +29,7 @@ def qk_rope_store(
 
     With n(x) the RMS norm over a head where the model has one, and R the rotation by a token's position::
 
-        q = R n(q) ;  cache[page, 0, :, slot] = R n(k) ;  cache[page, 1, :, slot] = v
+        q = R n(q) ;  cache[page, 0, :, offset] = R n(k) ;  cache[page, 1, :, offset] = v
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def qk_rope_store(
         cos and sin of `engine.kernels.rope_table`, each [tokens, 1, head dim].
     cache
         One layer's cache [pages, 2, kv heads, page size, head dim], contiguous.
-    pages, slots
+    pages, offsets
         int32 or int64 [tokens]: place of each token's KV; no two tokens may share one, except places whose
         content is never read.
     norms, eps
@@ -48,10 +48,10 @@ def qk_rope_store(
         float32 [2, kv heads]: with them the cache is e4m3 and holds ``x / scale`` (`engine.kernels.fp8`).
     """
     if not use_triton(qkv):
-        return qk_rope_store_reference(qkv, rope, cache, pages, slots, norms=norms, eps=eps, scales=scales)
+        return qk_rope_store_reference(qkv, rope, cache, pages, offsets, norms=norms, eps=eps, scales=scales)
     tokens, (_, _, kv_heads, _, dim) = qkv.shape[0], cache.shape
     out = qkv.new_empty((tokens, qkv.shape[1] // dim - 2 * kv_heads, dim))
-    return launch(qkv, rope, cache, pages, slots, norms, eps, scales, out)
+    return launch(qkv, rope, cache, pages, offsets, norms, eps, scales, out)
 
 
 def qk_rope_store_reference(
@@ -59,7 +59,7 @@ def qk_rope_store_reference(
     rope: tuple[Tensor, Tensor],
     cache: Tensor,
     pages: Tensor,
-    slots: Tensor,
+    offsets: Tensor,
     *,
     norms: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
@@ -74,7 +74,7 @@ def qk_rope_store_reference(
     q, k = apply_rope(q, *rope), apply_rope(k, *rope)
     if scales is not None:
         k, v = quantise_kv(k, scales[0]), quantise_kv(v, scales[1])
-    store_kv(cache, k, v, pages, slots)
+    store_kv(cache, k, v, pages, offsets)
     return q
 
 
@@ -89,7 +89,7 @@ def launch(
     rope: tuple[Tensor, Tensor],
     cache: Tensor,
     pages: Tensor,
-    slots: Tensor,
+    offsets: Tensor,
     norms: tuple[Tensor, Tensor] | None,
     eps: float,
     scales: Tensor | None,
@@ -103,7 +103,7 @@ def launch(
     if tokens:
         grid = (tokens, -(-(heads + 2 * kv_heads) // chosen["HEADS"]))
         qk_rope_store_kernel[grid](
-            qkv, *rope, cache, pages, slots, q_norm, k_norm, out if scales is None else scales, out,
+            qkv, *rope, cache, pages, offsets, q_norm, k_norm, out if scales is None else scales, out,
             qkv.stride(0), rope[0].stride(0), out.stride(0), eps,
             HEADS_Q=heads, HEADS_KV=kv_heads, DIM=dim, PAGE=page_size, NORM=norms is not None,
             FP8=scales is not None, LIMIT=E4M3_MAX, **chosen,
@@ -118,7 +118,7 @@ def qk_rope_store_kernel(
     sines: tl.tensor,
     cache: tl.tensor,
     pages: tl.tensor,
-    slots: tl.tensor,
+    offsets: tl.tensor,
     q_norm: tl.tensor,
     k_norm: tl.tensor,
     scales: tl.tensor,
@@ -167,10 +167,10 @@ def qk_rope_store_kernel(
     target = out + row * out_stride + head * DIM + place
     tl.store(target, turned_low, mask=inside & is_q)
     tl.store(target + half, turned_high, mask=inside & is_q)
-    page, slot = tl.load(pages + row).to(tl.int64), tl.load(slots + row).to(tl.int64)
+    page, offset = tl.load(pages + row).to(tl.int64), tl.load(offsets + row).to(tl.int64)
     # Keys and values of a page follow each other head by head, as k and v do in a row of qkv.
     kv_head = head - HEADS_Q
-    target = cache + ((page * 2 * HEADS_KV + kv_head) * PAGE + slot) * DIM + place
+    target = cache + ((page * 2 * HEADS_KV + kv_head) * PAGE + offset) * DIM + place
     stored = inside & (is_q == 0)
     stored_low, stored_high = turned_low, turned_high
     if FP8:

@@ -7,10 +7,10 @@ Memory across streams. torch gives the memory of a dropped tensor to the next on
 stream where it was allocated*, as soon as the host has dropped it, and takes for granted that all its readers
 are on that stream. Two things keep that true without `record_stream`, whose bookkeeping a graph cannot hold:
 
-- Within a step: `engine.models.schedule.early_drops` finds every tensor that one lane allocates and the
-  other one drops, whose memory a later operator of the first lane could get before its reader is done. There
-  is none: after an ``out`` has dropped the ``mixed`` of its nano-batch, the next operator that is launched on
-  the memory lane waits for a ``store`` that comes after that ``out`` on the compute lane.
+- Within a step: a test (`early_drops`) looks for every tensor that one lane allocates and the other one
+  drops, whose memory a later operator of the first lane could get before its reader is done. There is none:
+  after an ``out`` has dropped the ``mixed`` of its nano-batch, the next operator that is launched on the
+  memory lane waits for a ``store`` that comes after that ``out`` on the compute lane.
 - Around it: both lanes begin after the current stream and the current stream goes on after both, so whatever
   is dropped after the step, or was before it, is ordered with everything in it. A graph has its own pool with
   one list of free memory for each stream, to which the same applies; so the streams must be the same in all

@@ -33,8 +33,8 @@ class StepInputs(Protocol):
 
     Attributes
     ----------
-    tokens, positions, pages, slots
-        int32 or int64 [T]: token id, position in its sequence, and the place of its KV.
+    tokens, positions, pages, offsets
+        int32 or int64 [T]: token id, position in its sequence, and the place of its KV: page, offset in it.
     sample_rows
         int32 or int64 [R]: rows whose next token is wanted.
     """
@@ -46,7 +46,7 @@ class StepInputs(Protocol):
     @property
     def pages(self) -> Tensor: ...  # noqa: D102
     @property
-    def slots(self) -> Tensor: ...  # noqa: D102
+    def offsets(self) -> Tensor: ...  # noqa: D102
     @property
     def sample_rows(self) -> Tensor: ...  # noqa: D102
 
@@ -145,7 +145,7 @@ def _store(model: Model, index: int, carry: Carry, cache: Tensor) -> None:
     norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
     scales, eps = _scales(model, index, cache), model.config.rms_eps
     carry.q = kernels.qk_rope_store(
-        carry.qkv, carry.rope, cache, inputs.pages, inputs.slots, norms=norms, eps=eps, scales=scales
+        carry.qkv, carry.rope, cache, inputs.pages, inputs.offsets, norms=norms, eps=eps, scales=scales
     )
     carry.qkv = _NOTHING
 

@@ -8,16 +8,14 @@ those of earlier nights can be told without their prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
+if TYPE_CHECKING:
+    from engine.arrays import Int32, Int64, UInt64
 
 LEVELS: Final = (16, 64, 256, 1024)
 """Tokens of the beginnings that are told apart."""

@@ -39,10 +39,7 @@ from engine.plan.survival import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+    from engine.arrays import Float64, Int8, Int32, Int64
 
 HISTORY: Final = 100.0
 """Answers of earlier nights count as at most so many of tonight's."""
@@ -166,11 +163,6 @@ class LengthModel:
             np.full(limit.shape[0], np.nan) if logged is None else np.asarray(logged, np.float64),
             _count_history(tree, history),
         )
-
-    @property
-    def knows(self) -> bool:
-        """Whether there is any history or logged length."""
-        return bool(self.history[0].any() or not np.isnan(self.logged).all())
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return all fields as arrays, the history by its entries that are not 0."""

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from engine.arrays import Float64, Int64
 
 UNKNOWN_FRACTION: Final = 0.5
 """Part of `max_tokens` expected where no length at all is known.
 
 Answers end anywhere up to their limit; the middle bounds the relative error on the long side by two. Only the
-order of requests depends on it: lengths found too short lead to retractions, never to wrong answers.
+order of requests depends on it: lengths found too short lead to preemptions, never to wrong answers.
 """
 
 OBSERVED: Final = "observed"

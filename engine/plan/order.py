@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from engine.plan.tree import Float64, Int32, Int64, NodeCosts
+    from engine.arrays import Float64, Int32, Int64
+    from engine.plan.tree import NodeCosts
 
     CostOf = Callable[[PrefixTree], tuple[NodeCosts, Float64, Float64]]
     Accept = Callable[[Int32], float]

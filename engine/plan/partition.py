@@ -20,8 +20,9 @@ from engine.plan.tree import distinct_tokens
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from engine.arrays import Float64, Int32, Int64
     from engine.plan.order import CostOf
-    from engine.plan.tree import Float64, Int32, Int64, PrefixTree
+    from engine.plan.tree import PrefixTree
 
 TOLERANCE: Final = 0.01
 """Largest deviation of a replica's compute or memory work from its part that is aimed at."""

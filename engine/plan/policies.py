@@ -23,10 +23,10 @@ from engine.plan.scan import Scan, make_scan
 from engine.plan.tree import build_tree, distinct_tokens, hit_rate_optimum, node_costs
 
 if TYPE_CHECKING:
+    from engine.arrays import Bool, Float64, Int32, Int64
     from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.order import Accept, CostOf
-    from engine.plan.scan import Bool
-    from engine.plan.tree import Float64, Int32, Int64, NodeCosts, PrefixTree
+    from engine.plan.tree import NodeCosts, PrefixTree
 
 LINK = 0.5
 """A request is kept beside the one that it shares a prefix with if it would cost this much more alone.

@@ -24,12 +24,8 @@ from engine.plan.tree import PrefixTree, link_tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.arrays import Float64, Int8, Int32, Int64
     from engine.cost.step import DeviceProfile, ModelShape
-
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 DRIFT: Final = 0.1
 """Change of the expected memory work of waiting requests, relative to all of it, from which they are ordered

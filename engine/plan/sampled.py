@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit
 
 if TYPE_CHECKING:
+    from engine.arrays import Bool, Float64, Int32
     from engine.plan.tree import PrefixTree
-
-Int32 = npt.NDArray[np.int32]
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 
 def choose_sample(tree: PrefixTree, fraction: float, seed: int = 0) -> Int32:

@@ -14,18 +14,14 @@ the other also end together, in waves that leave the memory half empty.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit_in_place
 
-Bool = npt.NDArray[np.bool_]
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from engine.arrays import Bool, Float64, Int8, Int32, Int64
 
 LEFT, RIGHT, RETRY, HEAVY_RETRY = 0, 1, 2, 3
 NOBODY = -1
@@ -69,9 +65,9 @@ class Scan(NamedTuple):
         position at the right and how many wait there; retries waiting; the segment; the steps
         before which the two sides are not asked again, because nobody fitted (`rest`, `wake`); memory-heavy
         retries waiting; and whether estimates have changed since the sides were balanced
-        (`engine.runtime.schedule.admission.relieve`).
+        (`engine.runtime.schedule.preemption.relieve`).
     retry
-        int32 [N]: retracted requests, which go before any new one of their side: the memory-heavy ones from
+        int32 [N]: preempted requests, which go before any new one of their side: the memory-heavy ones from
         the end on, the others from the beginning.
     waiting
         float64 [3]: seconds of all requests that are not admitted: compute, memory left, memory right.
@@ -169,42 +165,30 @@ def _open_segment(scan: Scan, segment: int) -> None:
 
 
 @njit_in_place
-def left_share(target: float, left: float, right: float) -> float:
-    """Return the share of KV memory that the left side should hold, in [0, 1].
-
-    Solves ``M_l + M_r = M`` and ``left M_l + right M_r = target M`` for ``M_l / M`` and clamps it: outside
-    [right, left] the target cannot be mixed from the two densities and one side gets everything.
-    """
-    if left <= right:
-        # The sides have the same density (or estimates crossed them): any split mixes to it.
-        return 0.5 if left == right else (1.0 if target >= left else 0.0)
-    return min(1.0, max(0.0, (target - right) / (left - right)))
-
-
-@njit_in_place
 def right_share(left_memory: float, right_memory: float) -> float:
     """Return the share of KV memory that the right side should hold.
 
-    It is ``1 - left_share`` for the densities of all that remains on the left and on the right, each weighted
-    by its memory time: the density of the whole then mixes exactly in proportion to the memory times.
+    With densities l and r of the sides and t of both together, ``M_l + M_r = M`` and ``l M_l + r M_r = t M``
+    say how the memory M is to be parted (BlendServe). Where l, r and t are those of all that remains, each is
+    a mean weighted by memory time, so the solution is to part M in proportion to the memory times.
+
+    Parameters
+    ----------
+    left_memory, right_memory
+        Memory seconds of all that remains on either side.
     """
     total = left_memory + right_memory
     return right_memory / total if total > 0.0 else 0.5
 
 
-def waiting(scan: Scan) -> int:
-    """Return how many requests are not admitted."""
-    return int(waiting_requests(scan).shape[0] + retried_requests(scan).shape[0])
-
-
 def retried_requests(scan: Scan) -> Int32:
-    """Return the retracted requests that wait to go on, int32 [n]."""
+    """Return the preempted requests that wait to go on, int32 [n]."""
     light, heavy = scan.cursor[N_RETRY], scan.cursor[N_HEAVY_RETRY]
     return np.concatenate((scan.retry[:light], scan.retry[scan.retry.shape[0] - heavy :]))
 
 
 def waiting_requests(scan: Scan) -> Int32:
-    """Return the requests that have not been admitted yet, int32 [n]; retracted ones are not among them."""
+    """Return the requests that have not been admitted yet, int32 [n]; preempted ones are not among them."""
     cursor = scan.cursor
     parts = [
         scan.left[cursor[AT_LEFT] : cursor[LEFT_END]],
@@ -266,7 +250,7 @@ def accept(scan: Scan, side: int, place: int) -> None:
 
 @njit_in_place
 def give_back(scan: Scan, request: int, remaining: float, compute: float, memory: float) -> None:
-    """Queue a retracted request, to be retried before any new one of its side, the longest first.
+    """Queue a preempted request, to be retried before any new one of its side, the longest first.
 
     Parameters
     ----------
@@ -291,7 +275,7 @@ def give_back(scan: Scan, request: int, remaining: float, compute: float, memory
 
 
 def move_retries(scan: Scan, heavy: Int8) -> None:
-    """Queue the retracted requests on the sides that `heavy` (int8 [N]) now says.
+    """Queue the preempted requests on the sides that `heavy` (int8 [N]) now says.
 
     One that has turned out memory-heavy would else stand in the way of the compute-heavy ones until it fits.
     """
@@ -318,7 +302,7 @@ def rests(scan: Scan, side: int, step: int) -> bool:
 
 @njit_in_place
 def cut_off(scan: Scan) -> bool:
-    """Return whether the left side has run out and retracted requests go before all that wait at the right.
+    """Return whether the left side has run out and preempted requests go before all that wait at the right.
 
     Their answers are the longest there are. Until they fit again, the shortest ones of the right side take
     the place of the left side: there is compute work in them.

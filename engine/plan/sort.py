@@ -15,16 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
+    from engine.arrays import Int32, Int64, UInt64
 
 ALONE_BELOW: Final = 20_000
 """Fewer prompts than this are sorted in the calling thread."""

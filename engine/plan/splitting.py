@@ -19,12 +19,8 @@ import numpy as np
 from engine.jit import njit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from engine.plan.tree import Float64, Int32, Int64, PrefixTree, UInt64
-
-    Int8 = npt.NDArray[np.int8]
-    UInt8 = npt.NDArray[np.uint8]
+    from engine.arrays import Float64, Int8, Int32, Int64, UInt8, UInt64
+    from engine.plan.tree import PrefixTree
 
 CLASSES: Final = (60, 32, 16, 8, 4, 2)
 """Numbers of classes that are tried; below 64, the bits of a set of classes."""

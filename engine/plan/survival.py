@@ -14,15 +14,14 @@ Bins are one token wide up to 16 tokens, then an eighth of a power of two.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit
 
-Int8 = npt.NDArray[np.int8]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from engine.arrays import Float64, Int8, Int32, Int64
 
 BINS = 128
 _FINE = 16

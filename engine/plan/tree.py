@@ -10,19 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.jit import njit
 from engine.plan.sort import sort_pairs, sort_prompts
 
 if TYPE_CHECKING:
+    from engine.arrays import Float64, Int32, Int64, UInt64
     from engine.cost.step import ModelShape
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
-
 
 SLICE: Final = 1 << 20
 """Nodes or requests handed to the cost model at a time."""
@@ -112,47 +106,6 @@ def build_tree(tokens: Int32, start: Int64) -> PrefixTree:
     """Return the prefix tree of the prompts ``tokens[start[i]:start[i + 1]]``, i < N."""
     order, common = sort_prompts(tokens, start)
     return link_tree(order, np.diff(start)[order], common)
-
-
-def build_tree_from_blocks(blocks: UInt64, block_start: Int64, lengths: Int64, block_size: int) -> PrefixTree:
-    """Return the prefix tree of prompts of which only hashes of their leading blocks are known.
-
-    Two prompts share the blocks that they begin with in common, cut to the shorter prompt: the last block of
-    a prompt may be partial. Tokens behind the last hash are taken for the request's own, so a prompt without
-    hashes (a trace of lengths only) shares nothing.
-
-    Parameters
-    ----------
-    blocks
-        Integers of any type; the hash of a block stands for it and all blocks before it, or for it alone.
-    block_start
-        int64 [N + 1]: request i has the hashes ``blocks[block_start[i]:block_start[i + 1]]``.
-    lengths
-        int64 [N], tokens: prompt lengths.
-    block_size
-        Tokens per block.
-
-    Raises
-    ------
-    ValueError
-        If the arrays differ in length, or a request has more blocks than its tokens fill.
-    """
-    lengths = np.ascontiguousarray(lengths, np.int64)
-    count = np.diff(block_start)
-    if count.shape != lengths.shape:
-        raise ValueError(f"{count.shape[0]} lists of blocks and {lengths.shape[0]} lengths")
-    if block_size < 1 or np.any((count - 1) * block_size >= np.maximum(lengths, 1)):
-        raise ValueError(f"a request has more blocks of {block_size} tokens than its length holds")
-    _, symbols = np.unique(blocks, return_inverse=True)
-    order, shared = sort_prompts(symbols.astype(np.int32), np.ascontiguousarray(block_start, np.int64))
-    # Equal blocks: the shorter prompt is the prefix of the longer one.
-    new = shared < np.maximum(count[order], np.concatenate(([0], count[order][:-1])))
-    run = np.cumsum(new)
-    order = order[np.lexsort((order, lengths[order], run))]
-    sizes = lengths[order]
-    before = np.concatenate((sizes[:1], sizes[:-1]))
-    common = np.minimum(shared.astype(np.int64) * block_size, np.minimum(sizes, before))
-    return link_tree(order, sizes, common.astype(np.int32))
 
 
 def distinct_tokens(tree: PrefixTree) -> int:
@@ -275,18 +228,6 @@ def _add_up(
             request_compute[leaf_order[node]] = own[node] + decode[node]
             request_memory[leaf_order[node]] = memory[node]
     return NodeCosts(compute_sum, memory_sum), request_compute, request_memory
-
-
-def depth_first(tree: PrefixTree, key: Float64 | None = None) -> Int32:
-    """Return the request indices in depth-first order.
-
-    Children are visited by `key` (float64 [nodes]), highest first (the layer-wise sort when it is the
-    density), or in lexicographic order without one. Sharing is untouched by any order of children.
-    """
-    if key is None:
-        return tree.sorted
-    leaves = depth_first_leaves(tree.parent, falling(key), tree.sorted.shape[0])
-    return np.asarray(tree.sorted[leaves], np.int32)
 
 
 def falling(key: Float64) -> UInt64:

@@ -18,28 +18,32 @@ from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.decoder import Decoder
 from engine.runtime import state
-from engine.runtime.cpu.runner import CpuRunner, LogprobWish
-from engine.runtime.kv.pages import N_EVICTED, available, check, make_pool
+from engine.runtime.cpu.runner import CpuRunner
+from engine.runtime.kv.invariants import check
+from engine.runtime.kv.pages import N_EVICTED, available, make_pool
 from engine.runtime.sample.logprobs import LogprobStore
-from engine.runtime.sample.sampling import Sampling, StopChecker
-from engine.runtime.schedule import admission
+from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler
+from engine.runtime.schedule.admission import admit
 from engine.runtime.schedule.forecast import RULES
 from engine.runtime.schedule.pacing import prepare
+from engine.runtime.schedule.preemption import relieve
+from engine.runtime.state.runner import LogprobWish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
+    from engine.arrays import Int32, Int64
     from engine.cost.step import StepCost
     from engine.plan.policies import Plan
-    from engine.runtime.cpu.runner import Launched, Runner
     from engine.runtime.sample.logprobs import TokenLogprobs
+    from engine.runtime.sample.settings import Sampling
     from engine.runtime.schedule.flight import Flight
     from engine.runtime.schedule.revision import Reviser
-    from engine.runtime.state import Int32, Int64
+    from engine.runtime.state.runner import Launched, Runner
 
 REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
 
@@ -159,7 +163,7 @@ class Engine:
         )
         self._rule = RULES[settings.admission]
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
-        self._retracted = np.zeros((settings.max_sequences, 2), np.int32)
+        self._preempted = np.zeros((settings.max_sequences, 2), np.int32)
         self._reviser = reviser
         self._ended = np.zeros(len(max_new), np.int8)
         self._parked: dict[int, Int32] = {}
@@ -199,7 +203,7 @@ class Engine:
             "decode_tokens": int(counts[state.DECODE_TOKENS]),
             "hit_tokens": int(counts[state.HIT_TOKENS]),
             "recomputed_tokens": int(counts[state.RECOMPUTED_TOKENS]),
-            "retractions": int(counts[state.RETRACTIONS]),
+            "preemptions": int(counts[state.PREEMPTIONS]),
             "evicted_pages": int(self.pool.counts[N_EVICTED]),
             "peak_running": int(counts[state.PEAK_RUNNING]),
             "surplus_tokens": self.surplus_tokens,
@@ -246,7 +250,7 @@ class Engine:
             hit_tokens=int(counts[state.HIT_TOKENS] - before[state.HIT_TOKENS]),
             recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS] - before[state.RECOMPUTED_TOKENS]),
             evicted_pages=int(self.pool.counts[N_EVICTED]) - evicted,
-            retractions=int(counts[state.RETRACTIONS] - before[state.RETRACTIONS]),
+            preemptions=int(counts[state.PREEMPTIONS] - before[state.PREEMPTIONS]),
         )
         if self.settings.verify:
             check(self.pool)
@@ -266,13 +270,13 @@ class Engine:
         )
 
     def _schedule(self) -> bool:
-        """Fill the step's work: retract if memory is short, then admit, then build.
+        """Fill the step's work: preempt if memory is short, then admit, then build.
 
         Returns False if all that could go on waits for a result.
         """
         pool, requests, slots, scan = self.pool, self.requests, self.slots, self.scan
-        for i in range(admission.relieve(pool, requests, slots, scan, self._cost, self._retracted)):
-            request, slot = self._retracted[i].tolist()
+        for i in range(relieve(pool, requests, slots, scan, self._cost, self._preempted)):
+            request, slot = self._preempted[i].tolist()
             for flight, _ in self._in_flight:
                 flights.take_back(requests, flight, slot)
             self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
@@ -280,7 +284,7 @@ class Engine:
         outlook, tokens = prepare(
             pool, requests, slots, scan, self._cost, settings.token_budget, settings.pacing
         )
-        admitted = admission.admit(pool, requests, slots, scan, outlook, tokens, self._rule)
+        admitted = admit(pool, requests, slots, scan, outlook, tokens, self._rule)
         newcomers = slots.running[slots.counts[state.RUNNING] - admitted : slots.counts[state.RUNNING]]
         first_time = slots.request[newcomers]
         first_time = first_time[self._started_at[first_time] == 0]

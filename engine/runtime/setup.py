@@ -15,9 +15,9 @@ from engine.runtime.device.runner import DeviceRunner
 if TYPE_CHECKING:
     from engine.cost.step import StepCost
     from engine.models.decoder import Decoder
-    from engine.runtime.cpu.runner import Runner
     from engine.runtime.device.attention import AttentionOps
     from engine.runtime.device.overlap import Overlap
+    from engine.runtime.state.runner import Runner
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,14 @@ from engine.cost.step import DeviceProfile, ModelShape, step_cost, step_seconds
 from engine.errors import EngineError
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy.typing as npt
-
+    from engine.arrays import Float64
     from engine.cost.metrics import StepSample
-    from engine.runtime.cpu.runner import Runner
-
-    Floats = npt.NDArray[np.float64]
+    from engine.runtime.state.runner import Runner
 
 MIXES: Final = ((1.0, 1.0), (0.25, 0.25), (0.0625, 0.0625), (1.0, 0.0625))
 """Parts of the step budget and of the running requests that are measured: large and small steps."""
@@ -129,7 +126,7 @@ def fit(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -
     attention = 4.0 * work[:, 2] * shape.query_size * shape.layers
     moved = (work[:, 3] + work[:, 0]) * shape.kv_bytes_per_token + shape.weight_bytes
 
-    def parts(terms: Floats) -> Floats:
+    def parts(terms: Float64) -> Float64:
         """Return the compute, memory and constant part of each step, by logarithms of rates and slopes."""
         slower = _slower(knots, terms[3:])
         factor = np.exp(np.interp(rows, knots, slower))
@@ -139,7 +136,7 @@ def fit(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -
     simple = _least_squares(np.column_stack((gemm.sum(1) + attention, moved, np.ones(len(steps)))), seconds)
     start = np.concatenate((np.log(simple), np.zeros(knots.size - 1)))
 
-    def residuals(terms: Floats) -> Floats:
+    def residuals(terms: Float64) -> Float64:
         return np.concatenate((parts(terms).sum(1) / seconds - 1.0, _DOUBT * terms[3:]))
 
     terms = _descend(residuals, start)
@@ -167,7 +164,7 @@ def _work(step: StepSample) -> tuple[float, ...]:
     return step.tokens, step.samples, step.attended_tokens - step.kv_tokens_decode, step.kv_tokens_decode
 
 
-def _knots(rows: Floats) -> Floats:
+def _knots(rows: Float64) -> Float64:
     """Return logarithms of rows at which the GEMM rate is fitted: both ends of `rows`, and where many are."""
     low, high = rows.min(), rows.max()
     count = int(np.clip(np.floor((high - low) / np.log(2.0)) + 1, 1, _MOST_KNOTS))
@@ -178,13 +175,13 @@ def _knots(rows: Floats) -> Floats:
     return np.asarray(knots[enough])
 
 
-def _slower(knots: Floats, slopes: Floats) -> Floats:
+def _slower(knots: Float64, slopes: Float64) -> Float64:
     """Return the logarithm of how much slower than the last knot each is, from slopes in 0 to 1."""
     gaps = slopes * np.diff(knots)
     return np.concatenate((np.cumsum(gaps[::-1])[::-1], [0.0]))
 
 
-def _least_squares(work: Floats, seconds: Floats) -> Floats:
+def _least_squares(work: Float64, seconds: Float64) -> Float64:
     """Return seconds per unit of each kind of work, by relative least squares.
 
     One that would be negative is left out, and then adds a thousandth of the time of an average step.
@@ -203,13 +200,13 @@ def _least_squares(work: Floats, seconds: Floats) -> Floats:
     return np.asarray(np.maximum(best, 1e-3) / scale)
 
 
-def _descend(residuals: Callable[[Floats], Floats], terms: Floats) -> Floats:
+def _descend(residuals: Callable[[Float64], Float64], terms: Float64) -> Float64:
     """Return the terms of least loss near `terms`; those from the fourth on stay in 0 to 1.
 
     The loss of a residual is its square, or from `_TRUSTED` on its amount (Huber's).
     """
 
-    def loss(r: Floats) -> float:
+    def loss(r: Float64) -> float:
         size = np.abs(r)
         return float(np.where(size < _TRUSTED, size**2, 2.0 * _TRUSTED * size - _TRUSTED**2).sum())
 
@@ -244,7 +241,7 @@ def step_errors(steps: Sequence[StepSample], shape: ModelShape, device: DevicePr
     return found
 
 
-def modelled_seconds(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -> Floats:
+def modelled_seconds(steps: Sequence[StepSample], shape: ModelShape, device: DeviceProfile) -> Float64:
     """Return the time of each step by the cost model, float64 [n], seconds."""
     cost = step_cost(shape, device)
     return np.array([step_seconds(cost, *map(float, _work(s))) for s in steps])

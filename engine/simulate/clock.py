@@ -22,12 +22,8 @@ from engine.cost.step import pair_seconds, step_compute_seconds, step_memory_sec
 from engine.jit import njit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from engine.arrays import Float64, Int64
     from engine.cost.step import StepCost
-
-    Int64 = npt.NDArray[np.int64]
-    Float64 = npt.NDArray[np.float64]
 
 HALVES: Final = 2
 """Parts that a step with overlap is cut into."""

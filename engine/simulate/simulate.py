@@ -28,19 +28,21 @@ from engine.plan.scan import SIDES_MOVED, quiet_until
 from engine.runtime import state
 from engine.runtime.kv.pages import N_EVICTED, available, held, make_pool
 from engine.runtime.kv.shared_pages import find_groups, leading_single_rows, make_groups, make_room
-from engine.runtime.schedule.admission import admit, relieve, take_next_page
+from engine.runtime.schedule.admission import admit
 from engine.runtime.schedule.forecast import RULES, known_tokens
 from engine.runtime.schedule.pacing import prepare
+from engine.runtime.schedule.preemption import relieve, take_next_page
 from engine.runtime.schedule.step import build, retire
 
 if TYPE_CHECKING:
+    from engine.arrays import Float64, Int32, Int64
     from engine.plan.policies import Plan
     from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
     from engine.runtime.kv.pages import PagePool
     from engine.runtime.kv.shared_pages import Groups, Room
     from engine.runtime.schedule.revision import Reviser
-    from engine.runtime.state import Float64, Int32, Int64, Requests, Slots, Work
+    from engine.runtime.state import Requests, Slots, Work
 
 SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD, JUMPED = range(6)
 TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
@@ -56,7 +58,7 @@ class SimulatedRun:
 
     Attributes
     ----------
-    steps, prefill_tokens, decode_tokens, retractions, recomputed_tokens, evicted_pages, peak_running
+    steps, prefill_tokens, decode_tokens, preemptions, recomputed_tokens, evicted_pages, peak_running
         Counts.
     hit_rate
         Prompt tokens reused over prompt tokens.
@@ -78,7 +80,7 @@ class SimulatedRun:
     prefill_tokens: int
     decode_tokens: int
     hit_rate: float
-    retractions: int
+    preemptions: int
     recomputed_tokens: int
     evicted_pages: int
     peak_running: int
@@ -136,7 +138,7 @@ def simulate(
     work = state.make_work(settings.token_budget, slots_n)
     sums = np.zeros(6, np.float64)
     trace = np.zeros((1024 if record else 0, len(TRACE)), np.int64)
-    retracted = np.zeros((slots_n, 2), np.int32)
+    preempted = np.zeros((slots_n, 2), np.int32)
     room = np.zeros((2, max(slots_n, size + 1)), np.int32)
     sharing = make_room(slots_n, pool.ref.shape[0]), make_groups(slots_n)
     ends = np.ascontiguousarray(output, np.int32)
@@ -158,7 +160,7 @@ def simulate(
             sums,
             trace,
             pause,
-            retracted,
+            preempted,
             room,
             *sharing,
         )
@@ -179,7 +181,7 @@ def simulate(
         prefill_tokens=int(counts[state.PREFILL_TOKENS]),
         decode_tokens=int(counts[state.DECODE_TOKENS]),
         hit_rate=float(counts[state.HIT_TOKENS] / max(len(tokens), 1)),
-        retractions=int(counts[state.RETRACTIONS]),
+        preemptions=int(counts[state.PREEMPTIONS]),
         recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS]),
         evicted_pages=int(pool.counts[N_EVICTED]),
         peak_running=int(counts[state.PEAK_RUNNING]),
@@ -208,7 +210,7 @@ def _run(
     sums: Float64,
     trace: Int64,
     pause: Int64,
-    retracted: Int32,
+    preempted: Int32,
     room: Int32,
     tree: Room,
     groups: Groups,
@@ -221,7 +223,7 @@ def _run(
         Receives the steps, unless it has no rows.
     pause
         Finished requests and generated tokens (`engine.plan.replan.Watch`).
-    retracted, room
+    preempted, room
         int32 [S, 2] and [2, max(S, page size + 1)]: scratch memory.
     tree, groups
         Scratch memory for the pages that are read for several sequences together.
@@ -236,7 +238,7 @@ def _run(
                 _jump(pool, requests, slots, work, cost, sums, trace, most, room[0], room[1], tree, groups)
         if trace.shape[0] > 0 and slots.counts[state.STEP] == trace.shape[0]:
             break
-        relieve(pool, requests, slots, scan, cost, retracted)
+        relieve(pool, requests, slots, scan, cost, preempted)
         outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
         admit(pool, requests, slots, scan, outlook, step_tokens, rule)
         prefilled = slots.counts[state.PREFILL_TOKENS]

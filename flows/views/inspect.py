@@ -84,7 +84,7 @@ def tables_of(result: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[t
                 "compute s",
                 "memory s",
                 "density",
-                "retracted",
+                "preempted",
             ),
             over_time,
         ),

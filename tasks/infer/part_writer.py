@@ -55,6 +55,8 @@ class PartWriter:
                 **{name: message[name] for name in _STEP_COLUMNS if name in message},
                 "started_at": datetime.fromtimestamp(message["started_at"], UTC),
                 "free_pages": message["available_pages"],
+                # The column's name is older than the engine's word for it.
+                "retractions": message["preemptions"],
             }
         )
 

@@ -57,7 +57,7 @@ _MEASURED: Final = tuple(
 _OF_A_STEP: Final = {
     "vllm:generation_tokens": "decode_tokens",
     "vllm:prefix_cache_hits": "hit_tokens",
-    "vllm:num_preemptions": "retractions",
+    "vllm:num_preemptions": "preemptions",
     "nightblend_prefill_tokens": "prefill_tokens",
     "nightblend_recomputed_tokens": "recomputed_tokens",
     "nightblend_evicted_pages": "evicted_pages",

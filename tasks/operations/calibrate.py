@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.backends.native import device_lock
+from engine.backends.process import device_lock
 from engine.cost.devices import (
     DeviceError,
     default_step,

@@ -26,7 +26,7 @@ from engine.plan.policies import plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tasks.base.errors import ConfigurationError
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import predict

@@ -80,7 +80,7 @@ def predict(
         "prefill_tokens": found.prefill_tokens,
         "decode_tokens": found.decode_tokens,
         "hit_rate": found.hit_rate,
-        "retractions": found.retractions,
+        "retractions": found.preemptions,
         "kv_tokens": kv_tokens,
         "profile": profile_digest(device),
     }

@@ -66,7 +66,7 @@ def _in_short(night: NightData) -> list[Block]:
         ("Overlap", _share(infer.get("overlap_fraction")), "of the smaller of the modelled times"),
         ("Hit rate", _share(infer.get("hit_rate")), f"best possible {_share(infer.get('hit_rate_optimum'))}"),
         ("KV memory held", _share(infer.get("kv_occupancy")), "on average"),
-        ("Computed twice", _number(infer.get("recomputed_tokens")), "tokens, after retractions"),
+        ("Computed twice", _number(infer.get("recomputed_tokens")), "tokens, after preemptions"),
         ("Idle tail", _time(infer.get("idle_tail_seconds")), "beyond the pace before"),
         ("Best schedule", _time(infer.get("ideal_seconds")), "no order could be faster; modelled"),
         ("Energy", _energy(infer.get("measured_energy_joules")), measured),
@@ -158,7 +158,7 @@ def _why(night: NightData) -> list[Block]:
         night_plots.orders(orders, night.policy),
         Table(
             "Simulated. Hidden: compute and memory time that passed beside each other; twice: tokens "
-            "computed again after a retraction.",
+            "computed again after a preemption.",
             columns,
             rows,
         ),

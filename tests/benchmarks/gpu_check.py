@@ -15,7 +15,7 @@ from engine.models.weights import assemble
 from engine.plan.policies import make_plan
 from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.benchmarks.gpu_ops import Bench, Row
 
 if TYPE_CHECKING:

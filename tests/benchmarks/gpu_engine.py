@@ -16,7 +16,7 @@ from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.simulate.calibrate import fit, mixed_lengths, step_errors, timed_steps
 from tests.benchmarks.gpu_ops import Bench, Row
@@ -244,7 +244,9 @@ def engine(
     full = [s for s in decode.steps if s.prefill_tokens == 0 and s.sequences >= 0.9 * made.sequences]
     if not full:
         raise RuntimeError("no step decoded as many sequences as there may be")
-    moved = sum(shape.step_bytes(s.tokens, s.kv_tokens_read) for s in full)
+    # KV read and written, and one pass over the weights.
+    kv = sum(s.tokens + s.kv_tokens_read for s in full) * shape.kv_bytes_per_token
+    moved = kv + len(full) * shape.weight_bytes
     mbu = moved / sum(s.seconds for s in full) / read
     mixed = made.run(*mixed_requests(bench), profile)
     steps = mixed.steps[1:]

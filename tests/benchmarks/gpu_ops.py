@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from engine import kernels
-from engine.kernels.linear import fp8_linear, fp8_linear_reference, quantise_weight
+from engine.kernels.linear import Fp8Weight, fp8_linear, fp8_linear_reference, quantise_rows_reference
+from engine.kernels.next_token import draw_reference
 from engine.kernels.qk_rope_store import qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm_reference
-from engine.kernels.sampling import draw_reference
 from engine.kernels.silu import silu_and_mul_reference
 from engine.models.config import RopeConfig
 from engine.models.rope import inverse_frequencies
@@ -205,7 +205,8 @@ def _rope_store(bench: Bench, figures: dict[str, Any], tokens: int, fp8: bool) -
 
 def _fp8_linear(bench: Bench, figures: dict[str, Any], tokens: int, hidden: int) -> Row:
     outer = bench.size(14336, 96)
-    x, weight = bench.random(tokens, hidden), quantise_weight(bench.random(outer, hidden) / 50)
+    x = bench.random(tokens, hidden)
+    weight = Fp8Weight(*quantise_rows_reference(bench.random(outer, hidden) / 50))
     error = relative_error(checked(lambda: fp8_linear(x, weight)), fp8_linear_reference(x.float(), weight))
     rate = 2 * tokens * hidden * outer / bench.seconds(lambda: fp8_linear(x, weight)) / 1e12
     return Row("W8A8 linear (share of bf16)", rate, "TFLOP/s", rate / figures["matmul_tflops"], error)

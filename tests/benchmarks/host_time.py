@@ -33,7 +33,7 @@ from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.benchmarks.cpu_engine import processor
 from tests.benchmarks.gpu_engine import LLAMA_8B, TINY, random_weights
 from tests.benchmarks.gpu_ops import Bench

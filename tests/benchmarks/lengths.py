@@ -235,7 +235,7 @@ def makespans(night: Night, models: dict[str, LengthModel], sample: npt.NDArray[
             "seconds": done.seconds,
             "over_known": done.seconds / out["known"]["seconds"] if out else 1.0,
             "replans": done.replans,
-            "retractions": done.retractions,
+            "retractions": done.preemptions,
             "recomputed_tokens": done.recomputed_tokens,
         }
     return out
@@ -343,7 +343,7 @@ def report(result: dict[str, Any]) -> None:
     for name, found in result["scores"].items():
         print(f"{name:36s} " + " ".join(f"{value:8.3f}" for value in found.values()))
     print(
-        f"\n{'lengths':28s} {'seconds':>9s} {'over known':>10s} {'replans':>8s} {'retracted':>9s} (simulated)"
+        f"\n{'lengths':28s} {'seconds':>9s} {'over known':>10s} {'replans':>8s} {'preempted':>9s} (simulated)"
     )
     for name, found in result["makespan"].items():
         print(

@@ -30,7 +30,7 @@ from engine.cost.profiles import DeviceProfile
 from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.benchmarks import overlap
 from tests.benchmarks.gpu import RESULTS, Report, results_file, write
 from tests.benchmarks.gpu_engine import MODELS
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from engine.models.config import ModelConfig
     from engine.models.decoder import Decoder
-    from engine.runtime.cpu.runner import Runner
     from engine.runtime.device.overlap import Overlap
+    from engine.runtime.state.runner import Runner
     from tests.benchmarks.replay_steps import Int32, Int64
 
 TRACES = ("#1", "#2", "#3", "#4")

@@ -32,9 +32,9 @@ from engine.models.decoder import Decoder
 from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.cpu.runner import LogprobWish
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
+from engine.runtime.state.runner import LogprobWish
 from tests.benchmarks.gpu_engine import LLAMA_8B, MODELS, TINY, random_tokens, random_weights
 from tests.benchmarks.gpu_ops import Bench
 from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
@@ -42,8 +42,8 @@ from tests.benchmarks.replay_strategy import CHOICES, measured, overlap_of
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
-    from engine.runtime.cpu.runner import Runner
     from engine.runtime.device.overlap import Overlap
+    from engine.runtime.state.runner import Runner
     from tests.benchmarks.replay_steps import Int32, Int64
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,7 +82,7 @@ class Replayer:
             begin += count
             position = np.arange(context[i] - length[i], context[i])
             inside = slice(row, row + int(length[i]))
-            work.positions[inside], work.slots[inside] = position, position % self._page
+            work.positions[inside], work.offsets[inside] = position, position % self._page
             work.pages[inside] = slots.pages[i, position // self._page]
             row += int(length[i])
         work.tokens[:row] = self._rng.integers(0, self._runner.decoder.config.vocab_size, row)

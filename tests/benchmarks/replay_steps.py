@@ -16,7 +16,7 @@ import numpy as np
 from engine.cost.step import step_seconds
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.simulate.simulate import TRACE, simulate
 from tests.support.scripted import ScriptedRunner
 

@@ -255,7 +255,7 @@ def _print_sensitivity(found: list[Figures]) -> None:
     print(f"{'makespan over known lengths':32}" + "".join(f"{f['mix'][:24]:>26}" for f in found))
     for name in found[0]["rows"]:
         rows = [f["rows"][name] for f in found]
-        values = [f"{r['vs_known']:.3f} ({r['retractions']} retracted)" for r in rows]
+        values = [f"{r['vs_known']:.3f} ({r['retractions']} preempted)" for r in rows]
         print(f"{name:32}" + "".join(f"{v:>26}" for v in values))
     values = [f"{f['half_memory_vs_best_paced']:.2f}" for f in found]
     print(f"{'half memory: over best paced':32}" + "".join(f"{v:>26}" for v in values))

@@ -156,7 +156,7 @@ class Modelled:
 
     seconds: float
     hit_rate: float = 0.2
-    retractions: int = 0
+    preemptions: int = 0
     recomputed_tokens: int = 0
 
 

@@ -13,7 +13,7 @@ from engine.cost.step import NOMINAL
 from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import EngineSettings
-from engine.runtime.cpu.runner import StepResult
+from engine.runtime.state.runner import StepResult
 from tests.benchmarks import replay, replay_steps
 from tests.benchmarks.replay_steps import Recording
 from tests.engine.simulate.test_simulate import COST, SHAPE, random_night
@@ -89,7 +89,7 @@ def test_a_replayed_step_is_the_recorded_one(whole: Recording) -> None:
         n, tokens = len(rows), int(rows[:, 0].sum())
         assert (work.size[state.W_SEQUENCES], work.size[state.W_TOKENS]) == (n, tokens)
         assert (rows[: whole.decoding[index], 0] == 1).all()
-        places = work.pages[:tokens] * size + work.slots[:tokens]
+        places = work.pages[:tokens] * size + work.offsets[:tokens]
         held = sum(-(-int(c) // size) for c in rows[:, 1])
         if held * size <= whole.about["kv_tokens"]:
             assert len(set(places.tolist())) == tokens

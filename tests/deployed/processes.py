@@ -102,7 +102,9 @@ def resume_when_told_to_stop(process: psutil.Process, tail: Callable[[], str] = 
 
 
 def _engines(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children(recursive=True) if "engine" in child.cmdline()]
+    return [
+        child for child in process.children(recursive=True) if "engine.backends.native" in child.cmdline()
+    ]
 
 
 def _was_sent(process: psutil.Process, number: signal.Signals) -> bool:

@@ -10,7 +10,7 @@ from engine.cost.step import NOMINAL, ModelShape
 from engine.runtime.device.nano_batches import SplitRule
 from engine.runtime.device.overlap import STRATEGIES, Overlap, Strategy
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import HalvedBucket
 from engine.runtime.setup import RunnerSizes, make_runner
 from tests.benchmarks import gpu_check

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from engine.runtime.cpu.runner import StepResult
 from engine.runtime.state import W_SAMPLES
+from engine.runtime.state.runner import StepResult
 
 STOP, OTHER = 1, 2
 

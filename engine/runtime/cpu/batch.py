@@ -11,15 +11,13 @@ import torch
 from engine.jit import njit
 from engine.kernels import AttentionGroup, gather_scratch, paged_attention
 from engine.kernels.attention import MASK_ELEMENTS
-from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
+from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Slots, Work
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
+    from engine.arrays import Float32, Int32, Int64
     from engine.models.config import ModelConfig
-
-    Float32 = npt.NDArray[np.float32]
 
 # Larger than any context.
 _EVERYTHING = 1 << 30
@@ -72,14 +70,14 @@ def attention_groups(
         first_page = np.maximum(context - length - window + 1, 0) // page_size
     seen = context - first_page * page_size
     order = np.lexsort((-seen, -length)).astype(np.int64)
-    share, kv_heads = config.heads // config.kv_heads, config.kv_heads
+    gqa_group, kv_heads = config.heads // config.kv_heads, config.kv_heads
     groups, begin, elements = [], 0, 0
     for size in _group_sizes(length, seen, order, gather_tokens):
         members = order[begin : begin + size]
         begin += size
         queries, pages = int(length[members].max()), -(-int(seen[members].max()) // page_size)
         # One row of the mask stands for all heads of a single query.
-        copies = 1 if queries == 1 else share
+        copies = 1 if queries == 1 else gqa_group
         elements += size * copies * queries * pages * page_size
         masked = elements <= MASK_ELEMENTS
         rows = np.empty((size, queries), np.int64)
@@ -151,7 +149,7 @@ class CpuInputs:
     tokens: Tensor
     positions: Tensor
     pages: Tensor
-    slots: Tensor
+    offsets: Tensor
     sample_rows: Tensor
     groups: dict[int | None, list[AttentionGroup]]
     _scratch: Tensor | None = None
@@ -173,7 +171,7 @@ def step_inputs(
         tokens=torch.from_numpy(work.tokens[:tokens]),
         positions=torch.from_numpy(work.positions[:tokens]),
         pages=torch.from_numpy(work.pages[:tokens]),
-        slots=torch.from_numpy(work.slots[:tokens]),
+        offsets=torch.from_numpy(work.offsets[:tokens]),
         groups={
             window: attention_groups(work, slots, config, page_size, gather_tokens, window)
             for window in dict.fromkeys(config.windows)

@@ -22,7 +22,7 @@ from engine.cost.step import (
     step_memory_seconds,
 )
 from engine.jit import njit
-from engine.models.schedule import OVERLAPPING, Footprint
+from engine.models.schedule import OVERLAPPING
 from engine.runtime.state import (
     W_ATTENDED,
     W_KV_DECODE,
@@ -30,14 +30,12 @@ from engine.runtime.state import (
     W_SAMPLES,
     W_SEQUENCES,
     W_TOKENS,
-    Int32,
-    Int64,
     Work,
     make_work,
 )
 
 if TYPE_CHECKING:
-    from engine.runtime.state import Slots
+    from engine.arrays import Int32
 
 LEAST_GAIN: Final = 0.05
 """Modelled gain below which a step stays whole: the weights are read twice, and every kernel is smaller."""
@@ -165,7 +163,7 @@ def _take(
     half.tokens[row : row + count] = work.tokens[source : source + count]
     half.positions[row : row + count] = work.positions[source : source + count]
     half.pages[row : row + count] = work.pages[source : source + count]
-    half.slots[row : row + count] = work.slots[source : source + count]
+    half.offsets[row : row + count] = work.offsets[source : source + count]
     half.size[W_SEQUENCES] += 1
     half.size[W_TOKENS] += count
     half.size[W_KV_READ] += before + end
@@ -177,15 +175,3 @@ def _take(
         halves.part[sample], halves.row[sample] = part, index
         sample += 1
     return int(sample)
-
-
-def footprint(half: Work, slots: Slots, page_size: int) -> Footprint:
-    """Return the places of the KV cache that a nano-batch stores and attends to, for the schedule's check."""
-    tokens = int(half.size[W_TOKENS])
-    stores = half.pages[:tokens] * page_size + half.slots[:tokens]
-    seen = [np.zeros(0, np.int64)]
-    for i in range(int(half.size[W_SEQUENCES])):
-        place = np.arange(half.context[i])
-        pages: Int64 = slots.pages[half.slot[i], place // page_size].astype(np.int64)
-        seen.append(pages * page_size + place % page_size)
-    return Footprint(np.unique(stores), np.unique(np.concatenate(seen)))

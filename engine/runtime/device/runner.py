@@ -16,85 +16,35 @@ from engine.errors import CapacityError
 from engine.kernels.cascade_attention import SharedPages
 from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
-from engine.runtime.cpu.runner import Launched, LogprobWish, StepResult
-from engine.runtime.device.attention import AttentionOps
+from engine.runtime.device.attention import AttentionOps, DeviceInputs
 from engine.runtime.device.graphs import StepGraphs
 from engine.runtime.device.nano_batches import cut, make_halves
 from engine.runtime.device.overlap import Strategy
 from engine.runtime.device.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.kv.shared_pages import Groups, find_groups, leading_single_rows, make_room
 from engine.runtime.sample.logprobs import Measured, measure
-from engine.runtime.sample.sampling import Sampler, Sampling
+from engine.runtime.sample.sampler import Sampler
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
+from engine.runtime.state.runner import Launched, LogprobWish, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from engine.arrays import Int64
     from engine.cost.step import StepCost
     from engine.models.decoder import Decoder
     from engine.models.lanes import Lanes
     from engine.runtime.device.graphs import AnyBucket
     from engine.runtime.device.overlap import Overlap
-    from engine.runtime.state import Int64, Slots, Work
-
+    from engine.runtime.state import Slots, Work
 
 COPY_PAGES = 32
 """Pages copied at a time, which bounds the memory that it takes."""
 _COSTLY = Sampling(max_tokens=1, temperature=1.0, top_k=50, top_p=0.9)
-
-
-@dataclass(frozen=True)
-class DeviceInputs:
-    """The tokens of one step in the fixed buffers; see `engine.models.decoder.StepInputs`."""
-
-    tokens: Tensor
-    positions: Tensor
-    pages: Tensor
-    slots: Tensor
-    sample_rows: Tensor
-    decode_table: Tensor
-    decode_context: Tensor
-    prefill_table: Tensor | None
-    prefill_context: Tensor
-    query_start: Tensor
-    groups: SharedPages | None
-    ops: AttentionOps
-    programs: int | None = None
-
-    def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
-        """Return attention of q [T, heads, head dim] over one layer's cache.
-
-        The decode operation takes as many rows from the front as there may be sequences. Those that belong
-        to longer sequences are overwritten by the prefill operation, which comes second. Pages that sequences
-        share are read once for all of a group in layers without a window.
-        """
-        scale = q.shape[-1] ** -0.5
-        # Padding rows that no operation writes must be finite: their KV goes to the padding page, which the
-        # masked places of real sequences point to.
-        out = torch.zeros_like(q)
-        rows = self.decode_context.shape[0]
-        decoding = q[:rows], cache, self.decode_table, self.decode_context
-        options = {"scale": scale, "scales": scales, "out": out[:rows], "programs": self.programs}
-        if self.groups is not None and window is None:
-            self.ops.cascade(*decoding, self.groups, **options)
-        else:
-            self.ops.decode(*decoding, window=window, **options)
-        if self.prefill_table is not None:
-            self.ops.prefill(
-                q,
-                cache,
-                self.prefill_table,
-                self.query_start,
-                self.prefill_context,
-                scale=scale,
-                window=window,
-                scales=scales,
-                out=out,
-            )
-        return out
 
 
 @dataclass(frozen=True)
@@ -120,7 +70,7 @@ class DeviceRunner:
     longest
         Most tokens of any sequence, which fixes the width of the block tables.
     lag
-        See `engine.runtime.cpu.runner.Runner`.
+        See `engine.runtime.state.runner.Runner`.
     ops
         Attention operations; None takes the kernels.
     kv_dtype
@@ -192,7 +142,7 @@ class DeviceRunner:
         self._graphs = StepGraphs(self._forward, self._on_device)
 
     def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
-        """Prepare for a run; see `engine.runtime.cpu.runner.Runner`."""
+        """Prepare for a run; see `engine.runtime.state.runner.Runner`."""
         if slots.pages.shape[1] > self._width or len(slots.request) > self._dummies.slot:
             raise CapacityError("the runner was made for shorter or fewer sequences than the engine's")
         self._dummies = self._dummies._replace(request=len(sampling))
@@ -239,7 +189,7 @@ class DeviceRunner:
             measure(self._logits, zeros, 20)
 
     def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
-        """Start a step; see `engine.runtime.cpu.runner.Runner`."""
+        """Start a step; see `engine.runtime.state.runner.Runner`."""
         bucket = self._buckets.of(int(work.size[W_TOKENS]), int(work.size[W_SEQUENCES]))
         drawn, restricted = self._sampler.drawn(requests)
         copies = work.copies[: work.size[W_COPIES]]
@@ -347,7 +297,7 @@ class DeviceRunner:
             tokens=tokens,
             positions=step.positions[:rows],
             pages=step.pages[:rows],
-            slots=step.places[:rows],
+            offsets=step.offsets[:rows],
             sample_rows=step.sample_rows[:sequences],
             decode_table=self._table.index_select(0, step.decode_slot[:sequences]),
             decode_context=step.decode_context[:sequences],

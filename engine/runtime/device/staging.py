@@ -12,14 +12,15 @@ import torch
 
 from engine.jit import njit
 from engine.runtime.kv.shared_pages import leading_single_rows
-from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Int32, Int64, Slots, Work
+from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Slots, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.arrays import Int32, Int64
     from engine.runtime.schedule.buckets import Bucket
 
-_PER_TOKEN = ("tokens", "positions", "pages", "places", "row_slot")
+_PER_TOKEN = ("tokens", "positions", "pages", "offsets", "row_slot")
 _PER_SEQUENCE = (
     "sample_rows",
     "sample_slot",
@@ -44,9 +45,9 @@ class HostStep(NamedTuple):
 
     Attributes
     ----------
-    tokens, positions, pages, places, row_slot
-        [T]: token id or `flight.PLACEHOLDER`, position, page and slot in the page of its KV, and the
-        sequence's slot.
+    tokens, positions, pages, offsets, row_slot
+        [T]: token id or `engine.runtime.state.PLACEHOLDER`, position, page and offset in the page of its KV,
+        and the sequence's slot.
     sample_rows, sample_slot, sample_request, sample_position
         [R]: row, slot, request and position of each new token.
     decode_slot, decode_context
@@ -64,7 +65,7 @@ class HostStep(NamedTuple):
     tokens: Int32
     positions: Int32
     pages: Int32
-    places: Int32
+    offsets: Int32
     row_slot: Int32
     sample_rows: Int32
     sample_slot: Int32
@@ -91,7 +92,7 @@ class DeviceStep(NamedTuple):
     tokens: Tensor
     positions: Tensor
     pages: Tensor
-    places: Tensor
+    offsets: Tensor
     row_slot: Tensor
     sample_rows: Tensor
     sample_slot: Tensor
@@ -174,7 +175,7 @@ def fill(
         step.tokens[row] = work.tokens[row] if inside else 0
         step.positions[row] = work.positions[row] if inside else 0
         step.pages[row] = work.pages[row] if inside else dummies.page
-        step.places[row] = work.slots[row] if inside else 0
+        step.offsets[row] = work.offsets[row] if inside else 0
         step.row_slot[row] = dummies.slot
     count, decoding = work.size[W_SEQUENCES], leading_single_rows(work)
     for i in range(sequences):

@@ -18,8 +18,9 @@ from engine.jit import njit_in_place
 from engine.runtime.state import W_SEQUENCES
 
 if TYPE_CHECKING:
+    from engine.arrays import Float64, Int32
     from engine.cost.step import StepCost
-    from engine.runtime.state import Float64, Int32, Work
+    from engine.runtime.state import Work
 
 _NONE = -1
 MOST_VISITS: Final = 16

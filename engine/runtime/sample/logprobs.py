@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from engine.runtime.sample.sampling import Sampling
-    from engine.runtime.state import Int32, Int64
-
-    Float32 = npt.NDArray[np.float32]
+    from engine.arrays import Float32, Int32, Int64
+    from engine.runtime.sample.settings import Sampling
 
 LOWEST = -9999.0
 """Stands for a probability of 0, whose logarithm JSON does not have."""
@@ -73,7 +71,7 @@ def measure(logits: Tensor, tokens: Tensor, top: int) -> Measured:
 
 
 class LogprobStore:
-    """Collects the log probabilities of running requests; a retraction does not lose them."""
+    """Collects the log probabilities of running requests; a preemption does not lose them."""
 
     def __init__(self, settings: Sequence[Sampling]) -> None:
         self._top = np.array([-1 if s.logprobs is None else s.logprobs for s in settings], np.int64)

@@ -5,32 +5,30 @@ finds the token itself on the device. When the ids arrive they replace the place
 then is it known which sequences have ended. With one step in flight an ended sequence has by then one surplus
 token in the next step, which is thrown away (`forget`). A sequence that reaches its length limit is known to
 end at launch, so it has no surplus: its last token is not counted before it arrives, and nothing is left to
-compute meanwhile. A sequence that is retracted gives up its token in flight and computes it again; draws are
+compute meanwhile. A sequence that is preempted gives up its token in flight and computes it again; draws are
 keyed by (seed, position), so it is the same one.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.jit import njit
 from engine.runtime.state import (
     LENGTH,
+    PLACEHOLDER,
     STOPPED,
     UNFINISHED,
     W_SAMPLES,
-    Int8,
-    Int32,
-    Int64,
     Requests,
     Slots,
     Work,
 )
 
-PLACEHOLDER = -1
-"""Stands in `Slots.output`, and so in `Work.tokens`, for a token that only the device knows."""
+if TYPE_CHECKING:
+    from engine.arrays import Int8, Int32, Int64
 
 
 class Flight(NamedTuple):
@@ -43,7 +41,7 @@ class Flight(NamedTuple):
     slot, request, place
         int32 [S]: the sequence, and the index of the token in its answer.
     live
-        int8 [S]: 0 once the sequence was retracted or has ended, so that the token is not wanted.
+        int8 [S]: 0 once the sequence was preempted or has ended, so that the token is not wanted.
     reason
         int8 [S]: filled on arrival with UNFINISHED, STOPPED or LENGTH.
     """
@@ -133,7 +131,7 @@ def forget(flight: Flight, slot: int) -> int:
 
 @njit
 def take_back(requests: Requests, flight: Flight, slot: int) -> None:
-    """Undo `assume` for the sequence in `slot`, which has just been retracted."""
+    """Undo `assume` for the sequence in `slot`, which has just been preempted."""
     for i in range(flight.size[0]):
         if flight.slot[i] == slot and flight.live[i]:
             flight.live[i] = 0

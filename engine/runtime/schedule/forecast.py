@@ -87,7 +87,7 @@ def leave(slots: Slots, slot: int) -> None:
 def settle(requests: Requests, slots: Slots, slot: int, step: float, size: int) -> None:
     """Draw the line of `slot` anew: its prompt is computed, and it generates from `step` on."""
     _draw_anew(requests, slots, slot, step, 0.0, size)
-    slots.fresh[slot] = 0
+    slots.prefilling[slot] = 0
 
 
 @njit_in_place
@@ -117,7 +117,7 @@ def redraw(requests: Requests, slots: Slots, step: float, size: int, token_budge
 @njit_in_place
 def _delay(requests: Requests, slots: Slots, slot: int, token_budget: int) -> float:
     """Return how many steps the prompt of a running sequence still takes, at least."""
-    if not slots.fresh[slot]:
+    if not slots.prefilling[slot]:
         return 0.0
     missing = known_tokens(requests, slots.request[slot]) - slots.computed[slot]
     return float(np.ceil(missing / token_budget))

@@ -92,7 +92,7 @@ def survey(pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: S
         else:
             left += reads
         generate += remaining
-        if slots.fresh[slot]:
+        if slots.prefilling[slot]:
             computed = slots.computed[slot]
             missing += known - computed
             attended += 0.5 * (known - computed) * (known + computed + 1)

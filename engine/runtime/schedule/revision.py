@@ -22,9 +22,9 @@ from engine.runtime.schedule.forecast import redraw
 from engine.runtime.state import DECODE_TOKENS, FINISHED, RUNNING, STEP, Requests, Slots
 
 if TYPE_CHECKING:
+    from engine.arrays import Int8, Int32
     from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.policies import Plan
-    from engine.runtime.state import Int8, Int32
 
 
 class Reviser:
@@ -83,7 +83,7 @@ class Reviser:
         return scan
 
     def _choose_sides(self, requests: Requests, slots: Slots, scan: Scan, unfinished: Int32) -> None:
-        """Put running and retracted requests on the side of their new estimates, and have the sides balanced.
+        """Put running and preempted requests on the side of their new estimates, and have the sides balanced.
 
         A request is memory-heavy if its density is below that of all `unfinished` ones together; of shared
         prefixes this takes no account.

@@ -7,11 +7,13 @@ follower takes the page over.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.jit import njit_in_place
 from engine.plan.scan import Scan, wake
 from engine.runtime.kv.pages import CACHED, NONE, PagePool, release
-from engine.runtime.schedule.admission import free_slot
 from engine.runtime.schedule.forecast import known_tokens, settle
+from engine.runtime.schedule.preemption import free_slot
 from engine.runtime.state import (
     DECODE_TOKENS,
     FINISHED,
@@ -26,11 +28,13 @@ from engine.runtime.state import (
     W_SAMPLES,
     W_SEQUENCES,
     W_TOKENS,
-    Int32,
     Requests,
     Slots,
     Work,
 )
+
+if TYPE_CHECKING:
+    from engine.arrays import Int32
 
 
 @njit_in_place
@@ -51,7 +55,7 @@ def build(
         room = token_budget - work.size[W_TOKENS]
         if room <= 0:
             break
-        if slots.fresh[slot] == 0 or not _catch_up(pool, requests, slots, work, slot):
+        if slots.prefilling[slot] == 0 or not _catch_up(pool, requests, slots, work, slot):
             continue
         count = _claim(pool, requests, slots, slot, room)
         if count > 0:
@@ -73,13 +77,13 @@ def _decode(
         request, place = slots.request[slot], slots.computed[slot]
         prompt = requests.start[request + 1] - requests.start[request]
         # Nothing is left to compute while the last token of an answer is on its way.
-        if slots.fresh[slot] or place >= prompt + requests.generated[request]:
+        if slots.prefilling[slot] or place >= prompt + requests.generated[request]:
             continue
         if rows:
             work.tokens[n] = slots.output[slot, requests.generated[request] - 1]
             work.positions[n] = place
             work.pages[n] = slots.pages[slot, place // page_size]
-            work.slots[n] = place % page_size
+            work.offsets[n] = place % page_size
         work.first[n] = n
         work.length[n] = 1
         work.context[n] = place + 1
@@ -194,7 +198,7 @@ def _emit(
         work.sample_rows[sample] = row + count - 1
         work.sample_slots[sample] = slot
         work.size[W_SAMPLES] += 1
-        if slots.fresh[slot]:
+        if slots.prefilling[slot]:
             settle(requests, slots, slot, slots.counts[STEP], size)
 
 
@@ -211,7 +215,7 @@ def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: i
             work.tokens[row + i] = slots.output[slot, place - prompt]
         work.positions[row + i] = place
         work.pages[row + i] = slots.pages[slot, place // size]
-        work.slots[row + i] = place % size
+        work.offsets[row + i] = place % size
 
 
 @njit_in_place

@@ -34,7 +34,7 @@ class EngineProcess:
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", "engine", str(folder), str(writing)],
+                [sys.executable, "-m", "engine.backends.native", str(folder), str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

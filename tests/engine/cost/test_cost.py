@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cost.step import NOMINAL, DeviceProfile, ModelShape, measure_cpu
+from engine.cost.step import (
+    NOMINAL,
+    DeviceProfile,
+    ModelShape,
+    measure_cpu,
+    step_cost,
+    step_memory_seconds,
+)
 from engine.models.config import parse_config
 
 LLAMA_31_8B = {
@@ -114,10 +121,16 @@ def test_steps_add_up_to_the_request(p: int, c: int, d: int, chunks: list[int]) 
     assert total == pytest.approx(float(expected) + diagonal + decode_attention, rel=1e-12)
 
 
+def step_bytes(shape: ModelShape, tokens: float, kv_tokens_read: float) -> float:
+    """What a step moves: its memory time on a device that moves a byte a second."""
+    device = DeviceProfile("slow", "nominal", 1.0, 1.0, None, None)
+    return step_memory_seconds(step_cost(shape, device), tokens, kv_tokens_read)
+
+
 def test_decode_steps_read_about_the_kv_of_the_request() -> None:
     shape = llama()
     p, d = 700, 200
-    read = sum(shape.step_bytes(1, p + i) - shape.step_bytes(1, 0) for i in range(1, d))
+    read = sum(step_bytes(shape, 1, p + i) - step_bytes(shape, 1, 0) for i in range(1, d))
     closed = float(shape.request_kv_bytes(np.float64(p), np.float64(d)))
     # d - 1 steps read p + 1 .. p + d - 1: below the closed form by p + d / 2 tokens.
     assert closed - read == pytest.approx((p + d / 2) * shape.kv_bytes_per_token)
@@ -125,8 +138,9 @@ def test_decode_steps_read_about_the_kv_of_the_request() -> None:
 
 def test_step_bytes_hold_one_pass_over_the_weights() -> None:
     shape = llama()
-    assert shape.step_bytes(0, 0) == shape.weight_bytes
-    assert shape.step_bytes(3, 10) == shape.weight_bytes + 13 * shape.kv_bytes_per_token
+    assert step_bytes(shape, 0, 0) == pytest.approx(shape.weight_bytes, rel=1e-15)
+    expected = shape.weight_bytes + 13 * shape.kv_bytes_per_token
+    assert step_bytes(shape, 3, 10) == pytest.approx(expected, rel=1e-15)
 
 
 def test_pair_is_a_sum_without_overlap() -> None:

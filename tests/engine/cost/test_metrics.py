@@ -47,7 +47,7 @@ SAMPLE = StepSample(
     hit_tokens=0,
     recomputed_tokens=0,
     evicted_pages=0,
-    retractions=0,
+    preemptions=0,
 )
 times = st.floats(0.0, 1e6, allow_nan=False)
 

@@ -13,11 +13,13 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine import kernels
 from engine.kernels import attention
-from engine.kernels.sampling import gumbel_noise, restrict
+from engine.kernels.next_token import gumbel_noise, restrict
 from engine.models.config import RopeConfig, parse_config
 from engine.models.rope import inverse_frequencies
 from engine.runtime.cpu import batch
 from engine.runtime.cpu.batch import attention_groups
+from engine.runtime.sample.sampler import Sampler
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.state import W_SEQUENCES, W_TOKENS, make_slots, make_work
 
 
@@ -107,12 +109,12 @@ class Paged:
     """Sequences of (new tokens, context) in a shuffled page cache, beside their contiguous KV."""
 
     def __init__(
-        self, sequences: list[tuple[int, int]], share: int, kv_heads: int = 2, size: int = 16
+        self, sequences: list[tuple[int, int]], gqa_group: int, kv_heads: int = 2, size: int = 16
     ) -> None:
         self.config = parse_config(
             LlamaConfig(
-                hidden_size=56 * kv_heads * share,
-                num_attention_heads=share * kv_heads,
+                hidden_size=56 * kv_heads * gqa_group,
+                num_attention_heads=gqa_group * kv_heads,
                 num_key_value_heads=kv_heads,
             ).to_dict()
             | {"architectures": ["LlamaForCausalLM"]}
@@ -122,7 +124,7 @@ class Paged:
         order = np.random.default_rng(0).permutation(sum(needed) + 3)
         self.cache = torch.zeros(len(order), 2, kv_heads, size, self.dim)
         total = sum(length for length, _ in sequences)
-        self.q = normal(total, share * kv_heads, self.dim)
+        self.q = normal(total, gqa_group * kv_heads, self.dim)
         self.slots = make_slots(len(sequences), max(needed), 1)
         self.work = make_work(total, len(sequences))
         self.work.size[W_TOKENS], self.work.size[W_SEQUENCES] = total, len(sequences)
@@ -174,17 +176,17 @@ MIXES = {
 
 
 @pytest.mark.parametrize("mix", sorted(MIXES))
-@pytest.mark.parametrize("share", [1, 4, 7])
+@pytest.mark.parametrize("gqa_group", [1, 4, 7])
 @pytest.mark.parametrize("gather_tokens", [1, 8192])
 @pytest.mark.parametrize(
     ("window", "mask_elements"), [(None, 1 << 22), (None, 700), (1, 1 << 22), (16, 1), (37, 1 << 22)]
 )
 def test_paged_attention_is_causal_attention(
-    mix: str, share: int, gather_tokens: int, window: int | None, mask_elements: int, monkeypatch
+    mix: str, gqa_group: int, gather_tokens: int, window: int | None, mask_elements: int, monkeypatch
 ) -> None:
     for module in (attention, batch):
         monkeypatch.setattr(module, "MASK_ELEMENTS", mask_elements)
-    paged = Paged(MIXES[mix], share)
+    paged = Paged(MIXES[mix], gqa_group)
     groups = paged.groups(gather_tokens, window)
     rows = torch.cat([group.rows.flatten().unique() for group in groups])
     assert rows.sort().values.tolist() == list(range(len(paged.q)))
@@ -210,14 +212,14 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("window", [None, 1000])
 @pytest.mark.parametrize("context", [20_000, 80_000])
 def test_a_chunk_over_a_long_prefix_needs_memory_linear_in_the_context(context: int, window: int | None):
-    share, chunk, kv_heads = 4, 512, 2
-    paged = Paged([(1, 1)], share, kv_heads)
+    gqa_group, chunk, kv_heads = 4, 512, 2
+    paged = Paged([(1, 1)], gqa_group, kv_heads)
     pages = -(-context // paged.size)
     paged.slots = make_slots(1, pages, 1)
     paged.work = make_work(chunk, 1)
     paged.work.size[W_TOKENS], paged.work.size[W_SEQUENCES] = chunk, 1
     paged.work.length[0], paged.work.context[0] = chunk, context
-    q = normal(chunk, share * kv_heads, paged.dim)
+    q = normal(chunk, gqa_group * kv_heads, paged.dim)
     with LargestTensor() as largest:
         groups = paged.groups(1024, window)
         # Every page of the table is page 0: memory is counted here, not answers.
@@ -226,7 +228,7 @@ def test_a_chunk_over_a_long_prefix_needs_memory_linear_in_the_context(context: 
     linear = 2 * kv_heads * (seen + 2 * paged.size) * paged.dim
     assert largest.elements <= max(linear, attention.MASK_ELEMENTS)
     if window is None:
-        assert share * chunk * context > 5 * attention.MASK_ELEMENTS
+        assert gqa_group * chunk * context > 5 * attention.MASK_ELEMENTS
 
 
 def test_attention_sees_neither_the_future_nor_other_sequences() -> None:
@@ -252,10 +254,21 @@ def test_copy_of_a_page_prefix() -> None:
     assert torch.equal(cache[:, :3], before[:, :3])
 
 
+def sample(logits, temperature, top_k, top_p, seeds, positions):
+    """The tokens that the engine's sampler takes, with the settings of one request for each row."""
+    columns = (column.tolist() for column in (temperature, top_k, top_p, seeds))
+    rows = zip(*columns, strict=True)
+    sampler = Sampler([Sampling(1, temperature=t, top_k=k, top_p=p, seed=s) for t, k, p, s in rows])
+    requests = np.arange(len(logits))
+    drawn, restricted = sampler.drawn(requests)
+    asked = torch.from_numpy(requests), positions, torch.from_numpy(drawn)
+    return sampler(logits, *asked, restricted=restricted)
+
+
 def draws(logits: torch.Tensor, count: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
     """Return how often each token is drawn with `count` different (seed, position) keys."""
     seeds = torch.arange(count) // 7 - 3 + (torch.arange(count) << 33)
-    tokens = kernels.sample(
+    tokens = sample(
         logits[None].expand(count, -1),
         torch.full((count,), temperature),
         torch.full((count,), top_k),
@@ -334,7 +347,7 @@ def test_a_nucleus_that_is_reached_exactly_is_full() -> None:
 def test_greedy_takes_the_lowest_of_equals() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
     zero = torch.zeros(1, dtype=torch.int64)
-    assert kernels.sample(logits, torch.zeros(1), zero, torch.ones(1), zero, zero).tolist() == [1]
+    assert sample(logits, torch.zeros(1), zero, torch.ones(1), zero, zero).tolist() == [1]
 
 
 def test_sampling_does_not_depend_on_the_batch() -> None:
@@ -348,8 +361,8 @@ def test_sampling_does_not_depend_on_the_batch() -> None:
         torch.tensor(rng.integers(-(2**63), 2**63 - 1, rows)),
         torch.tensor(rng.integers(0, 5000, rows)),
     )
-    together = kernels.sample(logits, *settings)
-    alone = [kernels.sample(logits[i : i + 1], *(s[i : i + 1] for s in settings)).item() for i in range(rows)]
+    together = sample(logits, *settings)
+    alone = [sample(logits[i : i + 1], *(s[i : i + 1] for s in settings)).item() for i in range(rows)]
     assert together.tolist() == alone
     order = torch.tensor(rng.permutation(rows))
-    assert kernels.sample(logits[order], *(s[order] for s in settings)).tolist() == together[order].tolist()
+    assert sample(logits[order], *(s[order] for s in settings)).tolist() == together[order].tolist()

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from engine.models.lanes import InTurn, StreamLanes
 from engine.models.layer import COMPUTE, MEMORY
 from engine.models.schedule import (
-    Footprint,
     Task,
-    early_drops,
     launch_order,
     lean_order,
-    missing_edges,
 )
+from tests.support.schedule_checks import Footprint, early_drops, missing_edges
 
 FOLLOWING = [Footprint(np.array([4, 5]), np.array([4, 5])), Footprint(np.array([9]), np.array([4, 5, 9]))]
 

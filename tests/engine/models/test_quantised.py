@@ -13,13 +13,13 @@ from engine import kernels
 from engine.cost.devices import DeviceError, check_kv_dtype, model_shape
 from engine.cost.step import ModelShape
 from engine.errors import EngineError, UnsupportedModelError
-from engine.kernels.linear import Fp8Weight, quantise_weight
+from engine.kernels.linear import Fp8Weight, quantise_rows_reference
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.quantisation import Fp8Scheme, parse_quantisation
 from engine.models.weights import load_weights
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
 from tests.support.models import decoder_of, reference_model
 
@@ -49,7 +49,7 @@ def checkpoint(folder, scheme: dict, *, left: str = "-", without: str = "-") -> 
             tensors[name] = tensor.clone()
             continue
         if scheme is DYNAMIC:
-            packed = quantise_weight(tensor)
+            packed = Fp8Weight(*quantise_rows_reference(tensor))
             tensors[name], scale = packed.data, packed.scale[:, None].to(torch.bfloat16)
         else:
             scale = tensor.abs().max() / 448
@@ -81,7 +81,7 @@ def test_a_dynamic_checkpoint_is_loaded_as_it_is(tmp_path) -> None:
         held = getattr(layer, field)
         place = "self_attn" if field in {"qkv", "out"} else "mlp"
         full = torch.cat([model.get_submodule(f"model.layers.1.{place}.{p}_proj").weight for p in parts])
-        expected = quantise_weight(full.detach())
+        expected = Fp8Weight(*quantise_rows_reference(full.detach()))
         assert isinstance(held, Fp8Weight)
         assert held.data.dtype == E4M3
         assert torch.equal(held.data.float(), expected.data.float())
@@ -167,7 +167,7 @@ def test_an_output_layer_in_eight_bits_is_refused(tmp_path) -> None:
     """Its numbers without their scale would be other numbers."""
     checkpoint(tmp_path, DYNAMIC)
     tensors = load_file(tmp_path / "model.safetensors")
-    packed = quantise_weight(tensors["lm_head.weight"])
+    packed = Fp8Weight(*quantise_rows_reference(tensors["lm_head.weight"]))
     tensors |= {"lm_head.weight": packed.data, "lm_head.weight_scale": packed.scale}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(EngineError, match=r"lm_head\.weight is in 8 bits, which only projections may be"):
@@ -256,14 +256,14 @@ def test_answers_with_an_eight_bit_cache_are_those_of_rounded_keys_and_values(tm
     assert sum(c.cached_tokens for c in done.values()) >= 36 + 30 + 21
     store = kernels.qk_rope_store
 
-    def rounded(qkv, rope, cache, pages, slots, *, scales=None, **options):
+    def rounded(qkv, rope, cache, pages, offsets, *, scales=None, **options):
         assert scales is None
         layer = 1 if cache.data_ptr() == LAYERS[1] else 0
         scale = decoder.weights.layers[layer].kv_scales
-        q = store(qkv, rope, cache, pages, slots, **options)
+        q = store(qkv, rope, cache, pages, offsets, **options)
         for i in (0, 1):
-            wide = cache[pages, i, :, slots]
-            cache[pages, i, :, slots] = (wide / scale[i][:, None]).to(E4M3).float() * scale[i][:, None]
+            wide = cache[pages, i, :, offsets]
+            cache[pages, i, :, offsets] = (wide / scale[i][:, None]).to(E4M3).float() * scale[i][:, None]
         return q
 
     LAYERS = []

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.models.layer import COMPUTE, LAYER, MEMORY
-from engine.models.schedule import Footprint, Task, launch_order, lean, missing_edges
+from engine.models.schedule import Task, launch_order, lean
+from tests.support.schedule_checks import Footprint, missing_edges
 
 NONE = np.zeros(0, np.int64)
 APART = [Footprint(np.array([4, 5]), np.array([1, 4, 5])), Footprint(np.array([9]), np.array([2, 9]))]

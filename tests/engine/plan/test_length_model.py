@@ -141,7 +141,7 @@ def test_history_stands_in_before_anything_has_run() -> None:
     before, lengths, _ = night(5)
     found, tonight, mean = night(6)
     model = LengthModel.of(found, np.full(4000, 100_000, np.int64), history_of(before, lengths))
-    assert model.knows
+    assert model.history[0].any()
     assert error(model.fit(np.zeros(4000, np.int32), np.zeros(4000, np.int8)).mean, mean, 10**9) < 0.12
     again = LengthModel.from_arrays(model.arrays())
     np.testing.assert_array_equal(learnt(again, tonight, 50), learnt(model, tonight, 50))
@@ -175,7 +175,8 @@ def test_the_log_is_believed_as_far_as_it_is_right() -> None:
 
 def test_nothing_known_is_half_the_limit() -> None:
     model = LengthModel.of(features([0, 1], [[1], [2, 3]]), np.array([100, 1], np.int64))
-    assert not model.knows
+    assert not model.history.any()
+    assert np.isnan(model.logged).all()
     assert model.fit(np.zeros(2, np.int32), np.zeros(2, np.int8)).mean.tolist() == [50, 1]
 
 

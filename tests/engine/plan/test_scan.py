@@ -19,7 +19,6 @@ from engine.plan.scan import (
     accept,
     cut_off,
     give_back,
-    left_share,
     make_scan,
     move_retries,
     propose,
@@ -27,7 +26,7 @@ from engine.plan.scan import (
     rest,
     retried_requests,
     right_share,
-    waiting,
+    waiting_requests,
 )
 
 
@@ -38,44 +37,49 @@ def scan_of(compute, memory, length=None, *, two_sided: bool = True):
     return make_scan(order, np.array(compute, float), np.array(memory, float), lengths, two_sided=two_sided)
 
 
-def test_share_of_the_published_example() -> None:
-    share = left_share(1.27, 3.73, 0.096)
-    assert share * 60 == pytest.approx(19.38, abs=0.01)
-    assert (1 - share) * 60 == pytest.approx(40.62, abs=0.01)
+def waiting(scan) -> int:
+    """How many requests are not admitted."""
+    return len(waiting_requests(scan)) + len(retried_requests(scan))
 
 
-@settings(deadline=None)
-@given(st.floats(0.01, 50), st.floats(0.01, 50), st.floats(0.01, 50))
-def test_share_mixes_to_the_target_or_is_clamped(target: float, a: float, b: float) -> None:
-    left, right = max(a, b), min(a, b)
-    share = left_share(target, left, right)
-    assert 0 <= share <= 1
-    if left == right:
-        assert share == 0.5
-    elif target >= left:
-        assert share == 1
-    elif target <= right:
-        assert share == 0
-    else:
-        assert share * left + (1 - share) * right == pytest.approx(target)
+def published_left_share(target: float, left: float, right: float) -> float:
+    """The left side's part of the memory M in ``M_l + M_r = M``, ``left M_l + right M_r = target M``."""
+    return (target - right) / (left - right)
 
 
-def test_crossed_densities_give_one_side_everything() -> None:
-    assert left_share(2.0, 1.0, 3.0) == 1.0
-    assert left_share(0.5, 1.0, 3.0) == 0.0
+def shares(scan) -> tuple[float, float]:
+    """The parts of the memory that the two sides of a scan should hold."""
+    share = right_share(scan.waiting[LEFT_MEMORY], scan.waiting[RIGHT_MEMORY])
+    return 1 - share, share
+
+
+def test_shares_of_the_published_example() -> None:
+    """Densities 3.73 and 0.096, and 1.27 of all together: 19.38 and 40.62 of 60 GB."""
+    # As many of each density, by memory time, as have the density 1.27 together.
+    memory = np.repeat([1.27 - 0.096, 3.73 - 1.27], 100)
+    scan = scan_of(memory * np.repeat([3.73, 0.096], 100), memory)
+    assert scan.heavy.tolist() == [0] * 100 + [1] * 100
+    assert scan.waiting[COMPUTE] / scan.waiting[LEFT_MEMORY : RIGHT_MEMORY + 1].sum() == pytest.approx(1.27)
+    left, right = shares(scan)
+    assert left * 60 == pytest.approx(19.38, abs=0.01)
+    assert right * 60 == pytest.approx(40.62, abs=0.01)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 9), st.floats(0.01, 9)), min_size=2, max_size=12))
-def test_the_share_of_the_right_side_is_that_of_the_formula(costs) -> None:
+def test_the_shares_are_those_of_the_formula_and_mix_to_the_density_of_all(costs) -> None:
     scan = scan_of([c for c, _ in costs], [m for _, m in costs])
     heavy = scan.heavy == 1
     c, m = scan.compute, scan.memory
+    left, right = shares(scan)
+    assert 0 <= left <= 1
     if heavy.all() or not heavy.any():
+        assert {left, right} == {0, 1}
         return
-    densities = c[~heavy].sum() / m[~heavy].sum(), c[heavy].sum() / m[heavy].sum()
-    share = right_share(scan.waiting[LEFT_MEMORY], scan.waiting[RIGHT_MEMORY])
-    assert share == pytest.approx(1 - left_share(c.sum() / m.sum(), *densities))
+    light_density, heavy_density = c[~heavy].sum() / m[~heavy].sum(), c[heavy].sum() / m[heavy].sum()
+    target = c.sum() / m.sum()
+    assert left == pytest.approx(published_left_share(target, light_density, heavy_density))
+    assert left * light_density + right * heavy_density == pytest.approx(target)
 
 
 def test_the_share_without_memory_work() -> None:
@@ -194,7 +198,7 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
     """Whatever side goes next, whichever place of the right side fits, and whoever comes back."""
     scan = scan_of([c for c, _ in costs], [m for _, m in costs], two_sided=two_sided)
     taken = []
-    for right, place, retract in steps:
+    for right, place, preempt in steps:
         side = RIGHT if right else LEFT
         if propose(scan, side, 0) == NOBODY:
             side = RIGHT + LEFT - side
@@ -203,7 +207,7 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
         at = next(i for i in range(place, -1, -1) if propose(scan, side, i) != NOBODY)
         request = propose(scan, side, at)
         accept(scan, side, at)
-        if retract:
+        if preempt:
             again = HEAVY_RETRY if scan.heavy[request] else RETRY
             give_back(scan, request, 1.0, 1.0, 1.0)
             assert propose(scan, again, 0) == request

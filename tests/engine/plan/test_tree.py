@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
 from engine.plan.policies import POLICIES, make_plan
-from engine.plan.tree import build_tree, depth_first, distinct_tokens, hit_rate_optimum, node_costs
+from engine.plan.tree import (
+    PrefixTree,
+    build_tree,
+    depth_first_leaves,
+    distinct_tokens,
+    falling,
+    hit_rate_optimum,
+    node_costs,
+)
 from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
@@ -61,6 +69,11 @@ def hits_of(prompts: list[list[int]], order) -> int:
         hits += min(found, len(prompt) - 1)
         seen |= trie_of([prompt])
     return hits
+
+
+def depth_first(tree: PrefixTree, key: np.ndarray) -> np.ndarray:
+    """Requests in depth-first order, children by `key` (one number a node), highest first."""
+    return tree.sorted[depth_first_leaves(tree.parent, falling(key), len(tree.sorted))]
 
 
 def adjacent_sharing(prompts: list[list[int]], order) -> int:

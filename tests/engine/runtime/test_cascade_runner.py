@@ -17,7 +17,7 @@ from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.attention import AttentionOps
 from engine.runtime.device.overlap import Overlap, Strategy
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Buckets
 from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
 from tests.engine.runtime.device.test_nano_batches import ALWAYS

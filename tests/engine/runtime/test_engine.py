@@ -13,7 +13,7 @@ from engine.runtime import state
 from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.kv.pages import CACHED
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.support.models import CONFIGS, decoder_of, flatten, greedy, reference_model
 
 
@@ -106,7 +106,7 @@ def test_little_memory_and_small_steps_change_nothing(kv_tokens, budget, sequenc
     assert_idle(engine)
 
 
-def test_underestimated_lengths_force_retractions_and_answers_stay():
+def test_underestimated_lengths_force_preemptions_and_answers_stay():
     model = reference_model("llama")
     prompts = some_prompts(4, 24)
     sampling = [Sampling(max_tokens=40, ignore_eos=True) for _ in prompts]
@@ -120,7 +120,7 @@ def test_underestimated_lengths_force_retractions_and_answers_stay():
         max_sequences=12,
     )
     counters = engine.counters()
-    assert counters["retractions"] > 0
+    assert counters["preemptions"] > 0
     assert counters["recomputed_tokens"] > 0
     assert [done[i].token_ids.tolist() for i in range(24)] == [
         greedy(model, p, 40, stop=False) for p in prompts
@@ -131,7 +131,7 @@ def test_underestimated_lengths_force_retractions_and_answers_stay():
 @pytest.mark.parametrize("name", ["mistral-window", "qwen2-window", "qwen3-layer-types"])
 @pytest.mark.parametrize("page_size", [1, 16])
 def test_windows_shorter_than_the_context(name, page_size):
-    """Prompts up to 20 windows long in chunks of at most 24 tokens, prefix hits, retractions."""
+    """Prompts up to 20 windows long in chunks of at most 24 tokens, prefix hits, preemptions."""
     model = reference_model(name, 1)
     rng = np.random.default_rng(2)
     base = rng.integers(4, 97, 180).tolist()

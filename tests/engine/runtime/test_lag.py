@@ -18,7 +18,7 @@ from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule import flight
 from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
 from tests.support.models import decoder_of, flatten, greedy, reference_model
@@ -73,7 +73,7 @@ def test_no_surplus_where_lengths_are_known() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
-def test_retractions_give_up_tokens_in_flight(temperature: float) -> None:
+def test_preemptions_give_up_tokens_in_flight(temperature: float) -> None:
     prompts = some_prompts(4, 24)
     sampling = [
         Sampling(max_tokens=40, temperature=temperature, seed=i, logprobs=1 if i % 4 == 0 else None)
@@ -82,7 +82,7 @@ def test_retractions_give_up_tokens_in_flight(temperature: float) -> None:
     _, two, _ = both(
         decoder_of(reference_model("llama")), prompts, sampling, "blend", kv_tokens=160, max_sequences=12
     )
-    assert two.counters()["retractions"] > 0
+    assert two.counters()["preemptions"] > 0
 
 
 @given(
@@ -162,12 +162,12 @@ def test_a_flight_forgets_and_takes_back() -> None:
     flight.assume(requests, slots, work, plane)
     # Request 1 has room for one token only, so it is not taken to go on.
     assert requests.generated.tolist() == [1, 0]
-    assert slots.output[[1, 0], 0].tolist() == [flight.PLACEHOLDER] * 2
+    assert slots.output[[1, 0], 0].tolist() == [state.PLACEHOLDER] * 2
     flight.take_back(requests, plane, 1)
     assert requests.generated.tolist() == [0, 0]
     flight.fill(requests, slots, plane, np.array([8, 9]), np.zeros(0, np.int64))
     assert plane.reason.tolist() == [state.UNFINISHED, state.LENGTH]
-    assert slots.output[[1, 0], 0].tolist() == [flight.PLACEHOLDER, 9]
+    assert slots.output[[1, 0], 0].tolist() == [state.PLACEHOLDER, 9]
     flight.end(requests, plane)
     assert requests.generated.tolist() == [0, 1]
     assert [flight.forget(plane, slot) for slot in (0, 0, 1)] == [1, 0, 0]

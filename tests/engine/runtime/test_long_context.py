@@ -12,10 +12,11 @@ from engine.kernels.rope import rope_table
 from engine.models.config import RopeConfig
 from engine.models.rope import inverse_frequencies
 from engine.runtime import state
-from engine.runtime.cpu.runner import CpuRunner, LogprobWish
+from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.logprobs import Measured
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
+from engine.runtime.state.runner import LogprobWish
 from tests.support.models import decoder_of, reference_model
 
 LONGEST, PAGE = 131072, 16
@@ -88,7 +89,7 @@ def test_a_step_at_the_end_of_the_context() -> None:
     work.tokens[: 1 + rows] = [5, 9, 17, 33]
     work.positions[: 1 + rows] = positions
     for row, place in enumerate(positions):
-        work.pages[row], work.slots[row] = order[min(row, 1), place // PAGE], place % PAGE
+        work.pages[row], work.offsets[row] = order[min(row, 1), place // PAGE], place % PAGE
     work.first[:2], work.length[:2], work.context[:2], work.slot[:2] = [0, 1], [1, rows], LONGEST, [3, 1]
     work.sample_rows[:2], work.sample_slots[:2] = [0, rows], [3, 1]
     results = []

@@ -15,7 +15,7 @@ from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.revision import Reviser
 from tests.support.models import decoder_of, flatten, reference_model
 

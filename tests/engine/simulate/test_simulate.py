@@ -1,4 +1,4 @@
-"""The simulator against the engine itself: the same steps, the same hits, evictions and retractions."""
+"""The simulator against the engine itself: the same steps, the same hits, evictions and preemptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.plan.policies import POLICIES, make_plan
 from engine.plan.tree import build_tree, cached_tokens
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.forecast import RULES
 from engine.simulate.simulate import TRACE, simulate
 from tests.support.models import flatten
@@ -87,7 +87,7 @@ def run_both(
 def assert_equal(engine: Engine, rows, run, tokens) -> None:
     assert run.trace.tolist() == rows.tolist()
     counters = engine.counters()
-    for name in ("steps", "prefill_tokens", "decode_tokens", "retractions", "recomputed_tokens"):
+    for name in ("steps", "prefill_tokens", "decode_tokens", "preemptions", "recomputed_tokens"):
         assert getattr(run, name) == counters[name], name
     assert run.evicted_pages == counters["evicted_pages"]
     assert run.peak_running == counters["peak_running"]
@@ -119,19 +119,19 @@ def test_the_engine_takes_the_simulated_steps(
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("pacing", [False, True])
-def test_the_property_above_reaches_retractions_evictions_hits_and_jumps(policy: str, pacing: bool) -> None:
-    retractions, evictions, hits, recomputed, jumped = 0, 0, 0.0, 0, 0
+def test_the_property_above_reaches_preemptions_evictions_hits_and_jumps(policy: str, pacing: bool) -> None:
+    preemptions, evictions, hits, recomputed, jumped = 0, 0, 0.0, 0, 0
     for seed in range(6):
         night = random_night(seed, 30, 40, 0.2)
         engine, rows, run = run_both(policy, night, 30, 1 + seed % 5, 20 + seed, 10, pacing=pacing)
         assert_equal(engine, rows, run, night[0])
-        retractions += run.retractions
+        preemptions += run.preemptions
         evictions += run.evicted_pages
         hits += run.hit_rate
         recomputed += run.recomputed_tokens
         jumped += run.jumped
     assert jumped > 0
-    assert retractions > 0
+    assert preemptions > 0
     assert evictions > 0
     assert hits > 0
     assert recomputed > 0
@@ -206,10 +206,10 @@ def test_every_token_is_computed_once_or_counted_as_recomputed(seed, policy, pac
     _, _, run = run_both(policy, (tokens, start, output, estimate), pages, 4, 40, 8, pacing=pacing)
     least = len(tokens) + int(output.sum()) - len(output) - round(run.hit_rate * len(tokens))
     computed = run.prefill_tokens + run.decode_tokens
-    if run.retractions == 0:
+    if run.preemptions == 0:
         assert computed == least
     else:
-        assert least <= computed <= least + run.recomputed_tokens + run.retractions
+        assert least <= computed <= least + run.recomputed_tokens + run.preemptions
 
 
 def test_the_simulated_scheduler_does_not_see_the_true_lengths() -> None:
@@ -227,7 +227,7 @@ def test_the_simulated_scheduler_does_not_see_the_true_lengths() -> None:
     assert same >= 28
 
 
-def test_reserving_whole_answers_idles_memory_and_half_of_them_retracts() -> None:
+def test_reserving_whole_answers_idles_memory_and_half_of_them_preempts() -> None:
     tokens, start, output, _ = random_night(2, 200, 60, 1.0)
     plan = make_plan("fcfs", tokens, start, output.astype(float), SHAPE, NOMINAL["a100"])
     runs = {
@@ -235,8 +235,8 @@ def test_reserving_whole_answers_idles_memory_and_half_of_them_retracts() -> Non
         for rule in RULES
     }
     assert runs["total"].mean_occupancy < runs["peak"].mean_occupancy
-    assert runs["total"].retractions == 0
-    assert runs["average"].retractions > runs["peak"].retractions
+    assert runs["total"].preemptions == 0
+    assert runs["average"].preemptions > runs["peak"].preemptions
     with pytest.raises(
         CapacityError, match="admission: 'free' is unknown; choose one of peak, total, average"
     ):

@@ -58,7 +58,7 @@ def pause_in_the_middle(
 ) -> tuple[psutil.Process, list[str]]:
     """Halt the engine once so many parts are durable; return it and their names."""
     wait_for_parts(root, process, parts)
-    (engine,) = [c for c in psutil.Process(process.pid).children() if "engine" in c.cmdline()]
+    (engine,) = [c for c in psutil.Process(process.pid).children() if "engine.backends.native" in c.cmdline()]
     engine.suspend()
     return engine, wait_for_parts(root, process, parts)
 

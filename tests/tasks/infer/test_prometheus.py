@@ -25,7 +25,7 @@ STEP = {
     "kv_occupancy": 0.25,
     "decode_tokens": 2,
     "hit_tokens": 8,
-    "retractions": 1,
+    "preemptions": 1,
     "prefill_tokens": 38,
     "recomputed_tokens": 5,
     "evicted_pages": 4,

@@ -3,7 +3,7 @@
 ``TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton`` collects the tests that interpret,
 ``NIGHTBLEND_KERNELS=compile`` those that compile (`make test-kernels` starts both), and
 ``NIGHTBLEND_KERNELS=cuda`` runs those of the operations on a GPU, in bfloat16 where the interpreter takes
-float16, with fresh numbers in each run (`make test-gpu`). Anything else collects nothing here, so `make test`
+float16, with new numbers in each run (`make test-gpu`). Anything else collects nothing here, so `make test`
 leaves this folder alone.
 """
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import torch
 
 from engine.kernels.backend import interpreting
+from engine.kernels.fp8 import E4M3_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 HALF = torch.bfloat16 if ON_GPU else torch.float16
 """The type of 16 bits that is tested: the interpreter's bfloat16 is wrong."""
 SEED = int(os.environ.get("NIGHTBLEND_SEED") or (int.from_bytes(os.urandom(3)) if ON_GPU else 0))
-"""Added to every seed: on a GPU each run has fresh numbers, and pytest's header says which."""
+"""Added to every seed: on a GPU each run has new numbers, and pytest's header says which."""
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -40,6 +41,15 @@ def integers(low: int, high: int, n: int, seed: int = 0) -> torch.Tensor:
     """Random numbers from `low` to below `high`, int64 [n]."""
     generator = torch.Generator("cpu").manual_seed(SEED + seed)
     return torch.randint(low, high, (n,), generator=generator, device="cpu").to(DEVICE)
+
+
+def kv_scales(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return ``max |x| / 448`` per KV head, float32 [2, kv heads]: what maps a sample of KV into e4m3.
+
+    `k` and `v` are [tokens, kv heads, head dim]. A head of zeros gets scale 1.
+    """
+    largest = torch.stack((k, v)).to(torch.float32).abs().amax((1, 3)) / E4M3_MAX
+    return torch.where(largest > 0, largest, 1.0)
 
 
 @contextmanager

@@ -28,16 +28,16 @@ def _integers(one: bool) -> dict[str, str]:
     return {name: "i32" for name in INTEGERS if not (one and name == "count")}
 
 
-def _shape(dim: int, share: int, rows: int) -> dict[str, object]:
+def _shape(dim: int, gqa_group: int, rows: int) -> dict[str, object]:
     width = 1 << (dim - 1).bit_length()
-    return {"KV_HEADS": 8, "SHARE": share, "DIM": dim, "ROWS": rows, "WIDTH": width, "SEARCH": SEARCH}
+    return {"KV_HEADS": 8, "GQA_GROUP": gqa_group, "DIM": dim, "ROWS": rows, "WIDTH": width, "SEARCH": SEARCH}
 
 
 def _decode(
     dim: int,
     *,
     page: int = 16,
-    share: int = 4,
+    gqa_group: int = 4,
     window: int = 0,
     fp8: bool = False,
     kind: str = "*bf16",
@@ -47,7 +47,7 @@ def _decode(
     pointers = dict.fromkeys(("table", "context", "starts", "shared"), "*i32")
     pointers |= dict.fromkeys(("scales", "partial", "logs", "prior", "prior_logs"), "*fp32")
     pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind, "out": kind}
-    name = f"decode_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    name = f"decode_attention_{dim}_page{page}" + f"_group{gqa_group}" * (gqa_group != 4)
     return Spec(
         name
         + "_window" * (window > 0)
@@ -58,7 +58,7 @@ def _decode(
         decode_attention_kernel,
         {**pointers, **_integers(one), "factor": "fp32"},
         {
-            **_shape(dim, share, 16),
+            **_shape(dim, gqa_group, 16),
             **({"count": 1} if one else {}),
             "PAGE": page,
             "WINDOW": window,
@@ -77,7 +77,7 @@ def _prefill(
     architecture: str,
     *,
     page: int = 16,
-    share: int = 4,
+    gqa_group: int = 4,
     window: int = 0,
     fp8: bool = False,
     kind: str = "*bf16",
@@ -86,8 +86,8 @@ def _prefill(
     pointers = dict.fromkeys(("table", "query_start", "context", "work"), "*i32")
     pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind, "out": kind, "scales": "*fp32"}
     chosen = prefill_settings(dim, ELEMENT[kind], hopper=architecture == "sm_90")
-    shape = _shape(dim, share, chosen.pop("ROWS"))
-    name = f"prefill_attention_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    shape = _shape(dim, gqa_group, chosen.pop("ROWS"))
+    name = f"prefill_attention_{dim}_page{page}" + f"_group{gqa_group}" * (gqa_group != 4)
     return Spec(
         name + "_window" * (window > 0) + "_fp8" * fp8 + "_float32" * (kind == "*fp32") + "_one" * one,
         prefill_attention_kernel,
@@ -104,7 +104,7 @@ def _cascade(
     architecture: str,
     *,
     page: int = 16,
-    share: int = 4,
+    gqa_group: int = 4,
     fp8: bool = False,
     kind: str = "*bf16",
 ) -> Spec:
@@ -112,14 +112,14 @@ def _cascade(
     pointers |= dict.fromkeys(("scales", "result", "result_logs", "partial", "logs"), "*fp32")
     pointers |= {"q": kind, "cache": "*fp8e4nv" if fp8 else kind}
     integers = dict.fromkeys(("groups", "q_stride", "table_stride"), "i32")
-    chosen = cascade_settings(dim, share, ELEMENT[kind], hopper=architecture == "sm_90")
+    chosen = cascade_settings(dim, gqa_group, ELEMENT[kind], hopper=architecture == "sm_90")
     rows = chosen.pop("ROWS")
-    name = f"cascade_prefix_{dim}_page{page}" + f"_group{share}" * (share != 4)
+    name = f"cascade_prefix_{dim}_page{page}" + f"_group{gqa_group}" * (gqa_group != 4)
     return Spec(
         name + "_fp8" * fp8 + "_float32" * (kind == "*fp32"),
         cascade_prefix_kernel,
         {**pointers, **integers, "factor": "fp32"},
-        {**_shape(dim, share, rows), "EACH": rows // share, "PAGE": page, "FP8": fp8, **chosen},
+        {**_shape(dim, gqa_group, rows), "EACH": rows // gqa_group, "PAGE": page, "FP8": fp8, **chosen},
         unaligned=("groups", "table_stride"),
         attention=True,
         architectures=(architecture,),
@@ -147,7 +147,7 @@ def _cascade_merge(architecture: str) -> Spec:
 SPECS = [
     *(_prefill(dim, a) for dim in (64, 80, 96, 128, 256) for a in ARCHITECTURES),
     *(_prefill(128, a, page=64) for a in ARCHITECTURES),
-    *(_prefill(128, a, share=7) for a in ARCHITECTURES),
+    *(_prefill(128, a, gqa_group=7) for a in ARCHITECTURES),
     *(_prefill(128, a, window=4096) for a in ARCHITECTURES),
     _prefill(128, "sm_90", fp8=True),
     *(_prefill(dim, a, kind="*fp32") for dim in (64, 128, 256) for a in ARCHITECTURES),
@@ -156,13 +156,13 @@ SPECS = [
         "prefill_work",
         prefill_work_kernel,
         {"query_start": "*i32", "work": "*i32", "count": "i32"},
-        {"SHARE": 4, "ROWS": 128, "SEARCH": SEARCH, "num_warps": 4},
+        {"GQA_GROUP": 4, "ROWS": 128, "SEARCH": SEARCH, "num_warps": 4},
         unaligned=("count",),
         attention=True,
     ),
     *(_decode(dim) for dim in (64, 80, 96, 128, 256)),
     *(_decode(128, page=page) for page in (64, 128)),
-    _decode(128, share=7),
+    _decode(128, gqa_group=7),
     _decode(128, window=4096),
     _decode(128, fp8=True),
     *(_decode(dim, kind="*fp32") for dim in (64, 128, 256)),
@@ -193,7 +193,7 @@ SPECS = [
     ),
     *(_cascade(dim, a) for dim in (64, 80, 128, 256) for a in ARCHITECTURES),
     _cascade(128, "sm_90", page=64),
-    _cascade(128, "sm_90", share=7),
+    _cascade(128, "sm_90", gqa_group=7),
     _cascade(128, "sm_90", fp8=True),
     *(_cascade(128, a, kind="*fp32") for a in ARCHITECTURES),
     Spec(

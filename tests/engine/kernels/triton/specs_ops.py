@@ -7,12 +7,12 @@ from engine.kernels.gather_rows import gather_rows_kernel
 from engine.kernels.gather_rows import settings as gather_settings
 from engine.kernels.linear import quantise_rows_kernel
 from engine.kernels.linear import settings as quantise_settings
+from engine.kernels.next_token import draw_kernel
+from engine.kernels.next_token import settings as sampling_settings
 from engine.kernels.qk_rope_store import qk_rope_store_kernel
 from engine.kernels.qk_rope_store import settings as rope_settings
 from engine.kernels.rms_norm import rms_norm_kernel
 from engine.kernels.rms_norm import settings as rms_norm_settings
-from engine.kernels.sampling import draw_kernel
-from engine.kernels.sampling import settings as sampling_settings
 from engine.kernels.silu import settings as silu_settings
 from engine.kernels.silu import silu_and_mul_kernel
 from tests.engine.kernels.triton.compile_only import Spec
@@ -33,7 +33,7 @@ def _rms(add: bool) -> Spec:
 
 def _qk_rope_store(norm: bool, fp8: bool) -> Spec:
     names = ("qkv", "cosines", "sines", "cache", "q_norm", "k_norm", "scales", "out")
-    pointers = dict.fromkeys(names, "*bf16") | {"pages": "*i32", "slots": "*i32"}
+    pointers = dict.fromkeys(names, "*bf16") | {"pages": "*i32", "offsets": "*i32"}
     if fp8:
         pointers |= {"cache": "*fp8e4nv", "scales": "*fp32"}
     strides = dict.fromkeys(("qkv_stride", "rope_stride", "out_stride"), "i32")
@@ -48,7 +48,13 @@ def _qk_rope_store(norm: bool, fp8: bool) -> Spec:
 
 
 def _draw(draw: bool, restrict: bool) -> Spec:
-    pointers = {"logits": "*bf16", "out": "*i64", "temperature": "*fp32", "top_k": "*i64", "top_p": "*fp32"}
+    pointers = {
+        "logits": "*bf16",
+        "out": "*i64",
+        "temperatures": "*fp32",
+        "top_ks": "*i64",
+        "top_ps": "*fp32",
+    }
     return Spec(
         "greedy" if not draw else "draw_restricted" if restrict else "draw",
         draw_kernel,

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
-from engine.kernels.fp8 import dequantise_kv, kv_scales, quantise_kv
+from engine.kernels.fp8 import dequantise_kv, quantise_kv
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
 from tests.engine.kernels.triton.launches import (
     HALF,
     ON_GPU,
     POISON,
+    kv_scales,
     normal,
     permutation,
     poisoned_allocations,

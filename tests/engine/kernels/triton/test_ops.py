@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.kernels.fp8 import dequantise_kv, kv_scales
+from engine.kernels.fp8 import dequantise_kv
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.linear import (
+    Fp8Weight,
     fp8_linear,
     fp8_linear_reference,
     quantise_rows,
     quantise_rows_reference,
-    quantise_weight,
 )
 from engine.kernels.qk_rope_store import qk_rope_store, qk_rope_store_reference
 from engine.kernels.rms_norm import add_rms_norm, add_rms_norm_reference, rms_norm, rms_norm_reference
@@ -23,6 +23,7 @@ from engine.models.rope import inverse_frequencies
 from tests.engine.kernels.triton.launches import (
     HALF,
     integers,
+    kv_scales,
     normal,
     permutation,
     poisoned_allocations,
@@ -142,7 +143,7 @@ def test_quantise_rows(tokens: int, n: int, fixed: bool) -> None:
 @pytest.mark.parametrize(("tokens", "inner", "outer", "fixed"), [(1, 64, 80, False), (17, 768, 48, True)])
 def test_fp8_linear_is_near_the_full_product(tokens: int, inner: int, outer: int, fixed: bool) -> None:
     x, weight, bias = normal(tokens, inner), normal(outer, inner, seed=1) / 20, normal(outer, seed=2)
-    packed = quantise_weight(weight)
+    packed = Fp8Weight(*quantise_rows_reference(weight))
     if fixed:
         packed = packed._replace(input_scale=x.abs().max() / 448)
     assert relative_error(packed.data.float() * packed.scale[:, None], weight) < 0.04

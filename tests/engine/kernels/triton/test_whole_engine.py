@@ -11,7 +11,7 @@ from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.support.models import decoder_of, flatten, reference_model
 
 SETTINGS = EngineSettings(kv_tokens=256, page_size=8, token_budget=16, max_sequences=4, verify=True)

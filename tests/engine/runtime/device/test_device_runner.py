@@ -13,7 +13,7 @@ from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.runner import DeviceRunner
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Bucket, Buckets, sequence_sizes, token_sizes
 from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
 from tests.engine.runtime.test_lag import answers

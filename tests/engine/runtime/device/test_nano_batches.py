@@ -14,18 +14,19 @@ from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.models.lanes import StreamLanes
-from engine.models.schedule import early_drops, launch_order, missing_edges
+from engine.models.schedule import launch_order
 from engine.runtime import state
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.attention import AttentionOps
-from engine.runtime.device.nano_batches import SplitRule, cut, footprint, make_halves
+from engine.runtime.device.nano_batches import SplitRule, cut, make_halves
 from engine.runtime.device.overlap import Overlap, Strategy
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.engine.models.test_lanes import Recorded
 from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
 from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
 from tests.engine.runtime.test_lag import answers
 from tests.support.models import CONFIGS, decoder_of, greedy, reference_model
+from tests.support.schedule_checks import early_drops, footprint, missing_edges
 
 SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, layers=32, query_size=4096,
                    kv_bytes_per_token=131072, weight_bytes=15_000_000_000)  # fmt: skip
@@ -163,7 +164,7 @@ def work_of(decoding: list[int], chunks: list[tuple[int, int, bool]]) -> state.W
         work.first[i], work.length[i], work.context[i], work.slot[i] = row, n, before + n, i
         work.positions[row : row + n] = before + np.arange(n)
         work.tokens[row : row + n] = 100_000 * i + before + np.arange(n)
-        work.pages[row : row + n], work.slots[row : row + n] = i, np.arange(n)
+        work.pages[row : row + n], work.offsets[row : row + n] = i, np.arange(n)
         if sampled:
             work.sample_rows[samples], work.sample_slots[samples] = row + n - 1, i
             samples += 1

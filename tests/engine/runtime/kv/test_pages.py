@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.runtime.kv.invariants import check
 from engine.runtime.kv.pages import (
     CACHED,
     N_CACHED,
@@ -14,7 +15,6 @@ from engine.runtime.kv.pages import (
     N_LRU,
     NONE,
     available,
-    check,
     hold,
     insert,
     make_pool,

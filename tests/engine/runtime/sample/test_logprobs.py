@@ -10,7 +10,7 @@ from tokenizers import models as token_models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.runtime.sample.logprobs import LOWEST, measure
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from engine.runtime.sample.token_text import TokenText
 from tests.engine.runtime.test_engine import run_engine, some_prompts
 from tests.support.models import decoder_of, reference_model
@@ -26,7 +26,7 @@ def expected(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> to
 
 @pytest.mark.parametrize("kv_tokens", [4096, 112])
 def test_logprobs_are_those_of_the_model_itself(kv_tokens: int) -> None:
-    """Sampled at a temperature with a nucleus, in mixed batches, also where memory forces retractions."""
+    """Sampled at a temperature with a nucleus, in mixed batches, also where memory forces preemptions."""
     model = reference_model("llama")
     prompts = some_prompts(4, 12)
     asked = [None, 0, 3, 20] * 3
@@ -35,7 +35,7 @@ def test_logprobs_are_those_of_the_model_itself(kv_tokens: int) -> None:
         for i, k in enumerate(asked)
     ]
     engine, done = run_engine(decoder_of(model), prompts, sampling, "blend", kv_tokens=kv_tokens)
-    assert (engine.counters()["retractions"] > 0) == (kv_tokens < 4096)
+    assert (engine.counters()["preemptions"] > 0) == (kv_tokens < 4096)
     for i, k in enumerate(asked):
         found = done[i].logprobs
         if k is None:

@@ -18,8 +18,9 @@ from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import POLICIES, make_plan
 from engine.plan.scan import LEFT, RIGHT, SIDES_MOVED, make_scan
 from engine.runtime import state
-from engine.runtime.kv.pages import CACHED, N_EVICTED, available, check, make_pool
-from engine.runtime.schedule import admission, forecast, pacing
+from engine.runtime.kv.invariants import check
+from engine.runtime.kv.pages import CACHED, N_EVICTED, available, make_pool
+from engine.runtime.schedule import admission, forecast, pacing, preemption
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler
 from tests.support.models import flatten
@@ -86,7 +87,7 @@ class Drive:
         paced: bool = False,
     ) -> None:
         self.load, self.size, self.budget = load, size, budget
-        # Retract somebody at random before this part of the steps; admit for this many steps ahead.
+        # Preempt somebody at random before this part of the steps; admit for this many steps ahead.
         self.send_back, self.eager, self.paced = send_back, eager, paced
         self.rng = np.random.default_rng(size + budget)
         tokens, start = flatten(load.prompts)
@@ -126,14 +127,14 @@ class Drive:
             place = int(self.rng.integers(running))
             slot = int(slots.running[place])
             self.park(int(slots.request[slot]), slot)
-            admission.retract(self.pool, requests, slots, self.scan, COST, place)
+            preemption.preempt(self.pool, requests, slots, self.scan, COST, place)
             # What is expected of somebody else changes, as it does when a run learns.
             requests.estimate[self.rng.integers(self.n)] *= self.rng.choice([0.3, 3.0])
             forecast.redraw(requests, slots, float(slots.counts[state.STEP] + 1), self.size, self.budget)
             self.scan.cursor[SIDES_MOVED] = 1
-        retracted = np.zeros((slots.running.shape[0], 2), np.int32)
-        for i in range(admission.relieve(self.pool, requests, slots, self.scan, COST, retracted)):
-            self.park(*retracted[i].tolist())
+        preempted = np.zeros((slots.running.shape[0], 2), np.int32)
+        for i in range(preemption.relieve(self.pool, requests, slots, self.scan, COST, preempted)):
+            self.park(*preempted[i].tolist())
         outlook, self.step_tokens = pacing.prepare(
             self.pool, requests, slots, self.scan, COST, self.budget, self.paced
         )
@@ -195,18 +196,18 @@ class Drive:
         assert (slots.due[running] > slots.counts[state.STEP]).all()
         known = [forecast.known_tokens(requests, r) for r in slots.request[running].tolist()]
         missing = np.array(known) - slots.computed[running]
-        assert outlook.missing == missing[slots.fresh[running] == 1].sum()
-        assert outlook.decoding == (slots.fresh[running] == 0).sum()
+        assert outlook.missing == missing[slots.prefilling[running] == 1].sum()
+        assert outlook.decoding == (slots.prefilling[running] == 0).sum()
         # Who has computed its prompt lacks only the token sampled last.
-        assert (missing[slots.fresh[running] == 0] == 1).all()
+        assert (missing[slots.prefilling[running] == 0] == 1).all()
         lines = slots.base[running] + (slots.counts[state.STEP] + 1) / self.size
         assert (slots.n_pages[running] <= lines + 1e-9).all()
 
     def check_pages(self) -> None:
-        """Every sequence has real pages for all its known tokens, and owns its fresh ones alone."""
+        """Every sequence has real pages for all its known tokens, and owns its new ones alone."""
         slots, n = self.slots, self.shadow.shape[0]
         holders: Counter[int] = Counter()
-        fresh: Counter[int] = Counter()
+        own: Counter[int] = Counter()
         for slot in slots.running[: slots.counts[state.RUNNING]].tolist():
             request = int(slots.request[slot])
             table = slots.pages[slot, : slots.n_pages[slot]].tolist()
@@ -214,10 +215,10 @@ class Drive:
             assert len(set(table)) == len(table)
             assert len(table) * self.size >= forecast.known_tokens(self.requests, request)
             holders.update(table)
-            fresh.update(table[slots.shared[slot] :])
+            own.update(table[slots.shared[slot] :])
             if slots.source[slot] >= 0:
                 holders[int(slots.source[slot])] += 1
-        assert max(fresh.values(), default=0) <= 1
+        assert max(own.values(), default=0) <= 1
         nodes = [self.node(page) for page in np.flatnonzero(self.pool.state[:n] == CACHED).tolist()]
         assert len(set(nodes)) == len(nodes), "two nodes stand for the same tokens"
         assert {p: int(r) for p, r in enumerate(self.pool.ref[:n]) if r} == dict(holders)
@@ -232,7 +233,7 @@ class Drive:
         for source, target, count in work.copies[: work.size[state.W_COPIES]].tolist():
             self.shadow[target, :count] = self.shadow[source, :count]
             self.events["copies"] += 1
-        places = list(zip(work.pages[:tokens].tolist(), work.slots[:tokens].tolist(), strict=True))
+        places = list(zip(work.pages[:tokens].tolist(), work.offsets[:tokens].tolist(), strict=True))
         assert len(set(places)) == tokens, "two tokens share a place"
         rows = 0
         for i in range(int(work.size[state.W_SEQUENCES])):
@@ -247,7 +248,7 @@ class Drive:
             assert work.positions[first:rows].tolist() == list(range(begin, begin + length))
             assert work.tokens[first:rows].tolist() == known[begin : begin + length]
             for row in range(first, rows):
-                self.shadow[work.pages[row], work.slots[row]] = self.prints[request][work.positions[row]]
+                self.shadow[work.pages[row], work.offsets[row]] = self.prints[request][work.positions[row]]
         assert rows == tokens
 
     def look_back(self) -> None:
@@ -292,7 +293,7 @@ class Drive:
         assert set(self.finished.values()) == {1}
         assert all(self.admissions[i] == 1 + self.returned[i] for i in range(self.n))
         assert counts[state.FINISHED] == self.n
-        assert counts[state.RETRACTIONS] == self.returned.total()
+        assert counts[state.PREEMPTIONS] == self.returned.total()
         assert self.scan.waiting == pytest.approx(0, abs=1e-6 * self.scan.compute.sum())
         prompt = sum(len(p) for p in self.load.prompts)
         decode = sum(len(a) - 1 for a in self.load.answers)
@@ -302,7 +303,7 @@ class Drive:
             assert counts[state.PREFILL_TOKENS] + counts[state.HIT_TOKENS] == prompt
             assert counts[state.DECODE_TOKENS] == decode
             assert counts[state.RECOMPUTED_TOKENS] == 0
-        self.events["retractions"] += int(counts[state.RETRACTIONS])
+        self.events["preemptions"] += int(counts[state.PREEMPTIONS])
         self.events["evictions"] += int(self.pool.counts[N_EVICTED])
         self.events["recomputed"] += int(counts[state.RECOMPUTED_TOKENS])
 
@@ -330,11 +331,11 @@ def test_little_memory_and_short_estimates_reach_every_branch(policy: str) -> No
     for seed in range(12):
         load = random_load(seed, count=24, wrong=0.2)
         events += Drive(load, policy, 14, 1 + seed % 5, 8 + seed, 8).run().events
-    for event in ("copies", "followers in the leader's step", "retractions", "evictions", "recomputed"):
+    for event in ("copies", "followers in the leader's step", "preemptions", "evictions", "recomputed"):
         assert events[event] > 0, event
 
 
-def test_a_follower_takes_over_from_a_retracted_leader() -> None:
+def test_a_follower_takes_over_from_a_preempted_leader() -> None:
     # Admission fills one step only, so a follower rarely waits long enough to see its leader go.
     events: Counter[str] = Counter()
     for seed in range(20):
@@ -343,7 +344,7 @@ def test_a_follower_takes_over_from_a_retracted_leader() -> None:
     assert events["takeovers"] > 0
 
 
-def test_with_enough_memory_all_sharing_is_used_and_nothing_is_retracted() -> None:
+def test_with_enough_memory_all_sharing_is_used_and_nothing_is_preempted() -> None:
     load = random_load(7, count=30)
     drive = Drive(load, "dfs", 600, 4, 64, 30)
     tokens, start = flatten(load.prompts)
@@ -462,7 +463,7 @@ def test_the_forecast_bounds_a_simulation_closely(running, candidate, size: int)
     assert peak <= found + 1e-9 < peak + len(everyone)
 
 
-def test_exact_lengths_and_no_sharing_never_retract() -> None:
+def test_exact_lengths_and_no_sharing_never_preempt() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         answers = rng.integers(1, 40, 30).tolist()

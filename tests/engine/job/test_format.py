@@ -15,7 +15,7 @@ from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
 from engine.job.format import JobSettings, read_job, read_messages, write_job, write_message
 from engine.plan.policies import Plan, make_plan
-from engine.runtime.sample.sampling import Sampling
+from engine.runtime.sample.settings import Sampling
 from tests.support.models import flatten
 
 SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
@@ -58,7 +58,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 5"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 6"):
             read_job(tmp_path)
 
 

@@ -1,4 +1,7 @@
-"""Token sampling: greedy, or Gumbel-max keyed by (seed, position) so that the batch does not matter."""
+"""The next token of each row: the most likely one, or one drawn by Gumbel-max.
+
+A draw is keyed by (seed, position), so that the batch does not matter.
+"""
 
 from __future__ import annotations
 
@@ -67,40 +70,6 @@ def restrict(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
-def sample(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
-) -> Tensor:
-    """Return the sampled token of each row, int64 [rows].
-
-    A row with temperature 0 takes the most likely token (the lowest id among equals); any other row takes
-    ``argmax(restrict(logits / temperature) + gumbel)``, which is a draw from the restricted softmax.
-
-    Parameters
-    ----------
-    logits
-        [rows, vocab], any float dtype.
-    temperature, top_p
-        float32 [rows].
-    top_k, seeds, positions
-        int64 [rows].
-    """
-    tokens = greedy(logits)
-    drawn = (temperature > 0).nonzero()[:, 0]
-    if drawn.numel() == 0:
-        return tokens
-    restricted = bool(((top_k[drawn] > 0) | (top_p[drawn] < 1)).any())
-    tokens[drawn] = draw(
-        logits[drawn],
-        temperature[drawn],
-        top_k[drawn],
-        top_p[drawn],
-        seeds[drawn],
-        positions[drawn],
-        restricted=restricted,
-    )
-    return tokens
-
-
 def greedy(logits: Tensor) -> Tensor:
     """Return the most likely token of each row [rows, vocab], the lowest id among equals, int64 [rows]."""
     if not use_triton(logits):
@@ -119,9 +88,21 @@ def draw(
     *,
     restricted: bool,
 ) -> Tensor:
-    """Return a drawn token for each row, as `sample` does; every temperature must be above 0.
+    """Return a drawn token for each row, int64 [rows].
 
-    Nothing is read back from the device. `restricted` says whether any row has a top-k or top-p.
+    It is ``argmax(restrict(logits / temperature) + gumbel)``, a draw from the restricted softmax. Nothing is
+    read back from the device.
+
+    Parameters
+    ----------
+    logits
+        [rows, vocab], any float dtype.
+    temperature, top_p
+        float32 [rows]; every temperature must be above 0.
+    top_k, seeds, positions
+        int64 [rows]; see `restrict` and `gumbel_noise`.
+    restricted
+        Whether any row has a top-k or top-p.
     """
     if not use_triton(logits):
         return draw_reference(logits, temperature, top_k, top_p, seeds, positions, restricted=restricted)
@@ -171,11 +152,11 @@ def mix32(h: tl.tensor) -> tl.tensor:
 
 
 @kernel
-def load_scaled(row: tl.tensor, place: tl.tensor, vocab: tl.tensor, heat: tl.tensor) -> tl.tensor:
+def load_scaled(row: tl.tensor, place: tl.tensor, vocab: tl.tensor, temperature: tl.tensor) -> tl.tensor:
     """Return logits over temperature in float32, -inf past the vocabulary."""
     x = tl.load(row + place, mask=place < vocab, other=-float("inf")).to(tl.float32)
     # Zero has two signs, which compare equal as numbers but not as the integers of `ordered`.
-    return tl.div_rn(x, heat) + 0.0
+    return tl.div_rn(x, temperature) + 0.0
 
 
 @kernel
@@ -196,7 +177,7 @@ def unordered(rank: tl.tensor) -> tl.tensor:
 def above(
     row: tl.tensor,
     vocab: tl.tensor,
-    heat: tl.tensor,
+    temperature: tl.tensor,
     rank: tl.tensor,
     largest: tl.tensor,
     BLOCK: tl.constexpr,
@@ -206,7 +187,7 @@ def above(
     mass = 0.0
     for first in range(0, vocab, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        x = load_scaled(row, place, vocab, heat)
+        x = load_scaled(row, place, vocab, temperature)
         better = (ordered(x).to(tl.int64) > rank) & (place < vocab)
         count += tl.sum(better.to(tl.int32), 0)
         mass += tl.sum(tl.where(better, tl.exp(x - largest), 0.0), 0)
@@ -217,7 +198,7 @@ def above(
 def threshold(
     row: tl.tensor,
     vocab: tl.tensor,
-    heat: tl.tensor,
+    temperature: tl.tensor,
     top_k: tl.tensor,
     top_p: tl.tensor,
     BLOCK: tl.constexpr,
@@ -229,7 +210,7 @@ def threshold(
     """
     largest = -float("inf")
     for first in range(0, vocab, BLOCK):
-        x = load_scaled(row, first + tl.arange(0, BLOCK), vocab, heat)
+        x = load_scaled(row, first + tl.arange(0, BLOCK), vocab, temperature)
         largest = tl.maximum(largest, tl.max(x, 0))
     low = tl.full((), -(1 << 31), tl.int64)
     limit = tl.where((top_k > 0) & (top_k < vocab), top_k, vocab)
@@ -237,12 +218,12 @@ def threshold(
         high = ordered(largest).to(tl.int64)
         for _ in range(32):
             middle = (low + high) >> 1
-            count, _mass = above(row, vocab, heat, middle, largest, BLOCK)
+            count, _mass = above(row, vocab, temperature, middle, largest, BLOCK)
             enough = count < limit
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
         low = high
-    count, mass = above(row, vocab, heat, low, largest, BLOCK)
+    count, mass = above(row, vocab, temperature, low, largest, BLOCK)
     ties = (limit - count).to(tl.int32)
     cut = low
     if top_p < 1.0:
@@ -251,11 +232,11 @@ def threshold(
         high = ordered(largest).to(tl.int64)
         for _ in range(32):
             middle = (low + high) >> 1
-            count, mass = above(row, vocab, heat, middle, largest, BLOCK)
+            count, mass = above(row, vocab, temperature, middle, largest, BLOCK)
             enough = (mass < share) | (count == 0)
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
-        count, mass = above(row, vocab, heat, high, largest, BLOCK)
+        count, mass = above(row, vocab, temperature, high, largest, BLOCK)
         within = tl.ceil((share - mass) / tl.exp(unordered(high) - largest))
         within = tl.maximum(tl.minimum(within, 1e9), 1.0).to(tl.int32)
         # At the rank where top-k ends, it may already have taken some of the equals away.
@@ -267,9 +248,9 @@ def threshold(
 @kernel
 def draw_kernel(
     logits: tl.tensor,
-    temperature: tl.tensor,
-    top_k: tl.tensor,
-    top_p: tl.tensor,
+    temperatures: tl.tensor,
+    top_ks: tl.tensor,
+    top_ps: tl.tensor,
     seeds: tl.tensor,
     positions: tl.tensor,
     out: tl.tensor,
@@ -282,21 +263,23 @@ def draw_kernel(
     """``out = argmax(restrict(logits / temperature) + gumbel)`` if DRAW, else ``argmax(logits)``."""
     index = tl.program_id(0).to(tl.int64)
     row = logits + index * stride
-    heat = 1.0
+    temperature = 1.0
     if DRAW:
-        heat = tl.load(temperature + index)
+        temperature = tl.load(temperatures + index)
         seed = tl.load(seeds + index)
         key = mix32(seed.to(tl.uint32) ^ 0x9E3779B9)
         key = mix32(key ^ (seed >> 32).to(tl.uint32))
         key = mix32(key ^ tl.load(positions + index).to(tl.uint32))
     if RESTRICT:
-        cut, ties = threshold(row, vocab, heat, tl.load(top_k + index), tl.load(top_p + index), BLOCK)
+        cut, ties = threshold(
+            row, vocab, temperature, tl.load(top_ks + index), tl.load(top_ps + index), BLOCK
+        )
     seen = 0
     best = -float("inf")
     token = tl.full((), 0, tl.int64)
     for first in range(0, vocab, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        x = load_scaled(row, place, vocab, heat)
+        x = load_scaled(row, place, vocab, temperature)
         if RESTRICT:
             rank = ordered(x).to(tl.int64)
             equal = ((rank == cut) & (place < vocab)).to(tl.int32)

@@ -1,35 +1,28 @@
-"""The engine process: reads a job folder, answers its requests, writes messages to a pipe.
+"""Our own engine answering a job: model and runner are made, then it runs step after step.
 
-It has no storage credentials and knows no store. It ends when its parent does (its standard input closes),
-and on SIGTERM after the step in hand, with every finished answer sent.
+Every step's figures are sent as it ends, every answer as it is finished.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import signal
-import sys
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from engine.backends.contract import Ended
 from engine.cost.devices import (
     check_kv_dtype,
     device_uuid,
     find_device,
     find_dtype,
-    lock_file,
     model_shape,
     nominal_profile,
     torch_dtype,
 )
 from engine.cost.metrics import step_metrics
 from engine.cost.step import measure_cpu, step_cost
-from engine.errors import EngineError
-from engine.job.format import Job, read_job, write_message, write_plan_file
+from engine.job.format import Job, read_job, write_plan_file
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
@@ -39,65 +32,17 @@ from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    import threading
+
     from transformers import PreTrainedTokenizerBase
 
-    from engine.runtime.state import Int32
+    from engine.arrays import Float32, Int32
+    from engine.backends.contract import Send
 
 
-def run(folder: Path, pipe: IO[bytes]) -> int:
-    """Run the job in `folder`; return the exit code (0 done, 4 stopped, 1 failed)."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        job = read_job(folder)
-        with device_lock(job.settings.device):
-            return _answer(folder, job, pipe, stop)
-    except EngineError as error:
-        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
-        # The text of an unknown error could quote a prompt; its type and place cannot.
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-        message = f"{type(error).__name__} at {where}"
-        write_message(pipe, {"type": "fatal", "message": message, "retryable": True})
-    return 1
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of standard input, which the parent keeps open as long as it lives."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
-class device_lock:  # noqa: N801 - used like a function
-    """Keeps two engines off one accelerator; the CPU is shared by all."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        if self._device == "cpu":
-            return
-        path = lock_file(self._device)
-        self._file = path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EngineError(f"device {self._device} is used by another engine ({path})") from None
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> int:
+def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
+    """Answer the requests of a job; see `engine.backends.contract.Answer`."""
+    job = read_job(folder)
     begin = time.perf_counter()
     settings = job.settings
     place = find_device(settings.device)
@@ -139,30 +84,28 @@ def _answer(folder: Path, job: Job, pipe: IO[bytes], stop: threading.Event) -> i
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}
-    write_message(pipe, {"type": "ready", **ready, "device_uuid": device_uuid(place)})
+    send({"type": "ready", **ready, "device_uuid": device_uuid(place)})
     # Of the profile of the device at hand, unlike the plan's: what its work should have taken here.
     cost, pages = step_cost(shape, device), runner.kv_tokens // settings.page_size
 
-    def send(finished: list[Completion]) -> None:
+    def send_answers(finished: list[Completion]) -> None:
         if finished:
             items = [answer_item(job, completion, token_text) for completion in finished]
-            write_message(pipe, {"type": "answers", "items": items})
+            send({"type": "answers", "items": items})
 
     replans = 0
     while engine.unfinished and not stop.is_set():
         finished, sample = engine.step()
         figures = step_metrics(sample, shape, cost, pages)
-        write_message(pipe, {"type": "step", **asdict(sample), **figures})
-        send(finished)
+        send({"type": "step", **asdict(sample), **figures})
+        send_answers(finished)
         if reviser is not None and reviser.replans > replans:
             replans = reviser.replans
             name = f"plan-{replans}.npz"
             write_plan_file(folder / name, reviser.plan)
-            write_message(pipe, {"type": "plan", "file": name})
-    send(engine.drain())
-    complete = not engine.unfinished
-    write_message(pipe, {"type": "done" if complete else "stopped", "counters": engine.counters()})
-    return 0 if complete else 4
+            send({"type": "plan", "file": name})
+    send_answers(engine.drain())
+    return Ended(not engine.unfinished, engine.counters())
 
 
 def runner_sizes(job: Job, config: ModelConfig) -> RunnerSizes:
@@ -213,7 +156,7 @@ def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict
 
 
 def _logprobs(completion: Completion, token_text: TokenText) -> list[list[Any]]:
-    def entries(ids: Int32, values: npt.NDArray[np.float32]) -> list[list[Any]]:
+    def entries(ids: Int32, values: Float32) -> list[list[Any]]:
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
         return [[token, token_text(token).decode("latin-1"), value] for token, value in pairs]
 
@@ -223,12 +166,3 @@ def _logprobs(completion: Completion, token_text: TokenText) -> list[list[Any]]:
     chosen = entries(completion.token_ids, found.chosen)
     others = (entries(ids, top) for ids, top in zip(found.top_ids, found.top, strict=True))
     return [[*token, top] for token, top in zip(chosen, others, strict=True)]
-
-
-def main(arguments: list[str]) -> int:
-    """Run ``python -m engine FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        sys.stderr.write("usage: python -m engine FOLDER FD\n")
-        return 2
-    with os.fdopen(int(arguments[1]), "wb") as pipe:
-        return run(Path(arguments[0]), pipe)

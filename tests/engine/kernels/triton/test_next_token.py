@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels.sampling import draw, draw_reference, greedy
+from engine.kernels.next_token import draw, draw_reference, greedy
 from tests.engine.kernels.triton.launches import HALF, normal, poisoned_allocations
 
 

@@ -1,0 +1,90 @@
+"""What the process of every back end does: it guards the device, reports its end, and ends with its parent.
+
+It has no storage credentials and knows no store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
+from engine.cost.devices import lock_file
+from engine.errors import EngineError
+from engine.job.format import read_settings, write_message
+
+if TYPE_CHECKING:
+    from engine.backends.contract import Answer
+
+
+def main(answer: Answer, arguments: list[str]) -> int:
+    """Run ``python -m MODULE FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent."""
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        sys.stderr.write("usage: python -m MODULE FOLDER FD\n")
+        return USAGE
+    with os.fdopen(int(arguments[1]), "wb") as pipe:
+        return run(answer, Path(arguments[0]), pipe)
+
+
+def run(answer: Answer, folder: Path, pipe: IO[bytes]) -> int:
+    """Have the job in `folder` answered, write the messages to `pipe`, and return the exit code."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with device_lock(read_settings(folder).device):
+            complete, counters = answer(folder, partial(write_message, pipe), stop)
+            write_message(pipe, {"type": "done" if complete else "stopped", "counters": counters})
+            return DONE if complete else STOPPED
+    except EngineError as error:
+        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
+        # The text of an unknown error could quote a prompt; its type and place cannot.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+        message = f"{type(error).__name__} at {where}"
+        write_message(pipe, {"type": "fatal", "message": message, "retryable": True})
+    return FAILED
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, which the parent keeps open as long as it lives."""
+    while os.read(0, 4096):
+        pass
+    os._exit(FAILED)
+
+
+class device_lock:  # noqa: N801 - used like a function
+    """Keeps two engines off one accelerator; the CPU is shared by all.
+
+    Raises
+    ------
+    EngineError
+        On entering, if another process holds the device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        if self._device == "cpu":
+            return
+        path = lock_file(self._device)
+        self._file = path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(f"device {self._device} is used by another engine ({path})") from None
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,74 @@
+"""The sampler: every request's settings as rows on the device, by which the tokens of a step are drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engine import kernels
+from engine.runtime.sample.settings import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from engine.arrays import Int64
+
+DRAW_ROWS = 256
+"""Rows drawn at a time: sorting a large vocabulary in float32 takes much memory per row."""
+
+
+class Sampler:
+    """Draws the next tokens of a step, each row with the settings of its request.
+
+    The settings are on the device, with one more row for padding, which is greedy. Which rows are drawn is
+    known on the host, so that nothing has to be read back.
+    """
+
+    def __init__(self, settings: Sequence[Sampling], device: torch.device | str = "cpu") -> None:
+        rows = [*settings, Sampling(max_tokens=1)]
+        seeds = np.array([s.seed & 0xFFFFFFFFFFFFFFFF for s in rows], np.uint64)
+        self._temperature = torch.tensor([s.temperature for s in rows], dtype=torch.float32, device=device)
+        self._top_k = torch.tensor([s.top_k for s in rows], dtype=torch.int64, device=device)
+        self._top_p = torch.tensor([s.top_p for s in rows], dtype=torch.float32, device=device)
+        self._seed = torch.from_numpy(seeds.view(np.int64)).to(device)
+        self._drawn = np.array([s.temperature > 0 for s in rows])
+        self._restricted = np.array([s.top_k > 0 or s.top_p < 1 for s in rows])
+
+    def drawn(self, requests: Int64) -> tuple[Int64, bool]:
+        """Return which rows are not greedy, and whether any of those has a top-k or top-p.
+
+        `requests` is int64 [R], on the host.
+        """
+        rows = np.flatnonzero(self._drawn[requests])
+        return rows, bool(self._restricted[requests[rows]].any())
+
+    def __call__(
+        self, logits: Tensor, requests: Tensor, positions: Tensor, rows: Tensor, *, restricted: bool
+    ) -> Tensor:
+        """Return int64 [R]: the tokens chosen from `logits` [R, vocab].
+
+        Parameters
+        ----------
+        requests, positions
+            Integers [R]: the request, and the place in its sequence that each new token will take.
+        rows, restricted
+            What `drawn` returned, the rows on the device.
+        """
+        tokens = kernels.greedy(logits)
+        for first in range(0, rows.shape[0], DRAW_ROWS):
+            some = rows[first : first + DRAW_ROWS]
+            asked = requests[some]
+            tokens[some] = kernels.draw(
+                logits[some],
+                self._temperature[asked],
+                self._top_k[asked],
+                self._top_p[asked],
+                self._seed[asked],
+                positions[some].to(torch.int64),
+                restricted=restricted,
+            )
+        return tokens

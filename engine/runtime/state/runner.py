@@ -1,0 +1,86 @@
+"""What a model runner is: what the loop launches steps on, what it asks of a step and what comes back.
+
+`engine.runtime.cpu.runner` is the reference, `engine.runtime.device.runner` that of a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.arrays import Int64
+    from engine.models.decoder import Decoder
+    from engine.runtime.sample.logprobs import Measured
+    from engine.runtime.sample.settings import Sampling
+    from engine.runtime.state.slots import Slots
+    from engine.runtime.state.work import Work
+
+
+@dataclass(frozen=True)
+class LogprobWish:
+    """Which samples of a step need log probabilities: int64 [r] row indices, and most alternatives."""
+
+    rows: Int64
+    top: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step sampled: int64 [R] token ids, and log probabilities of the rows wished for."""
+
+    tokens: Int64
+    logprobs: Measured | None
+
+
+class Launched(Protocol):
+    """A step that is being computed.
+
+    Attributes
+    ----------
+    nano_batches
+        Parts that it was cut into; each reads the weights.
+    """
+
+    @property
+    def nano_batches(self) -> int: ...  # noqa: D102 - described by the class
+
+    def wait(self) -> StepResult:
+        """Return its result; to be called once, in the order of the launches."""
+        ...
+
+
+class Runner(Protocol):
+    """Computes steps in the order of their launches.
+
+    Attributes
+    ----------
+    lag
+        How many steps may be in flight when the next one is launched: 0 or 1. With 1, `launch` must return
+        before the step is computed, and takes `PLACEHOLDER` tokens from the step before by itself.
+    kv_tokens, page_size
+        Size of the KV memory and of its pages, in tokens.
+    decoder
+        The model.
+    """
+
+    lag: int
+    kv_tokens: int
+    page_size: int
+    decoder: Decoder
+
+    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+        """Prepare for a run over requests with these settings in these slots."""
+        ...
+
+    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+        """Start a step; `work` and `slots` may change once this returns.
+
+        Parameters
+        ----------
+        requests
+            int64 [R]: the request of each sampled row.
+        """
+        ...
