@@ -1,8 +1,8 @@
 """How fast request logs are read: JSONL to canonical Parquet, with hashing, dedupe and accounting.
 
-    python tests/benchmarks/logs.py [--quick] [--gb 5]
+    python -m tests.benchmarks.data.logs [--quick] [--gb 5]
 
-Writes `results/logs.json` beside this file: `jsonl_mb_s` (mean line 4 KB), `jsonl_small_mb_s` (400 bytes),
+Writes `results/logs.json`: `jsonl_mb_s` (mean line 4 KB), `jsonl_small_mb_s` (400 bytes),
 `gz_mb_s` (4 KB lines; text bytes per second), `peak_mb` (most resident memory of all processes together),
 `log_gb`. Beside them: the same lines read by `json.loads` in one process, and the speed at a quarter of the
 size, to show that time and memory do not grow faster than the log; and CPU seconds of all processes per GB,
@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 
 from tasks.extract.extract import extract
+from tests.benchmarks.lib.places import RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent
 MB = 1e6
 REPEATED = 0.01
 """Share of lines that repeat an earlier one: they get rows of their own."""
@@ -219,8 +219,7 @@ def main() -> None:
         },
     }
     name = "logs-quick.json" if options.quick else "logs.json"
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / name).write_text(json.dumps(results, indent=2) + "\n")
+    (RESULTS / name).write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps({key: value for key, value in results.items() if key != "cases"}, indent=2))
 
 

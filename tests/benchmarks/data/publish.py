@@ -1,8 +1,8 @@
 """How fast a night is published: recorded parts -> checks, `output.jsonl`, Parquet, Iceberg tables.
 
-    python tests/benchmarks/publish.py [--quick] [--rows 1000000]
+    python -m tests.benchmarks.data.publish [--quick] [--rows 1000000]
 
-Writes `results/publish.json` beside this file: `rows`, `mean_text_bytes`, `seconds` and `peak_mb` (most
+Writes `results/publish.json`: `rows`, `mean_text_bytes`, `seconds` and `peak_mb` (most
 resident memory of the publishing process) of publishing `rows` answers of 2 KB of random words, and the same
 for a fifth and the double of the rows, to show that memory does not grow. Each run is made up by another
 process beforehand and its tables are read back by Polars afterwards. `report_s` and `report_mb` are of the
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tasks.base.accounting import Account
 from tasks.base.schema import SCHEMAS
-from tasks.night.night import Night, NightSettings
 from tasks.publish.publish import publish
-from tasks.runlog.log import RunLog, run_prefix
 from tasks.store.folder import FolderStore
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import NAMESPACE
+from tests.benchmarks.data import report
+from tests.benchmarks.data.made_up_run import AT, DAY, JOB, KEY, MadeUpRun, table, write_part
+from tests.benchmarks.lib.places import RESULTS, ROOT
 
-HERE = Path(__file__).parent
-JOB, DAY, KEY = "bench", date(2026, 1, 2), "0123456789abcdef"
-AT = datetime(2026, 1, 3, tzinfo=UTC)
 TEXT_BYTES = 2000
 TOKENS = TEXT_BYTES // 4
 PART_ROWS = 2000
@@ -60,7 +57,7 @@ def words(size: int) -> str:
 
 def make_run(folder: Path, rows: int) -> None:
     """Record a whole run of `rows` answers in `folder`, as step `infer` leaves it."""
-    with _night(folder) as night:
+    with MadeUpRun(folder) as night:
         ids = [sha256(b"%d" % i).hexdigest() for i in range(rows)]
         common = {"job": JOB, "run_date": DAY, "source_uri": "s3://logs/2026/01/02/day.jsonl"}
 
@@ -77,22 +74,22 @@ def make_run(folder: Path, rows: int) -> None:
                 "passthrough_json": ['{"body":{"metadata":{"workload":"tickets"}}}'] * count,
             }
 
-        requests = _table("requests", identity(0, rows) | {"prompt": ["What is it?"] * rows})
-        names = [_part(night, "requests", requests)]
+        requests = table("requests", identity(0, rows) | {"prompt": ["What is it?"] * rows})
+        names = [write_part(night, "requests", requests)]
         for label, array in (("tokens", np.ones(3 * rows, np.int32)), ("offsets", np.arange(rows + 1) * 3)):
             path = folder / f"{label}.npy"
             np.save(path, array)
             names.append(night.log.write_part("requests", path, ext="npy", count=rows, label=label).name)
         account = Account(lines=rows, requests=rows)
         night.log.finish_step("extract", {"account": account.counts(), "objects": 1, "parts": names})
-        _part(night, "profiles", _profiles(ids))
+        write_part(night, "profiles", _profiles(ids))
         night.log.finish_step("plan", {"policy": "blend", "hit_rate_optimum": 0.5})
-        _part(night, "steps", _steps())
+        write_part(night, "steps", _steps())
         pool, rng = words(32 << 20), np.random.default_rng(5)
         for first in range(0, rows, PART_ROWS):
             last = min(rows, first + PART_ROWS)
             answers = identity(first, last) | _answers(last - first, pool, rng)
-            _part(night, "outputs", _table("outputs", answers))
+            write_part(night, "outputs", table("outputs", answers))
         night.log.finish_step("infer", {"seconds": 3600.0, "hit_rate": 0.4})
 
 
@@ -116,7 +113,7 @@ def _answers(count: int, pool: str, rng: np.random.Generator) -> dict[str, Any]:
 def _profiles(ids: list[str]) -> pa.Table:
     count = len(ids)
     numbers = {name: np.ones(count) for name in ("compute_seconds", "memory_seconds", "density")}
-    return _table(
+    return table(
         "profiles",
         {
             "request_id": ids,
@@ -133,51 +130,12 @@ def _profiles(ids: list[str]) -> pa.Table:
 def _steps() -> pa.Table:
     found = {field.name: np.ones(STEPS) for field in SCHEMAS["steps"]}
     start = np.datetime64(AT.replace(tzinfo=None), "us")
-    return _table("steps", found | {"started_at": start + np.arange(STEPS) * np.timedelta64(150, "ms")})
-
-
-def _table(kind: str, columns: dict[str, Any]) -> pa.Table:
-    count = len(next(iter(columns.values())))
-    arrays = []
-    for field in SCHEMAS[kind]:
-        values = columns.get(field.name)
-        array = pa.nulls(count, field.type) if values is None else pa.array(values)
-        arrays.append(array.cast(field.type))
-    return pa.Table.from_arrays(arrays, schema=SCHEMAS[kind])
-
-
-def _part(night: Night, kind: str, table: pa.Table) -> str:
-    path = night.scratch / f"{kind}.parquet"
-    pq.write_table(table, path, compression="zstd")
-    return night.log.write_part(kind, path, ext="parquet", count=table.num_rows).name
-
-
-class _night:  # noqa: N801 - reads as a function
-    """The run of the benchmark, held for the length of the block."""
-
-    def __init__(self, folder: Path) -> None:
-        store = FolderStore(folder / "store")
-        scratch, model = folder / "scratch", folder / "model"
-        scratch.mkdir(exist_ok=True)
-        model.mkdir(exist_ok=True)
-        log = RunLog(store, run_prefix(JOB, DAY.isoformat(), KEY), lease_s=60.0, heartbeat_s=10.0)
-        self._hold = log.hold(take_over=True)
-        settings = NightSettings(catalog=f"sqlite:///{folder}/store/_warehouse/catalog.db")
-        self._made = lambda: Night(
-            JOB, DAY, KEY, store, log, log.open_attempt(policy="blend"), model, scratch, settings
-        )
-
-    def __enter__(self) -> Night:
-        self._hold.__enter__()
-        return self._made()
-
-    def __exit__(self, *error: object) -> None:
-        self._hold.__exit__(*error)
+    return table("steps", found | {"started_at": start + np.arange(STEPS) * np.timedelta64(150, "ms")})
 
 
 def publish_run(folder: Path) -> dict[str, Any]:
     """Publish the run in `folder`; return seconds and the most resident memory of this process."""
-    with _night(folder) as night:
+    with MadeUpRun(folder) as night:
         begin, used = time.perf_counter(), time.process_time()
         results = publish(night)
         seconds, used = time.perf_counter() - begin, time.process_time() - used
@@ -222,9 +180,9 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def _child(*arguments: str) -> str:
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, "-m", "tests.benchmarks.data.publish", *arguments]
     # Warnings go to this process's own stderr.
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> None:
@@ -246,9 +204,7 @@ def main() -> None:
         cases[name] = measure(round(rows * share))
         print(name, json.dumps(cases[name]), flush=True)
     full = cases["full"]
-    place = HERE / "results" / ("publish-quick.json" if options.quick else "publish.json")
-    # It builds its night with this file's helpers.
-    import report
+    place = RESULTS / ("publish-quick.json" if options.quick else "publish.json")
 
     results = {
         **{name: full[name] for name in ("rows", "mean_text_bytes", "seconds", "peak_mb")},

@@ -1,6 +1,6 @@
 """How long the report of a large night takes, and how large its page is.
 
-    python tests/benchmarks/report.py [--requests 400000]
+    python -m tests.benchmarks.data.report [--requests 400000]
 
 `measure(requests)` returns `report_s` and `report_cpu_s`, wall and processor time of reading a finished run
 of a folder store and writing its page and markdown, counterfactual orders included, in a process of its own;
@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from publish import AT, DAY, JOB, KEY, _night, _part, _table
 
 from engine.cost.optimum import PRESETS
 from engine.cost.profiles import NOMINAL
+from tests.benchmarks.data.made_up_run import AT, DAY, JOB, KEY, MadeUpRun, table, write_part
+from tests.benchmarks.lib.places import ROOT
 
 REQUESTS = 400_000
 STEPS = 60_000
@@ -53,7 +54,7 @@ def make_run(folder: Path, requests: int) -> None:
         tokens[start[i] : start[i] + shared[i]] = heads[head[i]]
     output = rng.lognormal(4.5, 1.1, requests).clip(1, 8000).astype(np.int64)
     prompt = np.diff(start)
-    with _night(folder) as night:
+    with MadeUpRun(folder) as night:
         common = {
             **{name: [value] * requests for name, value in (("job", JOB), ("run_date", DAY))},
             "source_uri": ["s3://logs/day.jsonl"] * requests,
@@ -63,7 +64,7 @@ def make_run(folder: Path, requests: int) -> None:
             "endpoint": ["chat"] * requests,
             "answer_key": [name[::-1] for name in ids],
         }
-        names = [_part(night, "requests", _table("requests", common | {"prompt": ["?"] * requests}))]
+        names = [write_part(night, "requests", table("requests", common | {"prompt": ["?"] * requests}))]
         for label, array in (("tokens", tokens), ("offsets", start)):
             path = folder / f"{label}.npy"
             np.save(path, array)
@@ -78,7 +79,7 @@ def make_run(folder: Path, requests: int) -> None:
             "estimated_output_tokens": output * rng.uniform(0.5, 1.5, requests),
             "output_length_source": ["workload"] * requests,
         }
-        _part(night, "profiles", _table("profiles", profiles))
+        write_part(night, "profiles", table("profiles", profiles))
         done = np.datetime64(AT.replace(tzinfo=None), "us") + np.arange(requests) * np.timedelta64(17, "ms")
         usage = pa.StructArray.from_arrays(
             [pa.array(x, pa.int32()) for x in (prompt, np.minimum(shared, prompt - 1), output)],
@@ -96,8 +97,8 @@ def make_run(folder: Path, requests: int) -> None:
         }
         for first in range(0, requests, 20_000):
             part = {name: values[first : first + 20_000] for name, values in answers.items()}
-            _part(night, "outputs", _table("outputs", part))
-        _part(night, "steps", _steps(rng))
+            write_part(night, "outputs", table("outputs", part))
+        write_part(night, "steps", _steps(rng))
         _finish(night, int(prompt.sum()), int(output.sum()))
 
 
@@ -108,7 +109,7 @@ def _steps(rng: np.random.Generator) -> pa.Table:
     for name in ("modelled_compute_seconds", "modelled_memory_seconds", "modelled_seconds"):
         found[name] = rng.uniform(0, SECONDS, STEPS)
     start = np.datetime64(AT.replace(tzinfo=None), "us")
-    return _table(
+    return table(
         "steps",
         found
         | {
@@ -171,8 +172,8 @@ def measure(requests: int = REQUESTS) -> dict[str, float]:
 
 
 def _child(*arguments: str) -> str:
-    command = [sys.executable, __file__, *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [sys.executable, "-m", "tests.benchmarks.data.report", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -32,11 +31,12 @@ from engine.models.weights import load_weights
 from engine.plan.policies import POLICIES, make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.sampling import Sampling
+from tests.benchmarks.lib import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results" / "cpu_engine.json"
+RESULTS = places.RESULTS / "cpu_engine.json"
 BATCH_SIZES = (8, 16, 32, 64)
 ROUNDS = 3
 GOALS = {"uniform": 1.0, "mixed": 1.5}
@@ -249,14 +249,6 @@ def compare(name: str, folder: Path, requests: Requests, policy: str) -> dict[st
     }
 
 
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Run both workloads and print the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -269,7 +261,7 @@ def main() -> None:
     count = 48 if arguments.quick else 200
     about: dict[str, Any] = {
         "label": "measured",
-        "device": f"{processor()}, {torch.get_num_threads()} threads",
+        "device": f"{places.processor()}, {torch.get_num_threads()} threads",
         "load_at_start": round(os.getloadavg()[0], 2),
         "dtype": "float32",
         "model": MODEL,
@@ -286,7 +278,6 @@ def main() -> None:
     seconds = time.perf_counter() - begin
     print(f"\n{seconds:.0f} s in total")
     if arguments.write:
-        RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(
             json.dumps({**about, "total_seconds": seconds, "workloads": figures}, indent=2) + "\n"
         )

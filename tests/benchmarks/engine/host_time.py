@@ -1,7 +1,7 @@
 """Host time per step at 2,000 tokens and 1,000 sequences, on the CPU.
 
-    python -m tests.benchmarks.host_time            # prints and writes results/host_time.json
-    python -m tests.benchmarks.host_time --quick    # 100 steps, writes nothing
+    python -m tests.benchmarks.engine.host_time            # prints and writes results/host_time.json
+    python -m tests.benchmarks.engine.host_time --quick    # 100 steps, writes nothing
 
 Everything that the host does for a step runs: scheduling, filling and sending the step's buffers, block-table
 changes, sampling calls, taking in the result of the step before. The forward pass is left out: on a GPU it
@@ -20,7 +20,6 @@ import platform
 import statistics
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -34,16 +33,16 @@ from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.sampling import Sampling
-from tests.benchmarks.cpu_engine import processor
-from tests.benchmarks.gpu_engine import LLAMA_8B, TINY, random_weights
-from tests.benchmarks.gpu_ops import Bench
+from tests.benchmarks.gpu.bench import Bench
+from tests.benchmarks.gpu.engine import LLAMA_8B, TINY, random_weights
+from tests.benchmarks.lib import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.cost.metrics import StepSample
 
-RESULT = Path(__file__).parent / "results" / "host_time.json"
+RESULT = places.RESULTS / "host_time.json"
 TOKENS, SEQUENCES, LENGTH, GOAL_MS = 2000, 1000, 256, 2.0
 
 
@@ -137,7 +136,7 @@ def main() -> None:
         return
     about = {
         "label": "measured on the host, without the forward pass; sampling computed but where it says so",
-        "device": f"{processor()}, {os.cpu_count()} threads",
+        "device": f"{places.processor()}, {os.cpu_count()} threads",
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "load_at_end": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

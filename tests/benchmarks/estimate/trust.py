@@ -1,6 +1,6 @@
 """The loop of estimate and run on this machine: is the estimated duration of a night the real one?
 
-    .venv/bin/python tests/benchmarks/trust.py --write      # about six minutes on two quiet cores
+    python -m tests.benchmarks.estimate.trust --write      # about six minutes on two quiet cores
 
 Measures the machine with the demo's model, runs a first night, estimates a second one from its logs and what
 the first has taught (`nightblend trust`), runs it, and compares.
@@ -20,12 +20,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "infra" / "demo"))
+from tests.benchmarks.lib import places
 
-from write_logs import write_logs  # noqa: E402 - it lies in the demo's folder
-
-RESULTS = Path(__file__).parent / "results" / "trust.json"
+RESULTS = places.RESULTS / "trust.json"
+DEMO = places.ROOT / "infra" / "demo"
 FIRST, SECOND = date(2026, 1, 15), date(2026, 1, 16)
 REQUESTS = 3_000
 CALIBRATION_S = 60.0
@@ -35,7 +33,9 @@ def nightblend(*arguments: str) -> dict[str, Any]:
     """Run a command and return its JSON."""
     command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False, text=True)
+    done = subprocess.run(
+        command, cwd=places.ROOT, env=environment, stdout=subprocess.PIPE, check=False, text=True
+    )
     if done.returncode not in {0, 3}:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -45,9 +45,11 @@ def nightblend(*arguments: str) -> dict[str, Any]:
 def measure(folder: Path, requests: int, seconds: float) -> dict[str, Any]:
     """Return estimated and measured seconds of the second night, with and without the first one's lesson."""
     model, store, profile = folder / "model", folder / "store", folder / "cpu.json"
-    shutil.copytree(ROOT / "infra" / "demo" / "model", model)
+    shutil.copytree(DEMO / "model", model)
     for seed, day in enumerate((FIRST, SECOND)):
-        write_logs(folder / "logs", day, seed=seed, requests=requests)
+        many = ("--run-date", str(day), "--seed", str(seed), "--requests", str(requests))
+        command = [sys.executable, DEMO / "write_logs.py", folder / "logs", *many]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     source = f"{folder}/logs/{{run_date:%Y/%m/%d}}/"
     calibrated = nightblend(
         "calibrate", "--model", str(model), "--out", str(profile), "--seconds", str(seconds)

@@ -10,7 +10,7 @@ import torch
 
 from engine.kernels.decode_attention import decode_attention, decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention, prefill_attention_reference
-from tests.benchmarks.gpu_ops import Bench, Row, checked
+from tests.benchmarks.gpu.bench import Bench, Row, checked
 from tests.engine.kernels.triton.launches import relative_error
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from engine.plan.policies import make_plan
 from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.sampling import Sampling
-from tests.benchmarks.gpu_ops import Bench, Row
+from tests.benchmarks.gpu.bench import Bench, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.sampling import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.simulate.calibrate import fit, mixed_lengths, step_errors, timed_steps
-from tests.benchmarks.gpu_ops import Bench, Row
+from tests.benchmarks.gpu.bench import Bench, Row
 
 if TYPE_CHECKING:
     from engine.cost.metrics import StepSample

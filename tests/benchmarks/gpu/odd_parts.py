@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 
-from tests.benchmarks.gpu_ops import Row, Unmeasured
-from tests.benchmarks.gpu_worker import Part
+from tests.benchmarks.gpu.bench import Row, Unmeasured
+from tests.benchmarks.gpu.worker import Part
 
 
 def good(bench, figures):

@@ -16,8 +16,8 @@ import torch
 
 from engine.cost.step import DeviceProfile
 from engine.simulate.calibrate import mixed_lengths
-from tests.benchmarks.gpu_engine import LONGEST, MODELS, TINY, EngineBench, mixed_requests, random_tokens
-from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
+from tests.benchmarks.gpu.bench import Bench, Row, Unmeasured
+from tests.benchmarks.gpu.engine import LONGEST, MODELS, TINY, EngineBench, mixed_requests, random_tokens
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig

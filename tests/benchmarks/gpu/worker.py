@@ -1,4 +1,4 @@
-"""Runs parts of the GPU benchmark one after the other, for `gpu.py`, in a process that may be killed.
+"""Runs parts of the GPU benchmark one after the other, for `supervise.py`, in a process that may be killed.
 
 Each part leaves one file in the folder as soon as it is done, so that what was measured survives whatever
 comes after it: an exception, a crash, a corrupted CUDA context (after which nothing works in its process).
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from tests.benchmarks.gpu_ops import Bench, Unmeasured
+from tests.benchmarks.gpu.bench import Bench, Unmeasured
+from tests.benchmarks.gpu.report import merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.benchmarks.gpu_ops import Row
+    from tests.benchmarks.gpu.bench import Row
 
 UNHEALTHY = 3
 """Exit code of a worker whose device no longer answers."""
@@ -99,7 +100,7 @@ def healthy(device: torch.device) -> bool:
 
 def warm_host(bench: Bench) -> None:
     """Compile the scheduler, whose machine code is kept on disk: most of a minute on a new machine."""
-    from tests.benchmarks.gpu_engine import warm_host
+    from tests.benchmarks.gpu.engine import warm_host
 
     warm_host(bench)
 
@@ -107,7 +108,7 @@ def warm_host(bench: Bench) -> None:
 def main() -> int:
     """Run the parts that are named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--parts", default="tests.benchmarks.gpu_parts:PARTS", help="module:NAME of the list")
+    parser.add_argument("--parts", default="tests.benchmarks.gpu.parts:PARTS", help="module:NAME of the list")
     parser.add_argument("--folder", type=Path, required=True, help="where results go, and figures.json is")
     parser.add_argument("--dry", action="store_true")
     parser.add_argument("--warm", action="store_true", help="only compile what the host runs")
@@ -139,18 +140,10 @@ def main() -> int:
     return 0
 
 
-def merge(figures: dict[str, Any], found: dict[str, Any]) -> None:
-    """Put what a part found among the figures; those of models stay apart by the model's name."""
-    models = {**figures.get("models", {}), **found.get("models", {})}
-    figures.update(found)
-    if models:
-        figures["models"] = models
-
-
 def command(parts: str, folder: Path, names: Sequence[str], *, dry: bool, warm: bool = False) -> list[str]:
     """Return the command that starts a worker."""
     flags = ["--dry"] * dry + ["--warm"] * warm
-    module = [sys.executable, "-m", "tests.benchmarks.gpu_worker"]
+    module = [sys.executable, "-m", "tests.benchmarks.gpu.worker"]
     return [*module, "--parts", parts, "--folder", os.fspath(folder), *flags, *names]
 
 

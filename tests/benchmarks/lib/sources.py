@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from tests.benchmarks.lib.places import ROOT
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -39,7 +41,7 @@ _PIECES = re.compile(r"[A-Za-z]{1,6}|\d{1,3}|[^\sA-Za-z\d]|\n")
 
 def traces() -> Path:
     """Return the folder of the real traces: ``$NIGHTBLEND_TRACES``, or the one beside the repository."""
-    default = Path(__file__).parents[2].parent / "shared" / "traces"
+    default = ROOT.parent / "shared" / "traces"
     return Path(os.environ.get("NIGHTBLEND_TRACES", default))
 
 

@@ -6,13 +6,12 @@ import os
 
 import numpy as np
 import pytest
-import sources
-import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cost.step import NOMINAL, ModelShape
 from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
+from tests.benchmarks.lib import sources, workloads
 
 # Llama-3.1-8B in bf16: 32 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 14336, vocabulary 128256.
 SHAPE = ModelShape(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sources
-from sources import FIRST_ID, LAST_ID, SYSTEM_TOKENS, Source
+
+from tests.benchmarks.lib import sources
+from tests.benchmarks.lib.sources import FIRST_ID, LAST_ID, SYSTEM_TOKENS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ from engine.cost.step import DeviceProfile, ModelShape, group_saving, step_cost
 from engine.kernels.cascade_attention import SharedPages, cascade_attention
 from engine.kernels.decode_attention import decode_attention
 from engine.runtime.kv.shared_pages import find_groups, make_groups, make_room
-from tests.benchmarks.gpu_engine import LLAMA_8B, TINY
-from tests.benchmarks.gpu_ops import Bench, Row
-from tests.benchmarks.overlap_pair import PAGE, graphed
+from tests.benchmarks.gpu.bench import Bench, Row
+from tests.benchmarks.gpu.engine import LLAMA_8B, TINY
+from tests.benchmarks.overlap.pair import PAGE, graphed
 from tests.engine.kernels.triton.launches import relative_error
 
 if TYPE_CHECKING:

@@ -1,17 +1,8 @@
-"""What running compute and memory work side by side gains on a GPU: the measurement the decision rests on.
-
-    python -m tests.benchmarks.overlap          # on a GPU, within 8 minutes: results/overlap-<device>.json
-    python -m tests.benchmarks.overlap --dry    # tiny, on the CPU: tries the command, measures nothing
-
-Read rate by blocks, rate of matrix products by rows and by multiprocessors left out; then the pair of one
-layer's products with a decode attention of equal length, by every strategy, launched and captured; then the
-interference by the share of memory time, and what the simulator makes of it. Under 1.15x it is not worth it.
-"""
+"""What the blend gains with the overlap that was measured, by the simulator: whether it is worth it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,28 +11,14 @@ from engine.cost.step import NOMINAL, DeviceProfile, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import EngineSettings
 from engine.simulate.simulate import simulate
-from tests.benchmarks import gpu, overlap_cascade, overlap_pair
-from tests.benchmarks.gpu_engine import LLAMA_8B, random_tokens
-from tests.benchmarks.gpu_ops import Bench, Row
-from tests.benchmarks.gpu_ops import ceilings as measure_ceilings
-from tests.benchmarks.gpu_worker import Part
+from tests.benchmarks.gpu.bench import Bench, Row
+from tests.benchmarks.gpu.engine import LLAMA_8B, random_tokens
 
 if TYPE_CHECKING:
     from engine.cost.step import StepCost
 
 WORTH = 1.15
 """Predicted gain under which the work stops."""
-REQUIRED = (
-    "read_by_blocks",
-    "products_by_rows",
-    "pair_ratio",
-    "pair_surface",
-    "surface_by_k",
-    "clocks",
-    "predicted_gain",
-    "cascade_speedup_16k_256_64",
-    "cascade_min",
-)
 DENSITY = 1.15
 """Of the made-up night: the mean of the published traces."""
 BUDGETS = (512, 1024, 2048, 4096, 8192)
@@ -154,19 +131,3 @@ def predicted(
     without, overlapping = tuned(whole), tuned(whole, halves)
     ours = min(seconds for name, seconds in overlapping.items() if name.startswith("blend"))
     return min(without.values()) / ours, without, overlapping
-
-
-PARTS = [
-    Part("ceilings", 45, measure_ceilings),
-    Part("curves", 90, overlap_pair.curves),
-    Part("pair", 60, overlap_pair.pair),
-    # In a process of its own, and not on the critical path.
-    Part("green contexts", 60, partial(overlap_pair.pair, green=True), alone=True),
-    Part("surface", 75, overlap_pair.surface),
-    Part("prediction", 90, predict),
-    Part("cascade", 60, overlap_cascade.cascade),
-]
-
-
-if __name__ == "__main__":
-    raise SystemExit(gpu.main("tests.benchmarks.overlap:PARTS", "overlap", REQUIRED, __doc__ or ""))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.gpu_ops import Unmeasured
+from tests.benchmarks.gpu.bench import Unmeasured
 
 _MULTIPROCESSORS = 1
 _DEFAULT_STREAM = 1

@@ -12,10 +12,10 @@ import torch
 from engine.kernels.backend import kernel, tl
 from engine.kernels.decode_attention import decode_attention
 from engine.models.lanes import carveout
-from tests.benchmarks.gpu import driver
-from tests.benchmarks.gpu_engine import LLAMA_8B
-from tests.benchmarks.gpu_ops import Bench, Row, Unmeasured
-from tests.benchmarks.green import green_streams
+from tests.benchmarks.gpu.bench import Bench, Row, Unmeasured
+from tests.benchmarks.gpu.engine import LLAMA_8B
+from tests.benchmarks.gpu.report import driver
+from tests.benchmarks.overlap.green import green_streams
 from tests.engine.kernels.triton.launches import relative_error
 
 if TYPE_CHECKING:

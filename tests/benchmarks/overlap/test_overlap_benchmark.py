@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from engine.cost.profiles import read_profile, write_profile
 from engine.cost.step import NOMINAL, ModelShape
-from tests.benchmarks import green, overlap, overlap_pair
-from tests.benchmarks.gpu_engine import LLAMA_8B
-from tests.benchmarks.gpu_ops import Unmeasured
+from tests.benchmarks.gpu.bench import Unmeasured
+from tests.benchmarks.gpu.engine import LLAMA_8B
+from tests.benchmarks.overlap import gain, green, pair
 
 H200, SHAPE = NOMINAL["h200"], ModelShape.of(LLAMA_8B, 2)
 
@@ -21,21 +22,21 @@ def with_interference(g: float):
 
 
 def test_better_overlap_predicts_more() -> None:
-    gains = [overlap.predicted(SHAPE, H200, with_interference(g), 1000, 1)[0] for g in (0.0, 0.3, 1.0)]
+    gains = [gain.predicted(SHAPE, H200, with_interference(g), 1000, 1)[0] for g in (0.0, 0.3, 1.0)]
     assert gains[0] > 1.2
     assert gains[0] > gains[1] > gains[2]
     # Work that gains nothing by running together is not cut.
     assert gains[2] == pytest.approx(1.0, abs=0.02)
-    assert overlap.verdict(gains[0]).startswith("go on")
-    assert overlap.verdict(gains[2]).startswith("stop here")
+    assert gain.verdict(gains[0]).startswith("go on")
+    assert gain.verdict(gains[2]).startswith("stop here")
 
 
 def test_the_made_up_night_is_balanced() -> None:
-    prompts, output = overlap.made_up_night(800, SHAPE, H200)
+    prompts, output = gain.made_up_night(800, SHAPE, H200)
     assert len(prompts) == len(output) == 800
-    p, d = (overlap.np.array(x, float) for x in (prompts, output))
+    p, d = (np.array(x, float) for x in (prompts, output))
     compute, memory = SHAPE.request_flops(p, 0 * p, d).sum() / H200.flops, SHAPE.request_kv_bytes(p, d).sum()
-    assert compute / (memory / H200.read_bytes) == pytest.approx(overlap.DENSITY, rel=0.02)
+    assert compute / (memory / H200.read_bytes) == pytest.approx(gain.DENSITY, rel=0.02)
 
 
 def test_the_measured_profile_is_one_that_can_be_read(tmp_path) -> None:
@@ -47,7 +48,7 @@ def test_the_measured_profile_is_one_that_can_be_read(tmp_path) -> None:
         "matmul_tflops": 720.0,
         "pair_surface": [[0.2, 0.1], [0.5, 0.3]],
     }
-    plain, beside = overlap.profiles(figures)
+    plain, beside = gain.profiles(figures)
     assert (plain.flops, plain.pair, beside.pair) == (7e14, (), ((0.2, 0.1), (0.5, 0.3)))
     assert dict(plain.gemm)[512.0] == 1.0
     write_profile(beside, tmp_path / "profile.json")
@@ -56,10 +57,10 @@ def test_the_measured_profile_is_one_that_can_be_read(tmp_path) -> None:
 
 def test_the_surface_is_that_of_the_best_k() -> None:
     by_k = {"16": [(0.2, 0.1), (0.8, 0.6)], "48": [(0.8, 0.2), (0.2, 0.5)]}
-    assert overlap_pair.envelope(by_k) == [(0.2, 0.1), (0.8, 0.2)]
-    assert overlap_pair.family("k-limited and carveout 32, captured") == ("k-limited and carveout", 32)
-    assert overlap_pair.family("streams, captured") == ("streams", None)
-    assert overlap_pair.family("green contexts 64") == ("green contexts", 64)
+    assert pair.envelope(by_k) == [(0.2, 0.1), (0.8, 0.2)]
+    assert pair.family("k-limited and carveout 32, captured") == ("k-limited and carveout", 32)
+    assert pair.family("streams, captured") == ("streams", None)
+    assert pair.family("green contexts 64") == ("green contexts", 64)
 
 
 class Divided:

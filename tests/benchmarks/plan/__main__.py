@@ -1,9 +1,9 @@
 """The planner's benchmark: the blend beside every other order, simulated on A100 and H200.
 
-    .venv/bin/python tests/benchmarks/plan.py --quick              # a trial within 4 minutes
-    .venv/bin/python tests/benchmarks/plan.py --grid-sample 13     # 13 of the 65 mixes
-    .venv/bin/python tests/benchmarks/plan.py --write              # everything, within 2 hours
-    .venv/bin/python tests/benchmarks/plan.py --kept --write       # what is done of it; runs nothing
+    python -m tests.benchmarks.plan --quick              # a trial within 4 minutes
+    python -m tests.benchmarks.plan --grid-sample 13     # 13 of the 65 mixes
+    python -m tests.benchmarks.plan --write              # everything, within 2 hours
+    python -m tests.benchmarks.plan --kept --write       # what is done of it; runs nothing
 
 Every cell is kept in a scratch folder named after the code it depends on: a run that was cut off goes on.
 """
@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import functools
 import json
-import multiprocessing
 import os
 import platform
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -26,60 +23,15 @@ from typing import Any
 
 import numba
 import numpy as np
-import sections
-import workloads
-from cells import MEMORY_USED, MODEL, SHAPE, Bench, MissingError, code_digest, kv_tokens
-from sections import QUICK, RUNNERS, TITLES, Scale, Task
 
 from engine.cost.step import NOMINAL
+from tests.benchmarks.lib import places, workloads
+from tests.benchmarks.plan import sections
+from tests.benchmarks.plan.cells import MEMORY_USED, MODEL, SHAPE, code_digest, kv_tokens
+from tests.benchmarks.plan.run import collect, run
+from tests.benchmarks.plan.sections import QUICK, TITLES, Scale
 
-RESULTS = Path(__file__).parent / "results" / "plan.json"
-
-
-def collect(tasks: list[Task], scale: Scale, scratch: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the figures by section of all tasks that are done, and the names of those that are not."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    missing = []
-    for task in tasks:
-        try:
-            figures = RUNNERS[task.runner](Bench(task.mix, scratch, kept=True), task, scale)
-        except MissingError:
-            missing.append(task.name)
-        else:
-            found.setdefault(task.section, []).append(figures)
-    return found, missing
-
-
-def work(task: Task, scale: Scale, scratch: Path) -> tuple[Task, dict[str, Any], float]:
-    """Run one task in this process."""
-    begin = time.perf_counter()
-    found = RUNNERS[task.runner](Bench(task.mix, scratch), task, scale)
-    return task, found, time.perf_counter() - begin
-
-
-def run(tasks: list[Task], scale: Scale, scratch: Path, jobs: int) -> dict[str, list[dict[str, Any]]]:
-    """Run all tasks on `jobs` processes; the figures of each section are in the order of its tasks."""
-    found: dict[Task, dict[str, Any]] = {}
-    begin = time.perf_counter()
-    # Timings of the planner itself come last, alone; the others are simulated and do not mind company.
-    together = [t for t in tasks if t.section != "build" and jobs > 1]
-    alone = [t for t in tasks if t not in set(together)]
-    if together:
-        # Forked processes would inherit the locks of the threads that read the traces.
-        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-            do = functools.partial(work, scale=scale, scratch=scratch)
-            for task, figures, seconds in pool.imap_unordered(do, together):
-                found[task] = figures
-                _progress(len(found), len(tasks), task, seconds, begin)
-    for task in alone:
-        _, found[task], seconds = work(task, scale, scratch)
-        _progress(len(found), len(tasks), task, seconds, begin)
-    return {s: [found[t] for t in tasks if t.section == s] for s in dict.fromkeys(t.section for t in tasks)}
-
-
-def _progress(done: int, of: int, task: Task, seconds: float, begin: float) -> None:
-    took = time.perf_counter() - begin
-    print(f"[{done}/{of}, {took:.0f} s] {task.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+RESULTS = places.RESULTS / "plan.json"
 
 
 def about(scale: Scale, digest: str) -> dict[str, Any]:

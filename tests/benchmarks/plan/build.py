@@ -3,25 +3,24 @@
 Every size runs in a process of its own, so that its peak memory is its own. The prompts are synthetic: four
 workloads with a system prompt each, one of them with 300 subjects below it, and random ids behind that.
 
-    python tests/benchmarks/plan_build.py            10k to 1M requests of 1,000 tokens, and 4M of 100
-    python tests/benchmarks/plan_build.py --quick    10k and 100k
+    python -m tests.benchmarks.plan.build            10k to 1M requests of 1,000 tokens, and 4M of 100
+    python -m tests.benchmarks.plan.build --quick    10k and 100k
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.lib.places import ROOT
+
 LONG, SHORT = 1000, 100
 SIZES = ((10_000, LONG), (100_000, LONG), (400_000, LONG), (1_000_000, LONG), (4_000_000, SHORT))
 QUICK = SIZES[:2]
@@ -116,9 +115,8 @@ def measure_plain() -> dict[str, float]:
 
 
 def _in_child(name: str, *numbers: int) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(__file__)), "--child", name, *map(str, numbers)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "tests.benchmarks.plan.build", "--child", name, *map(str, numbers)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -173,7 +171,6 @@ def main() -> None:
         name, *numbers = options.child
         print(json.dumps(measure(*map(int, numbers)) if name == "ours" else measure_plain()))
         return
-    sys.path.insert(0, str(ROOT))
     result = bench_build(QUICK if options.quick else SIZES)
     if options.json:
         print(json.dumps(result))

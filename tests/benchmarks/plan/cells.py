@@ -6,19 +6,14 @@ goes on where it stopped, and a changed scheduler starts afresh.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sources
-import workloads
-from orders import plan_of
 
 from engine.cost.optimum import PRESETS, optimum
 from engine.cost.step import NOMINAL, step_cost
@@ -34,20 +29,22 @@ from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
 from engine.runtime.schedule.revision import Reviser
 from engine.simulate.simulate import simulate
+from tests.benchmarks.lib import digest, sources, workloads
+from tests.benchmarks.plan.orders import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy.typing as npt
-    from workloads import Workload
 
     from engine.cost.step import StepCost
     from engine.plan.policies import Plan
     from engine.plan.tree import NodeCosts, PrefixTree
+    from tests.benchmarks.lib.workloads import Workload
 
     Float64 = npt.NDArray[np.float64]
 
-ROOT = Path(__file__).parents[2]
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
 PACED_BUDGET = 8192
 SAMPLE = 5_000
@@ -184,20 +181,9 @@ LENGTHS: dict[str, Callable[[Workload], Float64]] = {
 means of the workloads in a sample of 1 %, and in all of it."""
 
 
-RUNTIME = ("admission", "buckets", "forecast", "pacing", "pages", "revision", "scheduler", "state")
-"""Modules of `engine.runtime` that a simulation runs."""
-
-
 def code_digest() -> str:
     """Return a digest of the code that a cell's figures depend on."""
-    engine = ROOT / "engine"
-    files = [engine / f"{name}.py" for name in ("cost", "optimum", "profiles", "simulate")]
-    files += sorted((engine / "plan").glob("*.py")) + [engine / "runtime" / f"{name}.py" for name in RUNTIME]
-    files += [Path(__file__).with_name(f"{name}.py") for name in ("sources", "workloads", "orders", "cells")]
-    found = hashlib.sha256()
-    for file in files:
-        found.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+    return digest.code_digest("tests/benchmarks/plan/cells.py")
 
 
 def features_of(mix: Workload) -> Features:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cells import BUDGETS, PACED_BUDGET, SAMPLE, Bench, Run
-from orders import BASELINES
+from tests.benchmarks.plan.cells import BUDGETS, PACED_BUDGET, SAMPLE, Bench, Run
+from tests.benchmarks.plan.orders import BASELINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Estimators of answer lengths: scored on nights with features, and what each costs in makespan.
 
-    .venv/bin/python tests/benchmarks/lengths.py --write     # everything, some minutes
-    .venv/bin/python tests/benchmarks/lengths.py --quick     # a trial
+    python -m tests.benchmarks.plan.lengths --write     # everything, some minutes
+    python -m tests.benchmarks.plan.lengths --quick     # a trial
 
 A night is a mix of `workloads.recipe`. Its MMLU questions get explained answers, of a mean length by subject
 (log-normal); all other lengths are those of the traces. From night to night the lengths of every workload
@@ -16,12 +16,9 @@ import json
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import workloads
-from cells import PACED_BUDGET, PAGE_SIZE, SHAPE, SLOTS, kv_tokens
 
 from engine.cost.step import NOMINAL, step_cost
 from engine.plan.features import Features
@@ -35,17 +32,19 @@ from engine.runtime.core import EngineSettings
 from engine.runtime.schedule.revision import Reviser
 from engine.simulate.simulate import simulate
 from tasks.plan.lengths import FADING
+from tests.benchmarks.lib import places, workloads
+from tests.benchmarks.plan.cells import PACED_BUDGET, PAGE_SIZE, SHAPE, SLOTS, kv_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from workloads import Workload
 
     from engine.plan.tree import PrefixTree
+    from tests.benchmarks.lib.workloads import Workload
 
     Float64 = npt.NDArray[np.float64]
     Int64 = npt.NDArray[np.int64]
 
-RESULTS = Path(__file__).parent / "results" / "lengths.json"
+RESULTS = places.RESULTS / "lengths.json"
 DEVICE = "h200"
 DENSITY, SHARING = 1.1, 0.25
 LIMIT = 65_536

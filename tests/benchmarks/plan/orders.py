@@ -11,10 +11,10 @@ from engine.plan.policies import Plan, plan_tree
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from workloads import Workload
 
     from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.tree import PrefixTree
+    from tests.benchmarks.lib.workloads import Workload
 
     Float64 = npt.NDArray[np.float64]
 

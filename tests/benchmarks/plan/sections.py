@@ -6,13 +6,14 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import compare
 import numpy as np
-import workloads
-from cells import BUDGETS, SAMPLE, Bench, Mix, Run
-from plan_build import QUICK as BUILD_QUICK
-from plan_build import SIZES as BUILD_SIZES
-from plan_build import bench_build, print_build
+
+from tests.benchmarks.lib import workloads
+from tests.benchmarks.plan import compare
+from tests.benchmarks.plan.build import QUICK as BUILD_QUICK
+from tests.benchmarks.plan.build import SIZES as BUILD_SIZES
+from tests.benchmarks.plan.build import bench_build, print_build
+from tests.benchmarks.plan.cells import BUDGETS, SAMPLE, Bench, Mix, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

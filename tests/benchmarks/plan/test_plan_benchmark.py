@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import cells
-import compare
 import numpy as np
-import orders
-import plan as benchmark
 import pytest
-import sections
-import sources
-import workloads
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.plan.tree import build_tree
+from tests.benchmarks.lib import sources, workloads
+from tests.benchmarks.plan import __main__ as benchmark
+from tests.benchmarks.plan import cells, compare, orders, sections
 
 pytestmark = [
     pytest.mark.skipif(

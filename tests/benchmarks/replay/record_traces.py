@@ -1,15 +1,15 @@
 """Records what is replayed of overlap: four runs of each published trace, and one small enough to run.
 
-    python -m tests.benchmarks.overlap_record --out recordings                 # 10 minutes on two quiet cores
-    python -m tests.benchmarks.overlap_record --out recordings --profile FILE  # for a measured device
-    python -m tests.benchmarks.overlap_record --out recordings --quick         # a trial
+    python -m tests.benchmarks.replay.record_traces --out FOLDER                 # 10 minutes on two cores
+    python -m tests.benchmarks.replay.record_traces --out FOLDER --profile FILE  # for a measured device
+    python -m tests.benchmarks.replay.record_traces --out FOLDER --quick         # a trial
 
 It needs the traces and no GPU. Of every trace: the paced blend and depth-first at 2,048 tokens a step on a
 device with overlap, and the best other order with overlap and the best one without. These are found on a
 stratified sample, each order at every fixed budget and paced; the best few then run on all requests.
 
 The small run is trace #1 with all lengths and the KV memory divided by 16 and the mix solved again. Its
-prompts and answers are kept as well, so that `overlap_replay.py` can run it from end to end.
+prompts and answers are kept as well, so that `replay_traces.py` can run it from end to end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -26,21 +25,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-# The modules of the planner's benchmark call each other by their own names.
-sys.path.append(str(Path(__file__).parent))
-
-import cells
-import sources
-import workloads
-from orders import BASELINES, ORDERS
-
 from engine.cost.profiles import DeviceProfile, read_profile
 from engine.cost.step import NOMINAL, StepCost, step_cost
 from engine.plan.policies import make_plan
-from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
+from tests.benchmarks.lib import sources, workloads
+from tests.benchmarks.plan import cells
+from tests.benchmarks.plan.orders import BASELINES, ORDERS
+from tests.benchmarks.replay.steps import LEAST_STEPS, Recording, record
 
 if TYPE_CHECKING:
-    from cells import Run
+    from tests.benchmarks.plan.cells import Run
 
 ROLES = ("blend", "dfs_2048", "best_overlap", "best_serial")
 ASSUMED = 0.2

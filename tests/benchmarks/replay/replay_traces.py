@@ -1,11 +1,11 @@
 """What the blend gains with overlap on whole traces, replayed on a GPU, and whether replays are true.
 
-    python -m tests.benchmarks.overlap_replay recordings                # on a GPU, after `overlap`: 15 min
-    python -m tests.benchmarks.overlap_replay recordings --trace '#1'   # one of the traces: 3 minutes
-    python -m tests.benchmarks.overlap_replay recordings --trace small  # the validation: 3 minutes
-    python -m tests.benchmarks.overlap_replay --dry                     # tiny, on the CPU: measures nothing
+    python -m tests.benchmarks.replay.replay_traces FOLDER                # on a GPU, after `overlap`: 15 min
+    python -m tests.benchmarks.replay.replay_traces FOLDER --trace '#1'   # one of the traces: 3 minutes
+    python -m tests.benchmarks.replay.replay_traces FOLDER --trace small  # the validation: 3 minutes
+    python -m tests.benchmarks.replay.replay_traces --dry                 # tiny, on the CPU: measures nothing
 
-`overlap_record.py` makes the recordings beforehand, anywhere. Each cell is replayed with the strategy that
+`record_traces.py` makes the recordings beforehand, anywhere. Each cell is replayed with the strategy that
 won the pair (or `--strategy`, `--k`), the best order without overlap with none. A cell takes about 45 s
 (memory is filled, the graphs of its steps are captured, 200 steps and more are computed three times); all
 minutes are estimates. The small run is replayed, and truly run from its prompts on the same runner: once so
@@ -31,13 +31,15 @@ from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.sampling import Sampling
-from tests.benchmarks import overlap
-from tests.benchmarks.gpu import RESULTS, Report, results_file, write
-from tests.benchmarks.gpu_engine import MODELS
-from tests.benchmarks.gpu_ops import Bench, Row
-from tests.benchmarks.replay import decoder_for, print_cell, replay, runner_for, tiny_night
-from tests.benchmarks.replay_steps import Recording, record
-from tests.benchmarks.replay_strategy import CHOICES, overlap_of
+from tests.benchmarks.gpu.bench import Bench, Row
+from tests.benchmarks.gpu.engine import MODELS
+from tests.benchmarks.gpu.report import Report, results_file, write
+from tests.benchmarks.lib.places import RESULTS
+from tests.benchmarks.overlap.gain import verdict
+from tests.benchmarks.overlap.parts import REQUIRED
+from tests.benchmarks.replay.run import decoder_for, print_cell, replay, runner_for, tiny_night
+from tests.benchmarks.replay.steps import Recording, record
+from tests.benchmarks.replay.strategy import CHOICES, overlap_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from engine.models.decoder import Decoder
     from engine.runtime.cpu.runner import Runner
     from engine.runtime.device.overlap import Overlap
-    from tests.benchmarks.replay_steps import Int32, Int64
+    from tests.benchmarks.replay.steps import Int32, Int64
 
 TRACES = ("#1", "#2", "#3", "#4")
 AGAINST = {
@@ -223,7 +225,7 @@ def record_tiny(bench: Bench, out: Path) -> ModelConfig:
         plan = make_plan(order, tokens, start, output.astype(np.float64), shape, profile, seed=1)
         record(about, plan, tokens, start, output, settings, cost, 12).save(out / f"{role}.npz")
     np.savez_compressed(out / "small-requests.npz", tokens=tokens, start=start, output=output)
-    report = Report(overlap.REQUIRED)
+    report = Report(REQUIRED)
     report.figures = {
         "device": "cpu",
         "pair_ratios": {"streams": 0.9, "k-limited and carveout 16, captured": 0.7},
@@ -240,13 +242,13 @@ def record_tiny(bench: Bench, out: Path) -> ModelConfig:
 def run(arguments: argparse.Namespace, bench: Bench, name: str, models: dict[str, ModelConfig]) -> int:
     """Replay what is asked for on the device of this name; write the results after each cell."""
     begin = time.monotonic()
-    path, report = results_file(arguments.out, name, "overlap"), Report((*overlap.REQUIRED, *REPLAYED))
+    path, report = results_file(arguments.out, name, "overlap"), Report((*REQUIRED, *REPLAYED))
     if not path.exists():
         print(f"{path} is missing: run `python -m tests.benchmarks.overlap` first")
         return 2
     report.load(path)
     if not report.figures.get("worth_it") and not arguments.anyway:
-        print(overlap.verdict(report.figures.get("predicted_gain", 0.0)) + " (--anyway replays all the same)")
+        print(verdict(report.figures.get("predicted_gain", 0.0)) + " (--anyway replays all the same)")
         return 3
     suite = Suite(bench, report, models, arguments.strategy, arguments.k)
 
@@ -289,7 +291,7 @@ def plan_of_work(arguments: argparse.Namespace, suite: Suite) -> list[Callable[[
 def main() -> int:
     """Replay on the GPU, or go through it on the CPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("recordings", type=Path, nargs="?", help="folder that `overlap_record` has filled")
+    parser.add_argument("recordings", type=Path, nargs="?", help="folder that `record_traces` has filled")
     parser.add_argument("--trace", action="append", choices=[*TRACES, "small"])
     parser.add_argument("--strategy", choices=CHOICES, help="by default the best one of the pair")
     parser.add_argument("--k", type=int, help="blocks of attention; by default as was measured")

@@ -1,27 +1,17 @@
 """What a whole trace takes on a device, from a sample of its steps: the real kernels on the recorded steps.
 
-    python -m tests.benchmarks.replay record --trace '#1' --order blend --out blend.npz    # anywhere
-    python -m tests.benchmarks.replay run blend.npz dfs.npz     # on a GPU: results/replay-<device>.json
-    python -m tests.benchmarks.replay dry                       # tiny, on the CPU: measures nothing
-
-`record` runs the trace through the scheduler in the simulator (`replay_steps.py`). `run` computes each chosen
-step with the runner of the engine: random weights and tokens, block tables of the true lengths with pages in
-random order. Pages that requests share in the run are apart here, as far as the memory goes. The makespan is
-the sum over all strata of the mean of the measured steps times the number of steps: it is *replayed*, and its
-sampling error is the usual one of stratified samples (Cochran, "Sampling Techniques", 1977, 5.3).
+Each chosen step is computed with the runner of the engine: random weights and tokens, block tables of the
+true lengths with pages in random order. Pages that requests share in the run are apart here, as far as the
+memory goes. The makespan is the sum over all strata of the mean of the measured steps times the number of
+steps: it is *replayed*, and its sampling error is the usual one of stratified samples (Cochran, "Sampling
+Techniques", 1977, 5.3).
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
-import json
-import platform
-import sys
 import time
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,18 +25,16 @@ from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.cpu.runner import LogprobWish
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.sampling import Sampling
-from tests.benchmarks.gpu_engine import LLAMA_8B, MODELS, TINY, random_tokens, random_weights
-from tests.benchmarks.gpu_ops import Bench
-from tests.benchmarks.replay_steps import LEAST_STEPS, Recording, record
-from tests.benchmarks.replay_strategy import CHOICES, measured, overlap_of
+from tests.benchmarks.gpu.bench import Bench
+from tests.benchmarks.gpu.engine import LLAMA_8B, TINY, random_tokens, random_weights
+from tests.benchmarks.replay.steps import LEAST_STEPS, Recording, record
 
 if TYPE_CHECKING:
     from engine.models.config import ModelConfig
     from engine.runtime.cpu.runner import Runner
     from engine.runtime.device.overlap import Overlap
-    from tests.benchmarks.replay_steps import Int32, Int64
+    from tests.benchmarks.replay.steps import Int32, Int64
 
-RESULTS = Path(__file__).parent / "results"
 _NO_WISH = LogprobWish(np.zeros(0, np.int64), 0)
 
 
@@ -170,32 +158,6 @@ def runner_for(recording: Recording, decoder: Decoder, overlap: Overlap | None =
     return runner
 
 
-def record_trace(arguments: argparse.Namespace) -> Recording:
-    """Record one cell of the planner's benchmark: a published trace on a nominal device."""
-    # The modules of that benchmark call each other by their own names.
-    sys.path.append(str(Path(__file__).parent))
-    import cells
-    import workloads
-
-    density, sharing = workloads.TRACES[arguments.trace]
-    mix = cells.Mix(arguments.device, density, sharing, requests=arguments.requests)
-    run = cells.Run(arguments.order, arguments.budget, arguments.paced, None if arguments.serial else 0.0)
-    bench = cells.Bench(mix, RESULTS)
-    whole = bench.whole
-    about = {
-        "cell": f"{arguments.trace} {run.key}",
-        "trace": arguments.trace,
-        "order": arguments.order,
-        "budget": arguments.budget,
-        "paced": arguments.paced,
-        "modelled_device": arguments.device,
-        "model": "Llama-3.1-8B shape",
-        "serial": arguments.serial,
-    }
-    given = (bench.plan(run), whole.tokens, whole.start, whole.output, bench.settings(run))
-    return record(about, *given, bench.cost(run.interference), arguments.steps)
-
-
 def tiny_night(bench: Bench, requests: int = 80) -> tuple[ModelConfig, ModelShape, Int32, Int64, Int32]:
     """Return a tiny model, its shape, and prompts and answer lengths for it."""
     config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
@@ -232,78 +194,3 @@ def print_cell(found: dict[str, Any]) -> None:
         f"{found['seconds']:10.1f} s +- {error:.2f} % (replayed)   "
         f"{found['simulated_seconds']:10.1f} s (simulated)"
     )
-
-
-def run_cells(arguments: argparse.Namespace) -> int:
-    """Replay recordings on the GPU and write the results after each."""
-    if not torch.cuda.is_available():
-        print("unmeasured: no GPU")
-        return 1
-    name = torch.cuda.get_device_name()
-    bench = Bench(torch.device("cuda"), torch.bfloat16, dry=False)
-    target = arguments.out / f"replay-{'-'.join(name.lower().split())}.json"
-    cells: dict[str, Any] = json.loads(target.read_text())["cells"] if target.exists() else {}
-    about = {
-        "label": "replayed",
-        "device": name,
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-    for path in arguments.recordings:
-        recording = Recording.load(path)
-        config = MODELS[recording.about["model"]]
-        overlap = None
-        if arguments.strategy != "none":
-            shape, figures = ModelShape.of(config, bench.dtype.itemsize), measured(arguments.out, name)
-            overlap = overlap_of(figures, shape, arguments.strategy, arguments.k)
-        runner = runner_for(recording, decoder_for(config, bench), overlap)
-        found = replay(runner, recording, repeats=3) | {"strategy": arguments.strategy}
-        del runner
-        torch.cuda.empty_cache()
-        suffix = "" if overlap is None else f" {arguments.strategy}"
-        cells[found["cell"] + suffix] = found
-        print_cell(found)
-        target.write_text(json.dumps({**about, "cells": cells}, indent=2) + "\n")
-    print(f"wrote {target}")
-    return 0
-
-
-def main() -> int:
-    """Record, replay, or try both on the CPU."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    recorder = commands.add_parser("record", help="choose and record steps of a trace")
-    recorder.add_argument("--trace", default="#1", help="#1 to #4")
-    recorder.add_argument(
-        "--order", default="blend", help="fcfs, random, dfs, prefill_first, interleave, blend"
-    )
-    recorder.add_argument("--budget", type=int, default=8192, help="most tokens of a step")
-    recorder.add_argument("--paced", action=argparse.BooleanOptionalAction, default=True)
-    recorder.add_argument("--serial", action="store_true", help="pace for a device without overlap")
-    recorder.add_argument("--device", default="h200", help="a nominal device")
-    recorder.add_argument("--requests", type=int, default=30_000)
-    recorder.add_argument("--steps", type=int, default=LEAST_STEPS, help="steps to choose")
-    recorder.add_argument("--out", type=Path, required=True)
-    runner = commands.add_parser("run", help="replay recordings on a GPU")
-    runner.add_argument("recordings", type=Path, nargs="+")
-    runner.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    runner.add_argument("--strategy", choices=CHOICES, default="none", help="how cut steps run")
-    runner.add_argument("--k", type=int, help="blocks of attention; by default as was measured")
-    commands.add_parser("dry", help="tiny, on the CPU")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        return run_cells(arguments)
-    if arguments.command == "record":
-        recording = record_trace(arguments)
-        recording.save(arguments.out)
-        print(f"{recording.about['cell']}: {len(recording.steps)} of {recording.about['steps']} steps")
-        return 0
-    found = dry()
-    print_cell(found)
-    print(f"from end to end {found['end_to_end_seconds']:.1f} s, with the host's part of every step")
-    print("unmeasured: no GPU")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Chooses steps of a simulated run and records what they consist of, for `replay.py`.
+"""Chooses steps of a simulated run and records what they consist of, for `run.py`.
 
 The whole trace runs through the simulator. Its steps are put into strata of about equal modelled time, apart
 by whether they compute prompts, and some of each are drawn. Then the engine itself goes through the same run

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from engine.cost.profiles import DeviceProfile
 from engine.runtime.device.nano_batches import SplitRule
 from engine.runtime.device.overlap import STRATEGIES, Overlap, Strategy
-from tests.benchmarks.gpu import results_file
-from tests.benchmarks.overlap_pair import family
+from tests.benchmarks.gpu.report import results_file
+from tests.benchmarks.overlap.pair import family
 
 if TYPE_CHECKING:
     from pathlib import Path

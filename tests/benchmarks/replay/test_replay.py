@@ -14,8 +14,9 @@ from engine.plan.policies import make_plan
 from engine.runtime import state
 from engine.runtime.core import EngineSettings
 from engine.runtime.cpu.runner import StepResult
-from tests.benchmarks import replay, replay_steps
-from tests.benchmarks.replay_steps import Recording
+from tests.benchmarks.replay import run as replay
+from tests.benchmarks.replay import steps as replay_steps
+from tests.benchmarks.replay.steps import Recording
 from tests.engine.simulate.test_simulate import COST, SHAPE, random_night
 
 

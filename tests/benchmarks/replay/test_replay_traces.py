@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from sources import Source
 
 from engine.cost.step import NOMINAL, ModelShape
-from tests.benchmarks import overlap_record, overlap_replay
-from tests.benchmarks.gpu_engine import LLAMA_8B
-from tests.benchmarks.replay_strategy import measured, overlap_of
+from tests.benchmarks.gpu.engine import LLAMA_8B
+from tests.benchmarks.lib.sources import Source
+from tests.benchmarks.replay import record_traces, replay_traces
+from tests.benchmarks.replay.strategy import measured, overlap_of
 
 SHAPE = ModelShape.of(LLAMA_8B, 2)
 FIGURES = {
@@ -63,12 +63,12 @@ def test_gains_are_per_trace_and_on_average() -> None:
         cell("#3", "dfs_2048", 24.0),
         cell("#4", "dfs_2048", 9.0),
     ]
-    found = overlap_replay.ratios({c["cell"]: c for c in cells})
+    found = replay_traces.ratios({c["cell"]: c for c in cells})
     assert found == {
         "replay_vs_dfs_2048_overlap": {"#1": 1.4, "#3": 1.2, "mean": pytest.approx(1.3)},
         "replay_vs_best_no_overlap": {"#1": 1.3, "mean": 1.3},
     }
-    assert [row.value for row in overlap_replay.rows_of(found)] == pytest.approx([1.4, 1.2, 1.3, 1.3, 1.3])
+    assert [row.value for row in replay_traces.rows_of(found)] == pytest.approx([1.4, 1.2, 1.3, 1.3, 1.3])
 
 
 def test_a_device_that_was_not_measured_is_named(tmp_path) -> None:
@@ -80,7 +80,7 @@ def test_shorter_requests_are_beginnings_that_share_what_they_can() -> None:
     prompt = np.array([1612, 812, 13])
     text = [np.arange(1600, dtype=np.int32), np.arange(800, dtype=np.int32)]
     source = Source("some", prompt, np.array([5, 3200, 31]), np.array([0, 700, 12]), text)
-    found = overlap_record.shorter(source)
+    found = record_traces.shorter(source)
     # 12 tokens of system prompt stay, of the rest a sixteenth.
     assert found.prompt.tolist() == [112, 62, 13]
     assert found.output.tolist() == [1, 200, 1]
