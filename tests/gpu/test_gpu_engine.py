@@ -15,7 +15,7 @@ from engine.runtime.schedule.buckets import HalvedBucket
 from engine.runtime.setup import RunnerSizes, make_runner
 from tests.benchmarks.gpu import check
 from tests.benchmarks.gpu.check import KINDS, Place
-from tests.engine.runtime.device.test_device_runner import Poisoned
+from tests.support.device_runners import Poisoned
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,7 +17,7 @@ from engine.runtime.cpu.runner import StepResult
 from tests.benchmarks.replay import run as replay
 from tests.benchmarks.replay import steps as replay_steps
 from tests.benchmarks.replay.steps import Recording
-from tests.engine.simulate.test_simulate import COST, SHAPE, random_night
+from tests.support.simulated_nights import COST, SHAPE, random_night
 
 
 def recorded(count: int, pages: int = 60, seed: int = 3) -> Recording:

@@ -21,9 +21,9 @@ from tasks.publish.publish import publish
 from tasks.warehouse import tables as warehouse
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES, VERSION, ensure_table, iceberg_schema, replace_date
+from tests.support.finished_nights import fill
 from tests.support.nights import AT, DAY, open_test_night, output
 from tests.support.tables import Place, place, rows
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
