@@ -38,18 +38,24 @@ def module_of(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-@lru_cache(maxsize=4096)
-def imported_names(path: Path, module: str) -> tuple[tuple[str, int], ...]:
+def imported_names(root: Path, file: str) -> tuple[tuple[str, int], ...]:
     """Return every dotted name that a file imports, with its line; ``from a import b`` gives ``a.b``."""
+    module = module_of(file)
+    package = module if file.endswith("/__init__.py") else module.rpartition(".")[0]
+    return _names_in((root / file).read_text(), package)
+
+
+@lru_cache(maxsize=4096)
+def _names_in(text: str, package: str) -> tuple[tuple[str, int], ...]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-                above = here[: len(here) - node.level + 1]
+                above = package.split(".")
+                above = above[: len(above) - node.level + 1]
                 base = ".".join([*above, base] if base else above)
             found += [(f"{base}.{alias.name}", node.lineno) for alias in node.names]
     return tuple(found)
@@ -57,7 +63,7 @@ def imported_names(path: Path, module: str) -> tuple[tuple[str, int], ...]:
 
 def imports_of(root: Path, file: str, files: Mapping[str, str]) -> Iterator[Import]:
     """Yield the imports of a file among `files`, which maps names of modules to paths."""
-    for name, line in imported_names(root / file, module_of(file)):
+    for name, line in imported_names(root, file):
         # The last part may be a module, or a name in one.
         target = files.get(name) or files.get(name.rpartition(".")[0])
         if target is not None and target != file:
@@ -74,7 +80,7 @@ def outside_packages(root: Path, files: Iterable[str]) -> dict[str, list[str]]:
     """Return the top-level packages that these files import, each with the files that do so."""
     found: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        names = {name.partition(".")[0] for name, _ in imported_names(root / file, module_of(file))}
+        names = {name.partition(".")[0] for name, _ in imported_names(root, file)}
         for name in sorted(names):
             found[name].append(file)
     return dict(found)
