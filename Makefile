@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust ci lint clean
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -29,25 +29,26 @@ demo: $(STAMP) ## write a day of request logs, run the night on them, show answe
 test: $(STAMP) lint ## every test that needs no GPU
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-kernels: $(STAMP) ## Triton kernels without a GPU: interpreted, then compiled for sm_80 and sm_90
-	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/engine/kernels/triton -n auto --maxprocesses 2
+test-kernels: $(STAMP) ## Triton kernels and GPU benchmarks without a GPU: interpreted, then compiled for sm_80 and sm_90
+	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/engine/kernels/triton \
+		tests/benchmarks/*/test_dry_run.py -n auto --maxprocesses 2
 	@NIGHTBLEND_KERNELS=compile $(PY) -m pytest tests/engine/kernels/triton -n auto --maxprocesses 2
 
 test-gpu: $(STAMP) ## on a machine with a GPU: every kernel and the engine on the device
 	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/engine/kernels/triton tests/gpu
 
 test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root); a line of 1 GB
-	@$(PY) tests/servers/radosgw.py --install || true
+	@$(PY) -m tests.servers.radosgw --install || true
 	@NIGHTBLEND_S3=1 $(PY) -m pytest tests/s3 --durations=3
 
 TABLE_TESTS = $(addprefix tests/tasks/,warehouse attempt extract/test_table_source.py \
 	operations/test_retention.py operations/test_forget.py)
 test-warehouse: $(STAMP) ## publication to Iceberg tables with a catalog on PostgreSQL, which it installs (Debian, root)
-	@$(PY) tests/servers/postgres.py $(PY) -m pytest $(TABLE_TESTS) --durations=3
+	@$(PY) -m tests.servers.postgres $(PY) -m pytest $(TABLE_TESTS) --durations=3
 
 test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker, the wheel; installs PostgreSQL and Chromium (Debian, root)
-	@$(PY) tests/servers/browser.py --install || true
-	@NIGHTBLEND_DEPLOYED=1 $(PY) tests/servers/postgres.py $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
+	@$(PY) -m tests.servers.browser --install || true
+	@NIGHTBLEND_DEPLOYED=1 $(PY) -m tests.servers.postgres $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
 $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-dbt for dbt: about 150 MB to download, 1 minute."
@@ -59,27 +60,30 @@ test-dbt: $(STAMP) $(VENV)-dbt/.installed ## the dbt project on DuckDB, in an en
 	@$(PY) -m pytest tests/infra/test_dbt.py --durations=3
 
 bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
-	@$(PY) tests/benchmarks/logs.py $(ARGS)
+	@$(PY) -m tests.benchmarks.data.logs $(ARGS)
 
 bench-publish: $(STAMP) ## how fast a night is published, memory included (ARGS=--quick for a short one)
-	@$(PY) tests/benchmarks/publish.py $(ARGS)
+	@$(PY) -m tests.benchmarks.data.publish $(ARGS)
 
 bench-estimate: $(STAMP) ## the estimate on every trace, model and GPU, simulated (a quarter of an hour on two cores)
-	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/estimate.py --write $(BENCH)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.estimate --write $(BENCH)
 
 bench-trust: $(STAMP) ## estimated against real duration of a night on this machine (six minutes, quiet)
-	@$(PY) tests/benchmarks/trust.py --write $(BENCH)
+	@$(PY) -m tests.benchmarks.estimate.trust --write $(BENCH)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+rooms: $(STAMP) ## the rooms of the code, what each imports, and circles between them (none)
+	@$(PY) -m tests.support.rooms
+
 bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hours on a quiet machine)
-	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --write $(BENCH)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --write $(BENCH)
 
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
-	@OMP_NUM_THREADS=1 $(PY) tests/benchmarks/plan.py --quick $(BENCH)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --quick $(BENCH)
 
 ci: lint test-kernels test-s3 test-warehouse test-dbt test-prefect bench-plan-quick test ## what continuous integration runs
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from prefect_server import Installation
-from site_of_tests import Site
-from wheel import ROOT, build_wheel, make_environment, write_decoys
 
+from tests.deployed.site_of_tests import Site
+from tests.servers.prefect_server import Installation
+from tests.servers.wheel import ROOT, build_wheel, make_environment, write_decoys
 from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:

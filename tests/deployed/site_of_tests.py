@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import psutil
-from processes import computing, halt_when, wait
 
 from tasks.runlog.log import RunLog
 from tasks.store.contract import plain_path
 from tasks.store.open import open_store
+from tests.deployed.processes import computing, halt_when, wait
 from tests.support.demo_nights import batch_line, write_lines
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from prefect_server import Installation
+    from tests.servers.prefect_server import Installation
 
 ZONE = ZoneInfo("Europe/Berlin")
 JOB = "support-triage"

@@ -12,11 +12,11 @@ from datetime import date
 from html import unescape
 from pathlib import Path
 
-import browser
 import pytest
-from site_of_tests import JOB, counts
 
 from flows.on_demand import OnDemandParameters
+from tests.deployed.site_of_tests import JOB, counts
+from tests.servers import browser
 
 DAY = date(2026, 11, 22)
 COUNT = 12

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
-from processes import resume_when_told_to_stop
-from site_of_tests import JOB, counted, counts, long_counts, today
+
+from tests.deployed.processes import resume_when_told_to_stop
+from tests.deployed.site_of_tests import JOB, counted, counts, long_counts, today
 
 COUNT = 4
 

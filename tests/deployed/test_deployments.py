@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from site_of_tests import JOB
+
+from tests.deployed.site_of_tests import JOB
 
 
 def test_the_file_is_deployed_as_it_is_written(deployed_as_written):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from site_of_tests import JOB, today
+
+from tests.deployed.site_of_tests import JOB, today
 
 
 @pytest.fixture

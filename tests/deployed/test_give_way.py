@@ -10,11 +10,11 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from processes import LONG_S, computing, halt_when, wait
 
 from tasks.operations.dates import view_date
 from tasks.store.contract import plain_path
 from tasks.store.open import open_store
+from tests.deployed.processes import LONG_S, computing, halt_when, wait
 from tests.support.demo_nights import batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 import pytest
 from pyiceberg.catalog import load_catalog
-from site_of_tests import JOB, ZONE, counted, counts, today
 
 from flows.views.events import EVENT, event_id
+from tests.deployed.site_of_tests import JOB, ZONE, counted, counts, today
 from tests.support.demo_nights import batch_line
 
 COUNT = 8

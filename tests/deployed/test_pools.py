@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from processes import engine_of, flow_process, process_of, resume_when_told_to_stop
-from site_of_tests import JOB, long_counts, today
+
+from tests.deployed.processes import engine_of, flow_process, process_of, resume_when_told_to_stop
+from tests.deployed.site_of_tests import JOB, long_counts, today
 
 COUNT = 60
 NAMES = sorted(f"r{i}" for i in range(COUNT))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 from datetime import timedelta
 
-from prefect_server import Installation
-from site_of_tests import Site, counted, counts, today
-
+from tests.deployed.site_of_tests import Site, counted, counts, today
+from tests.servers.prefect_server import Installation
 from tests.support.paths import DEMO_MODEL
 
 JOB = "laptop"

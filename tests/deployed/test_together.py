@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from itertools import pairwise
 
-from site_of_tests import JOB, counts, long_counts, today
-
 from tasks.runlog.parts import read_table
+from tests.deployed.site_of_tests import JOB, counts, long_counts, today
 
 COUNT = 40
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from processes import flow_process, halt_when, process_of, resume_when_told_to_stop
-from site_of_tests import JOB, counted, counts, long_counts, today
+
+from tests.deployed.processes import flow_process, halt_when, process_of, resume_when_told_to_stop
+from tests.deployed.site_of_tests import JOB, counted, counts, long_counts, today
 
 if TYPE_CHECKING:
     from datetime import date

@@ -20,9 +20,9 @@ from tasks.store.contract import plain_path
 from tasks.store.folder import FolderStore
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import ensure_table, iceberg_schema
+from tests.support.finished_nights import fill
 from tests.support.nights import DAY, open_test_night, output
 from tests.support.paths import ROOT
-from tests.tasks.publish.test_publish import fill
 
 PROJECT = ROOT / "infra" / "dbt"
 DBT = ROOT / ".venv-dbt" / "bin" / "dbt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from importlib import import_module
 from uuid import uuid4
 
 import kubernetes_validate
@@ -12,15 +13,22 @@ import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import Flow, FlowRun
-from prefect.workers.process import ProcessWorker
-from prefect_docker.worker import DockerWorker
-from prefect_kubernetes.worker import KubernetesWorker
 
 from flows.deploy.pools import KINDS, base_job_template
 from tests.support.paths import ROOT
 
 INFRA = ROOT / "infra"
-WORKERS = {"process": ProcessWorker, "docker": DockerWorker, "kubernetes": KubernetesWorker}
+
+
+def worker_of(kind: str):
+    """Return the kind's class of worker, loaded when needed: collecting must not take seconds of that."""
+    places = {
+        "process": ("prefect.workers.process", "ProcessWorker"),
+        "docker": ("prefect_docker.worker", "DockerWorker"),
+        "kubernetes": ("prefect_kubernetes.worker", "KubernetesWorker"),
+    }
+    module, name = places[kind]
+    return getattr(import_module(module), name)
 
 
 def configuration(kind: str, gpus: int, **variables):
@@ -30,7 +38,7 @@ def configuration(kind: str, gpus: int, **variables):
     async def make():
         # Only blocks and variables would be asked for, and the templates name none.
         client = PrefectClient("http://127.0.0.1:9/api")
-        config = WORKERS[kind].job_configuration
+        config = worker_of(kind).job_configuration
         return await config.from_template_and_values(template, variables, client=client)
 
     found = asyncio.run(make())
@@ -46,7 +54,7 @@ def test_every_field_of_a_template_has_its_text(kind):
     for name, field in properties.items():
         assert field["title"], name
         assert field["description"].endswith("."), name
-    known = set(WORKERS[kind].get_default_base_job_template()["variables"]["properties"])
+    known = set(worker_of(kind).get_default_base_job_template()["variables"]["properties"])
     assert {"env", "command"} <= set(properties) & known
     assert properties["env"]["default"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 

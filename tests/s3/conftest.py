@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from radosgw import ACCESS_KEY, SECRET_KEY, CannotStartError, Server, missing_programs
+
+from tests.servers.radosgw import ACCESS_KEY, SECRET_KEY, CannotStartError, Server, missing_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 from botocore.config import Config
-from cutting_proxy import CuttingProxy
 
 from tasks.base.accounting import Account
 from tasks.base.errors import ConfigurationError
@@ -22,6 +21,7 @@ from tasks.store import s3_ranges
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import open_store
 from tasks.store.s3 import S3Store
+from tests.s3.cutting_proxy import CuttingProxy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from radosgw import ACCESS_KEY, SECRET_KEY
-
-from tests.tasks.warehouse.test_tables_s3 import check_tables_on_s3
+from tests.servers.radosgw import ACCESS_KEY, SECRET_KEY
+from tests.support.s3_table_checks import check_tables_on_s3
 
 if TYPE_CHECKING:
     from pathlib import Path

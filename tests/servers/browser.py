@@ -1,6 +1,6 @@
 """Headless Chromium (Debian): a page as a person sees it.
 
-    python tests/servers/browser.py --install
+    python -m tests.servers.browser --install
 
 installs the package if it is not there and this user may; else it says why not.
 """
@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from debian import install
 from websockets.sync.client import connect
+
+from tests.servers.debian import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

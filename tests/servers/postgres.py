@@ -1,6 +1,6 @@
 """PostgreSQL on this machine, for one command: nothing of it is left behind.
 
-    python tests/servers/postgres.py COMMAND...
+    python -m tests.servers.postgres COMMAND...
 
 installs the Debian package if it is not there and this user may, starts a server in a folder of its own, and
 runs the command with NIGHTBLEND_CATALOG set to a database in it. Where that cannot be done it says why and
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from debian import free_port, install
+from tests.servers.debian import free_port, install
 
 START_S = 60
 USER = "postgres"

@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from debian import free_port
+from tests.servers.debian import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

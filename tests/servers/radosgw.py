@@ -1,6 +1,6 @@
 """Ceph's radosgw on this machine: one monitor, one OSD in memory, one gateway; nothing outside of a folder.
 
-    python tests/servers/radosgw.py --install
+    python -m tests.servers.radosgw --install
 
 installs the Debian packages if they are not there and this user may; else it says why not.
 """
@@ -18,7 +18,7 @@ import urllib.request
 import uuid
 from typing import TYPE_CHECKING, Self
 
-from debian import free_port, install
+from tests.servers.debian import free_port, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from engine.models.quantisation import Fp8Scheme, parse_quantisation
 from engine.models.weights import load_weights
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.settings import Sampling
-from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.support.engines import assert_idle, run_engine, some_prompts
 from tests.support.models import decoder_of, reference_model
 
 E4M3 = torch.float8_e4m3fn

@@ -19,10 +19,8 @@ from engine.runtime.device.attention import AttentionOps
 from engine.runtime.device.overlap import Overlap, Strategy
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Buckets
-from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
-from tests.engine.runtime.device.test_nano_batches import ALWAYS
-from tests.engine.runtime.test_engine import assert_idle, run_engine
-from tests.engine.runtime.test_lag import answers
+from tests.support.device_runners import ALWAYS, Poisoned, mixed_sampling
+from tests.support.engines import answers, assert_idle, run_engine
 from tests.support.models import decoder_of, reference_model
 
 if TYPE_CHECKING:

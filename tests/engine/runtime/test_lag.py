@@ -20,21 +20,9 @@ from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule import flight
-from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
+from tests.support.engines import answers, assert_idle, run_engine, some_prompts
 from tests.support.models import decoder_of, flatten, greedy, reference_model
 from tests.support.paths import DEMO_MODEL
-
-
-def answers(done) -> list[tuple]:
-    return [
-        (
-            c.token_ids.tolist(),
-            c.text,
-            c.finish_reason,
-            None if c.logprobs is None else c.logprobs.chosen.tolist(),
-        )
-        for _, c in sorted(done.items())
-    ]
 
 
 def both(decoder, prompts, sampling, *more, **settings):

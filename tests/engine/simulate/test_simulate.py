@@ -28,26 +28,9 @@ from engine.runtime.schedule.forecast import RULES
 from engine.simulate.simulate import TRACE, simulate
 from tests.support.models import flatten
 from tests.support.scripted import STOP, ScriptedRunner
+from tests.support.simulated_nights import COST, SHAPE, random_night
 
-SHAPE = ModelShape(1000, 100, 2, 16, 64, 4400)
-COST = step_cost(SHAPE, NOMINAL["a100"])
 COMPOSITION = [state.W_TOKENS, state.W_SAMPLES, state.W_ATTENDED, state.W_KV_DECODE]
-
-
-def random_night(seed: int, count: int, longest: int, wrong: float):
-    """Return tokens, start, output lengths and estimates; stems are shared, `wrong` scales the estimates."""
-    rng = np.random.default_rng(seed)
-    stems = [rng.integers(2, 5, int(rng.integers(1, 24))).tolist() for _ in range(3)]
-    prompts = []
-    for _ in range(count):
-        stem = stems[int(rng.integers(3))]
-        tail = rng.integers(2, 5, int(rng.integers(1, 8))).tolist()
-        prompts.append(stem[: int(rng.integers(0, len(stem) + 1))] + tail)
-        if rng.random() < 0.1:
-            prompts[-1] = prompts[int(rng.integers(len(prompts)))]
-    output = rng.integers(1, longest + 1, count).astype(np.int32)
-    estimate = output * wrong * (1.0 if wrong == 1.0 else rng.uniform(0.5, 1.5, count))
-    return *flatten(prompts), output, np.clip(estimate, 1.0, None)
 
 
 def run_both(

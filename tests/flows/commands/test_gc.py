@@ -12,8 +12,8 @@ import pytest
 from flows import cli
 from tasks.publish.publish import publish
 from tasks.store.folder import FolderStore
+from tests.support.finished_nights import fill
 from tests.support.nights import open_test_night
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

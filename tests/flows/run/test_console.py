@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from wheel import build_wheel, install_in_folder, write_decoys
 
+from tests.servers.wheel import build_wheel, install_in_folder, write_decoys
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 

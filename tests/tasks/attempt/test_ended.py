@@ -10,9 +10,9 @@ from tasks.attempt.ended import end_killed, ending, failed_rows, record_failed
 from tasks.base.accounting import Account
 from tasks.publish.publish import publish
 from tasks.warehouse import replace
+from tests.support.finished_nights import fill
 from tests.support.nights import DAY, error, open_test_night, output, request, write, write_inputs
 from tests.support.tables import Place, place, rows
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

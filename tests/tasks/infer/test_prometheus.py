@@ -8,13 +8,13 @@ import socket
 import urllib.request
 
 import pytest
-from debian import free_port
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.cost.metrics import MEASURED
 from engine.cost.profiles import DeviceProfile
 from tasks.infer.prometheus import LABELS, WINDOW_S, PrometheusMetrics
+from tests.servers.debian import free_port
 from tests.support.paths import ROOT
 
 DASHBOARD = ROOT / "infra" / "grafana" / "nightblend.json"

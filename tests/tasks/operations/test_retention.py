@@ -15,9 +15,9 @@ from tasks.publish.publish import publish
 from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES
+from tests.support.finished_nights import fill
 from tests.support.nights import DAY, open_test_night, read_published
 from tests.support.tables import Place, place, rows
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pathlib import Path

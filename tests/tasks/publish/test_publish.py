@@ -27,6 +27,7 @@ from tasks.runlog.parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
 from tasks.runlog.places import date_prefix
 from tasks.runlog.state import current_publication
 from tasks.store.folder import FolderStore
+from tests.support.finished_nights import fill
 from tests.support.nights import (
     AT,
     DAY,
@@ -43,35 +44,7 @@ from tests.support.nights import (
 )
 
 if TYPE_CHECKING:
-    from tasks.night.night import Night
     from tasks.store.contract import Store
-
-ACCOUNT = Account(lines=8, blank=1, filtered=1, quarantined=1, requests=5, errors=1)
-PASSED = '{"body":{"metadata":{"workload":"pick"},"user":"u"},"envelope":{"note":1}}'
-STEP = {
-    "step": 0,
-    "started_at": AT,
-    "seconds": 0.5,
-    **dict.fromkeys(("prefill_tokens", "decode_tokens", "sequences", "kv_tokens_read", "free_pages"), 1),
-    **dict.fromkeys(("modelled_compute_seconds", "modelled_memory_seconds"), 0.1),
-    **dict.fromkeys(("hit_tokens", "recomputed_tokens", "retractions", "evicted_pages"), 0),
-}
-
-
-def fill(night: Night) -> None:
-    """Five requests: three answered in two parts, one refused while parsed, one failed in the engine."""
-    write_inputs(night, [request(name) for name in "abcd"], ACCOUNT)
-    write(night, "errors", [error("refused")])
-    write(night, "quarantine", [quarantined(3)])
-    profile(night)
-    night.log.finish_step("plan", {"policy": "blend", "hit_rate_optimum": 0.5})
-    write(
-        night, "outputs", [output("a", workload="pick", passthrough_json=PASSED), output("b", "line\u2028")]
-    )
-    write(night, "outputs", [output("c", endpoint="completions", finish_reason="length")])
-    write(night, "errors", [error("d", code="internal_error", field=None, retryable=True)])
-    write(night, "steps", [STEP])
-    night.log.finish_step("infer", INFER)
 
 
 def date_state(store: Store) -> Any:

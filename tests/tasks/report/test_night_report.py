@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import browser
 import numpy as np
 import polars as pl
 import pytest
@@ -22,8 +21,9 @@ from tasks.report.night_data import LengthMap, NightData
 from tasks.report.night_report import explain, night_document
 from tasks.report.orders import Order, Orders
 from tasks.store.contract import plain_path
+from tests.servers import browser
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
-from tests.tasks.report.test_report_document import Seen
+from tests.support.html_pages import Seen
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "zanzibar"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -11,35 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.report import plots
 from tasks.report.document import Document, Facts, Figure, Section, Table, Text, to_html, to_markdown
-
-
-class Seen(HTMLParser):
-    """Collects tags, attributes and text, and fails on tags that do not pair."""
-
-    VOID = ("meta", "br", "link", "img")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
+from tests.support.html_pages import Seen
 
 
 def drawn(seed: int = 0) -> str:

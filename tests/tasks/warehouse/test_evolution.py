@@ -28,9 +28,9 @@ from tasks.warehouse.tables import (
     iceberg_schema,
     replace_date,
 )
+from tests.support.finished_nights import fill
 from tests.support.nights import AT, DAY, open_test_night, output
 from tests.support.tables import Place, place, rows
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

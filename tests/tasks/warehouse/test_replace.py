@@ -21,9 +21,9 @@ from tasks.runlog.state import current_publication
 from tasks.warehouse import replace, tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import OF_A_DATE, TABLES, ensure_table, replace_date
+from tests.support.finished_nights import fill
 from tests.support.nights import DAY, error, open_test_night
 from tests.support.tables import Place, place, rows
-from tests.tasks.publish.test_publish import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from engine.kernels.cascade_attention import (
 )
 from engine.kernels.decode_attention import decode_attention_reference
 from tests.engine.kernels.triton.launches import DEVICE, HALF, normal, poisoned_allocations, relative_error
+from tests.engine.kernels.triton.paged import E4M3, F32, QUERY, TOLERANCE, name, paged
 from tests.engine.kernels.triton.pairs import pairwise
-from tests.engine.kernels.triton.test_attention import E4M3, F32, QUERY, TOLERANCE, name, paged
 
 CASES = pairwise(
     dim=(64, 80, 128, 256),

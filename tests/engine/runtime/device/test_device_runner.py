@@ -12,47 +12,11 @@ from hypothesis import strategies as st
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.runtime.cpu.runner import CpuRunner
-from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.settings import Sampling
-from engine.runtime.schedule.buckets import Bucket, Buckets, sequence_sizes, token_sizes
-from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
-from tests.engine.runtime.test_lag import answers
+from engine.runtime.schedule.buckets import Buckets, sequence_sizes, token_sizes
+from tests.support.device_runners import RAN, Poisoned, mixed_sampling
+from tests.support.engines import answers, assert_idle, run_engine, some_prompts
 from tests.support.models import CONFIGS, decoder_of, greedy, reference_model
-
-
-class Poisoned(DeviceRunner):
-    """Overwrites every buffer with nonsense before each launch, and remembers the shapes it ran."""
-
-    def launch(self, work, slots, requests, wish):
-        with torch.inference_mode():
-            self._staging._device.fill_(123456789)
-            self._staging._host[(self._staging._turn + 1) % len(self._staging._host)].fill_(-987654321)
-            self._logits.fill_(torch.nan)
-            # The dummy page may hold anything finite.
-            self._cache[:, -1] = 1e4
-        bucket = self._buckets.of(int(work.size[0]), int(work.size[1]))
-        assert bucket in self._buckets.all()
-        RAN.add(bucket)
-        return super().launch(work, slots, requests, wish)
-
-
-RAN: set[Bucket] = set()
-
-
-def mixed_sampling(seed: int, *, drawn: bool) -> list[Sampling]:
-    """Settings of ten requests, some greedy, some with a top-k, some with log probabilities."""
-    lengths = np.random.default_rng(seed).integers(1, 16, 10)
-    return [
-        Sampling(
-            max_tokens=int(n),
-            temperature=float(drawn and i % 3 > 0),
-            top_k=20 * (i % 2),
-            seed=seed + i,
-            ignore_eos=bool(i % 2),
-            logprobs=2 if i % 4 == 0 else None,
-        )
-        for i, n in enumerate(lengths)
-    ]
 
 
 def runner_of(budget: int, sequences: int, longest: int = 512):

@@ -19,7 +19,7 @@ from engine.runtime.device.memory import measured_kv_tokens
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
-from tests.engine.runtime.test_engine import some_prompts
+from tests.support.engines import some_prompts
 from tests.support.models import decoder_of, flatten, greedy, reference_model
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.cost.step import NOMINAL, ModelShape, step_cost
+from engine.cost.step import NOMINAL, step_cost
 from engine.kernels.decode_attention import decode_attention_reference
 from engine.kernels.prefill_attention import prefill_attention_reference
 from engine.models.lanes import StreamLanes
@@ -21,17 +21,11 @@ from engine.runtime.device.attention import AttentionOps
 from engine.runtime.device.nano_batches import SplitRule, cut, make_halves
 from engine.runtime.device.overlap import Overlap, Strategy
 from engine.runtime.sample.settings import Sampling
-from tests.engine.models.test_lanes import Recorded
-from tests.engine.runtime.device.test_device_runner import Poisoned, mixed_sampling
-from tests.engine.runtime.test_engine import assert_idle, run_engine, some_prompts
-from tests.engine.runtime.test_lag import answers
+from tests.support.device_runners import ALWAYS, SHAPE, Poisoned, mixed_sampling
+from tests.support.engines import answers, assert_idle, run_engine, some_prompts
 from tests.support.models import CONFIGS, decoder_of, greedy, reference_model
 from tests.support.schedule_checks import early_drops, footprint, missing_edges
-
-SHAPE = ModelShape(body_parameters=7_000_000_000, head_parameters=500_000_000, layers=32, query_size=4096,
-                   kv_bytes_per_token=131072, weight_bytes=15_000_000_000)  # fmt: skip
-ALWAYS = SplitRule.of(SHAPE, NOMINAL["h200"], least_gain=-1.0)
-
+from tests.support.streams import Recorded
 
 LIMITED = Strategy.of(
     "carveout", SHAPE, NOMINAL["h200"], {16: ((0.0, 0.1), (1.0, 0.6)), 48: ((0.0, 0.5), (1.0, 0.2))}

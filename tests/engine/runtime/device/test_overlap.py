@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.cost.step import NOMINAL, pair_seconds
 from engine.runtime.device.overlap import MARGIN, MOST_KEPT, STRATEGIES, Strategy, fewest, steady
 from engine.runtime.schedule.buckets import Buckets, HalvedBucket
-from tests.engine.runtime.device.test_nano_batches import SHAPE
+from tests.support.device_runners import SHAPE
 
 H200 = NOMINAL["h200"]
 SURFACES = {

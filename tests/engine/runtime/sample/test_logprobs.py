@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from engine.runtime.sample.logprobs import LOWEST, measure
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.sample.token_text import TokenText
-from tests.engine.runtime.test_engine import run_engine, some_prompts
+from tests.support.engines import run_engine, some_prompts
 from tests.support.models import decoder_of, reference_model
 from tests.support.paths import DEMO_MODEL
 

@@ -1,0 +1,227 @@
+"""How fast request logs are read: JSONL to canonical Parquet, with hashing, dedupe and accounting.
+
+    python -m tests.benchmarks.data.logs [--quick] [--gb 5]
+
+Writes `results/logs.json`: `jsonl_mb_s` (mean line 4 KB), `jsonl_small_mb_s` (400 bytes),
+`gz_mb_s` (4 KB lines; text bytes per second), `peak_mb` (most resident memory of all processes together),
+`log_gb`. Beside them: the same lines read by `json.loads` in one process, and the speed at a quarter of the
+size, to show that time and memory do not grow faster than the log; and CPU seconds of all processes per GB,
+which say more than MB/s on a machine that has other work. All figures are measured. A log lies on disk before
+it is read: writing it is over, so that its reading does not pay for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import tempfile
+import threading
+import time
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+
+from tasks.extract.extract import extract
+from tests.benchmarks.lib.places import RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MB = 1e6
+REPEATED = 0.01
+"""Share of lines that repeat an earlier one: they get rows of their own."""
+
+
+def text_pool(size: int) -> str:
+    """Return words, quotes, line ends and some letters beyond ASCII."""
+    rng = random.Random(7)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(8000)]
+    words += ['"quoted"', "line\nend", "Grüße", "naïve", "tab\tstop"] * 20
+    out: list[str] = []
+    have = 0
+    while have < size:
+        chosen = rng.choices(words, k=1000)
+        out += chosen
+        have += sum(map(len, chosen)) + 1000
+    return " ".join(out)
+
+
+def lines(total: int, mean: int) -> Iterator[bytes]:
+    """Yield lines of `mean` bytes on average, until they are `total` bytes."""
+    rng = random.Random(total + mean)
+    # JSON text is cut from one pool, so that making the log costs less than reading it.
+    pool = json.dumps(text_pool(4 << 20), ensure_ascii=False)[1:-1].replace("\\", " ").replace('"', " ")
+    turns = json.dumps([{"role": "system", "content": 'Sort the tickets.\nAnswer with "one word".'}])[:-1]
+    head = '{"custom_id": "r-%d", "method": "POST", "url": "/v1/chat/completions", '
+    head += '"body": {"model": "m", "messages": '
+    tail = '], "max_tokens": %d, "temperature": 0, "metadata": {"workload": "tickets"}}}\n'
+    fixed = len(head) + len(tail) + len(turns) + 50
+    made = number = 0
+    last = b""
+    while made < total:
+        if last and rng.random() < REPEATED:
+            line = last
+        else:
+            size = max(8, int(rng.uniform(0.5, 1.5) * (mean - fixed)))
+            start = rng.randrange(len(pool) - size)
+            text = turns + ', {"role": "user", "content": "\\"' + pool[start : start + size] + '"}'
+            line = (head % number + text + tail % rng.choice((64, 128, 256))).encode()
+            number += 1
+        last = line
+        made += len(line)
+        yield line
+
+
+def write_log(path: Path, total: int, mean: int) -> int:
+    """Write a log and return its bytes of text."""
+    written = 0
+    packed = path.suffix == ".gz"
+    with gzip.open(path, "wb", compresslevel=1) if packed else path.open("wb") as out:
+        for line in lines(total, mean):
+            out.write(line)
+            written += len(line)
+    os.sync()
+    return written
+
+
+def cpu_seconds() -> float:
+    """Return what this process and its ended children have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+class Memory:
+    """Most resident memory of this process and its children while the block runs, in MB."""
+
+    def __enter__(self) -> Self:
+        self.peak = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        watched = [me]
+        step = 0
+        while not self._stop.wait(0.1):
+            # Looking for children reads all of /proc.
+            if step % 10 == 0:
+                watched = [me, *me.children(recursive=True)]
+            step += 1
+            total = 0
+            for process in watched:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total / MB)
+
+
+def read(path: Path, text_bytes: int) -> dict[str, Any]:
+    """Extract a log and return its figures."""
+    scratch = Path(tempfile.mkdtemp(dir=path.parent))
+    try:
+        with Memory() as memory:
+            begin, used = time.perf_counter(), cpu_seconds()
+            result = extract(str(path), job="bench", run_date=date(2026, 1, 1), scratch=scratch)
+            seconds, used = time.perf_counter() - begin, cpu_seconds() - used
+    finally:
+        shutil.rmtree(scratch)
+    account = result.account
+    if account.lines != account.requests or account.errors:
+        raise RuntimeError(f"the log was not read whole: {account}")
+    return {
+        "text_mb": round(text_bytes / MB, 1),
+        "requests": account.requests,
+        "seconds": round(seconds, 2),
+        "mb_s": round(text_bytes / MB / seconds, 1),
+        "cpu_s_per_gb": round(used / text_bytes * 1e9, 2),
+        "peak_mb": round(memory.peak, 1),
+    }
+
+
+def json_loop(path: Path, text_bytes: int) -> dict[str, Any]:
+    """Parse a log line by line with the standard library, one process, nothing else done."""
+    begin = time.perf_counter()
+    with path.open("rb") as file:
+        for line in file:
+            json.loads(line)
+    seconds = time.perf_counter() - begin
+    return {"seconds": round(seconds, 2), "mb_s": round(text_bytes / MB / seconds, 1)}
+
+
+def measure(gb: float, folder: Path) -> dict[str, Any]:
+    """Make the logs one after the other, read them, and return all figures."""
+    cases = {
+        "jsonl": (gb, 4000, "log.jsonl"),
+        "jsonl_quarter": (gb / 4, 4000, "quarter.jsonl"),
+        "jsonl_small": (gb / 5, 400, "small.jsonl"),
+        "gz": (gb / 5, 4000, "log.jsonl.gz"),
+    }
+    found: dict[str, Any] = {}
+    for name, (size, mean, file) in cases.items():
+        path = folder / file
+        text_bytes = write_log(path, int(size * 1e9), mean)
+        found[name] = {"stored_mb": round(path.stat().st_size / MB, 1), **read(path, text_bytes)}
+        if name in {"jsonl_quarter", "jsonl_small"}:
+            found[f"{name}_json_loop"] = json_loop(path, text_bytes)
+        path.unlink()
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a log of 0.2 GB instead of 5")
+    parser.add_argument("--gb", type=float, default=5.0, help="size of the largest log")
+    options = parser.parse_args()
+    gb = 0.2 if options.quick else options.gb
+    folder = Path(tempfile.mkdtemp(prefix="nightblend-logs-"))
+    try:
+        cases = measure(gb, folder)
+    finally:
+        shutil.rmtree(folder)
+    loop = cases["jsonl_quarter_json_loop"]["mb_s"]
+    results = {
+        "jsonl_mb_s": cases["jsonl"]["mb_s"],
+        "jsonl_small_mb_s": cases["jsonl_small"]["mb_s"],
+        "gz_mb_s": cases["gz"]["mb_s"],
+        "cpu_s_per_gb": cases["jsonl"]["cpu_s_per_gb"],
+        "peak_mb": max(case["peak_mb"] for case in cases.values() if "peak_mb" in case),
+        "log_gb": round(cases["jsonl"]["text_mb"] / 1000, 3),
+        "json_loop_mb_s": loop,
+        "json_loop_small_mb_s": cases["jsonl_small_json_loop"]["mb_s"],
+        "ratio_to_json_loop": round(cases["jsonl"]["mb_s"] / loop, 2),
+        "cases": cases,
+        "where": {
+            "label": "measured",
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "load_at_end": [round(value, 2) for value in os.getloadavg()],
+            "date": datetime.now(UTC).date().isoformat(),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in ("numba", "numpy", "orjson", "pyarrow")},
+            "machine": platform.platform(),
+        },
+    }
+    name = "logs-quick.json" if options.quick else "logs.json"
+    (RESULTS / name).write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in results.items() if key != "cases"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
