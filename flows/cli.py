@@ -1,77 +1,126 @@
-"""The command line: `nightblend COMMAND`. The commands are in `flows/commands/`, a module each."""
+"""The command line, `nightblend COMMAND`: a command is a module of `flows.commands`, loaded when typed."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
-from flows.commands import (
-    backfill,
-    calibrate,
-    deploy,
-    doctor,
-    estimate,
-    forget,
-    gc,
-    inspect,
-    report,
-    rollback,
-    run,
-    serve,
-    status,
-    trust,
-)
-from flows.commands.parser import CommandParser
+from flows.parameters.spelling import meant
 from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-COMMANDS = (
-    run,
-    backfill,
-    status,
-    doctor,
-    inspect,
-    report,
-    estimate,
-    trust,
-    rollback,
-    gc,
-    forget,
-    calibrate,
-    deploy,
-    serve,
-)
-"""In the order that `--help` shows them."""
+    from flows.commands.parser import CommandParser
+
+COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "Before the first night": {
+        "doctor": "look whether a night could run",
+        "estimate": "tell what a night of past logs would take and save",
+        "calibrate": "measure this machine",
+    },
+    "Nights": {
+        "run": "run one night",
+        "backfill": "run past dates",
+        "status": "show how a date stands, and what to type next",
+        "serve": "run nights on a schedule from this process",
+        "deploy": "make a Prefect server ready for nights",
+    },
+    "What a run did": {
+        "inspect": "show what a run did",
+        "report": "write a page about a run",
+        "trust": "compare planned and actual figures of past runs",
+    },
+    "What is kept": {
+        "rollback": "publish an earlier result of a date again",
+        "gc": "delete what is kept no longer",
+        "forget": "take requests out of all that is kept",
+    },
+}
+"""Heading -> command -> what it does, in the order that `--help` shows them."""
+NAMES: Final = tuple(name for commands in COMMANDS.values() for name in commands)
 
 
-def main(arguments: Sequence[str] | None = None, *, with_flow: bool | None = None) -> int:
+class Command(Protocol):
+    """A module of `flows.commands`."""
+
+    def make_parser(self) -> CommandParser:
+        """Return its options."""
+
+    def execute(self, options: dict[str, Any]) -> int:
+        """Do the work; return the exit code."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (`tasks.base.accounting.ExitCode`).
 
     Parameters
     ----------
     arguments
         Without the program's name; None takes the process's own.
-    with_flow
-        Whether a night runs as Prefect flow. None: only where `PREFECT_API_URL` names a server.
+
+    Raises
+    ------
+    SystemExit
+        With 2 if options are wrong, and with 0 after `--help` of a command.
     """
-    options = vars(_parser().parse_args(arguments))
-    execute = options.pop("execute")
-    if with_flow is not None:
-        options["with_flow"] = with_flow
+    name, *typed = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in {"-h", "--help"}:
+        print(usage())
+        return int(ExitCode.OK)
+    if name == "--version":
+        print(f"nightblend {version()}")
+        return int(ExitCode.OK)
+    if name not in NAMES:
+        _refuse(name)
     try:
-        return int(execute(options))
+        command = load(name)
+        return int(command.execute(command.make_parser().finish().parse(typed)))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every end has its exit code
         return explain(error)
 
 
+def load(name: str) -> Command:
+    """Return a command of that name."""
+    return cast("Command", import_module(f"flows.commands.{name}"))
+
+
+def usage() -> str:
+    """Return what `nightblend --help` prints."""
+    lines = ["usage: nightblend COMMAND [OPTIONS]", "", "Scheduled offline batch LLM inference."]
+    for heading, commands in COMMANDS.items():
+        lines += ["", f"{heading}:", *(f"  {name:<11}{what}" for name, what in commands.items())]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`nightblend COMMAND --help` shows the options of a command, `nightblend --version` the version.",
+        ]
+    )
+
+
+def version() -> str:
+    """Return the version of the installed package; a bare checkout has none."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        return version_of("nightblend")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def explain(error: BaseException) -> int:
     """Say in one line on stderr why a night did not end well; return the exit code."""
-    from flows.run.failures import TOLD, describe
-    from flows.run.sequence import exit_code_of
+    if isinstance(error, ConfigurationError):
+        # The most frequent one, told without loading what else can fail.
+        print(f"nightblend: {' '.join(str(error).split())}", file=sys.stderr)
+        return int(ExitCode.USAGE)
+    from flows.run.failures import TOLD, describe, exit_code_of
 
     code = exit_code_of(error)
     text = "stopped." if isinstance(error, KeyboardInterrupt) else describe(error)
@@ -85,12 +134,17 @@ def explain(error: BaseException) -> int:
     return int(code)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(prog="nightblend", description="Scheduled offline batch LLM inference.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
-    for command in COMMANDS:
-        command.add(commands)
-    return parser
+def _refuse(name: str) -> NoReturn:
+    if not name:
+        said = "a command is missing."
+    elif name.startswith("-"):
+        like = meant(name, ("--help", "--version"))
+        said = f"{name} is not known before a command" + (f"; {like}" if like else ".")
+    else:
+        like = meant(name, NAMES)
+        said = f"{name} is no command" + (f"; {like}" if like else ".")
+    print(f"nightblend: {said} See `nightblend --help`.", file=sys.stderr)
+    sys.exit(ExitCode.USAGE)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.parameters.nightly import NightlyParameters  # noqa: TC001 - Prefect reads the annotation when it runs
+from flows.parameters.to_request import night_request
+from flows.placement.prefect_pool import FLOW_RUN
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, told
 from flows.run.sequence import Silent, recorded_attempt
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from flows.run.sequence import Reporter, Steps
     from tasks.infer.placement.contract import Handover
 
-FLOW_RUN = "flow_run"
-"""In the parameters of a claim: the flow run that computes."""
 FAILED = "ComputeFailed"
 """Not `Failed`: the night that waits for it fails too, and people need to be told once."""
 
@@ -87,7 +87,7 @@ def compute_handed(
     infer = steps.reported_to(reporter).infer
     with (
         TemporaryDirectory(prefix="nightblend-") as folder,
-        open_handed(parameters.to_request(), handover, Path(folder), params) as night,
+        open_handed(night_request(parameters), handover, Path(folder), params) as night,
         recorded_attempt(night),
     ):
         told(take_plan)(night)

@@ -6,6 +6,7 @@ python -m flows.estimate --source logs/ --model llama-3.1-8b --gpu a100,h100 --p
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.parameters.estimate import EstimateParameters  # noqa: TC001 - Prefect reads it
+from flows.parameters.to_request import estimate_request
 from tasks.estimate.estimate import estimate as make_estimate
 from tasks.estimate.page import document
 from tasks.report.document import to_html, to_markdown
@@ -25,7 +27,7 @@ _NO_KEY = re.compile(r"[^a-z0-9]+")
 @task(name="estimate", task_run_name="estimate", cache_policy=NO_CACHE, persist_result=False)
 def simulate(parameters: EstimateParameters) -> dict[str, Any]:
     """Read the logs and simulate the night."""
-    return make_estimate(parameters.to_request(), told=get_run_logger().info)
+    return make_estimate(estimate_request(parameters), told=get_run_logger().info)
 
 
 @flow(name="estimate", persist_result=False, validate_parameters=True)
@@ -63,6 +65,6 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from flows.cli import main
-
-    sys.exit(main(["estimate", *sys.argv[1:]], with_flow=True))
+    # The command line is above the flows and not imported by them: it is run, as `python -m flows` does.
+    sys.argv[1:1] = ["estimate", "--as-flow"]
+    runpy.run_module("flows", run_name="__main__", alter_sys=True)

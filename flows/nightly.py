@@ -8,6 +8,7 @@ state, log and time in Prefect. `flows.on_demand` runs the same for a person who
 
 from __future__ import annotations
 
+import runpy
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.dates.catch_up import catching_up
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.placement.prefect_pool import steps_on
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS
@@ -83,7 +85,7 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     """
     log = get_run_logger()
     try:
-        request = parameters.to_request(scheduled())
+        request = night_request(parameters, scheduled())
         log.info("job %s, run date %s", request.job, request.run_date)
         keep_date(parameters, request.run_date)
         if parameters.compute_on is None:
@@ -128,6 +130,6 @@ def keep_date(parameters: NightlyParameters, run_date: date | None) -> None:
 
 
 if __name__ == "__main__":
-    from flows.cli import main
-
-    sys.exit(main(["run", *sys.argv[1:]], with_flow=True))
+    # The command line is above the flows and not imported by them: it is run, as `python -m flows` does.
+    sys.argv[1:1] = ["run", "--as-flow"]
+    runpy.run_module("flows", run_name="__main__", alter_sys=True)

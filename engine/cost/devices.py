@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine.choices import DTYPES, KV_DTYPES
 from engine.cost.step import NOMINAL, DeviceProfile, ModelShape
 from engine.errors import EngineError
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from engine.models.config import ModelConfig
 
-DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
-KV_DTYPES: Final = ("auto", "fp8")
 ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 CPU_KV_BYTES: Final = 2 << 30
 """KV memory on the CPU where a run names none; less if its requests cannot fill it."""

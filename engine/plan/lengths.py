@@ -27,17 +27,6 @@ MAX_TOKENS: Final = "max_tokens"
 SOURCES: Final = (OBSERVED, WORKLOAD, GLOBAL, MAX_TOKENS)
 """Where an estimate comes from, best first."""
 
-FIXED: Final = "fixed"
-LOGGED: Final = "logged"
-SAMPLED: Final = "sampled"
-COMBINED: Final = "combined"
-ESTIMATORS: Final = {
-    COMBINED: "earlier nights, a sample that is answered first, and what the run shows as it goes on",
-    SAMPLED: "the mean of a sample of the same prefix, which is answered first",
-    LOGGED: "the length in the log, else the mean of the workload's logged lengths",
-    FIXED: "half of the most output tokens",
-}
-"""Estimator -> where it takes lengths from, in a few words."""
 SAMPLE: Final = 0.01
 """Part of the requests that is answered first to learn lengths from."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.choices import POLICIES
 from engine.errors import EngineError
 from engine.plan.order import (
     arrange,
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
     from engine.plan.order import Accept, CostOf
     from engine.plan.scan import Bool
     from engine.plan.tree import Float64, Int32, Int64, NodeCosts, PrefixTree
-
-POLICIES = {
-    "fcfs": "as they arrived",
-    "random": "a seeded shuffle",
-    "dfs": "depth-first over the prefix tree: the most sharing",
-    "blend": "compute-heavy and memory-heavy requests side by side, prefixes kept together",
-    "interleave": "workloads mixed in proportion, each depth-first",
-}
-"""Policy name -> what it does, in a few words."""
-
 
 LINK = 0.5
 """A request is kept beside the one that it shares a prefix with if it would cost this much more alone.

@@ -1,6 +1,5 @@
-"""The commands of `nightblend`: one module each, listed in `flows.cli.COMMANDS`.
+"""The commands of `nightblend`, a module each; `flows.cli` lists them and loads the one that is typed.
 
-A module offers `add(commands)`, which adds its parser, and `execute(options)`, which does the work and
-returns the exit code. What it imports at its top is what `nightblend --help` waits for, so heavy imports go
-inside.
+A module offers `make_parser()`, its options, and `execute(options)`, which does the work and returns the exit
+code. What it imports at its top is what `nightblend COMMAND --help` waits for, so heavy imports go inside.
 """

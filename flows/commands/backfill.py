@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command, add_fields, interrupt
+from flows.commands.common import stopped_by_sigterm
+from flows.commands.parser import CommandParser
 from flows.parameters.backfill import BackfillParameters, new_id
 from flows.parameters.nightly import NightlyParameters
 
 if TYPE_CHECKING:
-    from flows.commands.parser import Commands
     from flows.run.sequence import Reporter
     from flows.views.date_table import DateEntry
 
@@ -23,22 +22,21 @@ _NOT_HERE = frozenset(
 """Fields of a night that a backfill decides about itself."""
 
 
-def add(commands: Commands) -> None:
-    """Add the command; its options are the fields of the two forms."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command, which are the fields of the two forms."""
+    parser = CommandParser(
         "backfill",
-        execute,
-        help="run past dates",
         description="Run past dates that are missing or failed, or whose input has changed since. With "
         "--deployment they run as flow runs of that deployment on the server of PREFECT_API_URL; else one "
         "after the other in this process, with the options of `nightblend run`.",
         epilog="Exit codes: 0 all published, 1 a date failed, 2 wrong usage, 4 stopped; the same command "
         "goes on.",
     )
-    add_fields(parser, BackfillParameters.model_fields)
-    night = {name: field for name, field in NightlyParameters.model_fields.items() if name not in _NOT_HERE}
-    add_fields(parser.add_argument_group("the night, without --deployment"), night)
+    parser.add_form(BackfillParameters)
+    parser.add_form(
+        NightlyParameters, without=_NOT_HERE, within="Night: ", required="Required without --deployment."
+    )
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:
@@ -48,13 +46,10 @@ def execute(options: dict[str, Any]) -> int:
         {name: value for name, value in options.items() if name in BackfillParameters.model_fields}
     )
     night = {name: value for name, value in options.items() if name not in BackfillParameters.model_fields}
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with stopped_by_sigterm():
         result = (
             _with_flow(asked) if "deployment" in options else _here(asked, NightlyParameters.parse(night))
         )
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:

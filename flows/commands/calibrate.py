@@ -7,22 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser, number
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from engine.cost.profiles import DeviceProfile
-    from flows.commands.parser import Commands
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "calibrate",
-        execute,
-        help="measure this machine",
         description="Measure what this machine achieves with a model, by running the engine on made-up "
         "requests, and write a device profile for the planner.",
     )
@@ -31,8 +27,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
     parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="how long to measure, loading apart. Default: 60."
+        "--seconds", type=number, default=60.0, help="how long to measure, loading apart. Default: 60."
     )
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.common import check_server
+from flows.commands.parser import CommandParser, whole
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "deploy",
-        execute,
-        help="make a Prefect server ready",
         description="Create what a Prefect server (PREFECT_API_URL) needs to run nights: a work pool with "
         "its queues and its limit, the deployments of a file, the automations. It can be run again at any "
         "time.",
@@ -35,11 +29,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--gpus",
-        type=int,
+        type=whole,
         default=1,
         help="GPUs of a run (Docker, Kubernetes); 0 for a pool that does not compute. Default: 1.",
     )
-    parser.add_argument("--slots", type=int, default=1, help="runs that may compute at a time. Default: 1.")
+    parser.add_argument("--slots", type=whole, default=1, help="runs that may compute at a time. Default: 1.")
     parser.add_argument("--image", help="image of the runs (Docker, Kubernetes). Default: nightblend:latest.")
     parser.add_argument(
         "--python", metavar="PATH", help="Python of the workers (process). Default: that of this command."
@@ -50,6 +44,7 @@ def add(commands: Commands) -> None:
         help="deployments to create, see infra/prefect.yaml; without it the pool alone is made",
     )
     parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block, such as slack-webhook/ops")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:
@@ -77,13 +72,3 @@ def execute(options: dict[str, Any]) -> int:
         print(line)
     print(f"Start a worker where the runs are to run: prefect worker start --pool {plan.name}")
     return int(ExitCode.OK)
-
-
-def check_server(command: str) -> None:
-    """Raise `ConfigurationError` unless a Prefect server is named."""
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ConfigurationError(
-            "PREFECT_API_URL",
-            f"is not set, and `nightblend {command}` needs a Prefect server",
-            "Start one by `prefect server start` and set it to http://127.0.0.1:4200/api",
-        )

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command, parse_date
+from flows.commands.common import parse_date
+from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.commands.parser import Commands
     from tasks.operations.doctor import Check
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "doctor",
-        execute,
-        help="look whether a night could run",
         description="Look at store, clock, source, catalog, model, device and Prefect as a night would use "
         "them, without taking a GPU. What is not given is skipped.",
         epilog="Exit codes: 0 a night can run, 2 it cannot.",
@@ -29,7 +26,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--store", required=True, help="where runs and results are kept")
     parser.add_argument("--job", default="", help="name of the nightly")
     parser.add_argument("--source", help="request logs, as for `run`")
-    parser.add_argument("--run-date", help="whose objects to look for, as 2026-11-22. Default: yesterday.")
+    parser.add_argument(
+        "--run-date", metavar="DATE", help="whose objects to look for, as 2026-11-22. Default: yesterday."
+    )
     parser.add_argument("--timezone", default="UTC", help="whose yesterday. Default: UTC.")
     parser.add_argument("--model", help="model folder or hub id")
     parser.add_argument("--catalog", help="as for `run`; none for files only")
@@ -37,6 +36,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
     parser.add_argument("--pool", help="work pool of the nights, which must have a worker")
     parser.add_argument("--compute-on", help="as for `run`: the deployment that computes for them")
+    return parser
 
 
 def verdict(checks: Sequence[Check]) -> str:

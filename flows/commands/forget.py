@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "forget",
-        execute,
-        help="take requests out of all that is kept",
         description="Take the requests of a tenant, or some by id, out of publications and tables, with all "
         "earlier states of the tables, and delete the run directories, parsed rows and other publications of "
         "their dates. Take them out of the source first: a date that is run again reads it again.",
@@ -32,6 +26,7 @@ def add(commands: Commands) -> None:
         "--request-id", action="append", default=[], metavar="ID", help="a request; may be repeated"
     )
     parser.add_argument("--dry-run", action="store_true", help="say of which dates; change nothing")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

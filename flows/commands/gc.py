@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
 _CLASSES = {
     "runs": "run directories; that of a current publication is kept in any case",
@@ -21,15 +18,12 @@ _CLASSES = {
 }
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
     from tasks.operations.retention import Retention
 
-    parser = add_command(
-        commands,
+    parser = CommandParser(
         "gc",
-        execute,
-        help="delete what is kept no longer",
         description="Delete what is older than its class is kept. Never the current publication of a date, "
         "nor the run that made it.",
     )
@@ -45,6 +39,7 @@ def add(commands: Commands) -> None:
             default=str(kept[name]),
             help=f"how long to keep {what}; `all` keeps them. Default: {kept[name]:g}.",
         )
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser, whole
 from tasks.base.accounting import ExitCode
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "inspect",
-        execute,
-        help="show what a run did",
         description="Show what a run did: shared prefixes, densities, the mix over time, planned and actual "
         "figures. Nothing of a prompt is shown.",
     )
     parser.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
-    parser.add_argument("--top", type=int, default=10, help="most prefixes to list. Default: 10.")
+    parser.add_argument("--top", type=whole, default=10, help="most prefixes to list. Default: 10.")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:
     """Print it."""
+    from flows.api import inspect
     from flows.views.inspect import print_inspection
-    from tasks.report.inspect_run import inspect_run
 
-    result = inspect_run(options["run"], options["top"])
+    result = inspect(options["run"], options["top"]).as_dict()
     if options["json"]:
         print(json.dumps(result, ensure_ascii=False))
     else:

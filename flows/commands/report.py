@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "report",
-        execute,
-        help="write a page about a run",
         description="Write a self-contained HTML page about a run, and the same as markdown beside it: "
         "utilisation over time, why this order, sharing, plan kept, cost. Nothing of a prompt is in it.",
     )
@@ -27,6 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", default="report.html", metavar="FILE", help="the page. Default: report.html."
     )
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command, parse_date
+from flows.commands.common import parse_date
+from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "rollback",
-        execute,
-        help="publish an earlier result of a date again",
         description="Make an earlier publication of a date the current one again, in the tables and in the "
         "date's log. Nothing is computed or deleted.",
     )
     parser.add_argument("--job", required=True, help="name of the nightly")
     parser.add_argument("--store", required=True, help="where its results are")
-    parser.add_argument("--run-date", required=True, help="the date, as 2026-11-22")
+    parser.add_argument("--run-date", required=True, metavar="DATE", help="the date, as 2026-11-22")
     parser.add_argument("--to", metavar="PUBLICATION", help="which one; else the one before the current")
     parser.add_argument("--catalog", help="as for `run`; none rolls the files back alone")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from flows.commands.deploy import check_server
-from flows.commands.parser import add_command, add_fields, parse_ready_by
+from flows.commands.common import check_server, parse_ready_by
+from flows.commands.parser import CommandParser
 from flows.parameters.nightly import NightlyParameters
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
 _FIXED: Final = ("run_date", "rerun", "take_over")
 """Fields that belong to one run, not to all that are served."""
 
 
-def add(commands: Commands) -> None:
-    """Add the command; its options are the fields of `NightlyParameters` that hold for every run."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command, which are those fields of a night that hold for every run."""
+    parser = CommandParser(
         "serve",
-        execute,
-        help="run nights on a schedule from this process",
         description="Serve the nightly on a schedule, on-demand runs, backfills and the watch from this "
         "process: no work pool and no worker are needed, only a Prefect server (PREFECT_API_URL). It ends "
         "with Ctrl-C.",
@@ -38,8 +32,8 @@ def add(commands: Commands) -> None:
         metavar="HH:MM",
         help="when the night has to be published, in --timezone; what is not is told. Default: 07:00.",
     )
-    fields = NightlyParameters.model_fields
-    add_fields(parser, {name: field for name, field in fields.items() if name not in _FIXED})
+    parser.add_form(NightlyParameters, without=_FIXED)
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:
@@ -48,8 +42,10 @@ def execute(options: dict[str, Any]) -> int:
     options.pop("json")
     cron, ready_by = options.pop("cron"), parse_ready_by(options.pop("ready_by"))
     parameters = NightlyParameters.parse(options)
+    from flows.parameters.to_request import night_request
+
     # A wrong setting is told now, not at night.
-    parameters.to_request()
+    night_request(parameters)
     # Runs are processes of their own, with this environment.
     from flows.deploy import RUN_ENVIRONMENT
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.parser import add_command, parse_date, parse_ready_by
+from flows.commands.common import parse_date, parse_ready_by
+from flows.commands.parser import CommandParser, number, whole
 from tasks.base.accounting import ExitCode
 
 if TYPE_CHECKING:
-    from flows.commands.parser import Commands
     from tasks.store.contract import Store
 
 
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "status",
-        execute,
-        help="show how a date stands",
         description="Show how a date stands and the command to type next, from the store alone: Prefect "
         "may be down. Without a date the last seven are listed.",
         epilog="Exit codes: 0 as it should be, 1 the date is failed, stopped, killed or missing, or with "
@@ -27,15 +24,16 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--job", required=True, help="name of the nightly")
     parser.add_argument("--store", required=True, help="where its results are")
-    parser.add_argument("--run-date", "--date", help="the date, as 2026-11-22")
+    parser.add_argument("--run-date", "--date", metavar="DATE", help="the date, as 2026-11-22")
     parser.add_argument(
         "--ready-by",
         metavar="HH:MM",
         help="say whether the last date that is due by this local time of day is published; for cron",
     )
     parser.add_argument("--timezone", default="UTC", help="whose days and time of day. Default: UTC.")
-    parser.add_argument("--lag-days", type=int, default=1, help="as for `run`. Default: 1.")
-    parser.add_argument("--lease-s", type=float, default=90.0, help="as for `run`. Default: 90.")
+    parser.add_argument("--lag-days", type=whole, default=1, help="as for `run`. Default: 1.")
+    parser.add_argument("--lease-s", type=number, default=90.0, help="as for `run`. Default: 90.")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

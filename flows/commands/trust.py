@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.parser import add_command
+from flows.commands.parser import CommandParser, whole
 from tasks.base.accounting import ExitCode
 
-if TYPE_CHECKING:
-    from flows.commands.parser import Commands
 
-
-def add(commands: Commands) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    parser = CommandParser(
         "trust",
-        execute,
-        help="compare planned and actual figures of past runs",
         description="Show how far the planned figures of a job's past runs were off: the time of steps, the "
         "lengths of answers, the time in total. `estimate --store S --job J` corrects its figures by them.",
     )
     parser.add_argument("--job", required=True, help="name of the nightly")
     parser.add_argument("--store", required=True, help="where its results are")
-    parser.add_argument("--runs", type=int, default=30, help="latest runs to look at. Default: 30.")
+    parser.add_argument("--runs", type=whole, default=30, help="latest runs to look at. Default: 30.")
+    return parser
 
 
 def execute(options: dict[str, Any]) -> int:

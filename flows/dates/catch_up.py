@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from flows.dates.in_process import run_here, scope_of
-from flows.run.failures import describe
-from flows.run.sequence import exit_code_of
+from flows.run.failures import describe, exit_code_of
 from flows.views.date_table import entries_of
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError

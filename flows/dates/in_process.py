@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flows.parameters.backfill import new_id
-from flows.run.sequence import exit_code_of, run_night
+from flows.parameters.to_request import night_request
+from flows.run.failures import exit_code_of
+from flows.run.sequence import run_night
 from flows.views.date_table import (
     FAILED,
     GAVE_WAY,
@@ -85,7 +87,7 @@ def backfill_here(
     """
     # A preset does not decide whether a date is published.
     night = night.with_preset()
-    night.model_copy(update={"run_date": asked.first}).to_request()
+    night_request(night.model_copy(update={"run_date": asked.first}))
     backfill_id = asked.backfill_id or new_id()
     store = open_store(night.store)
     scope = scope_of(night, store, select=frozenset(asked.select), force=asked.force, asked_by=backfill_id)
@@ -145,7 +147,7 @@ def _run_date(
     asked = {"run_date": day, "publish": True, "give_way": gives_way, "take_over": False}
     while True:
         parameters = night.model_copy(update={**asked, "rerun": rerun})
-        request = replace(parameters.to_request(), asked_by=asked_by)
+        request = replace(night_request(parameters), asked_by=asked_by)
         try:
             result = run_night(request, steps=steps, reporter=reporter(entry) if reporter else None)
         except StoppedError:

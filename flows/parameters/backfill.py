@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import date  # noqa: TC003 - pydantic reads the annotation when the module runs
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import uuid4
 
 from pydantic import ConfigDict, Field, field_validator
 
 from flows.parameters.form import Form
-from tasks.operations.backfill import FAILED, MISSING, SELECTIONS
+from tasks.operations.selections import FAILED, MISSING, SELECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 ID_PATTERN: Final = r"^[A-Za-z0-9._-]+$"
 LONGEST_DAYS: Final = 3660
@@ -25,6 +28,11 @@ class BackfillParameters(Form):
 
     model_config = ConfigDict(title="Backfill")
     COMMAND: ClassVar[str] = "backfill"
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Which dates": ("first", "last", "select", "force", "newest_first", "backfill_id"),
+        "What it would take": ("dry_run", "price_per_gpu_hour"),
+        "Prefect": ("deployment", "parallel", "work_queue"),
+    }
 
     deployment: str = Field(
         default="nightly/dates",

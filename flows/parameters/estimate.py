@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.cost.devices import KV_DTYPES
-from engine.plan.policies import POLICIES
+from engine.choices import KV_DTYPES, POLICIES
 from flows.parameters.form import SLUG, Form
-from tasks.base.errors import ConfigurationError
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from tasks.estimate.estimate import EstimateRequest
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class EstimateParameters(Form):
@@ -28,6 +24,15 @@ class EstimateParameters(Form):
         "today": POLICIES,
         "kv_dtype": KV_DTYPES,
         "format": FORMATS,
+    }
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What to look at": (
+            *("source", "model", "run_date", "timezone", "format", "columns", "output_tokens", "max_tokens"),
+        ),
+        "Machines": ("gpu", "price", "currency", "max_gpus", "device_profile"),
+        "How the engine would run": ("today", "kv_dtype", "kv_tokens", "token_budget"),
+        "Past runs, which correct the times": ("store", "job"),
+        "Results": ("out",),
     }
 
     source: str = Field(
@@ -151,44 +156,3 @@ class EstimateParameters(Form):
     @classmethod
     def _text(cls, value: Any) -> Any:  # noqa: ANN401 - whatever was given
         return str(value) if isinstance(value, int | float) else value
-
-    def to_request(self) -> EstimateRequest:
-        """Return the estimate that is asked for.
-
-        Raises
-        ------
-        ConfigurationError
-            If a setting is wrong or two of them do not go together.
-        """
-        from tasks.estimate.estimate import EstimateRequest
-        from tasks.estimate.read import Source
-        from tasks.estimate.report import Question
-        from tasks.extract.readers.generic import parse_columns
-
-        if (self.store is None) != (self.job is None):
-            raise ConfigurationError(
-                "--job" if self.job is None else "--store",
-                "is missing",
-                "Past runs are told by both --store and --job",
-            )
-        return EstimateRequest(
-            source=Source(
-                self.source,
-                run_date=self.run_date,
-                timezone=self.timezone,
-                log_format=self.format,
-                columns=parse_columns(self.columns),
-                output_tokens=self.output_tokens,
-                max_tokens=self.max_tokens,
-            ),
-            model=self.model,
-            gpus=self.gpu,
-            prices=self.price,
-            currency=self.currency,
-            device_profile=self.device_profile,
-            kv_tokens=self.kv_tokens,
-            kv_dtype=self.kv_dtype,
-            token_budget=self.token_budget,
-            question=Question(today=self.today, most_gpus=self.max_gpus),
-            past=None if self.store is None or self.job is None else (self.store, self.job),
-        )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from tasks.base.errors import ConfigurationError, bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from pydantic import ValidationInfo
     from pydantic_core import ErrorDetails
@@ -33,6 +33,8 @@ class Form(BaseModel):
     COMMAND: ClassVar[str] = "run"
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
     """Field -> the values it may have."""
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Heading -> fields that belong together; each field is under one of them, or there are no headings."""
 
     @field_validator("*")
     @classmethod
@@ -54,7 +56,7 @@ class Form(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise _explain(cls, error.errors()[0]) from None
+            raise _explain(cls, error.errors()) from None
 
 
 def option(field: str) -> str:
@@ -62,14 +64,17 @@ def option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _explain(form: type[Form], error: ErrorDetails) -> ConfigurationError:
+def _explain(form: type[Form], errors: Sequence[ErrorDetails]) -> ConfigurationError:
+    error = errors[0]
     name = str(error["loc"][0]) if error["loc"] else "parameters"
     field = form.model_fields.get(name)
     if field is None:
         return ConfigurationError(option(name), "is not known", f"See `nightblend {form.COMMAND} --help`")
     example = field.examples[0] if field.examples else field.default
     if error["type"] == "missing":
-        return ConfigurationError(option(name), "is missing", f"Give one, for example {example}")
+        others = [option(str(e["loc"][0])) for e in errors[1:] if e["type"] == "missing"]
+        more = f"; {', '.join(others)} {'is' if len(others) == 1 else 'are'} missing, too" if others else ""
+        return ConfigurationError(option(name), "is missing", f"Give one, for example {example}{more}")
     message = f"{bounded(str(error['input']))!r} {_reason(error)}"
     return ConfigurationError(option(name), message, f"Give such a value, for example {example}")
 

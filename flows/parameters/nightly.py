@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.cost.devices import DTYPES, KV_DTYPES
-from engine.plan.lengths import ESTIMATORS, LOGGED
-from engine.plan.policies import POLICIES
-from flows.parameters.form import SLUG, Form, option
+from engine.choices import DTYPES, ESTIMATORS, KV_DTYPES, LOGGED, POLICIES
+from flows.parameters.form import SLUG, Form
 from flows.parameters.presets import PRESETS, STANDARD
-from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import resolve_run_date
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from tasks.night.request import NightRequest
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class NightlyParameters(Form):
@@ -32,6 +27,30 @@ class NightlyParameters(Form):
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
+    }
+    GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
+        "What to run": ("job", "source", "store", "model", "run_date", "timezone", "lag_days", "preset"),
+        "Reading the logs": (
+            *("format", "columns", "model_filter", "max_bad_fraction", "abort_quarantined_fraction"),
+        ),
+        "Order": ("policy", "lengths"),
+        "Sampling, where a request says nothing": (
+            *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
+        ),
+        "Device and memory": (
+            *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
+            *("token_budget", "max_sequences", "page_size"),
+        ),
+        "Stops and restarts": (
+            "part_seconds",
+            "part_answers",
+            "engine_restarts",
+            "lease_s",
+            "heartbeat_s",
+        ),
+        "This run": ("rerun", "take_over", "give_way", "catch_up_days"),
+        "Results": ("publish", "catalog", "report", "gpu_hour_price", "currency", "metrics_port"),
+        "Prefect": ("compute_on",),
     }
 
     job: str = Field(
@@ -286,9 +305,18 @@ class NightlyParameters(Form):
         return value
 
     def resolve_date(self, now: datetime | None = None) -> date:
-        """Return the date to run for; arguments and errors are those of `to_request`."""
-        from tasks.base.run_date import resolve_run_date
+        """Return the date to run for.
 
+        Parameters
+        ----------
+        now
+            As for `flows.parameters.to_request.night_request`.
+
+        Raises
+        ------
+        ConfigurationError
+            If a date must be given and is not, or the timezone is not known.
+        """
         return resolve_run_date(
             self.run_date,
             source=self.source,
@@ -310,97 +338,3 @@ class NightlyParameters(Form):
             if getattr(self, name) == type(self).model_fields[name].default
         }
         return self.model_copy(update={**left, "preset": STANDARD})
-
-    def _device(self) -> str:
-        from engine.cost.devices import check_kv_dtype, device_elsewhere, find_device
-
-        here = self.compute_on is None
-        device = find_device(self.device) if here else device_elsewhere(self.device)
-        # Another machine's GPU is looked at there.
-        if here or device == "cpu":
-            check_kv_dtype(self.kv_dtype, device)
-        return device
-
-    def to_request(self, now: datetime | None = None) -> NightRequest:
-        """Return the night that is asked for, its date resolved.
-
-        Parameters
-        ----------
-        now
-            Aware; a scheduled run passes its scheduled time, which a retry does not change. None is the
-            present.
-
-        Raises
-        ------
-        ConfigurationError
-            If a date must be given and is not, a setting is out of range, or the device is not there.
-        """
-        if self.preset != STANDARD:
-            return self.with_preset().to_request(now)
-        from engine.cost.devices import DeviceError, default_step, find_dtype
-        from engine.cost.profiles import ProfileError, read_profile
-        from flows.parameters.to_request import night_options
-        from tasks.extract.readers.generic import parse_columns
-        from tasks.extract.readers.registry import find_reader
-        from tasks.night.night import NightSettings
-        from tasks.night.request import NightRequest
-        from tasks.requests.sampling import SamplingDefaults
-        from tasks.warehouse.catalogs import choose_catalog
-
-        run_date = self.resolve_date(now)
-        try:
-            device = self._device()
-        except DeviceError as error:
-            raise ConfigurationError(error.option, error.message, error.remedy) from None
-        try:
-            profile = None if self.device_profile is None else read_profile(Path(self.device_profile))
-        except ProfileError as error:
-            raise ConfigurationError(
-                option("device_profile"), str(error), "Write one with `nightblend calibrate`"
-            ) from None
-        token_budget, max_sequences = default_step(device)
-        columns = parse_columns(self.columns)
-        find_reader(self.format, columns)
-        settings = NightSettings(
-            policy=self.policy,
-            lengths=self.lengths,
-            device=device,
-            dtype=find_dtype(self.dtype, device),
-            kv_dtype=self.kv_dtype,
-            kv_tokens=self.kv_tokens,
-            page_size=self.page_size,
-            token_budget=self.token_budget or token_budget,
-            max_sequences=self.max_sequences or max_sequences,
-            defaults=SamplingDefaults(self.max_tokens, self.temperature, self.top_k, self.top_p),
-            run_seed=self.run_seed,
-            part_seconds=self.part_seconds,
-            part_answers=self.part_answers,
-            engine_restarts=self.engine_restarts,
-            max_bad_fraction=self.max_bad_fraction,
-            abort_quarantined_fraction=self.abort_quarantined_fraction,
-            lease_s=self.lease_s,
-            heartbeat_s=self.heartbeat_s,
-            publish=self.publish,
-            gives_way=self.give_way,
-            device_profile=profile,
-            gpu_hour_price=self.gpu_hour_price,
-            currency=self.currency,
-            report=self.report,
-            metrics_port=self.metrics_port,
-            catalog=choose_catalog(self.catalog, self.store) if self.publish else None,
-        )
-        return NightRequest(
-            job=self.job,
-            source=self.source,
-            store_uri=self.store,
-            model=self.model,
-            run_date=run_date,
-            settings=settings,
-            rerun=self.rerun,
-            take_over=self.take_over,
-            model_filter=tuple(self.model_filter),
-            log_format=self.format,
-            columns=tuple(columns.items()),
-            timezone=self.timezone,
-            options=night_options(self, run_date),
-        )

@@ -1,22 +1,142 @@
-"""A night as the options of `nightblend run` that ask for it again."""
+"""What the forms ask for, as the steps take it: a night, the options that ask for it again, an estimate."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine.cost.devices import (
+    DeviceError,
+    check_kv_dtype,
+    default_step,
+    device_elsewhere,
+    find_device,
+    find_dtype,
+)
+from engine.cost.profiles import DeviceProfile, ProfileError, read_profile
 from flows.parameters.form import option
+from flows.parameters.presets import STANDARD
+from tasks.base.errors import ConfigurationError
+from tasks.extract.readers.generic import parse_columns
+from tasks.extract.readers.registry import find_reader
+from tasks.night.night import NightSettings
+from tasks.night.request import NightRequest
+from tasks.requests.sampling import SamplingDefaults
+from tasks.warehouse.catalogs import choose_catalog
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
 
+    from flows.parameters.estimate import EstimateParameters
     from flows.parameters.nightly import NightlyParameters
+    from tasks.estimate.estimate import EstimateRequest
 
 _ONCE: Final = frozenset({"run_date", "rerun", "take_over", "give_way", "catch_up_days"})
 """Fields that are about how one run came to be, not about what it computes."""
 
 
+def night_request(parameters: NightlyParameters, now: datetime | None = None) -> NightRequest:
+    """Return the night that is asked for, its preset spelled out and its date resolved.
+
+    Parameters
+    ----------
+    now
+        Aware; a scheduled run passes its scheduled time, which a retry does not change. None is the present.
+
+    Raises
+    ------
+    ConfigurationError
+        If a date must be given and is not, a setting is out of range, or the device is not there.
+    """
+    if parameters.preset != STANDARD:
+        parameters = parameters.with_preset()
+    run_date = parameters.resolve_date(now)
+    settings = _settings(parameters)
+    columns = parse_columns(parameters.columns)
+    find_reader(parameters.format, columns)
+    return NightRequest(
+        job=parameters.job,
+        source=parameters.source,
+        store_uri=parameters.store,
+        model=parameters.model,
+        run_date=run_date,
+        settings=settings,
+        rerun=parameters.rerun,
+        take_over=parameters.take_over,
+        model_filter=tuple(parameters.model_filter),
+        log_format=parameters.format,
+        columns=tuple(columns.items()),
+        timezone=parameters.timezone,
+        options=night_options(parameters, run_date),
+    )
+
+
+def _settings(parameters: NightlyParameters) -> NightSettings:
+    device = _device(parameters)
+    token_budget, max_sequences = default_step(device)
+    return NightSettings(
+        policy=parameters.policy,
+        lengths=parameters.lengths,
+        device=device,
+        dtype=find_dtype(parameters.dtype, device),
+        kv_dtype=parameters.kv_dtype,
+        kv_tokens=parameters.kv_tokens,
+        page_size=parameters.page_size,
+        token_budget=parameters.token_budget or token_budget,
+        max_sequences=parameters.max_sequences or max_sequences,
+        defaults=SamplingDefaults(
+            parameters.max_tokens, parameters.temperature, parameters.top_k, parameters.top_p
+        ),
+        run_seed=parameters.run_seed,
+        part_seconds=parameters.part_seconds,
+        part_answers=parameters.part_answers,
+        engine_restarts=parameters.engine_restarts,
+        max_bad_fraction=parameters.max_bad_fraction,
+        abort_quarantined_fraction=parameters.abort_quarantined_fraction,
+        lease_s=parameters.lease_s,
+        heartbeat_s=parameters.heartbeat_s,
+        publish=parameters.publish,
+        gives_way=parameters.give_way,
+        device_profile=_profile(parameters),
+        gpu_hour_price=parameters.gpu_hour_price,
+        currency=parameters.currency,
+        report=parameters.report,
+        metrics_port=parameters.metrics_port,
+        catalog=choose_catalog(parameters.catalog, parameters.store) if parameters.publish else None,
+    )
+
+
+def _device(parameters: NightlyParameters) -> str:
+    here = parameters.compute_on is None
+    try:
+        device = find_device(parameters.device) if here else device_elsewhere(parameters.device)
+        # Another machine's GPU is looked at there.
+        if here or device == "cpu":
+            check_kv_dtype(parameters.kv_dtype, device)
+    except DeviceError as error:
+        raise ConfigurationError(error.option, error.message, error.remedy) from None
+    return device
+
+
+def _profile(parameters: NightlyParameters) -> DeviceProfile | None:
+    if parameters.device_profile is None:
+        return None
+    try:
+        return read_profile(Path(parameters.device_profile))
+    except ProfileError as error:
+        raise ConfigurationError(
+            option("device_profile"), str(error), "Write one with `nightblend calibrate`"
+        ) from None
+
+
 def night_options(parameters: NightlyParameters, run_date: date) -> tuple[str, ...]:
-    """Return the options that ask for a night again, with its date given and defaults left out."""
+    """Return the options of `nightblend run` that ask for a night again, defaults left out.
+
+    Parameters
+    ----------
+    run_date
+        Its date, which is given then.
+    """
     given = parameters.model_dump(mode="json", exclude_defaults=True, exclude=set(_ONCE))
     typed: list[str] = []
     for name, value in {**given, "run_date": run_date.isoformat()}.items():
@@ -26,3 +146,47 @@ def night_options(parameters: NightlyParameters, run_date: date) -> tuple[str, .
             for one in value if isinstance(value, list) else [value]:
                 typed += [option(name), str(one)]
     return tuple(typed)
+
+
+def estimate_request(parameters: EstimateParameters) -> EstimateRequest:
+    """Return the estimate that is asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        If a setting is wrong or two of them do not go together.
+    """
+    # A night does without the estimate and its simulator.
+    from tasks.estimate.estimate import EstimateRequest
+    from tasks.estimate.read import Source
+    from tasks.estimate.report import Question
+
+    if (parameters.store is None) != (parameters.job is None):
+        raise ConfigurationError(
+            "--job" if parameters.job is None else "--store",
+            "is missing",
+            "Past runs are told by both --store and --job",
+        )
+    return EstimateRequest(
+        source=Source(
+            parameters.source,
+            run_date=parameters.run_date,
+            timezone=parameters.timezone,
+            log_format=parameters.format,
+            columns=parse_columns(parameters.columns),
+            output_tokens=parameters.output_tokens,
+            max_tokens=parameters.max_tokens,
+        ),
+        model=parameters.model,
+        gpus=parameters.gpu,
+        prices=parameters.price,
+        currency=parameters.currency,
+        device_profile=parameters.device_profile,
+        kv_tokens=parameters.kv_tokens,
+        kv_dtype=parameters.kv_dtype,
+        token_budget=parameters.token_budget,
+        question=Question(today=parameters.today, most_gpus=parameters.max_gpus),
+        past=None
+        if parameters.store is None or parameters.job is None
+        else (parameters.store, parameters.job),
+    )

@@ -28,7 +28,6 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling
 from prefect.utilities.urls import url_for
 
-from flows.compute import FLOW_RUN
 from flows.dates.flow_runs import ASKED_TAG, find_deployment, queue_of, run_name
 from flows.run.prefect_tasks import STEPS, as_task, current_pool, current_queue
 from tasks.attempt.prepare import prepare
@@ -56,6 +55,8 @@ log = logging.getLogger(__name__)
 
 OPTION: Final = "--compute-on"
 RUN_TAG: Final = "compute-of:"
+FLOW_RUN: Final = "flow_run"
+"""In the parameters of a claim: the flow run that computes."""
 _UNDER_WAY: Final = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 
 

@@ -1,11 +1,11 @@
-"""How an error is told to people: in its own words where those are ours, else by its type and place."""
+"""What an error means: its exit code, and its words where those are ours, else its type and place."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
-from tasks.base.accounting import AccountingError
+from tasks.base.accounting import AccountingError, ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
 from tasks.infer.progress import StoppedError
@@ -49,3 +49,15 @@ def describe(error: BaseException) -> str:
         place = place.tb_next
     where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
     return f"failed with {type(error).__name__}{where}"
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of a command that ended with `error`."""
+    if isinstance(error, ConfigurationError | EngineError):
+        return ExitCode.USAGE
+    if isinstance(error, RunIsLiveError | StaleWriterError):
+        return ExitCode.OTHER_OWNER
+    # What is no `Exception` came from outside: an interrupt, or Prefect's own signal for a cancelled run.
+    if isinstance(error, StoppedError | StoreUnavailableError) or not isinstance(error, Exception):
+        return ExitCode.STOPPED
+    return ExitCode.FAILED

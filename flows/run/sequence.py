@@ -8,20 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.errors import EngineError
-from flows.run.failures import TOLD, AbortedError, UnexpectedError
+from flows.run.failures import TOLD, AbortedError, UnexpectedError, exit_code_of
 from tasks.attempt.ended import ending, record_failed
 from tasks.attempt.open import open_night, record_origin
 from tasks.attempt.prepare import prepare
 from tasks.attempt.record import record_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
-from tasks.base.errors import ConfigurationError, bounded
+from tasks.base.errors import bounded
 from tasks.infer.give_way import infer_in_turn
-from tasks.infer.progress import StoppedError
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
-from tasks.runlog.log import RunIsLiveError, StaleWriterError
+from tasks.runlog.log import StaleWriterError
 from tasks.store.contract import StoreUnavailableError, plain_path
 
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ def run_night(
     Parameters
     ----------
     request
-        What is asked for; see `NightlyParameters.to_request`.
+        What is asked for; see `flows.parameters.to_request.night_request`.
     steps
         None is the plain functions.
 
@@ -150,18 +148,6 @@ def run_night(
                 published = steps.publish(night)
                 _end_attempt(night, published)
                 return _result(night, published, reused=False)
-
-
-def exit_code_of(error: BaseException) -> ExitCode:
-    """Return the exit code of a command that ended with `error`."""
-    if isinstance(error, ConfigurationError | EngineError):
-        return ExitCode.USAGE
-    if isinstance(error, RunIsLiveError | StaleWriterError):
-        return ExitCode.OTHER_OWNER
-    # What is no `Exception` came from outside: an interrupt, or Prefect's own signal for a cancelled run.
-    if isinstance(error, StoppedError | StoreUnavailableError) or not isinstance(error, Exception):
-        return ExitCode.STOPPED
-    return ExitCode.FAILED
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
@@ -76,7 +78,7 @@ class ConsoleReporter:
             self._progress = None
 
 
-def rows_of(result: dict[str, Any]) -> list[tuple[str, str]]:
+def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the result of a night as (name, value) rows for people."""
     rate = result["tokens_per_second"]
     rows = [
@@ -103,7 +105,7 @@ def rows_of(result: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def print_table(result: dict[str, Any]) -> None:
+def print_table(result: Mapping[str, Any]) -> None:
     """Print the result of a night to stdout."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, value in rows_of(result):

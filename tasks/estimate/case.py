@@ -49,7 +49,7 @@ class Way:
     Attributes
     ----------
     order
-        A key of `engine.plan.policies.POLICIES`.
+        A key of `engine.choices.POLICIES`.
     overlap
         Whether compute and memory work run side by side.
     budget, paced

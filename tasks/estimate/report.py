@@ -57,7 +57,7 @@ class Question:
     Attributes
     ----------
     today
-        The order that the team runs now, a key of `engine.plan.policies.POLICIES`.
+        The order that the team runs now, a key of `engine.choices.POLICIES`.
     most_gpus
         Most GPUs to say the duration for.
     length_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.plan.lengths import LOGGED
+from engine.choices import LOGGED
 from tasks.requests.sampling import SamplingDefaults
 from tasks.runlog.parts import fetch, read_table
 
@@ -28,16 +28,16 @@ class NightSettings:
     Attributes
     ----------
     policy
-        Order policy, a key of `engine.plan.policies.POLICIES`.
+        Order policy, a key of `engine.choices.POLICIES`.
     lengths
-        Estimator of answer lengths, a key of `engine.plan.lengths.ESTIMATORS`.
+        Estimator of answer lengths, a key of `engine.choices.ESTIMATORS`.
     kv_tokens
         KV memory in tokens; None takes what the longest request and `max_sequences` suggest.
     page_size, token_budget, max_sequences
         Tokens per KV page; most tokens per step; most requests running at a time.
     defaults, run_seed, dtype, kv_dtype
         Sampling where a request says nothing; seed of requests without one; compute precision, and that of
-        the KV cache (one of `engine.cost.devices.KV_DTYPES`).
+        the KV cache (one of `engine.choices.KV_DTYPES`).
     device
         `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them.
     part_seconds, part_answers

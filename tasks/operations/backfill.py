@@ -11,20 +11,13 @@ from tasks.extract.listing import find_objects, listing_digest
 from tasks.extract.table_source import is_table
 from tasks.night.request import ORIGIN
 from tasks.operations.dates import LEASE_S, UNSUCCESSFUL, DateStatus, DateView, view_date
+from tasks.operations.selections import FAILED, MISSING, STALE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from tasks.store.contract import ObjectInfo, Store
 
-MISSING: Final = "missing"
-FAILED: Final = "failed"
-STALE: Final = "stale"
-SELECTIONS: Final = {
-    MISSING: "dates that no run has tried to publish",
-    FAILED: "dates whose last run failed, was stopped or was killed",
-    STALE: "published dates whose objects (not: rows of a table), model or answers' version are others now",
-}
 KNOWN_DATES: Final = 5
 """Of the dates published last, whose speed serves as estimate for dates that have not run."""
 
@@ -38,7 +31,7 @@ class Scope:
     store, job, source
         As for a night; `source` with its date left open.
     select
-        Keys of `SELECTIONS`.
+        Keys of `tasks.operations.selections.SELECTIONS`.
     force
         Also run finished dates again.
     model

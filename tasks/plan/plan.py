@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.choices import COMBINED, ESTIMATORS, FIXED, LOGGED, POLICIES, SAMPLED
 from engine.cost.devices import model_shape, nominal_profile
 from engine.job.format import (
     LENGTHS_FILE,
@@ -19,18 +20,9 @@ from engine.job.format import (
 from engine.models.config import load_config
 from engine.plan.features import Features
 from engine.plan.length_model import LengthModel
-from engine.plan.lengths import (
-    COMBINED,
-    ESTIMATORS,
-    FIXED,
-    LOGGED,
-    SAMPLE,
-    SAMPLED,
-    estimate_lengths,
-    fixed_lengths,
-)
+from engine.plan.lengths import SAMPLE, estimate_lengths, fixed_lengths
 from engine.plan.order import segments_of
-from engine.plan.policies import POLICIES, plan_tree
+from engine.plan.policies import plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from engine.choices import POLICIES
 from engine.cost.optimum import optimum
 from engine.cost.step import step_cost
 from engine.plan.features import LEVELS, prefix_keys
-from engine.plan.policies import POLICIES, plan_tree
+from engine.plan.policies import plan_tree
 from engine.plan.tree import build_tree, cached_tokens
 from engine.simulate.simulate import simulate
 

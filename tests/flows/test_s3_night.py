@@ -35,7 +35,7 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, caplog, monkeypatch):
         "catalog": "none",
     }
     flags = [text for name, value in arguments.items() for text in (f"--{name}", value)]
-    assert cli.main(["run", *flags, "--no-report", "--json"], with_flow=False) == 0
+    assert cli.main(["run", "--no-as-flow", *flags, "--no-report", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["requests"], result["outputs"], result["reused"]) == (COUNT, COUNT, False)
     assert result["output_file"].startswith(f"s3://{s3_bucket}/nights/cloud/published/run_date={DAY}/")
@@ -45,7 +45,7 @@ def test_a_night_from_s3_to_s3(s3_bucket, capsys, caplog, monkeypatch):
     for line in map(json.loads, published):
         answers[line["custom_id"]] = line["response"]["body"]["choices"][0]["message"]["content"].strip()
     assert answers == {f"c{i}": " ".join(str(n) for n in range(i, i + 5)) for i in range(1, COUNT + 1)}
-    assert cli.main(["run", *flags, "--no-report", "--json"], with_flow=False) == 0
+    assert cli.main(["run", "--no-as-flow", *flags, "--no-report", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["reused"] is True
     kept = list(S3Store(s3_bucket).list("nights/"))

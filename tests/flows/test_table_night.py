@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from tasks.warehouse.replace import open_warehouse
 from tests.support.demo_nights import DAY
@@ -32,7 +33,7 @@ def test_a_table_goes_in_and_comes_out_answered(tmp_path: Path) -> None:
     source = f"duckdb:///{tmp_path}/source.duckdb?query={query}"
     asked = {"job": "t", "source": source, "store": str(tmp_path / "store"), "model": str(DEMO_MODEL)}
     asked |= {"run_date": DAY.isoformat(), "max_tokens": "16"}
-    result = run_night(NightlyParameters.parse(asked).to_request())
+    result = run_night(night_request(NightlyParameters.parse(asked)))
     assert (result["requests"], result["outputs"], result["quarantined"]) == (ROWS, ROWS, 0)
     # By the tables, by a join on the rows' own name.
     table = open_warehouse(f"sqlite:///{tmp_path}/store/_warehouse/catalog.db", str(tmp_path / "store"))

@@ -15,6 +15,7 @@ from flows.dates import in_process as dates_here
 from flows.dates.catch_up import catch_up, catching_up
 from flows.dates.in_process import backfill_here, run_here
 from flows.parameters.backfill import BackfillParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from flows.views.date_table import STOPPED, entries_of, markdown_of
 from tasks.infer import give_way
@@ -61,7 +62,7 @@ def order(monkeypatch):
 
 
 def test_finished_dates_are_skipped_and_the_rest_run_in_order(root, order):
-    run_night(night_of(root, run_date=DAYS[1]).to_request(), steps=instead())
+    run_night(night_request(night_of(root, run_date=DAYS[1])), steps=instead())
     result = backfill_here(asked(newest_first=True), night_of(root))
     assert order == [DAYS[3], DAYS[2], DAYS[0]]
     assert (result["to_run"], result["published"], result["exit_code"]) == (3, 3, 0)
@@ -71,7 +72,7 @@ def test_finished_dates_are_skipped_and_the_rest_run_in_order(root, order):
 
 
 def test_a_dry_run_runs_nothing_and_says_what_it_would_cost(root, order):
-    run_night(night_of(root, run_date=DAYS[1]).to_request(), steps=instead())
+    run_night(night_request(night_of(root, run_date=DAYS[1])), steps=instead())
     result = backfill_here(asked(dry_run=True, price_per_gpu_hour=3.6), night_of(root))
     assert order == []
     assert result["seconds"] == pytest.approx(30, rel=0.05)
@@ -94,7 +95,7 @@ def test_one_date_that_fails_does_not_keep_the_others(root, order):
 
 def test_a_forced_backfill_that_goes_on_computes_no_date_twice(root, order):
     for when in DAYS:
-        run_night(night_of(root, run_date=when).to_request(), steps=instead())
+        run_night(night_request(night_of(root, run_date=when)), steps=instead())
     entries = entries_of(
         plan_dates(Scope(store_of(root), "triage", night_of(root).source, force=True, lease_s=2), DAYS)
     )
@@ -158,19 +159,19 @@ def night_at(root, when, **changed):
     """A scheduled night on the day after `when`, and its date."""
     night = night_of(root, **changed)
     at = datetime.combine(when, time(1, 30), UTC).replace(day=when.day + 1)
-    return night, night.to_request(at).run_date
+    return night, night_request(night, at).run_date
 
 
 def test_a_night_catches_up_with_failed_killed_and_missing_dates(root, order):
-    run_night(night_of(root, run_date=DAYS[0]).to_request(), steps=instead())
+    run_night(night_request(night_of(root, run_date=DAYS[0])), steps=instead())
     with pytest.raises(SimulatedError):
-        run_night(night_of(root, run_date=DAYS[1]).to_request(), steps=instead(answers=1))
+        run_night(night_request(night_of(root, run_date=DAYS[1])), steps=instead(answers=1))
     night, own = night_at(root, DAYS[3])
     assert own == DAYS[3]
     assert [found.run_date for found in catch_up(night, own)] == [DAYS[1], DAYS[2]]
     with catching_up(night, own):
         assert order == []
-        run_night(night.model_copy(update={"run_date": own}).to_request(), steps=instead())
+        run_night(night_request(night.model_copy(update={"run_date": own})), steps=instead())
     # After its own date, oldest first, and then there is nothing left.
     assert order == [DAYS[1], DAYS[2]]
     assert catch_up(night, own) == []
@@ -224,7 +225,7 @@ def test_a_night_for_a_given_date_catches_up_with_nothing(root, changed):
 
 
 def opened(root, when, steps, **changed):
-    return run_night(night_of(root, run_date=when, **changed).to_request(), steps=steps)
+    return run_night(night_request(night_of(root, run_date=when, **changed)), steps=steps)
 
 
 def test_only_a_run_that_gives_way_is_asked_and_only_by_one_that_does_not(root):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prefect.server.schemas.schedules import CronSchedule
 
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from tasks.base.run_date import day_window, resolve_run_date
 
 ZONES = (
@@ -35,7 +36,7 @@ def fires(cron: str, zone: str, start: datetime, count: int) -> list[datetime]:
 
 
 def run_date(at: datetime, zone: str, lag: int = 1) -> date:
-    return NightlyParameters.parse(GIVEN | {"timezone": zone, "lag_days": lag}).to_request(at).run_date
+    return night_request(NightlyParameters.parse(GIVEN | {"timezone": zone, "lag_days": lag}), at).run_date
 
 
 @pytest.mark.parametrize("hour", ["15 0", "30 1", "0 2", "30 2", "59 2", "0 3", "30 4", "59 23"])

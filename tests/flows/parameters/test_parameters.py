@@ -6,27 +6,36 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from engine.choices import POLICIES
 from engine.cost import devices
-from engine.plan.policies import POLICIES
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from tasks.base.errors import ConfigurationError
 
 GIVEN = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
 
 
 def test_everything_typed_arrives_in_the_night():
-    request = NightlyParameters.parse(
-        GIVEN
-        | {
-            "run_date": "2026-03-04",
-            "policy": "dfs",
-            "lengths": "logged",
-            "max_tokens": "9",
-            "temperature": "0.5",
-            "top_k": "3",
-        }
-        | {"kv_tokens": "4096", "publish": False, "rerun": True, "model_filter": ["small-*"], "run_seed": "7"}
-    ).to_request()
+    request = night_request(
+        NightlyParameters.parse(
+            GIVEN
+            | {
+                "run_date": "2026-03-04",
+                "policy": "dfs",
+                "lengths": "logged",
+                "max_tokens": "9",
+                "temperature": "0.5",
+                "top_k": "3",
+            }
+            | {
+                "kv_tokens": "4096",
+                "publish": False,
+                "rerun": True,
+                "model_filter": ["small-*"],
+                "run_seed": "7",
+            }
+        )
+    )
     settings = request.settings
     assert (request.job, request.store_uri, request.run_date) == ("triage", "store", date(2026, 3, 4))
     assert (settings.policy, settings.kv_tokens, settings.publish) == ("dfs", 4096, False)
@@ -37,30 +46,32 @@ def test_everything_typed_arrives_in_the_night():
 
 def test_device_and_precision_are_found_before_the_run(monkeypatch):
     monkeypatch.setattr(devices, "_DRIVER_FILES", ())
-    settings = NightlyParameters.parse(GIVEN).to_request().settings
+    settings = night_request(NightlyParameters.parse(GIVEN)).settings
     assert (settings.device, settings.dtype) == ("cpu", "float32")
     assert (settings.token_budget, settings.max_sequences) == (1024, 128)
     with pytest.raises(ConfigurationError) as error:
-        NightlyParameters.parse(GIVEN | {"device": "cuda"}).to_request()
+        night_request(NightlyParameters.parse(GIVEN | {"device": "cuda"}))
     expected = "--device: cuda cannot be used: this machine has no NVIDIA driver. Use --device cpu or auto"
     assert str(error.value).lower().startswith(expected.lower())
     assert "\n" not in str(error.value)
     monkeypatch.setattr(devices, "cuda_problem", lambda *_: None)
-    settings = NightlyParameters.parse(GIVEN).to_request().settings
+    settings = night_request(NightlyParameters.parse(GIVEN)).settings
     assert (settings.device, settings.dtype) == ("cuda:0", "bfloat16")
     assert (settings.token_budget, settings.max_sequences) == (2048, 512)
-    settings = NightlyParameters.parse(GIVEN | {"device": "cuda:1", "dtype": "float32"}).to_request().settings
+    settings = night_request(
+        NightlyParameters.parse(GIVEN | {"device": "cuda:1", "dtype": "float32"})
+    ).settings
     assert (settings.device, settings.dtype) == ("cuda:1", "float32")
 
 
 def test_the_date_is_a_lag_of_local_calendar_days():
     parameters = NightlyParameters.parse(GIVEN | {"timezone": "Asia/Tokyo", "lag_days": 2})
-    assert parameters.to_request(datetime(2026, 3, 4, 20, tzinfo=UTC)).run_date == date(2026, 3, 3)
+    assert night_request(parameters, datetime(2026, 3, 4, 20, tzinfo=UTC)).run_date == date(2026, 3, 3)
 
 
 def test_a_source_without_dates_needs_one():
     with pytest.raises(ConfigurationError, match=r"^--run-date: "):
-        NightlyParameters.parse(GIVEN | {"source": "logs/"}).to_request()
+        night_request(NightlyParameters.parse(GIVEN | {"source": "logs/"}))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,7 @@ def test_a_source_without_dates_needs_one():
 )
 def test_a_wrong_value_is_one_line_naming_its_option(wrong, line):
     with pytest.raises(ConfigurationError) as caught:
-        NightlyParameters.parse(GIVEN | wrong).to_request()
+        night_request(NightlyParameters.parse(GIVEN | wrong))
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 

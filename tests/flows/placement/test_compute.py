@@ -16,6 +16,7 @@ from engine.job.format import read_job
 from flows import cli
 from flows.compute import compute_handed
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import Steps, run_night
 from tasks.attempt.open import open_night
 from tasks.attempt.prepare import prepare
@@ -90,7 +91,7 @@ def night_on(asked, computing: Computing, on_wait=None):
         return infer_elsewhere(night, computing.start, on_wait or on_progress, poll_s=QUICK)
 
     try:
-        return run_night(asked.to_request(), steps=replace(Steps(), infer=infer))
+        return run_night(night_request(asked), steps=replace(Steps(), infer=infer))
     finally:
         computing.thread.join(60)
 
@@ -258,7 +259,7 @@ def test_a_night_started_again_waits_for_what_still_computes(asked):
 
 def log_after_preparing(asked) -> RunLog:
     """The log of a run whose night has died after its preparation, still claimed by it."""
-    request = asked.to_request()
+    request = night_request(asked)
     with TemporaryDirectory() as folder, suppress(StoreUnavailableError):
         prepared = prepare(request, Path(folder))
         with open_night(prepared, request, Path(folder)) as night:
@@ -275,7 +276,7 @@ def _unavailable(*_):
 
 @pytest.mark.parametrize("lengths", ["logged", "combined"])
 def test_the_recorded_plan_is_the_plan(asked, tmp_path, lengths):
-    request = asked.model_copy(update={"lengths": lengths}).to_request()
+    request = night_request(asked.model_copy(update={"lengths": lengths}))
     prepared = prepare(request, tmp_path / "scratch")
     with open_night(prepared, request, tmp_path / "scratch") as night:
         record_inputs(night, prepared)
@@ -302,9 +303,9 @@ def test_the_recorded_plan_is_the_plan(asked, tmp_path, lengths):
 
 def test_a_gpu_elsewhere_is_not_looked_for_here(asked):
     auto = asked.model_copy(update={"device": "auto", "compute_on": "compute/compute", "kv_dtype": "fp8"})
-    settings = auto.to_request().settings
+    settings = night_request(auto).settings
     assert (settings.device, settings.dtype, settings.token_budget) == ("cuda:0", "bfloat16", 2048)
-    assert auto.model_copy(update={"device": "cuda:1"}).to_request().settings.device == "cuda:1"
+    assert night_request(auto.model_copy(update={"device": "cuda:1"})).settings.device == "cuda:1"
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -12,6 +12,7 @@ import pytest
 
 from flows import cli
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import RESULT_KEYS, Steps, run_night
 from tasks.attempt.prepare import prepare
 from tasks.infer.progress import StoppedError
@@ -48,7 +49,7 @@ def options(root: Path, **changed: str) -> list[str]:
 
 def request_of(root: Path, **changed):
     parameters = {name.removeprefix("--").replace("-", "_"): value for name, value in _pairs(options(root))}
-    return NightlyParameters.parse({"report": False} | parameters | changed).to_request()
+    return night_request(NightlyParameters.parse({"report": False} | parameters | changed))
 
 
 def _pairs(flat: list[str]):
@@ -56,7 +57,7 @@ def _pairs(flat: list[str]):
 
 
 def run_json(capsys, arguments: list[str]) -> tuple[int, dict]:
-    code = cli.main(["run", *arguments, "--no-report", "--json"], with_flow=False)
+    code = cli.main(["run", "--no-as-flow", *arguments, "--no-report", "--json"])
     out = capsys.readouterr().out
     assert out.count("\n") == 1, "one JSON object and nothing else"
     return code, json.loads(out)
@@ -147,7 +148,7 @@ def test_a_stopped_night_can_be_resumed_and_then_needs_no_second_extract(tmp_pat
 
 def test_mostly_broken_logs_stop_before_any_computing(tmp_path, capsys):
     write_lines(tmp_path / "logs", "day.jsonl", [count_line(1), '{"a', '{"b'])
-    assert cli.main(["run", *options(tmp_path)], with_flow=False) == 1
+    assert cli.main(["run", "--no-as-flow", *options(tmp_path)]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "2 of 3 lines are no requests, more than 20%" in said
     state = only_log(tmp_path).refresh()
@@ -163,7 +164,7 @@ def test_a_live_run_keeps_its_date(tmp_path, capsys):
     prepared = prepare(request, tmp_path / "scratch")
     prefix = run_prefix("triage", DAY.isoformat(), prepared.run_key)
     with RunLog(prepared.store, prefix, lease_s=5, heartbeat_s=0.2).hold():
-        code = cli.main(["run", *options(root, lease_s="5", heartbeat_s="0.2")], with_flow=False)
+        code = cli.main(["run", "--no-as-flow", *options(root, lease_s="5", heartbeat_s="0.2")])
     assert code == 5
     said = capsys.readouterr().err.splitlines()[-1]
     assert "is held by a live run" in said
@@ -190,7 +191,7 @@ def test_wrong_usage_is_one_line(tmp_path, capsys, changed, field, remedy):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(DEMO_MODEL / name, bare / name)
     changed = {name: value.format(root=root) for name, value in changed.items()}
-    assert cli.main(["run", *options(root, **changed)], with_flow=False) == 2
+    assert cli.main(["run", "--no-as-flow", *options(root, **changed)]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nightblend: ")]
     assert len(said) == 1
     assert said[0].startswith(f"nightblend: {field}: ")
@@ -201,7 +202,7 @@ def test_a_missing_bucket_is_one_line(tmp_path, capsys, s3_server):
     del s3_server
     root = day_of_logs(tmp_path)
     assert (
-        cli.main(["run", *options(root, store="s3://no-such-bucket/x", catalog="none")], with_flow=False) == 2
+        cli.main(["run", "--no-as-flow", *options(root, store="s3://no-such-bucket/x", catalog="none")]) == 2
     )
     assert capsys.readouterr().err.splitlines()[-1].startswith("nightblend: --store: ")
 
@@ -210,7 +211,7 @@ def test_a_wrong_endpoint_is_one_line(tmp_path, capsys, s3_server, monkeypatch):
     del s3_server
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     root = day_of_logs(tmp_path)
-    assert cli.main(["run", *options(root, store="s3://bucket/x", catalog="none")], with_flow=False) == 2
+    assert cli.main(["run", "--no-as-flow", *options(root, store="s3://bucket/x", catalog="none")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("nightblend: --store: ")
 
 

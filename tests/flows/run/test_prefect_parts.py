@@ -21,6 +21,7 @@ from flows.deploy.pools import KINDS, base_job_template
 from flows.on_demand import OnDemandParameters
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.presets import PRESETS
+from flows.parameters.to_request import night_request
 from flows.recover import with_date
 from flows.run.failures import UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, limit_name, may_pass, told
@@ -114,16 +115,16 @@ def test_a_rerun_gets_the_date_that_the_crashed_run_was_scheduled_for():
 
 def test_a_preset_fills_what_is_left_at_its_default():
     night = NightlyParameters.parse({**SITE, "preset": "trial", "part_answers": 7})
-    settings = night.to_request().settings
+    settings = night_request(night).settings
     assert (settings.publish, settings.part_seconds, settings.part_answers) == (False, 10.0, 7)
-    assert NightlyParameters.parse(SITE).to_request().settings.publish is True
+    assert night_request(NightlyParameters.parse(SITE)).settings.publish is True
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_makes_a_night(name):
     values = PRESETS[name].values
-    assert NightlyParameters.parse({**SITE, **values}).to_request() == (
-        NightlyParameters.parse({**SITE, "preset": name}).to_request()
+    assert night_request(NightlyParameters.parse({**SITE, **values})) == (
+        night_request(NightlyParameters.parse({**SITE, "preset": name}))
     )
 
 
@@ -131,8 +132,8 @@ def test_on_demand_needs_its_date_and_does_not_publish():
     with pytest.raises(ConfigurationError, match="--run-date: is missing"):
         OnDemandParameters.parse(SITE)
     asked = OnDemandParameters.parse({**SITE, "run_date": "2026-11-22"})
-    assert asked.to_request().run_date == date(2026, 11, 22)
-    assert asked.to_request().settings.publish is False
+    assert night_request(asked).run_date == date(2026, 11, 22)
+    assert night_request(asked).settings.publish is False
     assert list(OnDemandParameters.model_fields) == list(NightlyParameters.model_fields)
 
 

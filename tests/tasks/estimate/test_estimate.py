@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flows.cli import main
 from flows.parameters.estimate import EstimateParameters
+from flows.parameters.to_request import estimate_request
 from tasks.base.errors import ConfigurationError
 from tasks.estimate.case import Case, Way
 from tasks.estimate.estimate import estimate, estimate_requests
@@ -50,7 +51,7 @@ def parameters(source: Path, **more: object) -> EstimateParameters:
 
 
 def run(source: Path, **more: object) -> dict:
-    return estimate(parameters(source, **more).to_request())
+    return estimate(estimate_request(parameters(source, **more)))
 
 
 @pytest.fixture(scope="module")
@@ -319,9 +320,9 @@ def test_a_larger_group_is_faster() -> None:
 
 
 def parameters_of(gpu: str):
-    return EstimateParameters.parse(
-        {"source": "x", "model": "llama-3.1-8b", "gpu": gpu, "max_gpus": 1}
-    ).to_request()
+    return estimate_request(
+        EstimateParameters.parse({"source": "x", "model": "llama-3.1-8b", "gpu": gpu, "max_gpus": 1})
+    )
 
 
 def test_a_cpu_has_no_overlap_and_one_budget() -> None:

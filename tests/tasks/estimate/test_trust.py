@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from engine.cost.profiles import DeviceProfile, write_profile
 from flows.cli import main
 from flows.parameters.estimate import EstimateParameters
+from flows.parameters.to_request import estimate_request
 from flows.run.sequence import run_night
 from tasks.base.errors import ConfigurationError
 from tasks.estimate.estimate import estimate
@@ -67,7 +68,7 @@ def test_the_estimate_applies_what_the_run_taught(store: Path) -> None:
         "max_gpus": 1,
     }
     found = estimate(
-        EstimateParameters.parse(asked | {"store": str(store), "job": "t"}).to_request(), told=print
+        estimate_request(EstimateParameters.parse(asked | {"store": str(store), "job": "t"})), told=print
     )
     (machine,), (run,) = found["machines"], past_errors(str(store), "t")["runs"]
     factor = run["steps"]["factor"]
@@ -78,7 +79,7 @@ def test_the_estimate_applies_what_the_run_taught(store: Path) -> None:
     assert found["requests"]["length_source"] == "those of earlier runs"
     assert any("corrected by 1 past runs" in text for text in found["assumptions"])
     with pytest.raises(ConfigurationError, match="--output-tokens"):
-        estimate(EstimateParameters.parse(asked).to_request())
+        estimate(estimate_request(EstimateParameters.parse(asked)))
 
 
 def test_the_same_plan_takes_the_same_time_in_estimate_and_prediction(store: Path) -> None:
@@ -86,14 +87,16 @@ def test_the_same_plan_takes_the_same_time_in_estimate_and_prediction(store: Pat
     log = store.parent / "lengths.csv"
     log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "XXX,40,8\n" * 12)
     found = estimate(
-        EstimateParameters.parse(
-            {
-                "source": str(log),
-                "model": str(DEMO_MODEL),
-                "device_profile": str(store.parent / "cpu.json"),
-                "max_gpus": 1,
-            }
-        ).to_request()
+        estimate_request(
+            EstimateParameters.parse(
+                {
+                    "source": str(log),
+                    "model": str(DEMO_MODEL),
+                    "device_profile": str(store.parent / "cpu.json"),
+                    "max_gpus": 1,
+                }
+            )
+        )
     )
     ours = found["machines"][0]["ours"]
     # One step for all prompts, then a step per token of the answers.

@@ -11,10 +11,12 @@ from datetime import date
 import pytest
 
 from flows.dates.in_process import scope_of
+from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from tasks.infer.progress import StoppedError
-from tasks.operations.backfill import FAILED, MISSING, STALE, Scope, date_range, plan_dates, stale_reasons
+from tasks.operations.backfill import Scope, date_range, plan_dates, stale_reasons
 from tasks.operations.dates import DateStatus, view_date
+from tasks.operations.selections import FAILED, MISSING, STALE
 from tasks.publish.publication import roll_back
 from tasks.runlog import log as runlog
 from tasks.runlog.liveness import this_process
@@ -32,7 +34,7 @@ def root(tmp_path):
 
 
 def run(root, when: date, steps=None, **changed):
-    return run_night(night_of(root, run_date=when, **changed).to_request(), steps=steps or instead())
+    return run_night(night_request(night_of(root, run_date=when, **changed)), steps=steps or instead())
 
 
 def planned(root, *days: date, **chosen) -> dict[date, tuple[bool, str]]:

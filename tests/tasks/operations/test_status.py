@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.commands import run as run_command
-from flows.commands.parser import CommandParser
 from flows.parameters.nightly import NightlyParameters
+from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from tasks.base.errors import ConfigurationError
 from tasks.infer.outputs import OutputSink
@@ -30,7 +30,7 @@ def root(tmp_path):
 
 
 def run(root, steps=None, when=FIRST, **changed):
-    return run_night(night_of(root, run_date=when, **changed).to_request(), steps=steps or instead())
+    return run_night(night_request(night_of(root, run_date=when, **changed)), steps=steps or instead())
 
 
 def status(root, when=FIRST):
@@ -42,11 +42,8 @@ def parsed(command: str) -> NightlyParameters:
     """What the command line makes of a command that was printed."""
     program, name, *options = shlex.split(command)
     assert (program, name) == ("nightblend", "run")
-    parser = CommandParser()
-    commands = parser.add_subparsers(parser_class=CommandParser)
-    run_command.add(commands)
-    found = vars(parser.parse_args([name, *options]))
-    return NightlyParameters.parse({n: v for n, v in found.items() if n not in {"execute", "json"}})
+    given = run_command.make_parser().finish().parse(options)
+    return NightlyParameters.parse({n: v for n, v in given.items() if n not in {"as_flow", "json"}})
 
 
 def test_under_way(root):
@@ -84,7 +81,7 @@ def test_after_a_failure_the_next_command_asks_for_the_same_again(root):
     again = parsed(found["next_command"])
     assert again == night_of(root, run_date=day(0), **options)
     assert (again.rerun, again.take_over) == (False, False)
-    run_night(again.to_request(), steps=instead())
+    run_night(night_request(again), steps=instead())
     found = status(root)
     assert (found["status"], found["last_error"], found["done"]) == ("done", None, 4)
     assert found["output_file"].endswith("output.jsonl")

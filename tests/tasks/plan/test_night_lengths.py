@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from engine.plan.lengths import COMBINED, ESTIMATORS
+from engine.choices import COMBINED, ESTIMATORS
 from tasks.base.errors import ConfigurationError
 from tasks.plan.lengths import FADING, read_history, workload_number
 from tasks.plan.plan import plan

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.choices import POLICIES
 from engine.cost.optimum import PRESETS
 from engine.cost.profiles import NOMINAL
-from engine.plan.policies import POLICIES
 from engine.runtime.core import EngineSettings
 from tasks.report import orders
 from tasks.report.orders import choose_sample, compare_orders

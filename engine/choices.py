@@ -1,0 +1,34 @@
+"""What can be chosen, by name: order policies, length estimators, precisions.
+
+Nothing is imported here, so that a form or a command line that only offers the choices starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+POLICIES: Final = {
+    "fcfs": "as they arrived",
+    "random": "a seeded shuffle",
+    "dfs": "depth-first over the prefix tree: the most sharing",
+    "blend": "compute-heavy and memory-heavy requests side by side, prefixes kept together",
+    "interleave": "workloads mixed in proportion, each depth-first",
+}
+"""Order policy -> what it does, in a few words (`engine.plan.policies`)."""
+
+FIXED: Final = "fixed"
+LOGGED: Final = "logged"
+SAMPLED: Final = "sampled"
+COMBINED: Final = "combined"
+ESTIMATORS: Final = {
+    COMBINED: "earlier nights, a sample that is answered first, and what the run shows as it goes on",
+    SAMPLED: "the mean of a sample of the same prefix, which is answered first",
+    LOGGED: "the length in the log, else the mean of the workload's logged lengths",
+    FIXED: "half of the most output tokens",
+}
+"""Estimator of answer lengths -> where it takes them from, in a few words (`engine.plan.lengths`)."""
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+"""Precisions of the computing (`engine.cost.devices.find_dtype`)."""
+KV_DTYPES: Final = ("auto", "fp8")
+"""Precisions of the KV cache (`engine.cost.devices.check_kv_dtype`)."""
