@@ -1,4 +1,8 @@
-"""What a person triggers: the nightly flow, its parameters and the command line."""
+"""What a person triggers: the flows, a module each, and from the terminal the command line (`flows.cli`).
+
+Begin with `nightly.py`. The rooms, each of which imports only those before it: `parameters`, `run`, `views`,
+`dates`, `placement`, the flows themselves, `api` (the same from Python), `deploy`, `commands`.
+"""
 
 from __future__ import annotations
 

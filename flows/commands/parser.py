@@ -1,10 +1,11 @@
 """How every command reads its options: those of a form are its fields, in groups.
 
-This is argparse, as thin as can be. Libraries that make a command line of pydantic models start slower: of CPU
-time `nightblend run --help` takes 0.45 s, two thirds of them for pydantic itself, and with the same form 0.95 s
-through cyclopts 5.4 and 0.66 s through pydantic-settings 2.16. Both tell an error of a form in many lines;
-cyclopts also makes positional arguments of required fields and refuses an option that is given twice. What they
-have beyond argparse (suggestions, `--version`, lazy commands) are the few lines here and in `flows.cli`.
+This is argparse, as thin as can be. Libraries that make a command line of pydantic models start slower: of
+CPU time `nightblend run --help` takes 0.45 s, two thirds of them for pydantic itself, and with the same form
+0.95 s through cyclopts 5.4 and 0.66 s through pydantic-settings 2.16. Both tell an error of a form in many
+lines; cyclopts also makes positional arguments of required fields and refuses an option that is given twice.
+What they have beyond argparse (suggestions, `--version`, lazy commands) are the few lines here and in
+`flows.cli`.
 """
 
 from __future__ import annotations

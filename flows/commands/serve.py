@@ -47,7 +47,7 @@ def execute(options: dict[str, Any]) -> int:
     # A wrong setting is told now, not at night.
     night_request(parameters)
     # Runs are processes of their own, with this environment.
-    from flows.deploy import RUN_ENVIRONMENT
+    from flows.deploy.plugin import RUN_ENVIRONMENT
 
     os.environ.update(RUN_ENVIRONMENT)
     from flows.deploy.serve import deployments, prepare, run_served

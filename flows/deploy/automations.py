@@ -15,7 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
-from flows.deploy import HEARTBEAT_S
+from flows.deploy.plugin import HEARTBEAT_S
 from flows.recover import EXHAUSTED
 from flows.views.events import EVENT as PUBLISHED
 from flows.watch import OVERDUE

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
-from flows.deploy import SAFE_ENVIRONMENT
+from flows.deploy.plugin import SAFE_ENVIRONMENT
 from flows.deploy.pools import base_job_template
 from flows.run.prefect_tasks import limit_name
 from tasks.base.errors import ConfigurationError

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from flows.parameters.spelling import meant
 from tasks.base.errors import ConfigurationError, bounded
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ def _explain(form: type[Form], errors: Sequence[ErrorDetails]) -> ConfigurationE
     name = str(error["loc"][0]) if error["loc"] else "parameters"
     field = form.model_fields.get(name)
     if field is None:
-        return ConfigurationError(option(name), "is not known", f"See `nightblend {form.COMMAND} --help`")
+        like = meant(option(name), map(option, form.model_fields))
+        remedy = f"{like.capitalize()} " if like else ""
+        return ConfigurationError(
+            option(name), "is not known", f"{remedy}See `nightblend {form.COMMAND} --help`"
+        )
     example = field.examples[0] if field.examples else field.default
     if error["type"] == "missing":
         others = [option(str(e["loc"][0])) for e in errors[1:] if e["type"] == "missing"]

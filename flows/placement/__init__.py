@@ -1,1 +1,1 @@
-"""How a night that computes elsewhere finds and starts its flow run there."""
+"""Where a night computes, if not in its own process: as a flow run in another pool (`prefect_pool.py`)."""

@@ -1,1 +1,4 @@
-"""The order of the steps, the steps as Prefect tasks, and how failures are told."""
+"""One night: the order of its steps, the steps as Prefect tasks, and what its errors mean.
+
+Begin with `sequence.py`, a night from beginning to end.
+"""

@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime
 import pytest
 
 from engine.errors import EngineError
-from flows.deploy import HEARTBEAT_S, RUN_ENVIRONMENT
 from flows.deploy.automations import (
     SILENT_S,
     late,
@@ -17,6 +16,7 @@ from flows.deploy.automations import (
     silence,
     zombies,
 )
+from flows.deploy.plugin import HEARTBEAT_S, RUN_ENVIRONMENT
 from flows.deploy.pools import KINDS, base_job_template
 from flows.on_demand import OnDemandParameters
 from flows.parameters.nightly import NightlyParameters
