@@ -184,5 +184,5 @@ def _until_done(machine: dict[str, Any]) -> Figure:
         axes.minorticks_off()
         axes.legend()
         picture = svg(figure)
-    text = "; ".join(f"{row['gpus']} GPUs: {amount(row['ours_hours'])} hours" for row in rows)
+    text = "; ".join(f"on {row['gpus']}: {amount(row['ours_hours'])} hours" for row in rows)
     return Figure(picture, "Hours until done by number of GPUs (simulated)", text)

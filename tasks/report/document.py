@@ -1,15 +1,16 @@
 """A document of facts, text, tables and figures, and its two forms: a self-contained HTML page, and markdown.
 
-Texts are plain: what looks like markup in them is shown as it is. The page loads nothing from anywhere.
+Texts are plain: what looks like markup in them is shown as it is. The page loads nothing from anywhere. Its
+HTML is in `templates/`: a macro for each kind of block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class Text:
     """A paragraph."""
 
+    kind: ClassVar = "text"
     text: str
 
 
@@ -26,6 +28,7 @@ class Text:
 class Facts:
     """Key figures, large: (what, value, remark)."""
 
+    kind: ClassVar = "facts"
     facts: Sequence[tuple[str, str, str]]
 
 
@@ -39,24 +42,36 @@ class Table:
         What is in it, and whether it is measured, modelled or simulated.
     words
         So many columns from the left hold words and are aligned left, the others right.
+
+    Raises
+    ------
+    ValueError
+        If a row has more or fewer cells than there are columns.
     """
 
+    kind: ClassVar = "table"
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"a row of {self.caption!r} has not {len(self.columns)} cells")
 
 
 @dataclass(frozen=True)
 class Figure:
     """A plot: inline SVG (`tasks.report.plots.svg`), a caption, and what it shows for who cannot see it."""
 
+    kind: ClassVar = "figure"
     svg: str
     caption: str
     description: str
 
 
 Block: TypeAlias = Text | Facts | Table | Figure
+"""The `kind` of a block is the name of its macro in the templates."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +93,7 @@ class Document:
 
 def to_html(document: Document) -> str:
     """Return the document as one HTML page with everything in it."""
-    body = [
-        f"<header><h1>{escape(document.title)}</h1><p>{escape(document.subtitle)}</p></header>",
-        *(_html_section(section) for section in document.sections),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(document.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return _templates().get_template("document.html.j2").render(document=document)
 
 
 def to_markdown(document: Document) -> str:
@@ -102,46 +107,15 @@ def to_markdown(document: Document) -> str:
 
 
 @cache
-def _style() -> str:
-    return Path(__file__).with_name("style.css").read_text()
-
-
-def _html_section(section: Section) -> str:
-    blocks = "\n".join(_html(block) for block in section.blocks)
-    return f"<section>\n<h2>{escape(section.title)}</h2>\n{blocks}\n</section>"
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Text(text):
-            return f"<p>{escape(text)}</p>"
-        case Facts(facts):
-            tiles = "".join(
-                f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
-                f"{f'<dd class=remark>{escape(remark)}</dd>' if remark else ''}</div>"
-                for what, value, remark in facts
-            )
-            return f"<dl>{tiles}</dl>"
-        case Table(caption, columns, rows, words):
-            sides = ["<t{} class=word>" if i < words else "<t{}>" for i in range(len(columns))]
-            head = "".join(
-                f"{side.format('h')}{escape(name)}</th>" for side, name in zip(sides, columns, strict=True)
-            )
-            body = "\n".join(
-                "<tr>"
-                + "".join(f"{side.format('d')}{escape(c)}</td>" for side, c in zip(sides, row, strict=True))
-                + "</tr>"
-                for row in rows
-            )
-            return (
-                f'<div class="table"><table><caption>{escape(caption)}</caption>'
-                f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-            )
-        case Figure(svg, caption, description):
-            return (
-                f'<figure><div role="img" aria-label="{escape(description, quote=True)}">{svg}</div>'
-                f"<figcaption>{escape(caption)}</figcaption></figure>"
-            )
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("tasks.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _markdown(block: Block) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +80,15 @@ def test_numbers_are_short():
     assert edges[0] < 3
     assert edges[-1] > 300
     assert np.all(np.diff(plots.log_edges(np.zeros(0), 4)) > 0)
+
+
+def test_a_row_has_a_cell_for_each_column():
+    with pytest.raises(ValueError, match="has not 2 cells"):
+        Table("Two columns", ("a", "b"), [("1", "2"), ("1",)])
+
+
+def test_a_table_whose_columns_have_no_names_has_no_head():
+    table = Table("Facts", ("", ""), [("requests", "7")], words=2)
+    page = to_html(Document("A night", "", [Section("In short", [table])]))
+    assert "<thead>" not in page
+    assert '<td class="word">requests</td><td class="word">7</td>' in page
