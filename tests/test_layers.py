@@ -33,76 +33,80 @@ engine: what every room of the engine uses: errors, compiled functions
 engine/kernels: Triton kernels, each with its torch reference, and which of the two runs
 engine/models: models from their folders: configuration, weights, decoder, the schedule of a layer
     engine engine/kernels
+engine/runtime/sample: tokens from logits: settings of requests, log probabilities
+    engine engine/kernels
 engine/cost: what a step costs: model shapes, devices, profiles, the optimum, metrics
     engine engine/models
+engine/runtime/state: what the scheduler works on: requests, running slots, a step; the contract of a runner
+    engine engine/models engine/runtime/sample
 engine/plan: the order of requests: prefix tree, lengths, blend, partition
     engine engine/cost
-engine/runtime: the engine itself: its state and its loop
-    engine engine/cost engine/models engine/plan engine/runtime/cpu engine/runtime/device engine/runtime/kv
-    engine/runtime/sample engine/runtime/schedule
 engine/runtime/cpu: a step on the CPU, by the reference operations
-    engine engine/kernels engine/models engine/runtime engine/runtime/sample engine/runtime/schedule
-engine/runtime/device: a step on a GPU: graphs, staging, nano-batches, overlap
-    engine engine/cost engine/kernels engine/models engine/runtime engine/runtime/cpu engine/runtime/kv
-    engine/runtime/sample engine/runtime/schedule
+    engine engine/kernels engine/models engine/runtime/sample engine/runtime/state
 engine/runtime/kv: pages of KV memory, the prefix cache, pages that are read once
-    engine engine/cost engine/runtime
-engine/runtime/sample: tokens from logits: settings of requests, log probabilities
-    engine/kernels engine/runtime
-engine/runtime/schedule: what a step computes: admission, pacing, forecasts, buckets, revision
-    engine engine/cost engine/plan engine/runtime engine/runtime/kv
+    engine engine/cost engine/runtime/state
 engine/job: the boundary of the engine's process: the format of its folder and messages
     engine engine/cost engine/plan engine/runtime/sample
-engine/simulate: the same scheduler on a modelled device, and how the model is fitted
-    engine engine/cost engine/plan engine/runtime engine/runtime/cpu engine/runtime/kv engine/runtime/sample
+engine/runtime/schedule: what a step computes: admission, pacing, forecasts, buckets, revision
+    engine engine/cost engine/plan engine/runtime/kv engine/runtime/state
+engine/backends: what answers a job: the contract, and the process around it
+    engine engine/cost engine/job
+engine/runtime/device: a step on a GPU: graphs, staging, nano-batches, overlap
+    engine engine/cost engine/kernels engine/models engine/runtime/kv engine/runtime/sample
+    engine/runtime/schedule engine/runtime/state
+engine/runtime: the engine itself: its loop, and which runner it gets
+    engine engine/cost engine/models engine/plan engine/runtime/cpu engine/runtime/device engine/runtime/kv
+    engine/runtime/sample engine/runtime/schedule engine/runtime/state
+engine/backends/native: our own engine as a back end
+    engine engine/backends engine/cost engine/job engine/models engine/runtime engine/runtime/sample
     engine/runtime/schedule
-engine/backends: what answers a job
-    engine engine/cost engine/job engine/models engine/runtime engine/runtime/sample engine/runtime/schedule
+engine/simulate: the same scheduler on a modelled device, and how the model is fitted
+    engine engine/cost engine/plan engine/runtime engine/runtime/kv engine/runtime/sample
+    engine/runtime/schedule engine/runtime/state
 
 tasks: the package itself
 tasks/base: errors, accounting, schemas, identity, run date
     engine engine/cost
+tasks/extract/text: bytes become lines
+    tasks/base
 tasks/requests: what a request asks for: body, prompt, sampling, choices
     tasks/base
 tasks/store: where bytes live: the contract, a folder, S3, opening one
     tasks/base
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/requests
-tasks/runlog: the only memory of a run
-    tasks/base tasks/store
-tasks/extract/text: bytes become lines
-    tasks/base tasks/extract/readers tasks/requests
 tasks/infer/backends: which back end answers a job
     engine/job
-tasks/night: what all steps of a night share: the request, the night, the model's folder
-    engine engine/cost engine/models engine/plan tasks/base tasks/requests tasks/runlog tasks/store
-tasks/warehouse: the tables of a date, replaced in one commit
-    engine/cost tasks/base tasks/runlog tasks/store
+tasks/runlog: the only memory of a run
+    tasks/base tasks/store
 tasks/extract/parse: lines become rows
     engine tasks/base tasks/extract/readers tasks/extract/text tasks/requests
-tasks/plan: cost becomes an order
-    engine/cost engine/job engine/models engine/plan engine/runtime engine/runtime/sample engine/simulate
-    tasks/base tasks/night tasks/requests tasks/runlog
-tasks/profile: rows become tokens and cost
-    engine/cost engine/models engine/plan tasks/base tasks/night tasks/runlog
-tasks/report: what a run did, as a page
-    engine/cost engine/plan engine/runtime engine/simulate tasks/base tasks/night tasks/runlog tasks/store
-    tasks/warehouse
+tasks/night: what all steps of a night share: the request, the night, the model's folder
+    engine engine/cost engine/models tasks/base tasks/requests tasks/runlog tasks/store
+tasks/warehouse: the tables of a date, replaced in one commit
+    engine/cost tasks/base tasks/runlog tasks/store
 tasks/extract: the objects of a date become rows
     tasks/base tasks/extract/parse tasks/extract/readers tasks/extract/text tasks/requests tasks/runlog
     tasks/store tasks/warehouse
+tasks/profile: rows become tokens and cost
+    engine/cost engine/models engine/plan tasks/base tasks/night tasks/runlog
+tasks/attempt: whose run it is; opening and ending an attempt
+    engine engine/models tasks/base tasks/extract tasks/night tasks/profile tasks/runlog tasks/store
+    tasks/warehouse
+tasks/plan: cost becomes an order
+    engine engine/cost engine/job engine/models engine/plan engine/runtime engine/runtime/sample
+    engine/simulate tasks/base tasks/night tasks/requests tasks/runlog
+tasks/report: what a run did, as a page
+    engine engine/cost engine/plan engine/runtime engine/simulate tasks/base tasks/night tasks/runlog
+    tasks/store tasks/warehouse
+tasks/estimate: what a night would take, and how far to trust that
+    engine engine/cost engine/models engine/plan engine/runtime engine/simulate tasks/base tasks/extract
+    tasks/plan tasks/profile tasks/report tasks/requests tasks/runlog tasks/store
 tasks/infer: the order becomes durable answers
     engine engine/cost engine/models engine/plan tasks/base tasks/infer/backends tasks/night tasks/plan
     tasks/requests tasks/runlog tasks/store
 tasks/publish: answers become the current publication
-    engine/cost tasks/base tasks/night tasks/profile tasks/report tasks/requests tasks/runlog tasks/store
-    tasks/warehouse
-tasks/attempt: whose run it is; opening and ending an attempt
-    engine engine/models tasks/base tasks/extract tasks/night tasks/profile tasks/runlog tasks/store
-    tasks/warehouse
-tasks/estimate: what a night would take, and how far to trust that
-    engine engine/cost engine/models engine/plan engine/runtime engine/simulate tasks/base tasks/extract
-    tasks/plan tasks/profile tasks/report tasks/requests tasks/runlog tasks/store
+    engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
@@ -110,7 +114,7 @@ tasks/operations: what an operator does: status, doctor, backfill, retention, fo
     tasks/extract tasks/infer tasks/night tasks/profile tasks/publish tasks/runlog tasks/store tasks/warehouse
 
 flows/parameters: the forms of the flows, and the night that they ask for
-    engine/cost engine/plan tasks/base tasks/estimate tasks/extract/readers tasks/night tasks/operations
+    engine engine/cost tasks/base tasks/estimate tasks/extract/readers tasks/night tasks/operations
     tasks/requests tasks/warehouse
 flows/run: the sequence of steps, its Prefect tasks, and what failures become
     engine tasks/attempt tasks/base tasks/infer tasks/infer/placement tasks/night tasks/plan tasks/profile
@@ -119,53 +123,30 @@ flows/views: what a person sees: console, progress, artifacts, tables
     tasks/base tasks/estimate tasks/infer tasks/operations tasks/report tasks/store
 flows/dates: many dates: backfills, those that were missed, the calendar
     flows/parameters flows/run flows/views tasks/base tasks/infer tasks/night tasks/operations tasks/store
+flows/placement: step infer on another machine of Prefect's
+    flows/dates flows/parameters flows/run tasks/attempt tasks/base tasks/infer tasks/infer/placement
+    tasks/night tasks/runlog
 flows: what a person triggers: one file a flow
-    flows/commands flows/dates flows/parameters flows/placement flows/run flows/views tasks/base
-    tasks/estimate tasks/infer tasks/infer/placement tasks/operations tasks/plan tasks/report tasks/runlog
-    tasks/store tasks/warehouse
-flows/commands: the command line: one file a command
-    engine/cost flows flows/dates flows/deploy flows/parameters flows/run flows/views tasks/base
-    tasks/estimate tasks/operations tasks/publish tasks/report tasks/store tasks/warehouse
+    flows/dates flows/parameters flows/placement flows/run flows/views tasks/base tasks/estimate tasks/infer
+    tasks/infer/placement tasks/operations tasks/plan tasks/report tasks/runlog tasks/store tasks/warehouse
+flows/api: Nightblend from Python: run, estimate, inspect, read results
+    flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/estimate tasks/infer
+    tasks/operations tasks/publish tasks/report tasks/store
 flows/deploy: deployments, work pools, serving, Prefect's plugin
     engine flows flows/dates flows/parameters flows/placement flows/run flows/views tasks tasks/base
     tasks/operations
-flows/placement: step infer on another machine of Prefect's
-    flows flows/dates flows/parameters flows/run tasks/attempt tasks/base tasks/infer tasks/infer/placement
-    tasks/night tasks/runlog
+flows/commands: the command line: one file a command
+    engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views tasks/base
+    tasks/estimate tasks/operations tasks/publish tasks/report tasks/store tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 
 PLACED = {
-    "engine/__main__.py": "engine/backends",
+    "flows/__main__.py": "flows/commands",
     "flows/cli.py": "flows/commands",
 }
 """Entry points lie where users call them, and belong to the room that does the work."""
-# Circles that are known and to be opened; there must be no other.
-ROOM_CIRCLES = (
-    (
-        "engine/runtime",
-        "engine/runtime/cpu",
-        "engine/runtime/device",
-        "engine/runtime/kv",
-        "engine/runtime/sample",
-        "engine/runtime/schedule",
-    ),
-    ("flows", "flows/commands", "flows/deploy", "flows/placement"),
-)
-FILE_CIRCLES = (
-    (
-        "flows/cli.py",
-        "flows/commands/estimate.py",
-        "flows/commands/run.py",
-        "flows/commands/serve.py",
-        "flows/deploy/serve.py",
-        "flows/estimate.py",
-        "flows/nightly.py",
-        "flows/on_demand.py",
-    ),
-    ("flows/parameters/nightly.py", "flows/parameters/to_request.py"),
-)
-LAYOUT = Layout(ROOMS, PLACED, ROOM_CIRCLES, FILE_CIRCLES)
+LAYOUT = Layout(ROOMS, PLACED)
 
 
 @pytest.fixture(scope="module", name="code")
@@ -279,7 +260,7 @@ def test_what_the_table_has_and_the_code_has_not_is_found(tmp_path: Path) -> Non
     ]
 
 
-def test_circles_of_rooms_and_of_files_are_found_unless_they_are_known(tmp_path: Path) -> None:
+def test_circles_of_rooms_and_of_files_are_found(tmp_path: Path) -> None:
     rooms = {**TREE_ROOMS, "engine/low": Room("ground", ("engine/high",))}
     layout = Layout(rooms, TREE_PLACED)
     back = {"engine__low__a": "def f():\n    from engine.high.c import x\n"}
@@ -287,16 +268,6 @@ def test_circles_of_rooms_and_of_files_are_found_unless_they_are_known(tmp_path:
     assert [problem.partition(". ")[0] for problem in found] == [
         "3 rooms import each other in a circle: engine/high, engine/low, engine/mid",
         "3 files import each other in a circle: engine/high/c.py, engine/low/a.py, engine/mid/b.py",
-    ]
-    of_rooms = (("engine/high", "engine/low", "engine/mid"),)
-    of_files = (("engine/high/c.py", "engine/low/a.py", "engine/mid/b.py"),)
-    known = Layout(rooms, TREE_PLACED, of_rooms, of_files)
-    assert found_in(tmp_path, known, **back) == []
-    # A circle that was opened is no longer an excuse.
-    gone = found_in(tmp_path, Layout(TREE_ROOMS, TREE_PLACED, of_rooms, of_files))
-    assert [problem.split(":")[0] for problem in gone] == [
-        "This circle of rooms is known and is no longer there",
-        "This circle of files is known and is no longer there",
     ]
 
 

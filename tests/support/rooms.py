@@ -72,14 +72,10 @@ class Layout:
         By path from the project's root.
     placed
         Files that belong to another room than their folder: entry points that a user names.
-    room_circles, file_circles
-        Circles that are there and known, each sorted; all others are errors, and so is one that is gone.
     """
 
     rooms: Mapping[str, Room]
     placed: Mapping[str, str] = field(default_factory=dict)
-    room_circles: tuple[tuple[str, ...], ...] = ()
-    file_circles: tuple[tuple[str, ...], ...] = ()
 
 
 class Code:
@@ -131,8 +127,8 @@ def problems(code: Code, layout: Layout) -> list[str]:
         *_unknown_rooms(code, layout),
         *_new_arrows(code, layout),
         *_unused_arrows(code, layout),
-        *_changed_circles("rooms", code.room_circles, layout.room_circles),
-        *_changed_circles("files", code.file_circles, layout.file_circles),
+        *_circles("rooms", code.room_circles),
+        *_circles("files", code.file_circles),
     ]
 
 
@@ -174,18 +170,11 @@ def _unused_arrows(code: Code, layout: Layout) -> list[str]:
     ]
 
 
-def _changed_circles(
-    kind: str, found: list[tuple[str, ...]], known: tuple[tuple[str, ...], ...]
-) -> list[str]:
+def _circles(kind: str, found: list[tuple[str, ...]]) -> list[str]:
     return [
         f"{len(circle)} {kind} import each other in a circle: {', '.join(circle)}. "
         "Move what closes it into a room below, or hand it over as an argument."
         for circle in found
-        if circle not in known
-    ] + [
-        f"This circle of {kind} is known and is no longer there: {', '.join(circle)}. Take it out."
-        for circle in known
-        if circle not in found
     ]
 
 
@@ -223,18 +212,13 @@ def print_arrows(code: Code, room: str) -> None:
 
 
 def print_table(code: Code, layout: Layout) -> None:
-    """Print the table and the known circles as Python source; rooms without a line yet say so."""
+    """Print the table as Python source; rooms without a line yet say so."""
     unknown = Room("TODO: what it is", ())
     rooms = {
         name: Room(layout.rooms.get(name, unknown).about, code.imported_by(name))
         for name in code.ground_first()
     }
     print(f'ROOMS = read_rooms("""\n{write_rooms(rooms)}""")')
-    for name, found in (("ROOM_CIRCLES", code.room_circles), ("FILE_CIRCLES", code.file_circles)):
-        print(f"{name} = (")
-        for circle in found:
-            print(f"    {circle!r},")
-        print(")")
 
 
 def main() -> int:
