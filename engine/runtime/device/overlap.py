@@ -2,7 +2,7 @@
 
 Attention that reads KV is launched on k blocks, which read nearly as fast as all of them from some k on; the
 products may be told to leave k multiprocessors free. How well that works was measured for each k as the
-interference by the share of memory time (`tests/benchmarks/overlap.py`); from that the k of a step follows.
+interference by the share of memory time (`tests/benchmarks/overlap/`); from that the k of a step follows.
 """
 
 from __future__ import annotations
