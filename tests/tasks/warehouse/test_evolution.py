@@ -1,7 +1,8 @@
 """Tables of earlier versions go on: columns are only added or become nullable, and old rows stay readable.
 
-`released/` holds the schemas as they were when a table of each first got into a warehouse. Such a file is never
-changed; add one, a copy of `tests/tasks/base/golden/schema.json`, when another version has been released.
+`released/` holds the schemas as they were when a table of each first got into a warehouse. Such a file is
+never changed; add one, a copy of `tests/tasks/base/golden/schema.json`, when another version has been
+released.
 """
 
 from __future__ import annotations
