@@ -7,9 +7,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 _OFFLINE = ["--no-deps", "--no-index"]
 

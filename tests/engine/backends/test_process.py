@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,8 +15,11 @@ from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
 from engine.backends.process import device_lock
 from engine.errors import EngineError
 from engine.job.format import FORMAT_VERSION, read_messages
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 HEAVY = ("torch", "triton", "transformers", "safetensors", "tokenizers")
 READY = 'send({"type": "ready"})'
 PROGRAM = """
