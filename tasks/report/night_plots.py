@@ -293,6 +293,6 @@ def _describe_timeline(rows: pl.DataFrame, unit: str, at: Floats) -> str:
     compute, memory = (rows[f"modelled_{name}_seconds"].sum() for name in ("compute", "memory"))
     busy = rows["seconds"].sum()
     return (
-        f"Over {at[-1]:.3g} {unit}: modelled compute time {compute:.3g} s and memory time {memory:.3g} s in "
-        f"{busy:.3g} s of engine steps."
+        f"Over {at[-1]:,.3g} {unit}: modelled compute time {duration(compute)} and memory time "
+        f"{duration(memory)} in {duration(busy)} of engine steps."
     )

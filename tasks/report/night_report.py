@@ -77,7 +77,7 @@ def _in_short(night: NightData) -> list[Block]:
 
 def _and_errors(summary: Any) -> str:  # noqa: ANN401 - as it was read
     parts = [
-        f"{summary[name]:,} {text}"
+        f"{summary[name]:,} {text.removesuffix('s') if summary[name] == 1 else text}"
         for name, text in (("errors", "errors"), ("quarantined", "quarantined"), ("filtered", "filtered"))
         if summary.get(name)
     ]
