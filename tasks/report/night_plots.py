@@ -290,8 +290,9 @@ def duration(seconds: float) -> str:
 
 
 def _describe_timeline(rows: pl.DataFrame, unit: str, at: Floats) -> str:
-    compute, memory = (rows[f"modelled_{name}_seconds"].sum() for name in ("compute", "memory"))
-    busy = rows["seconds"].sum()
+    compute, memory, busy = (
+        float(rows[name].sum()) for name in ("modelled_compute_seconds", "modelled_memory_seconds", "seconds")
+    )
     return (
         f"Over {at[-1]:,.3g} {unit}: modelled compute time {duration(compute)} and memory time "
         f"{duration(memory)} in {duration(busy)} of engine steps."

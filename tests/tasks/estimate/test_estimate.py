@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.plan.tree import build_tree, distinct_tokens
 from flows.cli import main
 from flows.parameters.estimate import EstimateParameters
 from flows.parameters.to_request import estimate_request
@@ -25,6 +26,7 @@ from tasks.estimate.requests import Requests
 from tasks.estimate.savings import spread
 from tasks.estimate.words import headline
 from tasks.report.document import to_html, to_markdown
+from tests.support.paths import trace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,6 +223,19 @@ def test_block_hashes_become_prompts_that_share_what_the_hashes_share(tmp_path: 
     assert len({p[1024:].tobytes() for p in prompts}) == 4
     # Equal lengths are no equal requests.
     assert found.repeats.tolist() == [0, 1, 2, 3]
+
+
+def test_the_mooncake_trace_shares_its_hashed_blocks(tmp_path: Path) -> None:
+    path = trace("mooncake_conversation_trace.jsonl")
+    rows = [json.loads(line) for line in path.open()]
+    hashes = [row["hash_ids"] for row in rows]
+    distinct = {h for request in hashes for h in request}
+    assert (sum(map(len, hashes)), len(distinct)) == (288_500, 182_790)
+    found = read_requests(Source(str(path)), MODEL, tmp_path)
+    assert np.diff(found.start).tolist() == [row["input_length"] for row in rows]
+    # Every distinct hash is computed once, the last one of a prompt for its part only.
+    full = 512 * len({h for request in hashes for h in request[:-1]})
+    assert full < distinct_tokens(build_tree(found.tokens, found.start)) < 512 * len(distinct)
 
 
 def test_a_query_gives_lengths_or_prompts_and_its_text_is_told_nowhere(tmp_path: Path) -> None:
