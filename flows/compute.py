@@ -21,6 +21,7 @@ from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, told
 from flows.run.sequence import Silent, recorded_attempt
 from flows.views.progress import FlowReporter
+from tasks.infer.placement.contract import Handover  # noqa: TC001 - Prefect reads the annotation, too
 from tasks.infer.placement.handover import open_handed
 from tasks.infer.progress import StoppedError
 from tasks.plan.plan import take_plan
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.run.sequence import Reporter, Steps
-    from tasks.infer.placement.contract import Handover
 
 FAILED = "ComputeFailed"
 """Not `Failed`: the night that waits for it fails too, and people need to be told once."""
