@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## write a day of request logs, run the night on them, show answers
 	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(RERUN),--rerun)
 
-test: $(STAMP) lint ## every test that needs no GPU
+test: $(STAMP) lint ## lint, types and every test that needs Python packages alone
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-kernels: $(STAMP) ## Triton kernels and GPU benchmarks without a GPU: interpreted, then compiled for sm_80 and sm_90

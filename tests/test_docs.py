@@ -169,3 +169,17 @@ def test_the_changelog_has_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     text = (ROOT / "CHANGELOG.md").read_text()
     assert f"\n## [{version}]" in text or f"\n## {version}" in text
+
+
+DECIDED = re.compile(r"`((?:engine|tasks|flows)/[\w/]+\.py)`, `(\w+)`")
+
+
+def test_architecture_names_what_decides() -> None:
+    found = DECIDED.findall((ROOT / "docs" / "architecture.md").read_text())
+    assert len(found) >= 12
+    missing = [
+        (path, name)
+        for path, name in found
+        if not re.search(rf"^\s*(?:def|class) {name}\b|\b{name}\b\s*[:=]", (ROOT / path).read_text(), re.M)
+    ]
+    assert missing == []
