@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from flows.api.tables import read_table
 from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import parse_date
 from tasks.operations.dates import view_date
 from tasks.publish.current import publication_prefix
 from tasks.store.contract import plain_path
@@ -16,6 +16,7 @@ from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date
     from pathlib import Path
 
     import polars as pl
@@ -85,7 +86,7 @@ def results(store: str | Path, job: str, run_date: date | str) -> Results:
         If the store is not there, or the date is none.
     """
     if isinstance(run_date, str):
-        run_date = _date(run_date)
+        run_date = parse_date(run_date, "run_date")
     opened = open_store(str(store), "store")
     view = view_date(opened, job, run_date)
     if view.current is None:
@@ -112,10 +113,3 @@ def results(store: str | Path, job: str, run_date: date | str) -> Results:
         summary_file=place("summary.json"),
         report_file=place("report.html") if view.current.details.get("report_file") else None,
     )
-
-
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError("run_date", f"{text!r} is no date", "Give it as 2026-11-22") from None

@@ -11,23 +11,7 @@ from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date, time
-
-
-def parse_date(text: str, name: str = "--run-date") -> date:
-    """Return a date given as 2026-11-22.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is none.
-    """
-    from datetime import date
-
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None
+    from datetime import time
 
 
 def parse_ready_by(text: str) -> time:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common import parse_date
 from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
+from tasks.base.run_date import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

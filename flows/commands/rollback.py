@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flows.commands.common import parse_date
 from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
+from tasks.base.run_date import parse_date
 
 
 def make_parser() -> CommandParser:

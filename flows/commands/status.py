@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common import parse_date, parse_ready_by
+from flows.commands.common import parse_ready_by
 from flows.commands.parser import CommandParser, number, whole
 from tasks.base.accounting import ExitCode
+from tasks.base.run_date import parse_date
 
 if TYPE_CHECKING:
     from tasks.store.contract import Store

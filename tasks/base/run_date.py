@@ -27,6 +27,25 @@ class ResolvedDate:
     reason: str
 
 
+def parse_date(text: str, name: str = "--run-date") -> date:
+    """Return a date given as 2026-11-22.
+
+    Parameters
+    ----------
+    name
+        What it was given as, named in the error.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(name, f"{text!r} is no date", "Give it as 2026-11-22") from None
+
+
 def is_dated(source: str) -> bool:
     """Tell whether a source is templated with the run date."""
     return "{" in source

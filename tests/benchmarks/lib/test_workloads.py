@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from engine.cost.step import NOMINAL, ModelShape
 from engine.plan.tree import build_tree, hit_rate_optimum, node_costs
 from tests.benchmarks.lib import sources, workloads
+from tests.support.paths import trace
 
 # Llama-3.1-8B in bf16: 32 layers, hidden 4096, 32 query and 8 KV heads of 128, MLP 14336, vocabulary 128256.
 SHAPE = ModelShape(
@@ -26,9 +25,7 @@ SHAPE = ModelShape(
 
 @pytest.fixture(autouse=True)
 def with_traces():
-    if not (sources.traces() / "mmlu.parquet").exists():
-        message = f"no traces in {sources.traces()}; set NIGHTBLEND_TRACES to their folder"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    trace("mmlu.parquet")
 
 
 def prompt_of(mix: workloads.Workload, request: int) -> np.ndarray:

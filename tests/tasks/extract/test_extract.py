@@ -21,14 +21,13 @@ from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.parse import row_files
 from tasks.requests.sampling import SamplingDefaults
 from tasks.store.folder import FolderStore
-from tests.support.paths import ROOT
+from tests.support.paths import trace
 
 if TYPE_CHECKING:
     from tasks.extract.result import ExtractResult
     from tasks.store.contract import Store
 
 DAY = date(2026, 3, 1)
-TRACES = Path(os.environ.get("NIGHTBLEND_TRACES", ROOT / ".." / "shared" / "traces"))
 
 
 def line(custom_id: object, text: str = "hi", **body: object) -> bytes:
@@ -287,11 +286,7 @@ def test_nothing_is_lost(
 
 
 def test_real_questions(tmp_path: Path) -> None:
-    if not (TRACES / "mmlu.parquet").exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the real traces are missing: {TRACES}")
-        pytest.skip(f"no real traces at {TRACES} (set NIGHTBLEND_TRACES)")
-    questions = pq.read_table(TRACES / "mmlu.parquet").slice(300, 200).to_pylist()
+    questions = pq.read_table(trace("mmlu.parquet")).slice(300, 200).to_pylist()
     texts = [
         "\n".join(
             [q["question"], *(f"{letter}. {q[f'choice{i}']}" for i, letter in enumerate("ABCD")), "Answer:"]
