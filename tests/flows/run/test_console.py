@@ -38,7 +38,7 @@ def _run(command: list[str], cwd: Path | None = None, **environment: str) -> str
 def test_the_wheel_holds_the_three_packages_only(installed):
     found = {path.name for path in installed.iterdir() if path.is_dir() and "dist-info" not in path.name}
     assert found == {"bin", "engine", "flows", "tasks"}
-    assert (installed / "tasks" / "report" / "style.css").exists()
+    assert (installed / "tasks" / "report" / "templates" / "style.css").exists()
 
 
 def test_the_console_script_runs_a_night_beside_decoys(installed, decoys, tmp_path):
