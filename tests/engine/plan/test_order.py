@@ -103,7 +103,10 @@ def test_falling_fit(pairs) -> None:
         ]
         assert fit[i] == pytest.approx(min(bounds))
     falling = np.sort(compute / memory)[::-1]
-    assert violation_of(falling * memory, memory, fit_falling(falling * memory, memory)) == pytest.approx(0)
+    ordered = falling * memory
+    # Rounding grows with the sums that the fit is made of.
+    nothing = pytest.approx(0, abs=1e-12 * ordered.sum())
+    assert violation_of(ordered, memory, fit_falling(ordered, memory)) == nothing
 
 
 @settings(deadline=None)
