@@ -101,7 +101,7 @@ def _run(asked: BackfillParameters) -> State[dict[str, Any]]:
             entries,
             job=night.job,
             backfill_id=backfill_id,
-            price=asked.price_per_gpu_hour,
+            price=asked.gpu_hour_price,
             dry_run=asked.dry_run,
         )
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flows.commands.common import stopped_by_sigterm
 from flows.commands.parser import CommandParser
 from flows.parameters.backfill import BackfillParameters, new_id
+from flows.parameters.form import option
 from flows.parameters.nightly import NightlyParameters
+from tasks.base.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from flows.run.sequence import Reporter
     from flows.views.date_table import DateEntry
 
-_NOT_HERE = frozenset(
+_NOT_HERE: Final = frozenset(
     {"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way", "compute_on"}
 )
 """Fields of a night that a backfill decides about itself."""
+_OF_BOTH: Final = frozenset({"gpu_hour_price"})
+"""Fields of a backfill that a night has, too: one option for both."""
 
 
 def make_parser() -> CommandParser:
@@ -32,9 +38,12 @@ def make_parser() -> CommandParser:
         epilog="Exit codes: 0 all published, 1 a date failed, 2 wrong usage, 4 stopped; the same command "
         "goes on.",
     )
-    parser.add_form(BackfillParameters)
+    parser.add_form(BackfillParameters, no_default=BackfillParameters.OF_DEPLOYMENTS)
     parser.add_form(
-        NightlyParameters, without=_NOT_HERE, within="Night: ", required="Required without --deployment."
+        NightlyParameters,
+        without=_NOT_HERE | _OF_BOTH,
+        within="Night, without --deployment: ",
+        required="Required without --deployment.",
     )
     return parser
 
@@ -45,7 +54,15 @@ def execute(options: dict[str, Any]) -> int:
     asked = BackfillParameters.parse(
         {name: value for name, value in options.items() if name in BackfillParameters.model_fields}
     )
-    night = {name: value for name, value in options.items() if name not in BackfillParameters.model_fields}
+    night = {
+        name: value
+        for name, value in options.items()
+        if name not in BackfillParameters.model_fields or name in _OF_BOTH
+    }
+    if "deployment" in options:
+        _refuse(night.keys() - _OF_BOTH, "is the deployment's, and is not used beside --deployment")
+    else:
+        _refuse(options.keys() & BackfillParameters.OF_DEPLOYMENTS, "is not used without --deployment")
     with stopped_by_sigterm():
         result = (
             _with_flow(asked) if "deployment" in options else _here(asked, NightlyParameters.parse(night))
@@ -57,6 +74,12 @@ def execute(options: dict[str, Any]) -> int:
 
         print_summary(result)
     return int(result["exit_code"])
+
+
+def _refuse(names: Collection[str], why: str) -> None:
+    """Refuse options that would do nothing."""
+    if names:
+        raise ConfigurationError(option(min(names)), why, "Leave it out")
 
 
 def _with_flow(asked: BackfillParameters) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class CommandParser(argparse.ArgumentParser):
         without: Collection[str] = (),
         within: str = "",
         required: str = "Required.",
+        no_default: Collection[str] = (),
     ) -> None:
         """Add an option for each field of a form, under its headings; what is not typed is left out.
 
@@ -99,6 +100,8 @@ class CommandParser(argparse.ArgumentParser):
             Stands before the headings.
         required
             Said of fields without a default.
+        no_default
+            Fields whose default holds for the form alone: the command does something else without them.
         """
         self._own_groups = True
         for heading, names in form.GROUPS.items():
@@ -106,7 +109,11 @@ class CommandParser(argparse.ArgumentParser):
             if fields:
                 group = self.add_argument_group(f"{within}{heading}")
                 for name, field in fields.items():
-                    _add_field(group, name, field, required)
+                    _add_field(group, name, field, required, shows_default=name not in no_default)
+                    for earlier in (old for old, today in form.EARLIER_NAMES.items() if today == name):
+                        group.add_argument(
+                            _typed(earlier), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+                        )
                     if field.is_required() and not within:
                         self._needed += [_typed(name), _metavar(name, field)]
 
@@ -186,7 +193,9 @@ def _options_of(typed: Sequence[str]) -> list[str]:
     ]
 
 
-def _add_field(group: argparse._ActionsContainer, name: str, field: FieldInfo, required: str) -> None:
+def _add_field(
+    group: argparse._ActionsContainer, name: str, field: FieldInfo, required: str, *, shows_default: bool
+) -> None:
     text = (field.description or "").replace("%", "%%")
     if isinstance(field.default, bool):
         text += f" Default: {'on' if field.default else 'off'}."
@@ -198,7 +207,7 @@ def _add_field(group: argparse._ActionsContainer, name: str, field: FieldInfo, r
         text += f" {required}"
     elif field.default_factory is not None:
         text += " May be repeated."
-    elif field.default is not None and field.default != "":
+    elif shows_default and field.default is not None and field.default != "":
         default = f"{field.default:g}" if isinstance(field.default, float) else field.default
         text += f" Default: {default}."
     group.add_argument(

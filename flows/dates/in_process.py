@@ -99,7 +99,7 @@ def backfill_here(
         entries,
         job=night.job,
         backfill_id=backfill_id,
-        price=asked.price_per_gpu_hour,
+        price=asked.gpu_hour_price,
         dry_run=asked.dry_run,
     )
 

@@ -28,9 +28,12 @@ class BackfillParameters(Form):
 
     model_config = ConfigDict(title="Backfill")
     COMMAND: ClassVar[str] = "backfill"
+    OF_DEPLOYMENTS: ClassVar[frozenset[str]] = frozenset({"deployment", "parallel", "work_queue"})
+    """Fields that mean something only where a deployment runs the dates."""
+    EARLIER_NAMES: ClassVar[Mapping[str, str]] = {"price_per_gpu_hour": "gpu_hour_price"}
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "Which dates": ("first", "last", "select", "force", "newest_first", "backfill_id"),
-        "What it would take": ("dry_run", "price_per_gpu_hour"),
+        "What it would take": ("dry_run", "gpu_hour_price"),
         "Prefect": ("deployment", "parallel", "work_queue"),
     }
 
@@ -75,7 +78,7 @@ class BackfillParameters(Form):
         title="Dry run",
         description="Only show what would run, why, and what it would take.",
     )
-    price_per_gpu_hour: float | None = Field(
+    gpu_hour_price: float | None = Field(
         default=None,
         title="Price of a GPU hour",
         description="For the expected cost, in your currency; empty shows hours only.",

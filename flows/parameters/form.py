@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from flows.parameters.spelling import meant
 from tasks.base.errors import ConfigurationError, bounded
@@ -36,6 +36,16 @@ class Form(BaseModel):
     """Field -> the values it may have."""
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Heading -> fields that belong together; each field is under one of them, or there are no headings."""
+    EARLIER_NAMES: ClassVar[Mapping[str, str]] = {}
+    """Name that a field had in an earlier release, which deployments and scripts still give -> its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_today(cls, values: Any) -> Any:  # noqa: ANN401 - whatever is given
+        if not isinstance(values, dict):
+            return values
+        today = {cls.EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+        return today if len(today) == len(values) else values
 
     @field_validator("*")
     @classmethod

@@ -103,7 +103,7 @@ def test_a_backfill_that_is_cancelled_stops_its_date_and_goes_on_with_its_id(sit
 def test_a_dry_run_starts_nothing(site):
     day = today() - timedelta(days=95)
     site.write_day(day, counts(COUNT))
-    run = site.start("backfill/backfill", first=str(day), last=str(day), dry_run=True, price_per_gpu_hour=2.5)
+    run = site.start("backfill/backfill", first=str(day), last=str(day), dry_run=True, gpu_hour_price=2.5)
     run = site.ended(run["id"])
     assert run["state_name"] == "Completed", site.logs(run["id"])
     assert "1 of 1 dates to run" in run["state"]["message"]

@@ -11,13 +11,14 @@ import pytest
 
 from flows import cli
 from flows.dates import catch_up as catch_up_module
-from flows.dates import in_process as dates_here
+from flows.dates import in_process
 from flows.dates.catch_up import catch_up, catching_up
 from flows.dates.in_process import backfill_here, run_here
 from flows.parameters.backfill import BackfillParameters
 from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from flows.views.date_table import STOPPED, entries_of, markdown_of
+from tasks.base.errors import ConfigurationError
 from tasks.infer import give_way
 from tasks.infer.give_way import announced, ask_for_device, holders, machine_place, waits_for
 from tasks.infer.placement import here
@@ -58,7 +59,7 @@ def order(monkeypatch):
         found = steps or instead(lambda night: seen.append(night.run_date))
         return run_night(request, steps=found, reporter=reporter)
 
-    monkeypatch.setattr(dates_here, "run_night", run)
+    monkeypatch.setattr(in_process, "run_night", run)
     return seen
 
 
@@ -74,7 +75,7 @@ def test_finished_dates_are_skipped_and_the_rest_run_in_order(root, order):
 
 def test_a_dry_run_runs_nothing_and_says_what_it_would_cost(root, order):
     run_night(night_request(night_of(root, run_date=DAYS[1])), steps=instead())
-    result = backfill_here(asked(dry_run=True, price_per_gpu_hour=3.6), night_of(root))
+    result = backfill_here(asked(dry_run=True, gpu_hour_price=3.6), night_of(root))
     assert order == []
     assert result["seconds"] == pytest.approx(30, rel=0.05)
     assert result["cost"] == pytest.approx(0.03, rel=0.05)
@@ -140,6 +141,32 @@ def test_a_wrong_setting_is_one_line_before_any_date(root, capsys):
         said = capsys.readouterr().err.splitlines()
         assert [line.partition(": ")[2].partition(":")[0] for line in said] == [field]
     assert not (root / "store" / "triage").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--parallel", "2"], "--parallel: is not used without --deployment."),
+        (["--work-queue", "q"], "--work-queue: is not used without --deployment."),
+        (
+            ["--deployment", "nightly/dates"],
+            "--job: is the deployment's, and is not used beside --deployment.",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(capsys, typed, message):
+    days = ["--first", DAYS[0].isoformat(), "--last", DAYS[1].isoformat()]
+    assert cli.main(["backfill", *days, "--job", "triage", "--gpu-hour-price", "2.5", *typed]) == 2
+    assert capsys.readouterr().err == f"nightblend: {message} Leave it out.\n"
+
+
+def test_the_price_has_its_earlier_name_too():
+    days = {"first": DAYS[0], "last": DAYS[1]}
+    assert BackfillParameters.parse({**days, "price_per_gpu_hour": "2.5"}).gpu_hour_price == 2.5
+    typed = ["--first", "2026-11-01", "--price-per-gpu-hour", "3"]
+    assert cli.load("backfill").make_parser().finish().parse(typed)["gpu_hour_price"] == "3"
+    with pytest.raises(ConfigurationError, match="--price-per-gpu-hour"):
+        BackfillParameters.parse({**days, "price_per_gpu_hour": 2.5, "gpu_hour_price": 3})
 
 
 def test_the_command_prints_a_row_for_each_date_or_json(root, order, capsys):
