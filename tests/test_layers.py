@@ -35,7 +35,7 @@ engine/models: models from their folders: configuration, weights, decoder, the s
     engine engine/kernels
 engine/runtime/sample: tokens from logits: settings of requests, log probabilities
     engine engine/kernels
-engine/cost: what a step costs: model shapes, devices, profiles, the optimum, metrics
+engine/cost: what a step costs: model shapes, devices, profiles and their fit, the optimum, metrics
     engine engine/models
 engine/runtime/state: what the scheduler works on: requests, running slots, a step; the contract of a runner
     engine engine/models engine/runtime/sample
@@ -54,15 +54,15 @@ engine/backends: what answers a job: the contract, and the process around it
 engine/runtime/device: a step on a GPU: graphs, staging, nano-batches, overlap
     engine engine/cost engine/kernels engine/models engine/runtime/kv engine/runtime/sample
     engine/runtime/schedule engine/runtime/state
-engine/runtime: the engine itself: its loop, and which runner it gets
+engine/runtime: the engine itself: its loop, which runner it gets, how fast it is here
     engine engine/cost engine/models engine/plan engine/runtime/cpu engine/runtime/device engine/runtime/kv
     engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/native: our own engine as a back end
     engine engine/backends engine/cost engine/job engine/models engine/runtime engine/runtime/sample
     engine/runtime/schedule
-engine/simulate: the same scheduler on a modelled device, and how the model is fitted
-    engine engine/cost engine/plan engine/runtime engine/runtime/kv engine/runtime/sample
-    engine/runtime/schedule engine/runtime/state
+engine/simulate: the same scheduler on a modelled device
+    engine engine/cost engine/plan engine/runtime engine/runtime/kv engine/runtime/schedule
+    engine/runtime/state
 
 tasks: the package itself
 tasks/base: errors, accounting, schemas, identity, run date
@@ -75,7 +75,7 @@ tasks/store: where bytes live: the contract, a folder, S3, opening one
     tasks/base
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/requests
-tasks/infer/backends: which back end answers a job
+tasks/infer/backends: the process of the back end that answers a job
     engine/job
 tasks/runlog: the only memory of a run
     tasks/base tasks/store
@@ -110,7 +110,7 @@ tasks/publish: answers become the current publication
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
-    engine engine/backends engine/cost engine/models engine/runtime engine/simulate tasks/attempt tasks/base
+    engine engine/backends engine/cost engine/models engine/runtime tasks/attempt tasks/base
     tasks/extract tasks/infer tasks/night tasks/profile tasks/publish tasks/runlog tasks/store tasks/warehouse
 
 flows/parameters: the forms of the flows, and the night that they ask for
@@ -130,8 +130,8 @@ flows: what a person triggers: one file a flow
     flows/dates flows/parameters flows/placement flows/run flows/views tasks/base tasks/estimate tasks/infer
     tasks/infer/placement tasks/operations tasks/plan tasks/report tasks/runlog tasks/store tasks/warehouse
 flows/api: Nightblend from Python: run, estimate, inspect, read results
-    flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/estimate tasks/infer
-    tasks/operations tasks/publish tasks/report tasks/store
+    engine flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/estimate tasks/infer
+    tasks/infer/placement tasks/operations tasks/publish tasks/report tasks/runlog tasks/store
 flows/deploy: deployments, work pools, serving, Prefect's plugin
     engine flows flows/dates flows/parameters flows/placement flows/run flows/views tasks tasks/base
     tasks/operations

@@ -16,7 +16,9 @@ def make_parser() -> CommandParser:
         description="Show what a run did: shared prefixes, densities, the mix over time, planned and actual "
         "figures. Nothing of a prompt is shown.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", help="the run directory, as `run` prints it: a path or an URI"
+    )
     parser.add_argument("--top", type=whole, default=10, help="most prefixes to list. Default: 10.")
     return parser
 

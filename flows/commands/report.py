@@ -17,7 +17,9 @@ def make_parser() -> CommandParser:
         description="Write a self-contained HTML page about a run, and the same as markdown beside it: "
         "utilisation over time, why this order, sharing, plan kept, cost. Nothing of a prompt is in it.",
     )
-    parser.add_argument("run", metavar="RUN", help="the run directory, as `run` prints it: a path or an URI")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", help="the run directory, as `run` prints it: a path or an URI"
+    )
     parser.add_argument(
         "--out", default="report.html", metavar="FILE", help="the page. Default: report.html."
     )

@@ -20,8 +20,8 @@ def make_parser() -> CommandParser:
     """Return the options of the command, which are the fields of `NightlyParameters`."""
     parser = CommandParser(
         "run",
-        description="Run one night: extract, profile, plan, infer, publish. A stopped run goes on, a "
-        "finished one answers at once.",
+        description="Run one night: extract, tokenize, profile, plan, infer, publish. A stopped run goes "
+        "on, a finished one answers at once.",
         epilog="Exit codes: 0 done, 1 failed or aborted, 2 wrong usage, 3 done with more bad rows than "
         "allowed, 4 stopped and resumable, 5 another live run owns the date.",
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.plan.tree import node_costs
 from tasks.estimate.case import OURS, Case, Way
+from tasks.estimate.gain_parts import Chain, sources_of
 from tasks.estimate.gainmap import DENSITIES, SHARINGS, make_map
 from tasks.estimate.read import ASSUMED
 from tasks.estimate.replicas import divided_seconds
@@ -27,7 +28,6 @@ from tasks.estimate.savings import (
     gain_range,
     seconds_range,
 )
-from tasks.estimate.sources import Chain, sources_of
 from tasks.estimate.trust import Corrections
 from tasks.estimate.verdict import judge
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
-from tasks.infer.backends.process import engine_process
+from tasks.infer.backends.engine_process import engine_process
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.infer.reuse import reuse_answers

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from engine.cost.fit import fit, step_errors
 from engine.cost.step import NOMINAL, DeviceProfile, ModelShape
 from engine.models.config import ModelConfig, RopeConfig
 from engine.models.decoder import Decoder
 from engine.models.weights import LayerWeights, ModelWeights
 from engine.plan.policies import make_plan
+from engine.runtime.calibrate import mixed_lengths, timed_steps
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.setup import RunnerSizes, make_runner
-from engine.simulate.calibrate import fit, mixed_lengths, step_errors, timed_steps
 from tests.benchmarks.gpu.bench import Bench, Row
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.cost.step import DeviceProfile
-from engine.simulate.calibrate import mixed_lengths
+from engine.runtime.calibrate import mixed_lengths
 from tests.benchmarks.gpu.bench import Bench, Row, Unmeasured
 from tests.benchmarks.gpu.engine import LONGEST, MODELS, TINY, EngineBench, mixed_requests, random_tokens
 

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from engine.cost.fit import fit, step_errors
 from engine.cost.metrics import StepSample
 from engine.cost.step import NOMINAL, ModelShape, step_cost, step_seconds
 from engine.errors import EngineError
+from engine.runtime.calibrate import calibrate, mixed_lengths, timed_steps
 from engine.runtime.core import EngineSettings
 from engine.runtime.cpu.runner import CpuRunner
-from engine.simulate.calibrate import calibrate, fit, mixed_lengths, step_errors, timed_steps
 from tests.support.models import decoder_of, reference_model
 
 SHAPE = ModelShape.make(

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.infer import infer
-from tasks.infer.backends import process
+from tasks.infer.backends import engine_process
 from tasks.infer.session import EngineSession
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
@@ -26,12 +26,12 @@ def engines(monkeypatch):
     """Every engine process that was started."""
     started = []
 
-    class Recorded(process.EngineProcess):
+    class Recorded(engine_process.EngineProcess):
         def __init__(self, folder):
             super().__init__(folder)
             started.append(self)
 
-    monkeypatch.setattr(process, "EngineProcess", Recorded)
+    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
     return started
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tasks.infer import infer
 from tasks.infer.answers import answer_of
-from tasks.infer.backends import process
+from tasks.infer.backends import engine_process
 from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.output_lines import output_line
 from tasks.requests.choices import Choices, choice_seed, sequences
@@ -179,12 +179,12 @@ def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch)
     """One engine killed while choices are incomplete, then the run stopped the same way and resumed."""
     started = []
 
-    class Recorded(process.EngineProcess):
+    class Recorded(engine_process.EngineProcess):
         def __init__(self, folder):
             super().__init__(folder)
             started.append(self)
 
-    monkeypatch.setattr(process, "EngineProcess", Recorded)
+    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
     incomplete: list[int] = []
     add = Choices.add
 
