@@ -52,22 +52,23 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     )
     refused = [(result.errors_file, result.errors)] if result.errors else []
     refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
-    for path, count in refused:
-        night.log.write_part("errors", path, ext="parquet", count=count)
+    errors = [night.log.write_part("errors", path, ext="parquet", count=count) for path, count in refused]
     results = {
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
         "parts": [requests.name, tokens.name, offsets.name],
     }
-    night.log.finish_step("tokenize", results)
+    made = {"requests": [requests, tokens, offsets], "errors": errors}
+    night.log.finish_step("tokenize", results, parts=made)
     return results
 
 
 def _record_extracted(night: Night, extracted: ExtractResult) -> None:
-    for path in extracted.files("quarantine"):
-        count = pq.read_metadata(path).num_rows
-        night.log.write_part("quarantine", path, ext="parquet", count=count)
+    quarantine = [
+        night.log.write_part("quarantine", path, ext="parquet", count=pq.read_metadata(path).num_rows)
+        for path in extracted.files("quarantine")
+    ]
     results = {
         "account": extracted.account.counts(),
         "objects": len(extracted.objects),
@@ -78,4 +79,4 @@ def _record_extracted(night: Night, extracted: ExtractResult) -> None:
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
     }
-    night.log.finish_step("extract", results)
+    night.log.finish_step("extract", results, parts={"quarantine": quarantine})

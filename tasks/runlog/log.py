@@ -33,8 +33,9 @@ from tasks.runlog.state import EMPTY, RunState, fold
 from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from tasks.runlog.records import Part
     from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
@@ -355,9 +356,22 @@ class RunLog(RunObjects):
         self.append(attempt)
         return attempt
 
-    def finish_step(self, name: str, results: dict[str, Any] | None = None) -> Step:
-        """Append that a step of the current attempt is finished."""
-        step = Step(name, self._state.attempt_id, results or {})
+    def finish_step(
+        self,
+        name: str,
+        results: dict[str, Any] | None = None,
+        *,
+        parts: Mapping[str, Sequence[Part]] | None = None,
+    ) -> Step:
+        """Append that a step of the current attempt is finished.
+
+        Parameters
+        ----------
+        parts
+            Kind -> the parts that the step has made, in order: only these count of what was written so far.
+        """
+        named = {kind: [part.name for part in made] for kind, made in (parts or {}).items()}
+        step = Step(name, self._state.attempt_id, results or {}, named)
         self.append(step)
         return step
 

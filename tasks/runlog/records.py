@@ -78,13 +78,20 @@ class Attempt:
 class Step:
     """A step is finished (extract, tokenize, profile, plan, infer, publish).
 
-    `results` is what the next ones need.
+    Attributes
+    ----------
+    results
+        What the next steps need.
+    parts
+        Kind -> names of the parts that the step has made of it, in order. Of these kinds nothing else counts
+        that was written before: an attempt that was killed may have left parts of other content.
     """
 
     KIND: ClassVar[str] = "step"
     name: str
     attempt_id: str = ""
     results: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

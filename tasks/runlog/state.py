@@ -23,7 +23,7 @@ from tasks.runlog.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class RunState:
     steps
         By name: finished since the last fresh attempt, the last of each name.
     parts
-        By name: written since the last fresh attempt, in order.
+        By name: written since the last fresh attempt, in order; of a kind that a finished step has named its
+        parts of, those and what was written later.
     publications
         All of them; the last one is the current one. A fresh attempt does not take them back.
     superseded
@@ -206,6 +207,7 @@ class _Draft:
             case Step():
                 for step in _steps_of(body):
                     self.steps[step.name] = step
+                self._settle(body.parts)
             case Part():
                 self.parts.setdefault(body.name, body)
             case StopRequested():
@@ -220,6 +222,16 @@ class _Draft:
                     self.state = replace(self.state, publications=(*self.state.publications, body))
             case _:
                 pass
+
+    def _settle(self, named: Mapping[str, Sequence[str]]) -> None:
+        """Let of the kinds of a finished step only those parts count that it names, in its order."""
+        if not named:
+            return
+        written = self.parts
+        self.parts = {name: part for name, part in written.items() if part.kind not in named}
+        for kind, names in named.items():
+            found = (written.get(name) for name in names)
+            self.parts.update({part.name: part for part in found if part is not None and part.kind == kind})
 
     def _open(self, attempt: Attempt) -> None:
         if any(attempt.id == known.id for known in self.state.attempts):
