@@ -235,14 +235,25 @@ class RunLog(RunObjects):
         """
         while True:
             with self._lock:
-                state = self.refresh()
-                if state.holder is None:
+                if self.refresh().holder is None:
                     return False
-                record = LogRecord.new(state.epoch, StopRequested(reason, by))
-                found = self._records.settle(self._state.next_seq, record)
-                self._state = fold([found], state)
-                if found.nonce == record.nonce:
+                if self._note_after(StopRequested(reason, by)):
                     return True
+
+    def note(self, body: Body) -> int:
+        """Append a record from any process, without a claim, and return its number."""
+        while True:
+            with self._lock:
+                self.refresh()
+                if self._note_after(body):
+                    return self._state.next_seq - 1
+
+    def _note_after(self, body: Body) -> bool:
+        """Append to the log as it was last seen; return False if something else was appended meanwhile."""
+        record = LogRecord.new(self._state.epoch, body)
+        found = self._records.settle(self._state.next_seq, record)
+        self._state = fold([found], self._state)
+        return found.nonce == record.nonce
 
     # ---- handing over --------------------------------------------------------------------------------
 

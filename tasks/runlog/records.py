@@ -174,6 +174,24 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """In a date's log: a run that is to publish it has listed the source. Appended without a claim.
+
+    Attributes
+    ----------
+    listing
+        Digest of the objects that it found.
+    after
+        How many records the log had before the source was listed.
+    """
+
+    KIND: ClassVar[str] = "listed"
+    run_key: str
+    listing: str = ""
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a kind that this program does not know."""
 
@@ -182,11 +200,12 @@ class Unknown:
 
 
 Body: TypeAlias = (
-    Claim | Released | Attempt | Step | Part | StopRequested | AttemptEnded | Published | Unknown
+    Claim | Released | Attempt | Step | Part | StopRequested | AttemptEnded | Published | Listed | Unknown
 )
 STATUSES = ("completed", "completed_with_errors", "failed", "stopped")
 _KINDS: dict[str, type[Any]] = {
-    cls.KIND: cls for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published)
+    cls.KIND: cls
+    for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed)
 }
 
 

@@ -14,6 +14,7 @@ from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
     Claim,
+    Listed,
     LogRecord,
     Part,
     Published,
@@ -53,6 +54,8 @@ class RunState:
         parts of, those and what was written later.
     publications
         All of them; the last one is the current one. A fresh attempt does not take them back.
+    listed
+        By run key: its last record that it has listed the source of the date, with the number of the record.
     superseded
         Id of the last fresh attempt, and the steps and parts that it put aside. They count again if it ends
         on a wrong setting before it has computed an answer.
@@ -68,6 +71,7 @@ class RunState:
     steps: Mapping[str, Step] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     publications: tuple[Published, ...] = ()
+    listed: Mapping[str, tuple[int, Listed]] = field(default_factory=dict)
     superseded: tuple[str, Mapping[str, Step], Mapping[str, Part]] | None = None
 
     @property
@@ -220,6 +224,10 @@ class _Draft:
             case Published():
                 if current_publication(self.state) != body:
                     self.state = replace(self.state, publications=(*self.state.publications, body))
+            case Listed():
+                number = self.state.next_seq + self.records - 1
+                listed = {**self.state.listed, body.run_key: (number, body)}
+                self.state = replace(self.state, listed=listed)
             case _:
                 pass
 
