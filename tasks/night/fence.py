@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.runlog.liveness import held_by_live
 from tasks.runlog.log import RunIsLiveError, RunLog, is_live
 from tasks.runlog.places import date_prefix, logs_below
-from tasks.runlog.records import Listed
+from tasks.runlog.records import Listed, LogFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +155,11 @@ def _other_live_runs(run_log: RunLog) -> Iterator[RunLog]:
         if prefix == run_log.prefix:
             continue
         other = RunLog(run_log.store, prefix, lease_s=run_log.lease_s)
-        if not is_live(other):
+        try:
+            if not is_live(other):
+                continue
+        except LogFormatError as error:
+            log.warning("a run that cannot go on is left out: %s", error)
             continue
         attempt = other.state.attempt
         if attempt is None or attempt.params.get("publish", True):

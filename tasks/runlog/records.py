@@ -16,6 +16,13 @@ from uuid import uuid4
 FORMAT_VERSION = 1
 
 
+RESTORE_RECORD = (
+    "Put it back from a backup or an earlier version of the object. If there is none, move the folder above "
+    "log/ away, which nothing reads then, and run the same command again: it computes and publishes anew."
+)
+"""What to do about a record that is lost or damaged: without it nobody knows what came after."""
+
+
 class LogFormatError(Exception):
     """A record cannot be read: it is damaged, or written by a newer format."""
 
@@ -264,7 +271,7 @@ class LogRecord:
             body = _body(record["kind"], record["body"])
             return cls(int(record["epoch"]), str(record["nonce"]), str(record["at"]), body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LogFormatError(f"{where} is damaged ({type(error).__name__})") from error
+            raise LogFormatError(f"{where} is damaged ({type(error).__name__}). {RESTORE_RECORD}") from error
 
 
 def _body(kind: str, values: dict[str, Any]) -> Body:
