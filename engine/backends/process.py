@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import threading
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
 from engine.cost.devices import lock_file
 from engine.errors import EngineError
 from engine.job.format import read_settings, write_message
+from engine.model_files import ModelCheck
 
 if TYPE_CHECKING:
     from engine.backends.contract import Answer
@@ -39,7 +39,16 @@ def run(answer: Answer, folder: Path, pipe: IO[bytes]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with device_lock(read_settings(folder).device):
-            complete, counters = answer(folder, partial(write_message, pipe), stop)
+            check_model = ModelCheck(folder)
+            check_model()
+
+            def send(message: dict[str, Any]) -> None:
+                if message["type"] == "ready":
+                    # What is loaded by now is what the files were meanwhile.
+                    check_model()
+                write_message(pipe, message)
+
+            complete, counters = answer(folder, send, stop)
             write_message(pipe, {"type": "done" if complete else "stopped", "counters": counters})
             return DONE if complete else STOPPED
     except EngineError as error:

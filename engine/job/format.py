@@ -7,6 +7,7 @@ Folder (format version 6)
     requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
     profile.json    the device profile the plan counts with (`engine.cost.profiles`); absent: the nominal one
+    model_files.json  the files that the model has to have (`engine.model_files`); absent: not checked
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from flows.views.date_table import DateEntry
 
 _NOT_HERE: Final = frozenset(
-    {"run_date", "lag_days", "rerun", "take_over", "publish", "catch_up_days", "give_way", "compute_on"}
+    {
+        *("run_date", "lag_days", "rerun", "take_over", "force", "publish", "catch_up_days", "give_way"),
+        "compute_on",
+    }
 )
 """Fields of a night that a backfill decides about itself."""
 _OF_BOTH: Final = frozenset({"gpu_hour_price"})

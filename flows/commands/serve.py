@@ -11,7 +11,7 @@ from flows.parameters.nightly import NightlyParameters
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 
-_FIXED: Final = ("run_date", "rerun", "take_over")
+_FIXED: Final = ("run_date", "rerun", "take_over", "force")
 """Fields that belong to one run, not to all that are served."""
 
 

@@ -128,7 +128,7 @@ class DateRuns:
 
     def _new(self, day: date, key: str, *, rerun: bool) -> FlowRun:
         # Without what is default, so that the run has the defaults of the program that it is run by.
-        values = self.night.model_dump(mode="json", exclude_defaults=True, exclude={"take_over"})
+        values = self.night.model_dump(mode="json", exclude_defaults=True, exclude={"take_over", "force"})
         asked = {
             "run_date": day.isoformat(),
             "publish": True,

@@ -144,7 +144,7 @@ def _run_date(
     steps: Steps | None,
 ) -> None:
     day, rerun = entry.planned.run_date, entry.planned.rerun
-    asked = {"run_date": day, "publish": True, "give_way": gives_way, "take_over": False}
+    asked = {"run_date": day, "publish": True, "give_way": gives_way, "take_over": False, "force": False}
     while True:
         parameters = night.model_copy(update={**asked, "rerun": rerun})
         request = replace(night_request(parameters), asked_by=asked_by)

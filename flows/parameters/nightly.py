@@ -48,7 +48,7 @@ class NightlyParameters(Form):
             "lease_s",
             "heartbeat_s",
         ),
-        "This run": ("rerun", "take_over", "give_way", "catch_up_days"),
+        "This run": ("rerun", "take_over", "force", "give_way", "catch_up_days"),
         "Results": ("publish", "catalog", "report", "gpu_hour_price", "currency", "metrics_port"),
         "Prefect": ("compute_on",),
     }
@@ -283,6 +283,12 @@ class NightlyParameters(Form):
     )
     take_over: bool = Field(
         default=False, title="Take over", description="Take the date from another run that seems alive."
+    )
+    force: bool = Field(
+        default=False,
+        title="Force",
+        description="Publish although a run that read the source later has published the date or is at it, "
+        "or nearly all rows are errors.",
     )
     catch_up_days: int = Field(
         default=3,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flows.parameters.nightly import NightlyParameters
     from tasks.estimate.estimate import EstimateRequest
 
-_ONCE: Final = frozenset({"run_date", "rerun", "take_over", "give_way", "catch_up_days"})
+_ONCE: Final = frozenset({"run_date", "rerun", "take_over", "force", "give_way", "catch_up_days"})
 """Fields that are about how one run came to be, not about what it computes."""
 
 
@@ -96,6 +96,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         lease_s=parameters.lease_s,
         heartbeat_s=parameters.heartbeat_s,
         publish=parameters.publish,
+        force=parameters.force,
         gives_way=parameters.give_way,
         device_profile=_profile(parameters),
         gpu_hour_price=parameters.gpu_hour_price,

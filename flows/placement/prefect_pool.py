@@ -140,7 +140,7 @@ class _Computing:
         return _ComputeRun(run)
 
     def _values(self, night: Night) -> dict[str, Any]:
-        once = {"compute_on", "rerun", "take_over"}
+        once = {"compute_on", "rerun", "take_over", "force"}
         values = self.asked.model_dump(mode="json", exclude_defaults=True, exclude=once)
         return values | {
             "run_date": night.run_date.isoformat(),

@@ -9,6 +9,7 @@ from tasks.base.accounting import AccountingError, ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
 from tasks.infer.progress import StoppedError
+from tasks.night.fence import NewerListingError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
@@ -29,6 +30,7 @@ TOLD = (
     ComputeFailedError,
     StoppedError,
     RunIsLiveError,
+    NewerListingError,
     StaleWriterError,
     LogFormatError,
     StoreUnavailableError,
@@ -55,7 +57,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """Return the exit code of a command that ended with `error`."""
     if isinstance(error, ConfigurationError | EngineError):
         return ExitCode.USAGE
-    if isinstance(error, RunIsLiveError | StaleWriterError):
+    if isinstance(error, RunIsLiveError | StaleWriterError | NewerListingError):
         return ExitCode.OTHER_OWNER
     # What is no `Exception` came from outside: an interrupt, or Prefect's own signal for a cancelled run.
     if isinstance(error, StoppedError | StoreUnavailableError) or not isinstance(error, Exception):

@@ -16,6 +16,7 @@ from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import bounded
 from tasks.infer.placement.here import infer_here
+from tasks.night.fence import NewerListingError
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
@@ -123,7 +124,9 @@ def run_night(
     AccountingError
         If a line or request was lost or answered twice; nothing was published.
     RunIsLiveError, StaleWriterError
-        If another process holds the run, or took it over.
+        If another process holds the run, or took it over, or holds another run of the date.
+    NewerListingError
+        If a run that read a newer listing of the source has published the date, or holds it.
     StoppedError, StoreUnavailableError
         If it stopped early; running it again goes on from there.
     """
@@ -157,7 +160,8 @@ def recorded_attempt(night: Night) -> Iterator[None]:
         yield
     except BaseException as error:
         code = exit_code_of(error)
-        if night.log.is_holder and code is not ExitCode.OTHER_OWNER:
+        lost = code is ExitCode.OTHER_OWNER and not isinstance(error, NewerListingError)
+        if night.log.is_holder and not lost:
             status = "stopped" if code is ExitCode.STOPPED else "failed"
             summary = ending(type(error).__name__, aborted=isinstance(error, AbortedError))
             if isinstance(error, (*TOLD, UnexpectedError)):

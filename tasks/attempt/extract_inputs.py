@@ -13,6 +13,7 @@ from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
+from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
 from tasks.store.open import open_store
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 class ExtractedInputs:
     """What step extract finds: the identity of a run, and its parsed but not yet recorded input.
 
-    `origin` is what it was made from: the results of step `ORIGIN`.
+    `origin` is what it was made from: the results of step `ORIGIN`; `reading` is when that was, as the log of
+    the date tells it.
     """
 
     run_date: date
@@ -42,6 +44,7 @@ class ExtractedInputs:
     model_dir: Path
     extracted: ExtractResult
     origin: dict[str, Any]
+    reading: Reading
 
 
 def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = None) -> ExtractedInputs:
@@ -61,6 +64,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     model_dir = find_model(request.model)
     load_tokenizer(str(model_dir))
     settings = request.settings
+    after = begin_reading(store, request.job, resolved.run_date)
     extracted = extract(
         request.source,
         job=request.job,
@@ -86,6 +90,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
             "Name logs with prompts; traces of lengths serve profile, plan and estimate",
         )
     model = model_digest(model_dir)
+    listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
     identity = answers_identity(request, resolved.run_date, model)
     return ExtractedInputs(
         run_date=resolved.run_date,
@@ -95,12 +100,13 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         model_dir=model_dir,
         extracted=extracted,
         origin={
-            "listing": listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects),
+            "listing": listing,
             "objects": len(extracted.objects),
             "bytes": sum(found.size for found in extracted.objects),
             "model": model,
             "answer_version": ANSWER_VERSION,
         },
+        reading=Reading(after, listing),
     )
 
 

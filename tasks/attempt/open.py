@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tasks.attempt.ended import end_killed, record_failed
+from tasks.night.fence import announce, check_first
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, NightRequest
 from tasks.runlog.log import RunLog
@@ -28,7 +29,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
     Raises
     ------
     RunIsLiveError
-        If another live process holds the run.
+        If another live process holds the run, or another run of the date that is to be published.
     """
     settings = request.settings
     run_log = RunLog(
@@ -38,6 +39,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
         heartbeat_s=settings.heartbeat_s,
     )
     state = run_log.refresh()
+    reading = inputs.reading
 
     def night() -> Night:
         attempt = run_log.state.attempt
@@ -53,12 +55,16 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
             model_dir=inputs.model_dir,
             scratch=scratch,
             settings=settings,
+            reading=reading,
         )
 
     if state.finished and not request.rerun:
         yield night()
         return
     with run_log.hold(wait=True, take_over=request.take_over):
+        if settings.publish:
+            reading = announce(run_log, reading)
+            check_first(run_log, reading, take_over=request.take_over)
         end_killed(run_log)
         record_failed(run_log, request.job, inputs.run_date, inputs.run_key, settings.catalog)
         run_log.open_attempt(
@@ -69,6 +75,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
                 "reuse_key": inputs.reuse_key,
                 "model": str(inputs.model_dir),
                 "publish": settings.publish,
+                "listed": reading.number,
                 "options": list(request.options),
                 "asked_by": request.asked_by,
             },

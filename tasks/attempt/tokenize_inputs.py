@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from engine.models.config import load_config
+from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
+from tasks.night.model import check_model
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets); those of before, if the log has the step already.
+        `parts`, the names of table, tokens and offsets; `bad_rows`, the codes of the refused); those of before,
+        if the log has the step already.
+
+    Raises
+    ------
+    ConfigurationError
+        If the files of the model have changed since the run was named by them.
     """
     if "extract" not in night.log.state.steps:
         _record_extracted(night, inputs.extracted)
@@ -40,6 +48,8 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
     )
+    # The tokenizer is one of them: tokens of another one must not be recorded under this run's name.
+    check_model(night)
     ids = pq.read_table(result.requests_file, columns=["request_id"]).column("request_id").to_pylist()
     requests = night.log.write_part(
         "requests", result.requests_file, ext="parquet", count=result.requests, ids_digest=digest_ids(ids)
@@ -52,22 +62,24 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     )
     refused = [(result.errors_file, result.errors)] if result.errors else []
     refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
-    for path, count in refused:
-        night.log.write_part("errors", path, ext="parquet", count=count)
+    errors = [night.log.write_part("errors", path, ext="parquet", count=count) for path, count in refused]
     results = {
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
         "parts": [requests.name, tokens.name, offsets.name],
+        "bad_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }
-    night.log.finish_step("tokenize", results)
+    made = {"requests": [requests, tokens, offsets], "errors": errors}
+    night.log.finish_step("tokenize", results, parts=made)
     return results
 
 
 def _record_extracted(night: Night, extracted: ExtractResult) -> None:
-    for path in extracted.files("quarantine"):
-        count = pq.read_metadata(path).num_rows
-        night.log.write_part("quarantine", path, ext="parquet", count=count)
+    quarantine = [
+        night.log.write_part("quarantine", path, ext="parquet", count=pq.read_metadata(path).num_rows)
+        for path in extracted.files("quarantine")
+    ]
     results = {
         "account": extracted.account.counts(),
         "objects": len(extracted.objects),
@@ -77,5 +89,6 @@ def _record_extracted(night: Night, extracted: ExtractResult) -> None:
         "formats": sorted({found.format for found in extracted.objects}),
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
+        "bad_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
     }
-    night.log.finish_step("extract", results)
+    night.log.finish_step("extract", results, parts={"quarantine": quarantine})

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from engine import ANSWER_VERSION
 from tasks.base.errors import ConfigurationError
+from tasks.base.model_files import model_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
     from pathlib import Path
+
+    from engine.model_files import ModelFile
 
 RUN_KEY_LENGTH: Final = 16
 _MODEL_FILES: Final = (
@@ -150,6 +152,22 @@ def model_digest(folder: Path) -> str:
     ConfigurationError
         If the folder has no `config.json` or no weights.
     """
+    return digest_of_files(files_of_model(folder))
+
+
+def digest_of_files(files: Sequence[ModelFile]) -> str:
+    """Return `model_digest` of the files of a model."""
+    return digest("model", [(file.name, file.sha256) for file in files])
+
+
+def files_of_model(folder: Path) -> list[ModelFile]:
+    """Return the files that name a model; only those are read that have changed (`tasks.base.model_files`).
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder has no `config.json` or no weights.
+    """
     files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     names = [path.relative_to(folder).as_posix() for path in files]
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
@@ -158,9 +176,7 @@ def model_digest(folder: Path) -> str:
             f"{folder} holds no model (config.json and *.safetensors)",
             "Name a Hugging Face model folder or a hub id",
         )
-    with ThreadPoolExecutor(4) as pool:
-        contents = list(pool.map(file_digest, files))
-    return digest("model", list(zip(names, contents, strict=True)))
+    return model_files(folder, names)
 
 
 def run_key(

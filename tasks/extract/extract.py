@@ -151,6 +151,8 @@ def extract(
         groups.append(group)
         if kept is not None and whole:
             kept.keep(group)
+    # Large objects are parsed first, kept ones are there before: the order of rows must not tell which.
+    groups.sort(key=lambda group: min(group.objects))
     parsed = {name[0]: (name, result) for group in groups for name, result in group.objects.items()}
     objects = []
     for name in sorted(named):

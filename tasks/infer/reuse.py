@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import fetch
 from tasks.runlog.places import logs_below
+from tasks.runlog.records import LogFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,13 +72,24 @@ def _other_runs(night: Night) -> Iterator[RunLog]:
         if prefix == night.log.prefix:
             continue
         run_log = RunLog(night.store, prefix)
-        state = run_log.refresh()
+        try:
+            state = run_log.refresh()
+        except LogFormatError as error:
+            log.warning("answers of another run are not used: %s", error)
+            continue
         if mine and state.attempt is not None and state.attempt.params.get("reuse_key") == mine:
             yield run_log
 
 
 def _outputs(night: Night, run_log: RunLog) -> Iterator[dict[str, Any]]:
     for part in run_log.state.parts_of("outputs"):
-        with pq.ParquetFile(fetch(run_log, part, night.scratch / "reuse")) as file:
+        try:
+            path = fetch(run_log, part, night.scratch / "reuse")
+        except LogFormatError as error:
+            if run_log is night.log:
+                raise
+            log.warning("answers of another run are not used: %s", error)
+            continue
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=2048, columns=list(_COLUMNS)):
                 yield from batch.to_pylist()

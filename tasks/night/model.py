@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
 from engine.models.config import load_config
 from tasks.base.errors import ConfigurationError, bounded
+from tasks.base.identity import digest_of_files, files_of_model
+from tasks.night.request import ORIGIN
+
+if TYPE_CHECKING:
+    from engine.model_files import ModelFile
+    from tasks.night.night import Night
 
 
 def find_model(model: str) -> Path:
@@ -40,6 +47,33 @@ def find_model(model: str) -> Path:
         message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
         raise ConfigurationError("--model", message, remedy) from None
     return folder.resolve()
+
+
+def check_model(night: Night) -> list[ModelFile]:
+    """Return the files of the model, after a look that they are still those that the run is named by.
+
+    Returns
+    -------
+    list of ModelFile
+        Empty where no step has recorded the model.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--model`, if they have changed.
+    """
+    origin = night.log.state.steps.get(ORIGIN)
+    if origin is None:
+        return []
+    files = files_of_model(night.model_dir)
+    if digest_of_files(files) != origin.results["model"]:
+        raise ConfigurationError(
+            "--model",
+            f"the files of {night.model_dir} have changed since the run began",
+            "Put those of before back and run the same command again, or begin anew with the present ones: "
+            "that is another run",
+        )
+    return files
 
 
 def model_name(folder: Path) -> str:

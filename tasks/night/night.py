@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from engine.cost.profiles import DeviceProfile
+    from tasks.night.fence import Reading
     from tasks.runlog.log import RunLog
     from tasks.runlog.records import Attempt, Part
     from tasks.store.contract import Store
@@ -50,6 +51,9 @@ class NightSettings:
         Liveness of the run log.
     publish
         False keeps the results in the run directory only.
+    force
+        Publish although a run that read a newer listing has published or holds the date, or nearly all rows
+        are errors.
     gives_way
         Whether another run that wants the device may ask it to stop (`tasks.infer.give_way`).
     device_profile
@@ -83,6 +87,7 @@ class NightSettings:
     lease_s: float = 90.0
     heartbeat_s: float = 20.0
     publish: bool = True
+    force: bool = False
     gives_way: bool = False
     device_profile: DeviceProfile | None = None
     catalog: str | None = None
@@ -111,6 +116,8 @@ class Night:
         Local folder of the model.
     scratch
         Local folder for intermediate files; nothing in it is needed after a crash.
+    reading
+        When its source was listed; None where it is not known, and not published.
     """
 
     job: str
@@ -122,6 +129,7 @@ class Night:
     model_dir: Path
     scratch: Path
     settings: NightSettings
+    reading: Reading | None = None
 
     def parts(self, kind: str, label: str = "") -> list[Part]:
         """Return the recorded parts of a kind whose file name begins with ``label-``, in log order."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tasks.attempt.ended import KILLED
+from tasks.base.accounting import ExitCode
 from tasks.publish.current import date_log
 from tasks.runlog.log import RunLog, is_live
 from tasks.runlog.records import Claim
@@ -90,6 +91,13 @@ class RunView:
         return attempt is None or bool(attempt.params.get("publish", True))
 
     @property
+    def gave_up(self) -> bool:
+        """Whether it left the date to another run, which was there first or has read the source later."""
+        if self.state.attempt is None:
+            return not self.is_live
+        return self.state.ended is not None and self.state.ended.exit_code == ExitCode.OTHER_OWNER
+
+    @property
     def failure(self) -> tuple[Attempt, AttemptEnded] | None:
         """The last attempt that ended without finishing the run, and how it ended."""
         for attempt in reversed(self.state.attempts):
@@ -124,7 +132,7 @@ class DateView:
     def last_run(self) -> RunView | None:
         """The run that the status speaks of: a live one, else the last to publish, else the last."""
         live = [run for run in self.runs if run.is_live]
-        publishing = [run for run in self.runs if run.publishes]
+        publishing = [run for run in self.runs if run.publishes and not run.gave_up]
         found = live or publishing or list(self.runs)
         return found[-1] if found else None
 
@@ -171,7 +179,7 @@ def _runs(store: Store, job: str, run_date: date, lease_s: float) -> tuple[RunVi
 def _status(runs: tuple[RunView, ...], current: Published | None) -> DateStatus:
     if any(run.is_live for run in runs):
         return DateStatus.RUNNING
-    publishing = [run for run in runs if run.publishes]
+    publishing = [run for run in runs if run.publishes and not run.gave_up]
     if publishing and not publishing[-1].state.finished:
         ended = publishing[-1].state.ended
         if ended is None or ended.summary.get("reason") == KILLED:

@@ -283,6 +283,9 @@ def _publish_without(
 
     results = {key: moved(value) for key, value in _lowered(current.details, taken).items()}
     results |= {"publication_id": new_id, "report_file": None}
+    # A run that listed the source before now has read them, and may not publish over this.
+    results |= {"listed": date_log(store, job, date.fromisoformat(day), lease_s=lease_s).refresh().next_seq}
+    results |= {"listing": None}
     tables = {kind: str(moved(uri)) for kind, uri in current.details.get("tables", {}).items()}
     results["tables"] = {kind: uri for kind, uri in tables.items() if left[uri.partition(f"{new}/")[2]]}
     publication = Publication(

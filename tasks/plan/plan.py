@@ -17,6 +17,7 @@ from engine.job.format import (
     read_replanning,
     write_job,
 )
+from engine.model_files import write_model_files
 from engine.models.config import load_config
 from engine.plan.features import Features
 from engine.plan.length_model import LengthModel
@@ -28,6 +29,7 @@ from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from engine.runtime.sample.settings import Sampling
 from tasks.base.errors import ConfigurationError
+from tasks.night.model import check_model
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import predict
 from tasks.plan.work import load_work, sampling_of
@@ -125,7 +127,7 @@ class _Asked:
         return cls([work.rows[i] for i in rows], named, *work.prompts(rows))
 
     def write(self, night: Night, folder: Path, made: Plan, replanning: Replanning | None) -> None:
-        """Write the engine's folder."""
+        """Write the engine's folder; raise `ConfigurationError` if the model has changed meanwhile."""
         settings = night.settings
         job = JobSettings(
             model=str(night.model_dir),
@@ -137,6 +139,7 @@ class _Asked:
             token_budget=settings.token_budget,
             max_sequences=settings.max_sequences,
         )
+        write_model_files(folder, night.model_dir, check_model(night))
         profile = settings.device_profile
         write_job(folder, job, self.tokens, self.offsets, self.named, made, replanning, profile)
 

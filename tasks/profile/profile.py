@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.night.night import Night
+    from tasks.runlog.records import Part
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def profile(night: Night) -> dict[str, Any]:
         pl.Series("memory_seconds", memory, pl.Float64),
         pl.Series("density", compute / memory, pl.Float64),
     )
-    _write(night, rows)
+    profiles = _write(night, rows)
     workloads = distribution(rows)
     results = {
         "requests": rows.height,
@@ -92,7 +93,7 @@ def profile(night: Night) -> dict[str, Any]:
         "length_sources": dict(rows.group_by("output_length_source").len().sort("len").iter_rows()),
         "workloads": workloads,
     }
-    night.log.finish_step("profile", results)
+    night.log.finish_step("profile", results, parts={"profiles": [profiles]})
     log.info("profiled %d requests of %d workloads", rows.height, len(workloads))
     return results
 
@@ -132,10 +133,12 @@ def _read_requests(
     return rows, np.load(tokens, mmap_mode="r"), np.load(offsets)
 
 
-def _write(night: Night, rows: pl.DataFrame) -> None:
+def _write(night: Night, rows: pl.DataFrame) -> Part:
     path: Path = night.scratch / "profile" / "profiles.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = SCHEMAS["profiles"]
     pq.write_table(rows.select(schema.names).to_arrow().cast(schema), path, compression="zstd")
     ids = rows["request_id"].to_list()
-    night.log.write_part("profiles", path, ext="parquet", count=rows.height, ids_digest=digest_ids(ids))
+    return night.log.write_part(
+        "profiles", path, ext="parquet", count=rows.height, ids_digest=digest_ids(ids)
+    )

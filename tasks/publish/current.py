@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from tasks.runlog.records import Published
+    from tasks.runlog.state import RunState
     from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def make_current(
     catalog: str | None,
     lease_s: float,
     heartbeat_s: float,
-    check: Callable[[], object] | None = None,
+    check: Callable[[RunState], object] | None = None,
 ) -> None:
     """Point the date's tables and log to a publication, as far as they do not already.
 
@@ -69,7 +70,8 @@ def make_current(
     catalog
         URI of the Iceberg catalog; None leaves tables alone.
     check
-        Raises if this publication may no longer be made current. Called as holder of the date's log.
+        Raises if this publication may no longer be made current, given the state of the date's log. Called as
+        its holder.
 
     Raises
     ------
@@ -84,9 +86,10 @@ def make_current(
     while True:
         try:
             with held.hold(wait=True, params={"run_key": publication.run_key}):
+                state = held.refresh()
                 if check is not None:
-                    check()
-                current = current_publication(held.refresh())
+                    check(state)
+                current = current_publication(state)
                 if catalog is not None:
                     _replace_tables(store, publication, catalog, held)
                 if current is not None and current.publication_id == publication.id:

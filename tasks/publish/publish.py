@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.schema import SCHEMAS
+from tasks.night.fence import announce, check_first, check_newest
 from tasks.night.model import model_name
 from tasks.publish.current import Publication, date_log, make_current, publication_prefix
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.night.night import Night
+    from tasks.runlog.state import RunState
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device_samples")
 ID_LENGTH: Final = 16
@@ -86,11 +89,18 @@ def publish(night: Night) -> dict[str, Any]:
     StaleWriterError
         If another process has taken the run over.
     RunIsLiveError
-        If another process holds the date's log for longer than two leases.
+        If another process holds the date's log for longer than two leases, or another run the date.
+    NewerListingError
+        If a run that read a newer listing has published the date, or holds it.
     """
     known = night.log.state.steps.get("publish")
     if known is not None and _stands(night, known.results):
         return known.results
+    if night.settings.publish and night.reading is not None and night.reading.number is None:
+        # A run that was finished before: only now it wants the date.
+        night.reading = announce(night.log, night.reading)
+        if not night.settings.force:
+            check_first(night.log, night.reading)
     files = {kind: _files(night, kind) for kind in TABLES}
     account = check_rows(night, files)
     summary = summarise(night, account, files)
@@ -139,6 +149,8 @@ def publish(night: Night) -> dict[str, Any]:
         "tables": tables,
         **{name: summary[name] for name in _RETURNED},
     }
+    if night.settings.publish and night.reading is not None:
+        results |= {"listing": night.reading.listing, "listed": night.reading.number}
     if night.settings.publish:
         make_current(
             night.store,
@@ -146,11 +158,18 @@ def publish(night: Night) -> dict[str, Any]:
             catalog=night.settings.catalog,
             lease_s=night.settings.lease_s,
             heartbeat_s=night.settings.heartbeat_s,
-            # Whoever has taken over the run may have published more complete parts meanwhile.
-            check=night.log.refresh,
+            check=partial(_check_publishable, night),
         )
     night.log.finish_step("publish", results)
     return results
+
+
+def _check_publishable(night: Night, date_state: RunState) -> None:
+    """Raise if this run may not publish; called as holder of the date's log."""
+    # Whoever has taken over the run may have published more complete parts meanwhile.
+    night.log.refresh()
+    if night.reading is not None and not night.settings.force:
+        check_newest(night.log, night.reading, date_state)
 
 
 def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:

@@ -33,8 +33,9 @@ from tasks.runlog.state import EMPTY, RunState, fold
 from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from tasks.runlog.records import Part
     from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
@@ -234,14 +235,25 @@ class RunLog(RunObjects):
         """
         while True:
             with self._lock:
-                state = self.refresh()
-                if state.holder is None:
+                if self.refresh().holder is None:
                     return False
-                record = LogRecord.new(state.epoch, StopRequested(reason, by))
-                found = self._records.settle(self._state.next_seq, record)
-                self._state = fold([found], state)
-                if found.nonce == record.nonce:
+                if self._note_after(StopRequested(reason, by)):
                     return True
+
+    def note(self, body: Body) -> int:
+        """Append a record from any process, without a claim, and return its number."""
+        while True:
+            with self._lock:
+                self.refresh()
+                if self._note_after(body):
+                    return self._state.next_seq - 1
+
+    def _note_after(self, body: Body) -> bool:
+        """Append to the log as it was last seen; return False if something else was appended meanwhile."""
+        record = LogRecord.new(self._state.epoch, body)
+        found = self._records.settle(self._state.next_seq, record)
+        self._state = fold([found], self._state)
+        return found.nonce == record.nonce
 
     # ---- handing over --------------------------------------------------------------------------------
 
@@ -355,9 +367,22 @@ class RunLog(RunObjects):
         self.append(attempt)
         return attempt
 
-    def finish_step(self, name: str, results: dict[str, Any] | None = None) -> Step:
-        """Append that a step of the current attempt is finished."""
-        step = Step(name, self._state.attempt_id, results or {})
+    def finish_step(
+        self,
+        name: str,
+        results: dict[str, Any] | None = None,
+        *,
+        parts: Mapping[str, Sequence[Part]] | None = None,
+    ) -> Step:
+        """Append that a step of the current attempt is finished.
+
+        Parameters
+        ----------
+        parts
+            Kind -> the parts that the step has made, in order: only these count of what was written so far.
+        """
+        named = {kind: [part.name for part in made] for kind, made in (parts or {}).items()}
+        step = Step(name, self._state.attempt_id, results or {}, named)
         self.append(step)
         return step
 

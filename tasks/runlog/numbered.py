@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tasks.runlog.records import LogFormatError, LogRecord
+from tasks.runlog.records import RESTORE_RECORD, LogFormatError, LogRecord
 from tasks.store.contract import ObjectNotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ class NumberedRecords:
             found = list(pool.map(self.read, range(count)))
         records = [record for record in found if record is not None]
         if len(records) != count:
-            raise LogFormatError(
-                f"{self.store.object_uri(self.key(found.index(None)))} is missing from the log"
-            )
+            missing = self.store.object_uri(self.key(found.index(None)))
+            raise LogFormatError(f"{missing} is missing from the log. {RESTORE_RECORD}")
         return records
 
     def settle(self, seq: int, record: LogRecord) -> LogRecord:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tasks.base.identity import file_digest
 from tasks.runlog.records import LogFormatError, Part
 from tasks.runlog.state import describe
+from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from tasks.runlog.records import Body, LogRecord
@@ -23,6 +24,13 @@ PART_KINDS = frozenset(
         *("steps", "device_samples", "work", "lengths"),
     }
 )
+
+
+RESTORE_PART = (
+    "Put it back from a backup or an earlier version of the object, or run the same command with --rerun, "
+    "which computes the night anew"
+)
+"""What to do about a part that is lost or damaged."""
 
 
 class RunObjects(ABC):
@@ -86,12 +94,16 @@ class RunObjects(ABC):
         return part
 
     def fetch_part(self, part: Part, path: Path) -> None:
-        """Copy a part to a local file; raise `LogFormatError` if it is not what was recorded."""
-        self.store.get_file(self.key(part.name), path)
+        """Copy a part to a local file; raise `LogFormatError` if it is not there as it was recorded."""
+        where = self.store.object_uri(self.key(part.name))
+        try:
+            self.store.get_file(self.key(part.name), path)
+        except ObjectNotFoundError:
+            raise LogFormatError(f"{where} is recorded and not there. {RESTORE_PART}") from None
         if file_digest(path) != part.sha256:
-            raise LogFormatError(
-                f"{self.store.object_uri(self.key(part.name))} does not have the recorded content"
-            )
+            # Whoever finds it later must not take it for the part.
+            path.unlink()
+            raise LogFormatError(f"{where} does not have the recorded content. {RESTORE_PART}")
 
     def write_manifest(self) -> None:
         """Write `manifest.json`, the view for people, from the state as known."""

@@ -16,6 +16,13 @@ from uuid import uuid4
 FORMAT_VERSION = 1
 
 
+RESTORE_RECORD = (
+    "Put it back from a backup or an earlier version of the object. If there is none, move the folder above "
+    "log/ away, which nothing reads then, and run the same command again: it computes and publishes anew."
+)
+"""What to do about a record that is lost or damaged: without it nobody knows what came after."""
+
+
 class LogFormatError(Exception):
     """A record cannot be read: it is damaged, or written by a newer format."""
 
@@ -78,13 +85,20 @@ class Attempt:
 class Step:
     """A step is finished (extract, tokenize, profile, plan, infer, publish).
 
-    `results` is what the next ones need.
+    Attributes
+    ----------
+    results
+        What the next steps need.
+    parts
+        Kind -> names of the parts that the step has made of it, in order. Of these kinds nothing else counts
+        that was written before: an attempt that was killed may have left parts of other content.
     """
 
     KIND: ClassVar[str] = "step"
     name: str
     attempt_id: str = ""
     results: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +181,24 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """In a date's log: a run that is to publish it has listed the source. Appended without a claim.
+
+    Attributes
+    ----------
+    listing
+        Digest of the objects that it found.
+    after
+        How many records the log had before the source was listed.
+    """
+
+    KIND: ClassVar[str] = "listed"
+    run_key: str
+    listing: str = ""
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a kind that this program does not know."""
 
@@ -175,11 +207,12 @@ class Unknown:
 
 
 Body: TypeAlias = (
-    Claim | Released | Attempt | Step | Part | StopRequested | AttemptEnded | Published | Unknown
+    Claim | Released | Attempt | Step | Part | StopRequested | AttemptEnded | Published | Listed | Unknown
 )
 STATUSES = ("completed", "completed_with_errors", "failed", "stopped")
 _KINDS: dict[str, type[Any]] = {
-    cls.KIND: cls for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published)
+    cls.KIND: cls
+    for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed)
 }
 
 
@@ -238,7 +271,7 @@ class LogRecord:
             body = _body(record["kind"], record["body"])
             return cls(int(record["epoch"]), str(record["nonce"]), str(record["at"]), body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LogFormatError(f"{where} is damaged ({type(error).__name__})") from error
+            raise LogFormatError(f"{where} is damaged ({type(error).__name__}). {RESTORE_RECORD}") from error
 
 
 def _body(kind: str, values: dict[str, Any]) -> Body:

@@ -14,6 +14,7 @@ from tasks.runlog.records import (
     Attempt,
     AttemptEnded,
     Claim,
+    Listed,
     LogRecord,
     Part,
     Published,
@@ -23,7 +24,7 @@ from tasks.runlog.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,12 @@ class RunState:
     steps
         By name: finished since the last fresh attempt, the last of each name.
     parts
-        By name: written since the last fresh attempt, in order.
+        By name: written since the last fresh attempt, in order; of a kind that a finished step has named its
+        parts of, those and what was written later.
     publications
         All of them; the last one is the current one. A fresh attempt does not take them back.
+    listed
+        By run key: its last record that it has listed the source of the date, with the number of the record.
     superseded
         Id of the last fresh attempt, and the steps and parts that it put aside. They count again if it ends
         on a wrong setting before it has computed an answer.
@@ -67,6 +71,7 @@ class RunState:
     steps: Mapping[str, Step] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     publications: tuple[Published, ...] = ()
+    listed: Mapping[str, tuple[int, Listed]] = field(default_factory=dict)
     superseded: tuple[str, Mapping[str, Step], Mapping[str, Part]] | None = None
 
     @property
@@ -206,6 +211,7 @@ class _Draft:
             case Step():
                 for step in _steps_of(body):
                     self.steps[step.name] = step
+                self._settle(body.parts)
             case Part():
                 self.parts.setdefault(body.name, body)
             case StopRequested():
@@ -218,8 +224,22 @@ class _Draft:
             case Published():
                 if current_publication(self.state) != body:
                     self.state = replace(self.state, publications=(*self.state.publications, body))
+            case Listed():
+                number = self.state.next_seq + self.records - 1
+                listed = {**self.state.listed, body.run_key: (number, body)}
+                self.state = replace(self.state, listed=listed)
             case _:
                 pass
+
+    def _settle(self, named: Mapping[str, Sequence[str]]) -> None:
+        """Let of the kinds of a finished step only those parts count that it names, in its order."""
+        if not named:
+            return
+        written = self.parts
+        self.parts = {name: part for name, part in written.items() if part.kind not in named}
+        for kind, names in named.items():
+            found = (written.get(name) for name in names)
+            self.parts.update({part.name: part for part in found if part is not None and part.kind == kind})
 
     def _open(self, attempt: Attempt) -> None:
         if any(attempt.id == known.id for known in self.state.attempts):

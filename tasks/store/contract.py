@@ -35,6 +35,14 @@ class StoreUnavailableError(Exception):
     """The store failed for longer than it was retried. The operation may or may not have been applied."""
 
 
+def refuses_now(uri: str, error: ConfigurationError) -> StoreUnavailableError:
+    """Return the error for a store that refuses what it has allowed this process before."""
+    return StoreUnavailableError(
+        f"{uri} was written to before and refuses now: {error.message}. To go on, {error.remedy}, and run "
+        "the same command again: what is durable counts"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """What a store tells of an object without reading it.
@@ -61,7 +69,8 @@ class Store(Protocol):
     """A flat set of objects under one URI.
 
     Every method raises `ConfigurationError` where only a change of settings can help (missing bucket,
-    wrong endpoint, no access) and `StoreUnavailableError` where trying again later may.
+    wrong endpoint, no access) and `StoreUnavailableError` where trying again later may: also where a store
+    turns read-only, or takes access away, after this process has written to it.
     """
 
     uri: str

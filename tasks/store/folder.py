@@ -20,6 +20,7 @@ from tasks.store.contract import (
     check_key,
     check_prefix,
     probe_store,
+    refuses_now,
 )
 from tasks.store.local_file import _TEMP_PREFIX, _make_folder, _sync_folder, write_whole
 
@@ -34,6 +35,7 @@ class FolderStore:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - links in the path stay as they were named
         self.uri = self.root.as_uri()
         self._field = field
+        self._written = False
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self.root)!r})"
@@ -56,6 +58,7 @@ class FolderStore:
         """Write a temporary file and rename it."""
         with self._errors(key), self._temporary(key, lambda out: out.write(data)) as temp:
             temp.replace(self._path(key))
+        self._written = True
 
     def put_file(self, key: str, path: Path) -> None:
         """Copy to a temporary file and rename it."""
@@ -66,6 +69,7 @@ class FolderStore:
 
         with self._errors(key), self._temporary(key, copy) as temp:
             temp.replace(self._path(key))
+        self._written = True
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy to a local file."""
@@ -89,6 +93,7 @@ class FolderStore:
                         "use a local or NFS folder, or s3://bucket/prefix",
                     ) from error
                 raise
+            self._written = True
             return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -169,18 +174,21 @@ class FolderStore:
             if not missing:
                 raise
             raise ObjectNotFoundError(self._path(key).as_uri()) from error
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise ConfigurationError(
-                self._field,
-                f"cannot use {error.filename or self.root}: {error.strerror}",
-                "name a folder that this user may write",
-            ) from error
         except OSError as error:
-            if error.errno == errno.EROFS:
-                raise ConfigurationError(
-                    self._field, f"{self.root} is read-only", "name a folder that this user may write"
-                ) from error
-            raise StoreUnavailableError(f"{self._path(key)}: {error.strerror or error}") from error
+            wrong = self._wrong(error)
+            if wrong is None:
+                raise StoreUnavailableError(f"{self._path(key)}: {error.strerror or error}") from error
+            raise (refuses_now(self.uri, wrong) if self._written else wrong) from error
+
+    def _wrong(self, error: OSError) -> ConfigurationError | None:
+        """Return what only a change of settings can help against; None for an error that may pass."""
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            message = f"cannot use {error.filename or self.root}: {error.strerror}"
+        elif error.errno == errno.EROFS:
+            message = f"{self.root} is read-only"
+        else:
+            return None
+        return ConfigurationError(self._field, message, "name a folder that this user may write")
 
 
 def _info(key: str, stat: os.stat_result) -> ObjectInfo:

@@ -27,6 +27,7 @@ from tasks.store.contract import (
     check_key,
     check_prefix,
     probe_store,
+    refuses_now,
 )
 from tasks.store.local_file import write_whole
 from tasks.store.s3_errors import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_READ, _WRITE, _LIST, _DELETE = "read", "write", "list", "delete"
 _READ_AHEAD = 1 << 20
 _PIECE_BYTES = 1 << 18
 _LONGEST_PAUSE_S = 8.0
@@ -84,7 +86,7 @@ class S3Store:
         self._field = field
         self._attempts = attempts
         self._pause_s = pause_s
-        self._answered = False
+        self._answered = self._written = False
         settings = Config(
             retries={"mode": "standard", "total_max_attempts": 3},
             connect_timeout=5,
@@ -124,12 +126,12 @@ class S3Store:
     def put(self, key: str, data: bytes) -> None:
         """Write the object by one PUT."""
         full = self._full(check_key(key))
-        self._call(lambda: self._client.put_object(Bucket=self.bucket, Key=full, Body=data), key)
+        self._call(lambda: self._client.put_object(Bucket=self.bucket, Key=full, Body=data), key, _WRITE)
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file, in several parts if it is large; the object appears when it is complete."""
         full = self._full(check_key(key))
-        self._call(lambda: self._client.upload_file(str(path), self.bucket, full), key)
+        self._call(lambda: self._client.upload_file(str(path), self.bucket, full), key, _WRITE)
 
     def get_file(self, key: str, path: Path) -> None:
         """Download to a local file, in several parts if it is large."""
@@ -153,7 +155,7 @@ class S3Store:
                 raise
             return True
 
-        return self._call(create, key)
+        return self._call(create, key, _WRITE)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """List page by page (S3 sorts by key); markers of empty folders are not objects."""
@@ -167,7 +169,7 @@ class S3Store:
                     **token,  # noqa: B023 - called before the loop goes on
                 ),
                 prefix,
-                listing=True,
+                _LIST,
             )
             for entry in page.get("Contents", []):
                 key = entry["Key"].removeprefix(self._prefix)
@@ -200,7 +202,7 @@ class S3Store:
         """Delete the object."""
         full = self._full(key)
         with suppress(ObjectNotFoundError):
-            self._call(lambda: self._client.delete_object(Bucket=self.bucket, Key=full), key)
+            self._call(lambda: self._client.delete_object(Bucket=self.bucket, Key=full), key, _DELETE)
 
     def object_uri(self, key: str) -> str:
         """Return `s3://bucket/prefix/key`."""
@@ -257,7 +259,7 @@ class S3Store:
             raise ValueError(f"not a key of this store: {key!r}")
         return self._prefix + key
 
-    def _call(self, operation: Callable[[], T], key: str, *, listing: bool = False) -> T:
+    def _call(self, operation: Callable[[], T], key: str, use: str = _READ) -> T:
         attempt = 0
         while True:
             attempt += 1
@@ -269,11 +271,14 @@ class S3Store:
                 self._answered |= isinstance(error, ClientError) and error_code(error) != "500"
                 if isinstance(error, OSError) and not isinstance(error, BotoCoreError | ConnectionError):
                     raise  # of the local file
-                if not listing and error_code(error) in NOT_FOUND:
+                if use != _LIST and error_code(error) in NOT_FOUND:
                     raise ObjectNotFoundError(self.object_uri(key)) from None
                 endpoint = self._client.meta.endpoint_url
                 if not is_transient(error):
-                    raise configuration_error(error, self._field, self.bucket, endpoint) from None
+                    wrong = configuration_error(error, self._field, self.bucket, endpoint)
+                    # Deleting is a right of its own, which may never have been granted.
+                    later = self._written and use != _DELETE
+                    raise (refuses_now(self.uri, wrong) if later else wrong) from None
                 if not self._answered:
                     raise unreachable(error, self._field, endpoint) from None
                 if attempt >= self._attempts:
@@ -283,6 +288,7 @@ class S3Store:
                 time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, no secret
             else:
                 self._answered = True
+                self._written = self._written or use == _WRITE
                 return result
 
 

@@ -109,7 +109,11 @@ def test_a_damaged_part_is_noticed(store: Store, tmp_path: Path) -> None:
     log.claim()
     part = log.write_part("outputs", b"good", ext="x", count=1)
     store.put(log.key(part.name), b"bad")
-    with pytest.raises(LogFormatError, match="recorded content"):
+    with pytest.raises(LogFormatError, match=r"recorded content\. .*--rerun"):
+        log.fetch_part(part, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    store.delete(log.key(part.name))
+    with pytest.raises(LogFormatError, match=r"not there\. .*--rerun"):
         log.fetch_part(part, tmp_path / "x")
 
 

@@ -33,7 +33,13 @@ bodies = st.one_of(
     st.builds(Claim, owner=owners, params=small),
     st.builds(Released, reason=ids),
     st.builds(Attempt, id=ids, fresh=st.booleans(), policy=ids),
-    st.builds(Step, name=st.sampled_from(["extract", "plan", "infer"]), attempt_id=ids, results=small),
+    st.builds(
+        Step,
+        name=st.sampled_from(["extract", "plan", "infer"]),
+        attempt_id=ids,
+        results=small,
+        parts=st.dictionaries(st.just("outputs"), st.lists(st.sampled_from(["outputs/1", "outputs/2"]))),
+    ),
     st.builds(
         Part,
         kind=st.sampled_from(["outputs", "errors"]),
@@ -236,7 +242,7 @@ def test_fields_and_kinds_of_later_versions_are_ignored() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"version":1,"kind":"part","body":{}}'])
 def test_damaged_records_are_named(data: bytes) -> None:
-    with pytest.raises(LogFormatError, match="log/3 is damaged"):
+    with pytest.raises(LogFormatError, match=r"log/3 is damaged .* move the folder above log/ away"):
         LogRecord.from_json(data, "log/3")
 
 
@@ -258,3 +264,31 @@ def test_description_is_plain_json() -> None:
 
 def without_numbers(state: RunState) -> RunState:
     return replace(state, next_seq=0, holder_seq=0)
+
+
+def test_a_finished_step_says_which_parts_of_its_kinds_count() -> None:
+    def part(name: str) -> Part:
+        return Part(name.partition("/")[0], name, "sha", 1)
+
+    named = Step("tokenize", "a", {}, {"errors": ["errors/2", "errors/1"], "quarantine": []})
+    wrote = [part(name) for name in ("errors/0", "errors/1", "outputs/1", "quarantine/1", "errors/2")]
+    state = fold(log_of(CLAIM, Attempt("a"), *wrote))
+    assert [p.name for p in state.parts_of("errors")] == ["errors/0", "errors/1", "errors/2"]
+    state = fold(log_of(named), state)
+    # In the order of the step, not in that of the log.
+    assert [p.name for p in state.parts_of("errors")] == ["errors/2", "errors/1"]
+    assert [p.name for p in state.parts_of("outputs")] == ["outputs/1"]
+    assert state.parts_of("quarantine") == []
+    # Later ones are of later steps; content that was set aside may be written once more.
+    state = fold(log_of(part("errors/3"), part("errors/0")), state)
+    assert [p.name for p in state.parts_of("errors")] == ["errors/2", "errors/1", "errors/3", "errors/0"]
+
+
+def test_a_step_of_an_earlier_release_names_no_parts_and_sets_none_aside() -> None:
+    wrote = [Part("errors", f"errors/{i}", "sha", 1) for i in range(2)]
+    record = LogRecord.new(1, Step("tokenize", "a", {"parts": ["requests/1"]}))
+    stored = json.loads(record.to_json())
+    del stored["body"]["parts"]
+    read = LogRecord.from_json(json.dumps(stored).encode())
+    state = fold([*log_of(CLAIM, Attempt("a"), *wrote), read])
+    assert state.parts_of("errors") == wrote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tasks.base.errors import ConfigurationError
 from tasks.store.contract import PROBE_KEY, ObjectNotFoundError, StoreUnavailableError, probe_store
 from tasks.store.folder import FolderStore
 from tasks.store.open import list_source, open_store, split_source
+from tasks.store.s3 import S3Store
 
 if TYPE_CHECKING:
     from tasks.store.contract import Store
@@ -258,3 +261,30 @@ def test_a_folder_is_walked_only_where_the_prefix_leads(tmp_path, monkeypatch) -
         visited.clear()
         assert [info.key for info in store.list(prefix)] == keys
         assert set(visited) == folders
+
+
+def test_a_store_that_turns_read_only_is_unavailable_not_a_wrong_setting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        if isinstance(store, S3Store):
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "PutObject")
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def turn_read_only() -> None:
+        if isinstance(store, S3Store):
+            for name in ("put_object", "upload_file"):
+                monkeypatch.setattr(store._client, name, refuse)
+        else:
+            monkeypatch.setattr(FolderStore, "_temporary", refuse)
+
+    turn_read_only()
+    with pytest.raises(ConfigurationError, match=r"^--store: "):
+        store.put("a", b"1")
+    monkeypatch.undo()
+    store.put("a", b"1")
+    turn_read_only()
+    for write in (store.put, store.put_if_absent):
+        with pytest.raises(StoreUnavailableError, match=r"refuses now: .* run the same command again"):
+            write("b", b"2")
+    assert store.get("a") == b"1"
