@@ -72,6 +72,15 @@ class PromptTokenizer:
             return [list(ids) for ids in encoded["input_ids"]]
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
 
+    def beyond(self, ids: Sequence[int]) -> int | None:
+        """Return the first token id that the model has no embedding for, None if it has them all.
+
+        A tokenizer may know more tokens than its model, such as some that were added later.
+        """
+        if not ids or (max(ids) < self.vocab_size and min(ids) >= 0):
+            return None
+        return next(token for token in ids if not 0 <= token < self.vocab_size)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizeResult:
@@ -106,7 +115,7 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
     model : str
         A local folder or a hub id.
     vocab_size : int or None
-        Rows of the model's embedding; None takes the tokenizer's own number of tokens.
+        Rows of the model's embedding; None takes all ids of the tokenizer.
 
     Raises
     ------
@@ -135,7 +144,7 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
         # Saved settings would cut or fill prompts without a word.
         backend.no_truncation()
         backend.no_padding()
-    size = len(tokenizer) if vocab_size is None else vocab_size
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
     if not getattr(tokenizer, "chat_template", None):
         return PromptTokenizer(tokenizer, size, template_problem="the tokenizer has no chat template")
     roles = frozenset(role for role in ("system", "developer") if _shows(tokenizer, role))
@@ -210,7 +219,7 @@ def _tokenize_batch(
             elif row["prompt"] is not None:
                 texts[True][index] = row["prompt"]
             else:
-                found[index] = _checked_ids(row["token_ids"], tokenizer.vocab_size)
+                found[index] = _given_ids(row["token_ids"])
         except RequestError as error:
             found[index] = error
     for special, wanted in texts.items():
@@ -220,34 +229,56 @@ def _tokenize_batch(
     good, kept, bad = [], [], []
     for index, row in enumerate(rows):
         ids = found[index]
-        if not isinstance(ids, RequestError):
-            refusal = _refuse_length(row, ids, context_length)
-            if refusal is None:
-                good.append({**row, "input_tokens": len(ids)})
-                kept.append(ids)
-                continue
-            row, ids = {**row, "input_tokens": len(ids)}, refusal  # noqa: PLW2901 - now a refused row
-        bad.append(error_row(row, ids))
+        if isinstance(ids, RequestError):
+            bad.append(error_row(row, ids))
+            continue
+        counted = {**row, "input_tokens": len(ids)}
+        try:
+            _check_prompt(row, ids, tokenizer, context_length)
+        except RequestError as error:
+            bad.append(error_row(counted, error))
+        else:
+            good.append(counted)
+            kept.append(ids)
     return good, kept, bad
 
 
-def _refuse_length(row: Mapping[str, Any], ids: Sequence[int], context_length: int) -> RequestError | None:
+def _check_prompt(
+    row: Mapping[str, Any], ids: Sequence[int], tokenizer: PromptTokenizer, context_length: int
+) -> None:
     name = "messages" if row["messages_json"] is not None else "prompt"
     if not ids:
-        return RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
+        raise RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
+    wrong = tokenizer.beyond(ids)
+    if wrong is not None:
+        message = f"{_source(row, wrong, tokenizer)}; the model has ids from 0 to {tokenizer.vocab_size - 1}"
+        raise RequestError(ErrorCode.INVALID_TOKEN, name, message)
     if len(ids) + 1 > context_length:
         message = f"{len(ids)} prompt tokens + 1 do not fit the context length of {context_length}"
-        return RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
-    return None
+        raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
 
 
-def _checked_ids(ids: list[int] | None, vocab_size: int) -> list[int]:
+def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> str:
+    """Say where a token of a row's prompt comes from."""
+    if row["token_ids"] is not None:
+        return f"it holds the token id {token}"
+    # An added token is a word of the tokenizer's; any other may be a piece of the prompt, which is not told.
+    name = {i: str(added) for added, i in tokenizer.tokenizer.get_added_vocab().items()}.get(token)
+    if name is None:
+        return f"the text has the token id {token}"
+    told = f"{bounded(name, 64)} (token id {token})"
+    texts = [row["prompt"] or ""]
+    if row["messages_json"] is not None:
+        texts = [message["content"] for message in json.loads(row["messages_json"])]
+    if any(name in text for text in texts):
+        return f"the text holds {told}"
+    return f"the chat template or the tokenizer adds {told}"
+
+
+def _given_ids(ids: list[int] | None) -> list[int]:
     if ids is None:
         message = "only hashes of this prompt are known, so it cannot be answered"
         raise RequestError(ErrorCode.NOT_REPLAYABLE, None, message)
-    if any(not 0 <= token < vocab_size for token in ids):
-        message = f"token ids must be from 0 to {vocab_size - 1}"
-        raise RequestError(ErrorCode.INVALID_TOKEN, "prompt", message)
     return ids
 
 
