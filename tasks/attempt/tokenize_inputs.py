@@ -36,7 +36,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     config = load_config(night.model_dir)
     result = tokenize_requests(
         inputs.extracted.files("requests"),
-        load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size),
+        load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size, run_date=night.run_date),
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
     )

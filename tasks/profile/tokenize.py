@@ -7,7 +7,7 @@ template writes them); a completions prompt is encoded with the special tokens t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
 from tasks.base.schema import SCHEMAS, error_row
+from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
     from types import TracebackType
 
 BATCH_ROWS: Final = 1024
-_PROBE: Final = "qzjxkvprobe"
-_INT32_MAX: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +37,13 @@ class PromptTokenizer:
         The `transformers` tokenizer.
     vocab_size
         Token ids of a prompt are below this.
-    roles
-        Optional roles (`system`, `developer`) whose text the template shows to the model.
-    template_problem
-        Why chat requests cannot be rendered at all; None if they can.
+    template
+        Renders chats.
     """
 
     tokenizer: Any
     vocab_size: int
-    roles: frozenset[str] = field(default_factory=frozenset)
-    template_problem: str | None = None
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Render a chat into the text the model continues.
-
-        Raises
-        ------
-        RequestError
-            `template_error`, if there is no template or it refuses or drops a message.
-        """
-        if self.template_problem is not None:
-            raise _template_error("messages", self.template_problem)
-        for index, message in enumerate(messages):
-            if message["role"] in {"system", "developer"} - self.roles:
-                where = f"messages[{index}].role"
-                raise _template_error(where, f"the chat template does not show {message['role']} messages")
-        return _render(self.tokenizer, messages)
+    template: ChatTemplate
 
     def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Encode texts in parallel, with the tokenizer's default special tokens if `special`."""
@@ -71,6 +52,14 @@ class PromptTokenizer:
             encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)
             return [list(ids) for ids in encoded["input_ids"]]
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    def rules(self) -> dict[str, str]:
+        """Return what answers depend on beside the model's files, as it enters the keys of a run.
+
+        There is nothing of the kind for most models.
+        """
+        clock = self.template.clock
+        return {} if clock is None else {"template_clock": clock}
 
     def beyond(self, ids: Sequence[int]) -> int | None:
         """Return the first token id that the model has no embedding for, None if it has them all.
@@ -107,7 +96,9 @@ class TokenizeResult:
     tokens: int
 
 
-def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokenizer:
+def load_tokenizer(
+    model: str, *, vocab_size: int | None = None, run_date: date | None = None
+) -> PromptTokenizer:
     """Load the tokenizer of a model.
 
     Parameters
@@ -116,6 +107,8 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
         A local folder or a hub id.
     vocab_size : int or None
         Rows of the model's embedding; None takes all ids of the tokenizer.
+    run_date : date or None
+        What a clock in the chat template shows, see `ChatTemplate`.
 
     Raises
     ------
@@ -145,10 +138,7 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
         backend.no_truncation()
         backend.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
-    if not getattr(tokenizer, "chat_template", None):
-        return PromptTokenizer(tokenizer, size, template_problem="the tokenizer has no chat template")
-    roles = frozenset(role for role in ("system", "developer") if _shows(tokenizer, role))
-    return PromptTokenizer(tokenizer, size, roles)
+    return PromptTokenizer(tokenizer, size, ChatTemplate(tokenizer, run_date))
 
 
 def tokenize_requests(
@@ -215,7 +205,7 @@ def _tokenize_batch(
     for index, row in enumerate(rows):
         try:
             if row["messages_json"] is not None:
-                texts[False][index] = tokenizer.render(json.loads(row["messages_json"]))
+                texts[False][index] = tokenizer.template.render(json.loads(row["messages_json"]))
             elif row["prompt"] is not None:
                 texts[True][index] = row["prompt"]
             else:
@@ -285,28 +275,6 @@ def _given_ids(ids: list[int] | None) -> list[int]:
 def _has_tokenizer(folder: Path) -> bool:
     names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.txt", "vocab.json")
     return any((folder / name).is_file() for name in names)
-
-
-def _shows(tokenizer: Any, role: str) -> bool:  # noqa: ANN401 - transformers' own type is not exact
-    # Some templates drop a role they do not know; an instruction must not vanish without a word.
-    messages = [{"role": role, "content": _PROBE}, {"role": "user", "content": "a"}]
-    try:
-        return _PROBE in _render(tokenizer, messages)
-    except RequestError:
-        return False
-
-
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:  # noqa: ANN401 - as above
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # noqa: BLE001 - a template is a program of the model's author
-        reason = bounded(str(error).partition("\n")[0])
-        raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None
-    return text
-
-
-def _template_error(field_name: str, message: str) -> RequestError:
-    return RequestError(ErrorCode.TEMPLATE_ERROR, field_name, message)
 
 
 class _NpyWriter:
