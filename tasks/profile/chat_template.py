@@ -1,7 +1,9 @@
 """A model's chat template: from messages to the text that the model continues, with nothing left out.
 
 `transformers` renders it. What is added here: a clock in a template shows the run's date, and a template that
-would leave out a message is found out before anything is answered without it.
+would leave out a message is found out before anything is answered without it. A last message of the assistant
+is gone on with or followed by a new turn as the request says (`prefix`, see `tasks.requests.prompts`); if it
+does not say, it is refused, since either can be meant and the answers differ.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ CLOCK: Final = "strftime_now"
 _REMEMBERED: Final = 4096
 _NOW: ContextVar[datetime] = ContextVar("now of a chat template")
 
-Pattern = tuple[tuple[str, bool], ...]
-"""Of each message its role, and whether it has a name."""
+Pattern = tuple[bool, tuple[tuple[str, bool], ...]]
+"""Whether the last message is gone on with; of each message its role, and whether it has a name."""
 
 
 class ChatTemplate:
@@ -62,24 +64,34 @@ class ChatTemplate:
             return None
         return self._now.isoformat()
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Render a chat into the text the model continues.
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Render a chat, as `tasks.requests.prompts` has it, into the text the model continues.
 
         Raises
         ------
         RequestError
-            `template_error`, if there is no template, or it refuses the messages or leaves one out.
+            `template_error`, if there is no template, or it refuses the messages or leaves one out;
+            `missing_parameter`, if the last message is the assistant's and has no `prefix`.
         """
         if self.problem is not None:
             raise _template_error("messages", self.problem)
-        for index in self._left_out_of(messages):
+        *before, last = messages
+        goes_on = last.get("prefix")
+        if goes_on is None and last["role"] == "assistant":
+            raise RequestError(
+                ErrorCode.MISSING_PARAMETER,
+                "continue_final_message",
+                "the last message is the assistant's; say true to go on with it, false to begin a new turn",
+            )
+        messages = [*before, {name: value for name, value in last.items() if name != "prefix"}]
+        for index in self._left_out_of(messages, goes_on=bool(goes_on)):
             message = messages[index]
             if message["content"].strip():
                 place = f"message {index + 1} of {len(messages)}, of role {message['role']}"
                 raise _template_error(f"messages[{index}].role", f"the chat template leaves out {place}")
-        return self._render(messages)
+        return self._render(messages, goes_on=bool(goes_on))
 
-    def _left_out_of(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def _left_out_of(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> tuple[int, ...]:
         """Return which messages the template would leave out without a word.
 
         Which ones it shows depends on the roles, their order and their number. So it is tried once for each
@@ -87,7 +99,7 @@ class ChatTemplate:
         them for a reason (it trims them, takes reasoning out of earlier answers), and a short one is found
         anywhere.
         """
-        pattern = tuple((message["role"], "name" in message) for message in messages)
+        pattern = goes_on, tuple((message["role"], "name" in message) for message in messages)
         known = self._left_out.get(pattern)
         if known is None:
             known = self._try(pattern)
@@ -97,31 +109,38 @@ class ChatTemplate:
         return known
 
     def _try(self, pattern: Pattern) -> tuple[int, ...]:
-        texts = [f"qzjx{index}kv" for index in range(len(pattern))]
+        goes_on, turns = pattern
+        texts = [f"qzjx{index}kv" for index in range(len(turns))]
         messages = [
             {"role": role, "content": text} | ({"name": "n"} if named else {})
-            for (role, named), text in zip(pattern, texts, strict=True)
+            for (role, named), text in zip(turns, texts, strict=True)
         ]
         try:
-            shown = self._render(messages).casefold()
+            shown = self._render(messages, goes_on=goes_on).casefold()
         except RequestError:
             # It refuses such messages with a word, which the real ones then get.
             return ()
         return tuple(index for index, text in enumerate(texts) if text not in shown)
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _render(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> str:
         try:
             if self.clock is not None:
                 _set_clock(self._source)
             shown = _NOW.set(self._now)
             try:
                 text: str = self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=not goes_on,
+                    continue_final_message=goes_on,
                 )
             finally:
                 _NOW.reset(shown)
         except Exception as error:  # noqa: BLE001 - a template is a program of the model's author
             reason = _first_line(error)
+            if goes_on and isinstance(error, ValueError):
+                # `transformers` puts the text itself into this error.
+                reason = "it does not show the last message as it is, so no answer can go on with it"
             raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None
         return text
 

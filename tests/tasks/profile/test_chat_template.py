@@ -104,6 +104,7 @@ def test_all_patterns_of_a_template_that_shows_the_first_system_message_only() -
     for size in (1, 2, 3, 4):
         for roles in product(("system", "user", "assistant"), repeat=size):
             turns = [{"role": role, "content": f"t{index}"} for index, role in enumerate(roles)]
+            turns[-1] |= {"prefix": False} if roles[-1] == "assistant" else {}
             wrong = [index for index, role in enumerate(roles) if role == "system" and index > 0]
             if wrong:
                 assert refusal(template, turns)[1] == f"messages[{wrong[0]}].role"
@@ -144,6 +145,41 @@ def test_no_template_to_take(missing: Any) -> None:
     assert "no chat template" in str(template.problem)
     assert refusal(template, chat("user:a"))[:2] == (ErrorCode.TEMPLATE_ERROR, "messages")
     assert template.clock is None
+
+
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_last_message_is_gone_on_with_or_over_as_the_request_says() -> None:
+    template, fast = template_of(CHATML), tokenizer_with(CHATML)
+    messages = chat("user:Give JSON", "assistant:{ ")
+    *before, last = messages
+    assert template.render([*before, last | {"prefix": True}]) == "<user>Give JSON</><assistant>{ "
+    assert template.render([*before, last | {"prefix": True}]) == fast.apply_chat_template(
+        messages, tokenize=False, continue_final_message=True
+    )
+    assert template.render([*before, last | {"prefix": False}]) == (
+        "<user>Give JSON</><assistant>{ </><assistant>"
+    )
+    assert refusal(template, messages) == (
+        "missing_parameter",
+        "continue_final_message",
+        "the last message is the assistant's; say true to go on with it, false to begin a new turn",
+    )
+    assert template.render([{"role": "user", "content": "Once", "prefix": True}]) == "<user>Once"
+
+
+def test_a_message_that_is_not_shown_as_it_is_cannot_be_gone_on_with() -> None:
+    """The error of `transformers` holds the text of the message; an error row does not repeat it."""
+    template = template_of("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+    secret = [{"role": "assistant", "content": "secret", "prefix": True}]
+    assert template.render([{"role": "user", "content": "a"}]) == "A"
+    code, field, message = refusal(template, secret)
+    assert (code, field) == (ErrorCode.TEMPLATE_ERROR, "messages")
+    assert message.endswith("so no answer can go on with it")
 
 
 class Calendar(datetime):
