@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tokenizers import decoders
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
 from tasks.base.schema import SCHEMAS, error_row
@@ -58,8 +59,14 @@ class PromptTokenizer:
 
         There is nothing of the kind for most models.
         """
-        clock = self.template.clock
-        return {} if clock is None else {"template_clock": clock}
+        found = {}
+        if self.template.clock is not None:
+            found["template_clock"] = self.template.clock
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
+            # Their answers lost a first space once, and whole characters before a cut one.
+            found["answer_text"] = "after the prompt"
+        return found
 
     def beyond(self, ids: Sequence[int]) -> int | None:
         """Return the first token id that the model has no embedding for, None if it has them all.
