@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from engine.models.config import load_config
 from tasks.base.identity import digest_ids
+from tasks.profile.causes import as_results
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets); those of before, if the log has the step already.
+        `causes`, what most of those refused here were refused for; `parts`, the names of table, tokens and
+        offsets); those of before, if the log has the step already.
     """
     if "extract" not in night.log.state.steps:
         _record_extracted(night, inputs.extracted)
@@ -58,6 +60,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
+        "causes": as_results(result.causes),
         "parts": [requests.name, tokens.name, offsets.name],
     }
     night.log.finish_step("tokenize", results)
