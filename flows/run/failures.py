@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AbortedError(Exception):
-    """So much was quarantined that nothing was computed."""
+    """So much was quarantined, or refused for one cause, that nothing was computed."""
 
 
 TOLD = (

@@ -18,6 +18,7 @@ from tasks.base.errors import bounded
 from tasks.infer.placement.here import infer_here
 from tasks.night.fence import NewerListingError
 from tasks.plan.plan import plan
+from tasks.profile.causes import common_cause
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
 from tasks.runlog.log import StaleWriterError
@@ -120,7 +121,7 @@ def run_night(
     ConfigurationError, EngineError
         If a setting is wrong.
     AbortedError
-        If too much is in quarantine; nothing was computed.
+        If too much is in quarantine, or nearly all is refused for one cause; nothing was computed.
     AccountingError
         If a line or request was lost or answered twice; nothing was published.
     RunIsLiveError, StaleWriterError
@@ -143,6 +144,7 @@ def run_night(
             with recorded_attempt(night):
                 steps.tokenize(night, prepared)
                 _abort_if_mostly_quarantined(night)
+                _abort_if_refused_for_one_cause(night)
                 steps.profile(night)
                 # Step infer is recorded when every request is answered: only publishing was missing.
                 if "infer" not in night.log.state.steps:
@@ -195,6 +197,16 @@ def _abort_if_mostly_quarantined(night: Night) -> None:
             f"{account.quarantined} of {total} lines are no requests, more than {limit:.0%}; nothing was "
             f"computed. Look into {plain_path(night.store.object_uri(night.log.key('quarantine')))} and "
             "correct the source, or raise --abort-quarantined-fraction."
+        )
+
+
+def _abort_if_refused_for_one_cause(night: Night) -> None:
+    steps, limit = night.log.state.steps, night.settings.abort_quarantined_fraction
+    requests = Account(**steps["extract"].results["account"]).requests
+    cause = common_cause(steps["tokenize"].results, requests, limit)
+    if cause is not None:
+        raise AbortedError(
+            f"{cause}. Nothing was computed; --abort-quarantined-fraction 1 publishes them as errors."
         )
 
 

@@ -91,7 +91,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         )
     model = model_digest(model_dir)
     listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
-    identity = answers_identity(request, resolved.run_date, model)
+    identity = answers_identity(request, resolved.run_date, model, model_dir)
     return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
@@ -110,13 +110,15 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     )
 
 
-def answers_identity(request: NightRequest, run_date: date, model: str) -> dict[str, Any]:
+def answers_identity(request: NightRequest, run_date: date, model: str, model_dir: Path) -> dict[str, Any]:
     """Return what determines the answers but for the input: the arguments of `tasks.base.identity.reuse_key`.
 
     Parameters
     ----------
     model
         `tasks.base.identity.model_digest`.
+    model_dir
+        Folder of the model; its tokenizer and chat template are looked at.
     """
     settings = request.settings
     return {
@@ -126,4 +128,5 @@ def answers_identity(request: NightRequest, run_date: date, model: str) -> dict[
         "defaults": settings.defaults.as_dict(),
         "run_seed": settings.run_seed,
         "dtype": settings.precision,
+        "rules": load_tokenizer(str(model_dir), run_date=run_date).rules(),
     }

@@ -11,6 +11,7 @@ from engine.models.config import load_config
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.night.model import check_model
+from tasks.profile.causes import as_results
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets; `bad_rows`, the codes of the refused); those of before,
-        if the log has the step already.
+        `causes`, what most of those refused here were refused for; `parts`, the names of table, tokens and
+        offsets; `bad_rows`, the codes of the refused); those of before, if the log has the step already.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     config = load_config(night.model_dir)
     result = tokenize_requests(
         inputs.extracted.files("requests"),
-        load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size),
+        load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size, run_date=night.run_date),
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
     )
@@ -67,6 +68,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
+        "causes": as_results(result.causes),
         "parts": [requests.name, tokens.name, offsets.name],
         "bad_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }

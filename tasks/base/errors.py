@@ -36,7 +36,7 @@ class ErrorCode(StrEnum):
     TEMPLATE_ERROR = "template_error"
     """The tokenizer has no chat template, or its template refuses these messages."""
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code, no password
-    """A prompt given as token ids holds an id that the model's vocabulary does not have."""
+    """The prompt, given as token ids or as text, has a token that the model has no embedding for."""
     KV_BUDGET_EXCEEDED = "kv_budget_exceeded"
     """The request alone needs more KV memory than the engine was given."""
     NOT_REPLAYABLE = "not_replayable"

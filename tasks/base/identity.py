@@ -189,6 +189,7 @@ def run_key(
     run_seed: int,
     dtype: str,
     answer_version: int = ANSWER_VERSION,
+    rules: Mapping[str, str] | None = None,
 ) -> str:
     """Name a run by all that determines its answers.
 
@@ -208,13 +209,17 @@ def run_key(
         The precision the model computes in, such as `float32`.
     answer_version : int
         The engine's, bumped only when answers change.
+    rules : mapping or None
+        How prompts and answers of some models alone are made, such as by a clock in the chat template: what
+        changes their answers and leaves all other runs the keys they have. Without any the key is that of
+        None.
 
     Returns
     -------
     str
         16 hexadecimal digits.
     """
-    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version)
+    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version, rules)
     return digest("run", inputs, shared)[:RUN_KEY_LENGTH]
 
 
@@ -227,6 +232,7 @@ def reuse_key(
     run_seed: int,
     dtype: str,
     answer_version: int = ANSWER_VERSION,
+    rules: Mapping[str, str] | None = None,
 ) -> str:
     """Name the runs among which answers may be reused: everything in `run_key` but the input.
 
@@ -235,7 +241,7 @@ def reuse_key(
     str
         16 hexadecimal digits.
     """
-    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version)
+    shared = _answers(job, run_date, model, defaults, run_seed, dtype, answer_version, rules)
     return digest("reuse", shared)[:RUN_KEY_LENGTH]
 
 
@@ -261,8 +267,10 @@ def _answers(
     run_seed: int,
     dtype: str,
     answer_version: int,
+    rules: Mapping[str, str] | None,
 ) -> list[Any]:
-    return [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]
+    shared = [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]
+    return [*shared, dict(rules)] if rules else shared
 
 
 def file_digest(path: Path) -> str:

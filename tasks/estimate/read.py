@@ -280,9 +280,8 @@ def _texts(texts: pl.DataFrame, model: Model, scratch: Path) -> tuple[pl.DataFra
     if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         path = scratch / "texts.parquet"
         texts.write_parquet(path)
-        done = tokenize_requests(
-            [path], load_tokenizer(str(folder)), context_length=model.context, out=scratch / "tokenized"
-        )
+        tokenizer = load_tokenizer(str(folder), run_date=texts["run_date"][0])
+        done = tokenize_requests([path], tokenizer, context_length=model.context, out=scratch / "tokenized")
         return (
             pl.read_parquet(done.requests_file),
             np.load(done.tokens_file),

@@ -7,24 +7,26 @@ template writes them); a completions prompt is encoded with the special tokens t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tokenizers import decoders
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
 from tasks.base.schema import SCHEMAS, error_row
+from tasks.profile.causes import Cause, Causes
+from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
     from types import TracebackType
 
 BATCH_ROWS: Final = 1024
-_PROBE: Final = "qzjxkvprobe"
-_INT32_MAX: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +39,13 @@ class PromptTokenizer:
         The `transformers` tokenizer.
     vocab_size
         Token ids of a prompt are below this.
-    roles
-        Optional roles (`system`, `developer`) whose text the template shows to the model.
-    template_problem
-        Why chat requests cannot be rendered at all; None if they can.
+    template
+        Renders chats.
     """
 
     tokenizer: Any
     vocab_size: int
-    roles: frozenset[str] = field(default_factory=frozenset)
-    template_problem: str | None = None
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Render a chat into the text the model continues.
-
-        Raises
-        ------
-        RequestError
-            `template_error`, if there is no template or it refuses or drops a message.
-        """
-        if self.template_problem is not None:
-            raise _template_error("messages", self.template_problem)
-        for index, message in enumerate(messages):
-            if message["role"] in {"system", "developer"} - self.roles:
-                where = f"messages[{index}].role"
-                raise _template_error(where, f"the chat template does not show {message['role']} messages")
-        return _render(self.tokenizer, messages)
+    template: ChatTemplate
 
     def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Encode texts in parallel, with the tokenizer's default special tokens if `special`."""
@@ -71,6 +54,29 @@ class PromptTokenizer:
             encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)
             return [list(ids) for ids in encoded["input_ids"]]
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    def rules(self) -> dict[str, str]:
+        """Return what answers depend on beside the model's files, as it enters the keys of a run.
+
+        There is nothing of the kind for most models.
+        """
+        found = {}
+        if self.template.clock is not None:
+            found["template_clock"] = self.template.clock
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
+            # Their answers lost a first space once, and whole characters before a cut one.
+            found["answer_text"] = "after the prompt"
+        return found
+
+    def beyond(self, ids: Sequence[int]) -> int | None:
+        """Return the first token id that the model has no embedding for, None if it has them all.
+
+        A tokenizer may know more tokens than its model, such as some that were added later.
+        """
+        if not ids or (max(ids) < self.vocab_size and min(ids) >= 0):
+            return None
+        return next(token for token in ids if not 0 <= token < self.vocab_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class TokenizeResult:
         `.npy`: int32 [tokens] and int64 [requests + 1].
     requests, errors, tokens
         Counts.
+    causes
+        What the most rows were refused for, most frequent first.
     """
 
     requests_file: Path
@@ -96,9 +104,12 @@ class TokenizeResult:
     requests: int
     errors: int
     tokens: int
+    causes: list[Cause]
 
 
-def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokenizer:
+def load_tokenizer(
+    model: str, *, vocab_size: int | None = None, run_date: date | None = None
+) -> PromptTokenizer:
     """Load the tokenizer of a model.
 
     Parameters
@@ -106,7 +117,9 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
     model : str
         A local folder or a hub id.
     vocab_size : int or None
-        Rows of the model's embedding; None takes the tokenizer's own number of tokens.
+        Rows of the model's embedding; None takes all ids of the tokenizer.
+    run_date : date or None
+        What a clock in the chat template shows, see `ChatTemplate`.
 
     Raises
     ------
@@ -135,11 +148,8 @@ def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PromptTokeni
         # Saved settings would cut or fill prompts without a word.
         backend.no_truncation()
         backend.no_padding()
-    size = len(tokenizer) if vocab_size is None else vocab_size
-    if not getattr(tokenizer, "chat_template", None):
-        return PromptTokenizer(tokenizer, size, template_problem="the tokenizer has no chat template")
-    roles = frozenset(role for role in ("system", "developer") if _shows(tokenizer, role))
-    return PromptTokenizer(tokenizer, size, roles)
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
+    return PromptTokenizer(tokenizer, size, ChatTemplate(tokenizer, run_date))
 
 
 def tokenize_requests(
@@ -174,6 +184,7 @@ def tokenize_requests(
     names = ("requests.parquet", "errors.parquet", "tokens.npy", "offsets.npy")
     requests_file, errors_file, tokens_file, offsets_file = (out / name for name in names)
     rows_out = errors_out = total = 0
+    causes = Causes()
     with (
         pq.ParquetWriter(requests_file, SCHEMAS["requests"], compression="zstd") as requests,
         pq.ParquetWriter(errors_file, SCHEMAS["errors"], compression="zstd") as errors,
@@ -187,6 +198,7 @@ def tokenize_requests(
                     good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length)
                     requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
                     if bad:
+                        causes.add(bad)
                         errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
                     lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
                     for row in ids:
@@ -195,7 +207,16 @@ def tokenize_requests(
                     total += int(lengths.sum())
                     rows_out += len(good)
                     errors_out += len(bad)
-    return TokenizeResult(requests_file, errors_file, tokens_file, offsets_file, rows_out, errors_out, total)
+    return TokenizeResult(
+        requests_file,
+        errors_file,
+        tokens_file,
+        offsets_file,
+        requests=rows_out,
+        errors=errors_out,
+        tokens=total,
+        causes=causes.most(),
+    )
 
 
 def _tokenize_batch(
@@ -206,11 +227,11 @@ def _tokenize_batch(
     for index, row in enumerate(rows):
         try:
             if row["messages_json"] is not None:
-                texts[False][index] = tokenizer.render(json.loads(row["messages_json"]))
+                texts[False][index] = tokenizer.template.render(json.loads(row["messages_json"]))
             elif row["prompt"] is not None:
                 texts[True][index] = row["prompt"]
             else:
-                found[index] = _checked_ids(row["token_ids"], tokenizer.vocab_size)
+                found[index] = _given_ids(row["token_ids"])
         except RequestError as error:
             found[index] = error
     for special, wanted in texts.items():
@@ -220,62 +241,62 @@ def _tokenize_batch(
     good, kept, bad = [], [], []
     for index, row in enumerate(rows):
         ids = found[index]
-        if not isinstance(ids, RequestError):
-            refusal = _refuse_length(row, ids, context_length)
-            if refusal is None:
-                good.append({**row, "input_tokens": len(ids)})
-                kept.append(ids)
-                continue
-            row, ids = {**row, "input_tokens": len(ids)}, refusal  # noqa: PLW2901 - now a refused row
-        bad.append(error_row(row, ids))
+        if isinstance(ids, RequestError):
+            bad.append(error_row(row, ids))
+            continue
+        counted = {**row, "input_tokens": len(ids)}
+        try:
+            _check_prompt(row, ids, tokenizer, context_length)
+        except RequestError as error:
+            bad.append(error_row(counted, error))
+        else:
+            good.append(counted)
+            kept.append(ids)
     return good, kept, bad
 
 
-def _refuse_length(row: Mapping[str, Any], ids: Sequence[int], context_length: int) -> RequestError | None:
+def _check_prompt(
+    row: Mapping[str, Any], ids: Sequence[int], tokenizer: PromptTokenizer, context_length: int
+) -> None:
     name = "messages" if row["messages_json"] is not None else "prompt"
     if not ids:
-        return RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
+        raise RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
+    wrong = tokenizer.beyond(ids)
+    if wrong is not None:
+        message = f"{_source(row, wrong, tokenizer)}; the model has ids from 0 to {tokenizer.vocab_size - 1}"
+        raise RequestError(ErrorCode.INVALID_TOKEN, name, message)
     if len(ids) + 1 > context_length:
         message = f"{len(ids)} prompt tokens + 1 do not fit the context length of {context_length}"
-        return RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
-    return None
+        raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
 
 
-def _checked_ids(ids: list[int] | None, vocab_size: int) -> list[int]:
+def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> str:
+    """Say where a token of a row's prompt comes from."""
+    if row["token_ids"] is not None:
+        return f"it holds the token id {token}"
+    # An added token is a word of the tokenizer's; any other may be a piece of the prompt, which is not told.
+    name = {i: str(added) for added, i in tokenizer.tokenizer.get_added_vocab().items()}.get(token)
+    if name is None:
+        return f"the text has the token id {token}"
+    told = f"{bounded(name, 64)} (token id {token})"
+    texts = [row["prompt"] or ""]
+    if row["messages_json"] is not None:
+        texts = [message["content"] for message in json.loads(row["messages_json"])]
+    if any(name in text for text in texts):
+        return f"the text holds {told}"
+    return f"the chat template or the tokenizer adds {told}"
+
+
+def _given_ids(ids: list[int] | None) -> list[int]:
     if ids is None:
         message = "only hashes of this prompt are known, so it cannot be answered"
         raise RequestError(ErrorCode.NOT_REPLAYABLE, None, message)
-    if any(not 0 <= token < vocab_size for token in ids):
-        message = f"token ids must be from 0 to {vocab_size - 1}"
-        raise RequestError(ErrorCode.INVALID_TOKEN, "prompt", message)
     return ids
 
 
 def _has_tokenizer(folder: Path) -> bool:
     names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.txt", "vocab.json")
     return any((folder / name).is_file() for name in names)
-
-
-def _shows(tokenizer: Any, role: str) -> bool:  # noqa: ANN401 - transformers' own type is not exact
-    # Some templates drop a role they do not know; an instruction must not vanish without a word.
-    messages = [{"role": role, "content": _PROBE}, {"role": "user", "content": "a"}]
-    try:
-        return _PROBE in _render(tokenizer, messages)
-    except RequestError:
-        return False
-
-
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:  # noqa: ANN401 - as above
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # noqa: BLE001 - a template is a program of the model's author
-        reason = bounded(str(error).partition("\n")[0])
-        raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None
-    return text
-
-
-def _template_error(field_name: str, message: str) -> RequestError:
-    return RequestError(ErrorCode.TEMPLATE_ERROR, field_name, message)
 
 
 class _NpyWriter:

@@ -1,4 +1,10 @@
-"""The prompt of an OpenAI body in one normal form, whatever form it was sent in."""
+"""The prompt of an OpenAI body in one normal form, whatever form it was sent in.
+
+A chat may end with a message that the answer is to go on with: `continue_final_message` of the body says so,
+or `prefix` of the message itself. The normal form is the latter: `prefix` is true there, and false where an
+assistant's message is last and a new turn is asked for all the same. Without either nobody knows what is
+meant.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ import orjson
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
+from tasks.requests.sampling import TURN_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +28,8 @@ _INT32_MAX: Final = 2**31 - 1
 
 def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return `{"messages_json": ...}` of a chat body: canonical JSON, each message's content one text.
+
+    The last message has `prefix`, true or false, where the body says whether to go on with it.
 
     Raises
     ------
@@ -35,20 +44,43 @@ def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
     if not messages:
         raise RequestError(ErrorCode.EMPTY_PROMPT, "messages", "the list of messages is empty")
     normal = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    _settle_turn(normal, body)
     try:
-        # Texts only, so these are the bytes of `canonical_json`.
+        # Texts and flags only, so these are the bytes of `canonical_json`.
         return {"messages_json": orjson.dumps(normal, option=orjson.OPT_SORT_KEYS).decode()}
     except TypeError:
         return {"messages_json": canonical_json(normal)}
 
 
-def _message(message: object, where: str) -> dict[str, str]:
+def _settle_turn(normal: list[dict[str, Any]], body: Mapping[str, Any]) -> None:
+    """Leave `prefix` where it is known whether the answer goes on with the last message."""
+    for index, message in enumerate(normal[:-1]):
+        if message.pop("prefix", False):
+            where = f"messages[{index}].prefix"
+            raise RequestError(
+                ErrorCode.INVALID_PARAMETER, where, "only the last message can be gone on with"
+            )
+    begins, goes_on = (body.get(name) for name in TURN_FIELDS)
+    last, new_turn = normal[-1], begins is True or goes_on is False
+    if last.get("prefix") and new_turn:
+        where = f"messages[{len(normal) - 1}].prefix"
+        raise RequestError(ErrorCode.INVALID_PARAMETER, where, "a new turn is asked for as well")
+    if goes_on is True:
+        last["prefix"] = True
+    elif last["role"] != "assistant":
+        if not last.get("prefix"):
+            last.pop("prefix", None)
+    elif new_turn:
+        last["prefix"] = False
+
+
+def _message(message: object, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be an object")
     role, content = message.get("role"), message.get("content")
     if len(message) == 2 and isinstance(content, str) and isinstance(role, str) and role in ROLES:
         return {"role": role, "content": content}
-    for name in sorted(message.keys() - {"role", "content", "name"}):
+    for name in sorted(message.keys() - {"role", "content", "name", "prefix"}):
         # Logged answers come back as history with all their fields, mostly unset.
         if message[name] is not None and message[name] != []:
             _refuse_field(f"{where}.{bounded(name, 64)}")
@@ -56,12 +88,16 @@ def _message(message: object, where: str) -> dict[str, str]:
         _refuse_field(f"{where}.role")
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.role", f"must be one of {sorted(ROLES)}")
-    normal = {"role": role, "content": _text(content, f"{where}.content")}
-    name = message.get("name")
+    normal: dict[str, Any] = {"role": role, "content": _text(content, f"{where}.content")}
+    name, prefix = message.get("name"), message.get("prefix")
     if name is not None:
         if not isinstance(name, str):
             raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.name", "must be a string")
         normal["name"] = name
+    if prefix is not None:
+        if not isinstance(prefix, bool):
+            raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.prefix", "must be true or false")
+        normal["prefix"] = prefix
     return normal
 
 

@@ -65,6 +65,7 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
     "audio": (),
     "best_of": (1,),
+    "continue_final_message": (False,),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
@@ -88,8 +89,12 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Fields that would change the answer, with the values (null aside) at which they do not.
 
-`best_of` is also neutral where it equals `n`: the best n of n are all of them.
+`best_of` is also neutral where it equals `n`: the best n of n are all of them. In chat `TURN_FIELDS` may say
+more.
 """
+
+TURN_FIELDS: Final = ("add_generation_prompt", "continue_final_message")
+"""Whether an answer is a new turn or goes on with the last message; see `tasks.requests.prompts`."""
 
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARACTERS: Final = 1000
@@ -146,13 +151,16 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
     Raises
     ------
     RequestError
-        `unsupported_parameter`, naming the first such field in alphabetical order.
+        `unsupported_parameter`, naming the first such field in alphabetical order; `invalid_parameter`, if
+        the answer is to be a new turn and to go on with the last one.
     """
     known = HONOURED | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
     for name in sorted(body):
         value = body[name]
         neutral = (body.get("n") or 1,) if name == "best_of" else NEUTRAL.get(name, ())
         if value is None or name in known or any(_same(value, off) for off in neutral):
+            continue
+        if endpoint == "chat" and name in TURN_FIELDS and _goes_on(body):
             continue
         if name in NEUTRAL:
             message = "this setting would change the answer and is not supported"
@@ -247,6 +255,16 @@ def shares_answer(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> bo
     A request that samples without a seed was sent twice to get two answers.
     """
     return bool(effective_sampling(explicit, defaults)["temperature"] == 0 or "seed" in explicit)
+
+
+def _goes_on(body: Mapping[str, Any]) -> bool:
+    """Tell whether the answer is to go on with the last message."""
+    begins, goes_on = (body.get(name) for name in TURN_FIELDS)
+    if goes_on is not True or begins not in (None, False, True):
+        return False
+    if begins:
+        raise _invalid("continue_final_message", "excludes add_generation_prompt, which begins a new turn")
+    return True
 
 
 def _invalid(field: str, message: str) -> RequestError:

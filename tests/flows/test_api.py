@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -131,6 +132,21 @@ def test_a_night_that_is_aborted_is_an_exception(tmp_path):
     write_lines(tmp_path / "logs", "day.jsonl", [batch_line("a", "x"), '{"a', '{"b'])
     with pytest.raises(AbortedError, match="2 of 3 lines are no requests"):
         run_night(**asked(tmp_path), quiet=True)
+
+
+def test_a_night_that_one_cause_refuses_ends_before_it_is_planned(tmp_path):
+    lines = [batch_line(f"c{i}", f"Count from {i} to {i + 4}.") for i in range(11)]
+    write_lines(tmp_path / "logs", "day.jsonl", lines)
+    bare = tmp_path / "bare"
+    shutil.copytree(DEMO_MODEL, bare, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    with pytest.raises(AbortedError, match=r"11 of 11 .* no chat template.*chat_template\.jinja") as caught:
+        run_night(**asked(tmp_path, model=bare), quiet=True)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "store").rglob("plan/*"))
+    with pytest.raises(NotPublishedError):
+        results(tmp_path / "store", "triage", DAY)
+    night = run_night(**asked(tmp_path, model=bare, abort_quarantined_fraction=1.0), quiet=True)
+    assert (night.exit_code, night.outputs, night.errors) == (3, 0, 11)
 
 
 def test_a_wrong_date_or_store_of_results_is_named(tmp_path):

@@ -257,6 +257,14 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "recordId": "R5",
             "modelInput": {"messages": [{"role": "user", "content": "x"}], "thinking": {"type": "enabled"}},
         },
+        {
+            "recordId": "R6",
+            "modelInput": {
+                "anthropic_version": "bedrock-2023-05-31",
+                "max_tokens": 64,
+                "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "{"}],
+            },
+        },
     ],
     "otel": [
         {
@@ -486,6 +494,11 @@ EXPECTED: dict[str, list[dict[str, Any] | str]] = {
         {"messages_json": chat(BRIEF, ("user", "One?")), "max_tokens": 5},
         {"prompt": "Twice", "max_tokens": 3},
         "unsupported_parameter",
+        {
+            "custom_id": "R6",
+            "messages_json": '[{"content":"x","role":"user"},'
+            '{"content":"{","prefix":true,"role":"assistant"}]',
+        },
     ],
     "otel": [
         {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from engine.runtime.sample.answer_text import AnswerText
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +17,28 @@ if TYPE_CHECKING:
     from engine.arrays import Int32
     from engine.runtime.sample.settings import Sampling
 
+_LONGEST_CHARACTER = 4
+
+
+class _Strings(NamedTuple):
+    """The stop strings of a request.
+
+    `plain` are looked for in the answer's text, `named` in the text in which the special tokens `shown`,
+    whose names these hold, have their names. One that is new is in the last `window` tokens that have a text.
+    """
+
+    plain: tuple[str, ...]
+    named: tuple[str, ...]
+    shown: frozenset[int]
+    window: int
+
 
 @dataclass
 class StopChecker:
     """Per-request stop tokens and stop strings; only requests that have any are looked at.
 
-    A stop string may span tokens, so the text of the last few tokens is decoded after every token.
+    A stop string may span tokens, so the text of the last few tokens is decoded after every token. Special
+    tokens have no text in an answer; a stop string with the name of one ends it at that token all the same.
     """
 
     settings: Sequence[Sampling]
@@ -31,23 +49,60 @@ class StopChecker:
         self.watched = np.array([bool(s.stop or s.stop_token_ids) for s in self.settings], np.int32)
         if self.tokenizer is None and any(s.stop for s in self.settings):
             raise ValueError("stop: stop strings need a tokenizer; put one into the model folder")
+        self._text = None if self.tokenizer is None else AnswerText(self.tokenizer)
+        self._known: dict[tuple[str, ...], _Strings] = {}
 
     def stopped(self, request: int, output: Int32) -> bool:
         """Return whether the answer so far (int32 [n], n >= 1) has reached one of its stops."""
         settings = self.settings[request]
         if int(output[-1]) in settings.stop_token_ids:
             return True
-        if not settings.stop or self.tokenizer is None:
+        if not settings.stop or self._text is None:
             return False
-        # A token can be a single byte of a character, so the window is counted in bytes plus one character.
-        window = max(len(s.encode()) for s in settings.stop) + 4
-        text = self.tokenizer.decode(output[-window:].tolist(), skip_special_tokens=True)
-        return any(s in text for s in settings.stop)
+        stops, ids = self._strings(settings.stop), output.tolist()
+        if stops.plain:
+            text = self._text(self._text.last(ids, stops.window))
+            if any(s in text for s in stops.plain):
+                return True
+        if not stops.named:
+            return False
+        end = self._text.last(ids, stops.window, stops.shown)
+        text = "".join(piece for piece, _ in self._text.split(end, stops.shown))
+        return any(s in text for s in stops.named)
 
     def text(self, request: int, output: Int32) -> str:
         """Return the answer's text without special tokens, cut before the first stop string."""
-        if self.tokenizer is None:
+        if self._text is None:
             return ""
-        text = str(self.tokenizer.decode(output.tolist(), skip_special_tokens=True))
-        cuts = [i for i in (text.find(s) for s in self.settings[request].stop) if i >= 0]
-        return text[: min(cuts)] if cuts else text
+        ids = output.tolist()
+        text = self._text(ids)
+        if not self.settings[request].stop:
+            return text
+        stops = self._strings(self.settings[request].stop)
+        text = text[: _first(text, stops.plain)]
+        if stops.named:
+            pieces = list(self._text.split(ids, stops.shown))
+            left = _first("".join(piece for piece, _ in pieces), stops.named)
+            if left is not None:
+                kept = []
+                for piece, is_name in pieces:
+                    kept.append("" if is_name else piece[:left])
+                    left = max(left - len(piece), 0)
+                text = min(text, "".join(kept), key=len)
+        return text
+
+    def _strings(self, stop: tuple[str, ...]) -> _Strings:
+        if stop not in self._known:
+            names = {} if self._text is None else self._text.special
+            shown = frozenset(i for i, name in names.items() if name and any(name in s for s in stop))
+            named = tuple(s for s in stop if any(names[i] in s for i in shown))
+            plain = tuple(s for s in stop if s not in named)
+            window = max(len(s.encode()) for s in stop) + _LONGEST_CHARACTER
+            self._known[stop] = _Strings(plain, named, shown, window)
+        return self._known[stop]
+
+
+def _first(text: str, strings: Sequence[str]) -> int | None:
+    """Return where the first of `strings` begins in `text`; None if none is in it."""
+    places = [place for place in (text.find(s) for s in strings) if place >= 0]
+    return min(places) if places else None

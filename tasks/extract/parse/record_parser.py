@@ -20,6 +20,7 @@ from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
 from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine
+from tasks.requests.sampling import TURN_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
-PARSER_VERSION: Final = 3
+PARSER_VERSION: Final = 4
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
@@ -202,6 +203,9 @@ class RecordParser:
             if logged.custom_id != marker or logged.body.get("messages") != messages:
                 return None
             body, endpoint = logged.body, logged.endpoint
+            if any(body.get(name) is not None for name in TURN_FIELDS):
+                # What they mean depends on the messages.
+                return None
             parsed = self._bodies.read(logged.rest, endpoint, marker, body, exact=False)
             if parsed.error is not None or endpoint != "chat":
                 return None

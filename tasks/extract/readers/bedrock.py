@@ -2,7 +2,7 @@
 
 Read are the forms of Anthropic messages, Converse (`inferenceConfig`), Titan (`inputText`) and Llama or
 Mistral (`prompt`). Fields are renamed to those of OpenAI; one without a counterpart keeps its name and is
-refused by it.
+refused by it. A last message of the assistant is the beginning of the answer in all these forms.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def read(record: Mapping[str, Any]) -> Logged:
         body["prompt"] = body.pop("inputText")
     if "messages" in body:
         body["messages"] = _messages(body["messages"], body.pop("system", None))
+        last = body["messages"][-1:] if isinstance(body["messages"], list) else []
+        if last and isinstance(last[0], dict) and last[0].get("role") == "assistant":
+            body["continue_final_message"] = True
     if "modelId" in record:
         body.setdefault("model", record["modelId"])
     return Logged(

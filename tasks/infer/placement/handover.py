@@ -96,7 +96,7 @@ def open_handed(
         )
     store.probe()
     model_dir = find_model(request.model)
-    identity = answers_identity(request, request.run_date, model_digest(model_dir))
+    identity = answers_identity(request, request.run_date, model_digest(model_dir), model_dir)
     _check_answers(state, request.model, identity, attempt.params.get("reuse_key"))
     with run_log.hold_for(handover.epoch, params):
         yield Night(

@@ -117,12 +117,19 @@ RUN = {
         ("run_seed", 1),
         ("dtype", "bfloat16"),
         ("answer_version", 2),
+        ("rules", {"template_clock": "2026-03-01T00:00:00"}),
     ],
 )
 def test_run_and_reuse_keys_know_each_part(name: str, value: object) -> None:
     changed = RUN | {name: value}
     assert run_key(inputs="i", **RUN) != run_key(inputs="i", **changed)
     assert reuse_key(**RUN) != reuse_key(**changed)
+
+
+def test_runs_without_rules_of_their_own_have_the_keys_of_before_there_were_any() -> None:
+    for rules in (None, {}):
+        assert run_key(inputs="i", **RUN, rules=rules) == "163770e1e1ecc12a"
+        assert reuse_key(**RUN, rules=rules) == "38b7054cf94cf1de"
 
 
 def test_only_the_run_key_knows_the_input() -> None:

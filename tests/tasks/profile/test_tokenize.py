@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tasks.base.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError, RequestError
 from tasks.base.schema import SCHEMAS
 from tasks.profile.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
 
@@ -152,7 +153,12 @@ def test_what_cannot_be_run_gets_an_error_row(tokenizer: PromptTokenizer, tmp_pa
 
 
 def test_roles_the_template_shows(tokenizer: PromptTokenizer) -> None:
-    assert tokenizer.roles == {"system"}
+    shown = set()
+    for role in ("system", "developer"):
+        with suppress(RequestError):
+            tokenizer.template.render([{"role": role, "content": "x"}, {"role": "user", "content": "a"}])
+            shown.add(role)
+    assert shown == {"system"}
 
 
 def test_no_chat_template_refuses_chat_only(model_dir: Path, tmp_path: Path) -> None:
@@ -163,6 +169,67 @@ def test_no_chat_template_refuses_chat_only(model_dir: Path, tmp_path: Path) -> 
     result, ids = tokenize(contents, load_tokenizer(str(tmp_path / "bare")), tmp_path / "a")
     assert len(ids) == 1
     assert errors(result) == [(0, "template_error", "messages")]
+
+
+def messages_of(result: TokenizeResult) -> list[str]:
+    return [row["message"] for row in pq.read_table(result.errors_file).to_pylist()]
+
+
+def test_tokens_beyond_the_embedding_are_refused_whoever_wrote_them(model_dir: Path, tmp_path: Path) -> None:
+    more = AutoTokenizer.from_pretrained(model_dir)
+    size = len(more)
+    more.add_tokens(["[EXTRA]"], special_tokens=True)
+    more.add_tokens(["[OTHER]"])
+    more.chat_template = TEMPLATE.replace("<|assistant|>", "{{ '[OTHER]' if messages|length > 2 }}")
+    more.save_pretrained(tmp_path / "more")
+    loaded = load_tokenizer(str(tmp_path / "more"), vocab_size=size)
+    contents = [
+        {"messages_json": json.dumps([{"role": "user", "content": "one two"}])},
+        {"messages_json": json.dumps([{"role": "user", "content": "one [EXTRA] two"}])},
+        {"prompt": "one two [OTHER]"},
+        {"prompt": "one two"},
+        {"messages_json": json.dumps(CHATS[2])},
+        {"token_ids": [1, size + 1, size]},
+    ]
+    result, ids = tokenize(contents, loaded, tmp_path / "a")
+    assert len(ids) == 2
+    assert max(max(row) for row in ids) < size
+    assert errors(result) == [
+        (1, "invalid_token", "messages"),
+        (2, "invalid_token", "prompt"),
+        (4, "invalid_token", "messages"),
+        (5, "invalid_token", "prompt"),
+    ]
+    said = [
+        f"the text holds [EXTRA] (token id {size})",
+        f"the text holds [OTHER] (token id {size + 1})",
+        f"the chat template or the tokenizer adds [OTHER] (token id {size + 1})",
+        f"it holds the token id {size + 1}",
+    ]
+    assert messages_of(result) == [f"{text}; the model has ids from 0 to {size - 1}" for text in said]
+    assert load_tokenizer(str(tmp_path / "more")).vocab_size == size + 2, "without a model all are its own"
+
+
+def test_a_token_that_the_tokenizer_puts_first_and_a_piece_of_text_are_checked_too(
+    model_dir: Path, tokenizer: PromptTokenizer, tmp_path: Path
+) -> None:
+    word = tokenizer.encode(["hello quick"], special=False)[0]
+    small = load_tokenizer(str(model_dir), vocab_size=max(word))
+    result, _ = tokenize([{"prompt": "hello quick"}], small, tmp_path / "a")
+    assert messages_of(result) == [
+        f"the text has the token id {max(word)}; the model has ids from 0 to {max(word) - 1}"
+    ], "a piece of a prompt is not written into a message"
+    inner = AutoTokenizer.from_pretrained(model_dir)
+    inner.add_tokens(["[BOS]"], special_tokens=True)
+    beyond = len(inner) - 1
+    inner.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A", special_tokens=[("[BOS]", beyond)]
+    )
+    inner.save_pretrained(tmp_path / "bos")
+    result, _ = tokenize(
+        [{"prompt": "hello"}], load_tokenizer(str(tmp_path / "bos"), vocab_size=beyond), tmp_path / "b"
+    )
+    assert messages_of(result)[0].startswith("the chat template or the tokenizer adds [BOS]")
 
 
 def test_no_rows(tokenizer: PromptTokenizer, tmp_path: Path) -> None:

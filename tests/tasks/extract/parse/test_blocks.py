@@ -121,6 +121,8 @@ QUICK_FRAME = st.sampled_from(
         ({"method": "POST", "url": "/v1/chat/completions", "extra": [{"custom_id": "y"}]}, {"top_p": 0.5}),
         ({"url": "/v1/chat/completions"}, {"metadata": {"workload": "w", "messages": "no"}, "stop": ["b"]}),
         ({"method": "POST", "url": "/v1/chat/completions"}, {"tools": [1]}),
+        ({"method": "POST", "url": "/v1/chat/completions"}, {"continue_final_message": True}),
+        ({"method": "POST", "url": "/v1/chat/completions"}, {"add_generation_prompt": True}),
         ({"method": "GET", "url": "/v1/chat/completions"}, {}),
         ({"method": "POST", "url": "/v1/completions"}, {"prompt": "x"}),
     ]

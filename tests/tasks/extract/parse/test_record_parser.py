@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -157,6 +158,78 @@ def test_text_parts_are_joined_and_unset_fields_of_history_pass() -> None:
     left, right = request(chat("a", messages=plain)), request(chat("a", messages=parts))
     assert left["messages_json"] == right["messages_json"]
     assert left["answer_key"] == right["answer_key"]
+
+
+QUESTION = {"role": "user", "content": "a"}
+BEGUN = {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("body", "last", "prefix"),
+    [
+        ({}, BEGUN, None),
+        ({"add_generation_prompt": False, "continue_final_message": True}, BEGUN, True),
+        ({"continue_final_message": True}, BEGUN, True),
+        ({"continue_final_message": True}, BEGUN | {"prefix": False}, True),
+        ({"continue_final_message": True}, QUESTION, True),
+        ({"add_generation_prompt": True}, BEGUN, False),
+        ({"continue_final_message": False}, BEGUN, False),
+        ({"add_generation_prompt": True, "continue_final_message": False}, QUESTION, None),
+        ({}, BEGUN | {"prefix": True}, True),
+        ({}, BEGUN | {"prefix": False}, False),
+        ({}, QUESTION | {"prefix": False}, None),
+        ({}, QUESTION | {"prefix": True}, True),
+    ],
+)
+def test_whether_the_answer_goes_on_with_the_last_message(
+    body: dict[str, Any], last: dict[str, Any], prefix: bool | None
+) -> None:
+    found = request(chat("a", messages=[QUESTION, {**BEGUN, "prefix": False}, last], **body))
+    turns = json.loads(found["messages_json"])
+    assert turns[1] == BEGUN, "an earlier turn is over in any case"
+    assert turns[2].pop("prefix", None) is prefix
+    assert turns[2] == {name: last[name] for name in ("role", "content")}
+    keep = request(chat("a", messages=json.loads(found["messages_json"])))
+    assert keep["messages_json"] == found["messages_json"], "the normal form is read as what it is"
+    assert keep["answer_key"] == found["answer_key"]
+    other = request(
+        chat("a", messages=[QUESTION, BEGUN, {name: last[name] for name in last if name != "prefix"}])
+    )
+    assert (other["answer_key"] == found["answer_key"]) == (prefix is None)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({"add_generation_prompt": False}, "unsupported_parameter", "add_generation_prompt"),
+        ({"continue_final_message": 1}, "unsupported_parameter", "continue_final_message"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "invalid_parameter",
+            "continue_final_message",
+        ),
+        (
+            {"messages": [QUESTION, BEGUN | {"prefix": True}, QUESTION]},
+            "invalid_parameter",
+            "messages[1].prefix",
+        ),
+        (
+            {"messages": [BEGUN | {"prefix": True}], "add_generation_prompt": True},
+            "invalid_parameter",
+            "messages[0].prefix",
+        ),
+        ({"messages": [BEGUN | {"prefix": "yes"}]}, "invalid_parameter", "messages[0].prefix"),
+    ],
+)
+def test_turns_that_nobody_can_answer(body: dict[str, Any], code: str, field: str) -> None:
+    assert refusal(chat("a", **body)) == (code, field)
+
+
+def test_a_completion_has_no_last_message_to_go_on_with() -> None:
+    assert refusal(completion("x", continue_final_message=True)) == (
+        "unsupported_parameter",
+        "continue_final_message",
+    )
 
 
 def test_unsupported_and_invalid_fields_make_error_rows() -> None:

@@ -1,0 +1,113 @@
+"""The text that the tokens of an answer add to the text before them."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+from tokenizers import decoders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_WORDS = ("a", "e", "i", "o", "A", "E", "1", "2", "the")
+_SCANNED = 5000
+
+
+class AnswerText:
+    """Decodes tokens as what follows a text, so that prompt and answer read on.
+
+    Decoders in the manner of SentencePiece are made for whole texts: they take away a first space, and make
+    every byte of a run of byte tokens a replacement character if one character of it is cut. So tokens are
+    decoded after a word, whose text is taken away again, and bytes by themselves: whole characters stay.
+
+    Attributes
+    ----------
+    special
+        Names of the special tokens, by id. They have no text in an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self.special: dict[int, str] = {token_id: str(token) for token_id, token in added if token.special}
+        self.special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._byte_of: dict[int, int] = {}
+        self._before: tuple[list[int], str] = [], ""
+        if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
+            self._byte_of = self._byte_tokens()
+            self._before = self._word()
+        self._without_text: dict[int, bool] = {}
+
+    def __call__(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones; a cut character is U+FFFD."""
+        ids = [token for token in token_ids if token not in self.special]
+        if not self._byte_of:
+            return self._decode(ids)
+        parts = []
+        for are_bytes, run in groupby(ids, key=self._byte_of.__contains__):
+            if are_bytes:
+                parts.append(bytes(self._byte_of[token] for token in run).decode(errors="replace"))
+            else:
+                parts.append(self._decode(list(run)))
+        return "".join(parts)
+
+    def split(self, token_ids: Sequence[int], shown: frozenset[int]) -> Iterator[tuple[str, bool]]:
+        """Yield pieces of text in order, and whether each is a name of special tokens, those in `shown`."""
+        for is_shown, run in groupby(token_ids, key=shown.__contains__):
+            if is_shown:
+                yield "".join(self.special[token] for token in run), True
+            else:
+                yield self(list(run)), False
+
+    def last(self, token_ids: Sequence[int], count: int, shown: frozenset[int] = frozenset()) -> list[int]:
+        """Return the last `count` tokens that have a text of their own, or a name that is `shown`."""
+        found = (token for token in reversed(token_ids) if token in shown or not self._is_silent(token))
+        return list(islice(found, count))[::-1]
+
+    def _is_silent(self, token: int) -> bool:
+        """Tell whether a token has no text: a special one, or an id that the vocabulary does not have."""
+        if token not in self._without_text:
+            known = token in self.special or not self._tokenizer.convert_ids_to_tokens(token)
+            self._without_text[token] = known
+        return self._without_text[token]
+
+    def _decode(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
+        before, word = self._before
+        text = str(self._tokenizer.decode(before + ids, skip_special_tokens=True))
+        return text[len(word) :]
+
+    def _byte_tokens(self) -> dict[int, int]:
+        """Return the byte of each token that stands for one."""
+        vocabulary = self._tokenizer.get_vocab().items()
+        found = ((token_id, _BYTE_TOKEN.fullmatch(piece)) for piece, token_id in vocabulary)
+        return {token_id: int(byte[1], 16) for token_id, byte in found if byte}
+
+    def _word(self) -> tuple[list[int], str]:
+        """Return a token that is a plain word, with its text; none if there is no such token."""
+        for token_id in self._candidates():
+            if token_id in self.special or token_id in self._byte_of:
+                continue
+            word = str(self._tokenizer.decode([token_id]))
+            twice = str(self._tokenizer.decode([token_id, token_id]))
+            if (
+                word.isascii()
+                and word.strip().isalnum()
+                and twice.startswith(word)
+                and len(twice) > len(word)
+            ):
+                return [token_id], word
+        return [], ""
+
+    def _candidates(self) -> Iterator[int]:
+        vocabulary = self._tokenizer.get_vocab()
+        for word in _WORDS:
+            yield from (vocabulary[piece] for piece in (word, "\u2581" + word) if piece in vocabulary)
+        yield from islice(vocabulary.values(), _SCANNED)

@@ -1,0 +1,169 @@
+"""A model's chat template: from messages to the text that the model continues, with nothing left out.
+
+`transformers` renders it. What is added here: a clock in a template shows the run's date, and a template that
+would leave out a message is found out before anything is answered without it. A last message of the assistant
+is gone on with or followed by a new turn as the request says (`prefix`, see `tasks.requests.prompts`); if it
+does not say, it is refused, since either can be meant and the answers differ.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.base.errors import ErrorCode, RequestError, bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CLOCK: Final = "strftime_now"
+"""The one clock that `transformers` gives a chat template."""
+_REMEMBERED: Final = 4096
+_NOW: ContextVar[datetime] = ContextVar("now of a chat template")
+
+Pattern = tuple[bool, tuple[tuple[str, bool], ...]]
+"""Whether the last message is gone on with; of each message its role, and whether it has a name."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer
+        A `transformers` tokenizer.
+    run_date : date or None
+        The date whose beginning (00:00) a clock in the template shows; None is today's, for looks at prompts
+        that belong to no date.
+
+    Attributes
+    ----------
+    problem : str or None
+        Why no chat can be rendered at all; None if chats can.
+    """
+
+    def __init__(self, tokenizer: Any, run_date: date | None = None) -> None:  # noqa: ANN401 - no exact type
+        self._tokenizer = tokenizer
+        self._now = datetime.combine(run_date or date.today(), time())  # noqa: DTZ011 - as transformers has it
+        self._left_out: dict[Pattern, tuple[int, ...]] = {}
+        self.problem: str | None = None
+        self._source = ""
+        if not getattr(tokenizer, "chat_template", None):
+            self.problem = "the tokenizer has no chat template"
+            return
+        try:
+            self._source = tokenizer.get_chat_template()
+        except ValueError as error:
+            self.problem = f"the tokenizer has no chat template to take: {_first_line(error)}"
+
+    @property
+    def clock(self) -> str | None:
+        """The time that the template's clock shows, in ISO form; None if the template has no clock."""
+        if self.problem is not None or CLOCK not in self._source:
+            return None
+        return self._now.isoformat()
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Render a chat, as `tasks.requests.prompts` has it, into the text the model continues.
+
+        Raises
+        ------
+        RequestError
+            `template_error`, if there is no template, or it refuses the messages or leaves one out;
+            `missing_parameter`, if the last message is the assistant's and has no `prefix`.
+        """
+        if self.problem is not None:
+            raise _template_error("messages", self.problem)
+        *before, last = messages
+        goes_on = last.get("prefix")
+        if goes_on is None and last["role"] == "assistant":
+            raise RequestError(
+                ErrorCode.MISSING_PARAMETER,
+                "continue_final_message",
+                "the last message is the assistant's; say true to go on with it, false to begin a new turn",
+            )
+        messages = [*before, {name: value for name, value in last.items() if name != "prefix"}]
+        for index in self._left_out_of(messages, goes_on=bool(goes_on)):
+            message = messages[index]
+            if message["content"].strip():
+                place = f"message {index + 1} of {len(messages)}, of role {message['role']}"
+                raise _template_error(f"messages[{index}].role", f"the chat template leaves out {place}")
+        return self._render(messages, goes_on=bool(goes_on))
+
+    def _left_out_of(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> tuple[int, ...]:
+        """Return which messages the template would leave out without a word.
+
+        Which ones it shows depends on the roles, their order and their number. So it is tried once for each
+        such pattern, with texts that occur nowhere else. The real texts would not do: a template may change
+        them for a reason (it trims them, takes reasoning out of earlier answers), and a short one is found
+        anywhere.
+        """
+        pattern = goes_on, tuple((message["role"], "name" in message) for message in messages)
+        known = self._left_out.get(pattern)
+        if known is None:
+            known = self._try(pattern)
+            if len(self._left_out) >= _REMEMBERED:
+                self._left_out.clear()
+            self._left_out[pattern] = known
+        return known
+
+    def _try(self, pattern: Pattern) -> tuple[int, ...]:
+        goes_on, turns = pattern
+        texts = [f"qzjx{index}kv" for index in range(len(turns))]
+        messages = [
+            {"role": role, "content": text} | ({"name": "n"} if named else {})
+            for (role, named), text in zip(turns, texts, strict=True)
+        ]
+        try:
+            shown = self._render(messages, goes_on=goes_on).casefold()
+        except RequestError:
+            # It refuses such messages with a word, which the real ones then get.
+            return ()
+        return tuple(index for index, text in enumerate(texts) if text not in shown)
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> str:
+        try:
+            if self.clock is not None:
+                _set_clock(self._source)
+            shown = _NOW.set(self._now)
+            try:
+                text: str = self._tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=not goes_on,
+                    continue_final_message=goes_on,
+                )
+            finally:
+                _NOW.reset(shown)
+        except Exception as error:  # noqa: BLE001 - a template is a program of the model's author
+            reason = _first_line(error)
+            if goes_on and isinstance(error, ValueError):
+                # `transformers` puts the text itself into this error.
+                reason = "it does not show the last message as it is, so no answer can go on with it"
+            raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None
+        return text
+
+
+def _set_clock(source: str) -> None:
+    """Give a template, as `transformers` has compiled and keeps it, a clock that shows `_NOW`.
+
+    There is no parameter for it: functions among the variables of a template are not passed on.
+    """
+    from transformers.utils import chat_template_utils
+
+    compiled = chat_template_utils._compile_jinja_template(source)  # noqa: SLF001 - see above
+    compiled.globals[CLOCK] = _strftime_now
+
+
+def _strftime_now(form: str) -> str:
+    # Outside of `ChatTemplate` the same compiled template shows the time it is, as ever.
+    return _NOW.get(datetime.now()).strftime(form)  # noqa: DTZ005 - local, as transformers has it
+
+
+def _first_line(error: Exception) -> str:
+    return bounded(str(error).partition("\n")[0])
+
+
+def _template_error(field_name: str, message: str) -> RequestError:
+    return RequestError(ErrorCode.TEMPLATE_ERROR, field_name, message)
