@@ -8,6 +8,7 @@ went* (tokens of the logged answer, its latency) is left out where it cannot be 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -16,14 +17,18 @@ import orjson
 
 from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.base.times import EPOCH, parse_time
+from tasks.requests.formats import AUTO, FORMATS, GENERIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
+    from tasks.base.errors import RequestError
     from tasks.requests.sampling import Endpoint
 
 INT32_MAX: Final = 2**31 - 1
+_FIELD: Final = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
+_SHOWN_FIELDS: Final = 12
 
 
 @dataclass(slots=True)
@@ -38,11 +43,14 @@ class Shape:
         Names of the prompt's leading blocks: equal leading hashes are a shared prefix. Empty if not known.
     block_size
         Tokens of a hashed block.
+    choices
+        How many answers were asked for (`n`).
     """
 
     input_tokens: int
     block_hashes: list[int] = field(default_factory=list)
     block_size: int = 1
+    choices: int = 1
 
 
 @dataclass(slots=True)
@@ -52,13 +60,18 @@ class Logged:
     Attributes
     ----------
     body
-        The request as the body of an OpenAI call to `endpoint`; None if only its `shape` is known.
+        The request as the body of an OpenAI call to `endpoint`; None if only its `shape` or its `error` is
+        known.
+    error
+        Why it cannot be answered, where the log says so.
     custom_id
         The log's own name of the request, unique in its object; None if it has none.
     rest
         Fields of the record that pass through to the results.
     requested_model
         Of a request without a body.
+    output_tokens
+        Of its logged answer; of one of its choices, if there are several.
     """
 
     body: Mapping[str, Any] | None = None
@@ -74,6 +87,7 @@ class Logged:
     latency_s: float | None = None
     priority: int | None = None
     deadline: datetime | None = None
+    error: RequestError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,29 @@ class Reader:
 def invalid(name: str, message: str) -> QuarantineError:
     """Return the error for a field of a record that cannot be used."""
     return QuarantineError(QuarantineCode.INVALID_FIELD, name, message)
+
+
+def is_name(value: object) -> bool:
+    """Tell whether a text may be shown as the name of a field: others could be a piece of a prompt."""
+    return isinstance(value, str) and _FIELD.fullmatch(value) is not None
+
+
+def fields_told(names: Iterable[object]) -> str:
+    """Return the names of a record's fields for a message: never a value, and no name that may be a text."""
+    given = list(names)
+    shown = [str(name) for name in given if is_name(name)][:_SHOWN_FIELDS]
+    left = len(given) - len(shown)
+    if left:
+        shown.append(f"{left} more")
+    return ", ".join(shown) or "(none)"
+
+
+def unrecognised(names: Iterable[object]) -> str:
+    """Return the message for a record of no known format."""
+    known = ", ".join(name for name in FORMATS if name not in (AUTO, GENERIC))
+    return (
+        f"no known format has the fields {fields_told(names)}; known are {known}; --columns reads any other"
+    )
 
 
 def missing(name: str) -> QuarantineError:

@@ -408,3 +408,22 @@ def test_a_damaged_parquet_file_is_an_object_error(tmp_path: Path) -> None:
 
 def test_utc_is_what_a_naive_time_means() -> None:
     assert event_time({"at": datetime(2026, 3, 1, 8, 30)}, "at") == datetime(2026, 3, 1, 8, 30, tzinfo=UTC)  # noqa: DTZ001
+
+
+def test_requests_without_line_ends(tmp_path: Path) -> None:
+    text = b"".join(json.dumps(record).encode() for record in SAMPLES["openai-batch"])
+    check(run(tmp_path, text, "firehose.json"), "openai-batch")
+    check(run(tmp_path, gzip.compress(text), "firehose.json.gz"), "openai-batch")
+
+
+def test_an_otlp_document_over_several_lines(tmp_path: Path) -> None:
+    batch = {"resourceSpans": [{"scopeSpans": [{"spans": SAMPLES["otel"]}]}]}
+    check(run(tmp_path, json.dumps(batch, indent=2).encode(), "pretty.json"), "otel")
+    # A batch may be far longer than a line, as long as its spans are not.
+    batch["resourceSpans"] *= 20
+    longest = max(len(json.dumps(span, indent=4)) for span in SAMPLES["otel"])
+    text = json.dumps(batch, indent=4).encode()
+    result = run(tmp_path, text, "pretty.json", max_line_bytes=2 * longest)
+    assert len(text) > 20 * longest
+    assert (result.account.lines, result.account.object_errors) == (20 * len(SAMPLES["otel"]), 0)
+    assert result.account.quarantined == 0
