@@ -7,7 +7,6 @@ from typing import Any
 
 from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
-from tasks.requests.formats import AUTO, FORMATS
 
 
 def make_parser() -> CommandParser:
@@ -26,7 +25,7 @@ def make_parser() -> CommandParser:
         help="what to look at: a file, a folder, an s3:// prefix, a table or a query, as --source of a run",
     )
     parser.add_argument(
-        "--format", default=AUTO, metavar="NAME", help=f"as for `run`: {', '.join(FORMATS)}. Default: {AUTO}."
+        "--format", default="auto", metavar="NAME", help="as for `run`: by which format. Default: auto."
     )
     parser.add_argument(
         "--columns",
@@ -42,8 +41,7 @@ def make_parser() -> CommandParser:
 def execute(options: dict[str, Any]) -> int:
     """Look, and print it."""
     from flows.views.formats import print_examination, print_formats
-    from tasks.extract.readers.generic import parse_columns
-    from tasks.operations.formats import examine, known_formats
+    from tasks.extract.examine import examine, known_formats
 
     if options["file"] is None:
         known = known_formats()
@@ -52,10 +50,12 @@ def execute(options: dict[str, Any]) -> int:
         else:
             print_formats(known)
         return int(ExitCode.OK)
-    columns = parse_columns(options["columns"])
-    found = examine(options["file"], name=options["format"], columns=columns, catalog=options["catalog"])
+    made = examine(
+        options["file"], name=options["format"], columns=options["columns"], catalog=options["catalog"]
+    )
+    found = made.as_dict()
     if options["json"]:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        print(json.dumps(found, ensure_ascii=False))
     else:
         print_examination(found)
-    return int(ExitCode.OK if found.answerable else ExitCode.USAGE)
+    return int(ExitCode.OK if made.answerable else ExitCode.USAGE)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tasks.extract.extract import MAX_LINE_BYTES, ExtractSettings, extract
 from tasks.extract.parse.sniff import looks_like, parquet_look, sniff
 from tasks.extract.readers.contract import is_name, unrecognised
+from tasks.extract.readers.generic import parse_columns
 from tasks.extract.readers.registry import READERS
 from tasks.extract.sources import open_source
 from tasks.extract.table_source import is_table
@@ -22,7 +23,7 @@ from tasks.extract.text.parquet_rows import UNREADABLE
 from tasks.requests.formats import AUTO, GENERIC
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from datetime import date
 
     from tasks.extract.result import ExtractedObject, ExtractResult
@@ -142,7 +143,7 @@ def known_formats() -> list[dict[str, str]]:
 
 
 def examine(
-    source: str, *, name: str = AUTO, columns: Mapping[str, str] | None = None, catalog: str | None = None
+    source: str, *, name: str = AUTO, columns: Sequence[str] = (), catalog: str | None = None
 ) -> Examination:
     """Read logs as a night would, and tell what they are taken for. Nothing of a prompt is in it.
 
@@ -151,7 +152,7 @@ def examine(
     source
         A file, a folder, an `s3://` prefix, a table or a query, without a date in it.
     name, columns
-        As `--format` and `--columns` of a run.
+        As `--format` and `--columns` of a run, the latter as they were typed.
     catalog
         Of an Iceberg table whose URI names none.
 
@@ -161,7 +162,7 @@ def examine(
         If there is nothing, or it cannot be read, or format or columns are of no use.
     """
     today = datetime.now(UTC).date()
-    settings = ExtractSettings(format=name, columns=dict(columns or {}), catalog=catalog)
+    settings = ExtractSettings(format=name, columns=parse_columns(columns), catalog=catalog)
     with TemporaryDirectory(prefix="nightblend-formats-") as folder:
         scratch = Path(folder)
         made = extract(source, job="formats", run_date=today, scratch=scratch / "rows", settings=settings)

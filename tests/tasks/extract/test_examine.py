@@ -12,8 +12,8 @@ import pytest
 
 from flows.cli import main
 from tasks.base.errors import ConfigurationError
+from tasks.extract.examine import LOOKED_AT, NO_CALL, Examination, examine
 from tasks.extract.readers.registry import READERS
-from tasks.operations.formats import LOOKED_AT, NO_CALL, Examination, examine
 from tests.support.log_samples import EXPECTED, SAMPLES, TABLES_OF_TEXT
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_a_record_of_no_format_is_quarantined_with_the_known_ones(tmp_path: Path
 
 
 def test_columns_tables_and_folders(tmp_path: Path) -> None:
-    found = look(tmp_path, b"question,lang\nx,en\n,de\n", "a.csv", columns={"prompt": "question"})
+    found = look(tmp_path, b"question,lang\nx,en\n,de\n", "a.csv", columns=["prompt=question"])
     assert (found.objects[0].format, found.objects[0].how_sure, found.answerable) == ("generic", "given", 1)
     with duckdb.connect(str(tmp_path / "t.db")) as connection:
         connection.execute("create table t as select 'one' as prompt, 1 as n")
