@@ -7,7 +7,8 @@ may notice:
   asked is everything before it. A body that asks to go on with that message (`continue_final_message`) keeps
   it.
 - `weight` of a message and `completion` of an example say how a model is trained, and change no answer.
-- `custom_id`, `request_id` or `id` is the request's name.
+- `custom_id`, `request_id` or `id` is the request's name; `event_time`, or `created` or `created_at` of a body,
+  is when it was made.
 - A record that names a model or a setting is a body: its other fields count as those of the body, and what is
   not supported is refused by name. Else it is a row of a data set: fields that no server knows come back with
   the answer.
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _NAMES: Final = ("custom_id", "request_id", "id")
 _GOES_ON: Final = ("continue_final_message", "add_generation_prompt")
-_TIMES: Final = ("created", "created_at")
+_TIMES: Final = ("event_time", "created", "created_at")
+"""Of a row of a data set the first alone counts: it was created on another day than it is asked."""
 _OF_LOGS: Final = frozenset({"call_type", "response", "choices", "usage"})
 """Fields of logs of calls, which other readers know."""
 _SETTINGS: Final = HONOURED | {"model"}
@@ -64,7 +66,9 @@ def read(record: Mapping[str, Any]) -> Logged:
     endpoint: Endpoint = "chat" if "messages" in record else "completions"
     body = {key: value for key, value in record.items() if key != "completion"}
     name = next((name for name in _NAMES if body.get(name) not in (None, "")), None)
-    at = next((name for name in _TIMES if body.get(name) is not None), None)
+    of_body = not record.keys().isdisjoint(_SETTINGS)
+    times = _TIMES if of_body else _TIMES[:1]
+    at = next((name for name in times if body.get(name) is not None), None)
     logged = Logged(
         body=body,
         endpoint=endpoint,
@@ -73,7 +77,7 @@ def read(record: Mapping[str, Any]) -> Logged:
     )
     for known in (name, at):
         body.pop(known or "", None)
-    if record.keys().isdisjoint(_SETTINGS):
+    if not of_body:
         own = _OF_BODIES | {CONTENT_FIELD[endpoint]}
         logged.rest = {key: body.pop(key) for key in record if key in body and key not in own}
     messages = body.get("messages")

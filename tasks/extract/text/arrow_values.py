@@ -5,8 +5,7 @@
 | null, boolean, text, whole number | itself; a whole number beyond 64 bits its text |
 | floating point | itself; NaN is null, infinities are the texts `Infinity` and `-Infinity` |
 | decimal | a number where a double has the same digits, else its text |
-| date, time of day | ISO 8601 |
-| timestamp | a datetime at the top, which readers know, ISO 8601 inside; cut to microseconds |
+| date, time of day, timestamp | ISO 8601, cut to microseconds |
 | duration, interval | an ISO 8601 duration: `P2D`, `PT1.5S` |
 | binary | its text if it is UTF-8, else base64; a UUID its text |
 | list, struct | list, object |
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 import base64
 import math
-from datetime import date, datetime, time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -64,7 +63,7 @@ def json_values(name: str, array: pa.Array | pa.ChunkedArray) -> Values:
         found = [_scalar(name, item) for item in plain]
     if _is_json(plain.type):
         return found
-    return [item if isinstance(item, datetime | QuarantineError) else json_value(item) for item in found]
+    return [item if isinstance(item, QuarantineError) else json_value(item) for item in found]
 
 
 def json_value(value: Any) -> Any:  # noqa: ANN401 - any value, a case for each type
@@ -84,7 +83,7 @@ def json_value(value: Any) -> Any:  # noqa: ANN401 - any value, a case for each 
             return value.decode()
         except UnicodeDecodeError:
             return base64.b64encode(value).decode()
-    if isinstance(value, datetime | date | time):
+    if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
         return _decimal(value)

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file as records: what JSON has, times at the top apart (`arrow_values`)."""
+"""Rows of a Parquet file as records of what JSON has (`arrow_values`)."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -121,6 +122,12 @@ def test_rows_of_a_data_set_keep_their_other_fields() -> None:
     # A body has no other fields.
     body = {**CHAT, "temperature": 0, "no_such_field": 1}
     assert (openai_body.read(body).body, openai_body.read(body).rest) == (body, {})
+    # Only a body was made when it says that it was created.
+    day = "2026-03-01"
+    logged = openai_body.read({**CHAT, "created_at": day, "event_time": "2026-03-02"})
+    assert (logged.rest, logged.event_time) == ({"created_at": day}, datetime(2026, 3, 2, tzinfo=UTC))
+    logged = openai_body.read({**CHAT, "model": "m", "created_at": day})
+    assert (logged.rest, logged.event_time) == ({}, datetime(2026, 3, 1, tzinfo=UTC))
     logged = openai_body.read({"prompt": "Once", "completion": " upon", "lang": "en"})
     assert (logged.body, logged.rest, logged.endpoint) == (TEXT, {"lang": "en"}, "completions")
 
@@ -216,3 +223,15 @@ def test_lengths_of_several_choices_are_those_of_one(tmp_path: Path) -> None:
     account = result.account
     assert (account.lines, account.requests, account.errors, account.filtered) == (4, 3, 1, 1)
     assert result.shapes == 2
+
+
+def test_a_data_set_in_parquet_with_a_column_of_times(tmp_path: Path) -> None:
+    at = datetime(2026, 3, 1, 8, 30, tzinfo=UTC)
+    table = pa.table({"messages": [CHAT["messages"]] * 2, "at": [at, None], "score": [float("nan"), 0.5]})
+    pq.write_table(table, tmp_path / "set.parquet")
+    result = extract(
+        str(tmp_path / "set.parquet"), job="j", run_date=date(2026, 3, 1), scratch=tmp_path / "out"
+    )
+    assert result.objects[0].format == "openai-body"
+    kept = [json.loads(row["passthrough_json"])["envelope"] for row in rows(result, "requests")]
+    assert kept == [{"at": at.isoformat(), "score": None}, {"at": None, "score": 0.5}]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NS = 1_796_000_400_123_456_789
 AT = datetime(2026, 11, 30, 1, 0, 0, 123456, tzinfo=UTC)
-NAIVE = AT.replace(tzinfo=None)
+NAIVE = AT.replace(tzinfo=None).isoformat()
 BAD_TEXT = pa.StringArray.from_buffers(
     2, pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"ok\xff\xfe")
 )
@@ -50,23 +50,23 @@ CASES: list[tuple[pa.Array, list[Any]]] = [
     (pa.array([time(10, 11, 12, 5)]), ["10:11:12.000005"]),
     (pa.array([36_672_123_456_789], pa.time64("ns")), ["10:11:12.123456"]),
     (pa.array([NS], pa.timestamp("ns")), [NAIVE]),
-    (pa.array([NS], pa.timestamp("ns", "UTC")), [AT]),
-    (pa.array([NS // 1000], pa.timestamp("us", "Nowhere/Land")), [AT]),
-    (pa.array([NS // 10**6], pa.timestamp("ms")), [NAIVE.replace(microsecond=123000)]),
+    (pa.array([NS], pa.timestamp("ns", "UTC")), [AT.isoformat()]),
+    (pa.array([NS // 1000], pa.timestamp("us", "Nowhere/Land")), [AT.isoformat()]),
+    (pa.array([NS // 10**6], pa.timestamp("ms")), ["2026-11-30T01:00:00.123000"]),
     (pa.array([2**62], pa.timestamp("us")), [f"<value out of range: {2**62}>"]),
     (pa.array([1_500_000_001, -1000, 0], pa.duration("ns")), ["PT1.5S", "PT-0.000001S", "PT0S"]),
     (pa.array([93_784], pa.duration("s")), ["PT26H3M4S"]),
     (INTERVAL, ["P1M-2DT1.5S", "P1Y2M", "PT0S", None]),
-    (pa.array([[NS, None], None], pa.list_(pa.timestamp("ns"))), [[NAIVE.isoformat(), None], None]),
+    (pa.array([[NS, None], None], pa.list_(pa.timestamp("ns"))), [[NAIVE, None], None]),
     (pa.array([[1.0, float("nan")]], pa.list_(pa.float64(), 2)), [[1.0, None]]),
     (pa.array([[{"a": float("inf")}]], pa.large_list(pa.struct({"a": pa.float32()}))), [[{"a": "Infinity"}]]),
     (
         pa.array([{"at": NS, "d": "x"}], pa.struct({"at": pa.timestamp("ns"), "d": pa.string()})),
-        [{"at": NAIVE.isoformat(), "d": "x"}],
+        [{"at": NAIVE, "d": "x"}],
     ),
     (pa.array([[("a", 1), ("b", 2)]], pa.map_(pa.string(), pa.int32())), [{"a": 1, "b": 2}]),
     (pa.array([[("a", 1), ("a", 2)]], pa.map_(pa.string(), pa.int32())), [[["a", 1], ["a", 2]]]),
-    (pa.array([[(NS, 1)]], pa.map_(pa.timestamp("ns"), pa.int32())), [{NAIVE.isoformat(): 1}]),
+    (pa.array([[(NS, 1)]], pa.map_(pa.timestamp("ns"), pa.int32())), [{NAIVE: 1}]),
     (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
     (pa.array([NS], pa.timestamp("ns")).dictionary_encode(), [NAIVE]),
     (pa.RunEndEncodedArray.from_arrays([2, 3], [1.5, float("nan")]), [1.5, 1.5, None]),
@@ -88,7 +88,7 @@ def test_every_type_becomes_what_json_has(array: pa.Array, expected: list[Any]) 
     found = json_values("column", array)
     assert found == expected
     assert [type(value) for value in found] == [type(value) for value in expected]
-    json.dumps([value for value in found if not isinstance(value, datetime)], allow_nan=False)
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_text_that_is_no_utf8_is_an_error_of_its_row() -> None:
@@ -114,7 +114,7 @@ def test_nanoseconds_of_parquet_are_cut_to_microseconds(tmp_path: Path, int96: b
     rows = [row for file in made.files("requests") for row in pq.read_table(file).to_pylist()]
     assert [row["event_time"] for row in rows] == [AT, AT.replace(microsecond=123457)]
     if int96:
-        assert [record["late"] for record, _ in ParquetRows(path).records(None)] == [late, late]
+        assert [record["late"] for record, _ in ParquetRows(path).records(None)] == [late.isoformat()] * 2
 
 
 def test_one_bad_text_costs_one_row(tmp_path: Path) -> None:
