@@ -76,6 +76,19 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "response": {"status_code": 500, "body": {}},
             "error": {"code": "server_error"},
         },
+        {
+            "id": "batch_req_4",
+            "custom_id": "d",
+            "response": {
+                "status_code": 200,
+                "body": {
+                    "object": "chat.completion",
+                    "choices": [{"index": 0}, {"index": 1}],
+                    "usage": {"prompt_tokens": 7, "completion_tokens": 8},
+                },
+            },
+            "error": None,
+        },
     ],
     "openai-body": [
         {
@@ -443,6 +456,7 @@ EXPECTED: dict[str, list[dict[str, Any] | str]] = {
         },
         {"custom_id": "b", "input_tokens": 5, "observed_output_tokens": 9},
         "failed_before",
+        {"custom_id": "d", "input_tokens": 7, "observed_output_tokens": 4},
     ],
     "openai-body": [
         {"custom_id": None, "messages_json": chat(BRIEF, ("user", "One?")), "requested_model": None},

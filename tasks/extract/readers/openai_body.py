@@ -7,8 +7,8 @@ may notice:
   asked is everything before it. A body that asks to go on with that message (`continue_final_message`) keeps
   it.
 - `weight` of a message and `completion` of an example say how a model is trained, and change no answer.
-- `custom_id`, `request_id` or `id` is the request's name; `event_time`, or `created` or `created_at` of a body,
-  is when it was made.
+- `custom_id`, `request_id` or `id` is the name of the request; `event_time`, or of a body `created` or
+  `created_at`, is when it was made.
 - A record that names a model or a setting is a body: its other fields count as those of the body, and what is
   not supported is refused by name. Else it is a row of a data set: fields that no server knows come back with
   the answer.
