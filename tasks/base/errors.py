@@ -43,6 +43,8 @@ class ErrorCode(StrEnum):
     """Only lengths or block hashes are known: there is no text to answer outside of benchmark replays."""
     ENGINE_ERROR = "engine_error"
     """The engine failed on this request; trying again may help."""
+    FAILED_BEFORE = "failed_before"
+    """By the log the request failed where it was sent; the message has the server's status and reason."""
 
 
 class QuarantineCode(StrEnum):

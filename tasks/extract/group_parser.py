@@ -6,6 +6,7 @@ import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,8 @@ GROUP_OBJECTS: Final = 2000
 GROUP_BYTES: Final = 64 << 20
 FETCHES: Final = 16
 """Small objects that are fetched at a time; as many again may wait to be parsed."""
+_TOLD: Final = 3
+"""Objects of no known format that a warning names."""
 _UNREADABLE: Final = ParsedObject(
     Account(object_errors=1), "none", ReadFailure(0, 0, "its key has a step '..'"), 0, 0, 0
 )
@@ -59,7 +62,7 @@ class GroupParser:
         self._place, self._scratch = place, scratch
         self._settings, self._limit = settings, max_line_bytes
         self._processes = processes
-        self._groups = 0
+        self._groups = self._unknown = 0
 
     def parse(self, source: Source, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
         """Yield groups, and whether each was read as it was listed, so that its rows can be kept."""
@@ -84,6 +87,11 @@ class GroupParser:
             for names in _together(small):
                 yield self._group(_fetched(source, names, named), None)
 
+    def _tell_unknown(self, uri: str, looks: str) -> None:
+        self._unknown += 1
+        if self._unknown <= _TOLD:
+            log.warning("%s: %s. `nightblend formats FILE` tells more", uri, looks)
+
     def _group(self, streams: Iterable[tuple[Name, BinaryIO]], pool: ParsePool | None) -> tuple[Group, bool]:
         folder = self._scratch / f"{self._groups:05d}"
         folder.mkdir(parents=True)
@@ -101,6 +109,7 @@ class GroupParser:
                     rows=rows,
                     pool=pool,
                     scratch=folder,
+                    unknown=partial(self._tell_unknown, name[0]),
                 )
                 objects[name] = parsed
                 # Damage ends the reading early; otherwise what was listed is what was read.

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
+import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tasks.base.errors import ConfigurationError, bounded
+from tasks.base.errors import ConfigurationError, QuarantineError, bounded
 from tasks.base.identity import digest, file_digest
+from tasks.extract.text.arrow_values import json_values
 from tasks.runlog.parts import GroupedWriter
 from tasks.store.contract import ObjectInfo, ObjectNotFoundError
 
@@ -245,20 +248,51 @@ def _write(
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise _wrong(f"two columns are called {double[0]!r}", "Give each its own name: SELECT ... AS ...")
-    # Extension types, such as PostgreSQL's own, are read as what they are stored as.
     schema = pa.schema([_stored(field) for field in rows.schema])
     with GroupedWriter(path, schema) as writer:
         for batch in _fetched(rows, failures):
-            columns = [getattr(column, "storage", column) for column in batch.columns]
+            columns = [_column(field, column) for field, column in zip(schema, batch.columns, strict=True)]
             writer.write(pa.Table.from_arrays(columns, schema=schema))
     return names
 
 
 def _stored(field: pa.Field) -> pa.Field:
+    """Return how a column lies in the file: as text, where Parquet does not have its type."""
     kind = field.type
-    if isinstance(kind, pa.BaseExtensionType):
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    elif isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
+        # Such as PostgreSQL's own.
         kind = kind.storage_type
-    return pa.field(field.name, kind, nullable=field.nullable)
+    return pa.field(field.name, kind if _has_parquet(kind) else pa.string(), nullable=field.nullable)
+
+
+def _has_parquet(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return False
+    try:
+        pq.write_table(pa.table({"column": pa.array([], kind)}), pa.BufferOutputStream())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _column(field: pa.Field, column: pa.Array) -> pa.Array:
+    """Return a column as it lies in the file."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    storage = getattr(column, "storage", column)
+    if storage.type == field.type:
+        return storage
+    values = json_values(field.name, column)
+    return pa.array([_text(value) for value in values], pa.string())
+
+
+def _text(value: object) -> str | None:
+    """Return a value as text: its JSON, unless it is text."""
+    if value is None or isinstance(value, str):
+        return value
+    return None if isinstance(value, QuarantineError) else orjson.dumps(value).decode()
 
 
 def _wrong(what: str, remedy: str) -> ConfigurationError:

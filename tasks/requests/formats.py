@@ -10,6 +10,7 @@ FORMATS: Final = (
     AUTO,
     "openai-batch",
     "openai-output",
+    "openai-body",
     "litellm",
     "bedrock",
     "otel",

@@ -76,6 +76,41 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "response": {"status_code": 500, "body": {}},
             "error": {"code": "server_error"},
         },
+        {
+            "id": "batch_req_4",
+            "custom_id": "d",
+            "response": {
+                "status_code": 200,
+                "body": {
+                    "object": "chat.completion",
+                    "choices": [{"index": 0}, {"index": 1}],
+                    "usage": {"prompt_tokens": 7, "completion_tokens": 8},
+                },
+            },
+            "error": None,
+        },
+    ],
+    "openai-body": [
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "One?"},
+                {"role": "assistant", "content": "Two"},
+            ]
+        },
+        {"model": "m", "messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 7},
+        {
+            "id": "b3",
+            "messages": [
+                {"role": "user", "content": "One?"},
+                {"role": "assistant", "content": "Two", "weight": 0},
+                {"role": "user", "content": "Three?"},
+                {"role": "assistant", "content": "Four", "weight": 1},
+            ],
+        },
+        {"id": 4, "model": "m", "prompt": "Once", "completion": " upon", "created": int(EPOCH)},
+        {"messages": [{"role": "user", "content": "One?"}], "tools": [{"type": "function"}]},
+        {"messages": [{"role": "assistant", "content": "Two"}]},
     ],
     "litellm": [
         {
@@ -428,7 +463,19 @@ EXPECTED: dict[str, list[dict[str, Any] | str]] = {
             "prefix_block_hashes": [],
         },
         {"custom_id": "b", "input_tokens": 5, "observed_output_tokens": 9},
-        "missing_field",
+        "failed_before",
+        {"custom_id": "d", "input_tokens": 7, "observed_output_tokens": 4},
+    ],
+    "openai-body": [
+        {"custom_id": None, "messages_json": chat(BRIEF, ("user", "One?")), "requested_model": None},
+        {"messages_json": RIVER, "max_tokens": 7, "requested_model": "m", "sampling": None},
+        {
+            "custom_id": "b3",
+            "messages_json": chat(("user", "One?"), ("assistant", "Two"), ("user", "Three?")),
+        },
+        {"custom_id": "4", "prompt": "Once", "endpoint": "completions", "event_time": T0},
+        "unsupported_parameter",
+        "empty_prompt",
     ],
     "litellm": [
         {

@@ -9,7 +9,7 @@ from tasks.base.accounting import Account
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import RecordParser
 from tasks.extract.parse.repeats import RepeatCounter
-from tasks.extract.parse.sniff import parquet_records, sniff
+from tasks.extract.parse.sniff import looks_like, parquet_records, sniff
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.containers import line_records
 from tasks.extract.text.decompress import TextStream
@@ -17,7 +17,7 @@ from tasks.extract.text.lines import BlockReader, ReadFailure
 from tasks.extract.text.parquet_rows import UNREADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tasks.extract.parse.drafts import Counts
@@ -90,6 +90,7 @@ def parse_object(
     rows: RowFiles,
     pool: ParsePool | None,
     scratch: Path,
+    unknown: Callable[[str], None] | None = None,
 ) -> ParsedObject:
     """Parse an object.
 
@@ -109,10 +110,14 @@ def parse_object(
         Processes to parse the blocks of a large JSONL object in; their files come after those of `rows`.
     scratch : Path
         Folder for a copy of an object that must be read out of order (Parquet).
+    unknown : callable or None
+        Is told what an object looks like that is of no known format.
     """
     text = TextStream(stream)
     found = sniff(text, max_line_bytes, reader)
     used = found.reader or DEFAULT
+    if found.reader is None and found.kind != "parquet" and unknown is not None and text.head(1):
+        unknown(looks_like(found, text))
     tally = _Tally()
     if found.kind == "jsonl":
         blocks = BlockReader(text, max_line_bytes)

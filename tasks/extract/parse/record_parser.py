@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from tasks.base.errors import RequestError
     from tasks.extract.parse.quick_lines import QuickRows
     from tasks.extract.readers.contract import Logged, Reader
     from tasks.extract.text.lines import Block
@@ -230,7 +231,9 @@ class RecordParser:
                 if self._settings.window_filters:
                     counts.filtered += 1
                     return
-        if logged.body is not None:
+        if logged.error is not None:
+            parsed = _failed_line(logged, logged.error)
+        elif logged.body is not None:
             parsed = self._bodies.read(
                 logged.rest, logged.endpoint, logged.custom_id, logged.body, exact=exact
             )
@@ -239,7 +242,7 @@ class RecordParser:
         self._draft(logged, parsed, line, drafts)
         counts.requests += 1
         counts.errors += parsed.error is not None
-        counts.shapes += logged.body is None
+        counts.shapes += logged.shape is not None
 
     def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine, drafts: Drafts) -> None:
         own = request_id(*self._names, parsed.custom_id, parsed.answer_key, 0)
@@ -312,6 +315,9 @@ def _shape_line(logged: Logged) -> ParsedLine:
     )
     parsed = ParsedLine(logged.endpoint, logged.custom_id, logged.requested_model, content=content)
     parsed.content["input_tokens"] = shape.input_tokens
+    if shape.choices > 1:
+        parsed.sampling = {"n": shape.choices}
+        key = digest("choices", key, shape.choices)
     parsed.answer_key = key
     parsed.body = bytes.fromhex(key[:32])
     if logged.rest:
@@ -321,6 +327,14 @@ def _shape_line(logged: Logged) -> ParsedLine:
             raise QuarantineError(
                 QuarantineCode.INVALID_JSON, None, "the record holds a number beyond JSON"
             ) from None
+    return parsed
+
+
+def _failed_line(logged: Logged, error: RequestError) -> ParsedLine:
+    """Name a request that the log calls failed by how it failed: its prompt is not known."""
+    key = digest("failed", logged.endpoint, logged.custom_id, error.code.value, error.field, error.message)
+    parsed = ParsedLine(logged.endpoint, logged.custom_id, logged.requested_model, error=error)
+    parsed.answer_key, parsed.body = key, bytes.fromhex(key[:32])
     return parsed
 
 

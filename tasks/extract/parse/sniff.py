@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from tasks.extract.readers import registry
+from tasks.extract.readers.contract import is_name, unrecognised
 from tasks.extract.text.containers import csv_fields
 from tasks.extract.text.decode import BOM
-from tasks.extract.text.documents import sample_documents
+from tasks.extract.text.documents import is_concatenated, json_end, sample_documents
+from tasks.extract.text.otlp import BATCHES, spans_of
 from tasks.extract.text.parquet_rows import PARQUET_MAGIC, ParquetRows
 from tasks.requests.formats import GENERIC
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 HEAD_BYTES: Final = 256 << 10
 _SAMPLED: Final = 200
+_OTLP: Final = re.compile(rb'\[?\s*\{\s*"(' + "|".join(BATCHES).encode() + rb')"\s*:')
 
 
 @dataclass(slots=True)
@@ -37,10 +41,13 @@ class Sniffed:
         How its records are found.
     reader
         Their format; None if no record of a JSON object is known.
+    records
+        The first of them that were looked at: whole JSON objects, or the header of a CSV table.
     """
 
     kind: Kind
     reader: Reader | None
+    records: list[dict[str, Any]] = field(default_factory=list)
 
 
 def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniffed:
@@ -57,7 +64,7 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
     """
     size = HEAD_BYTES
     head = text.head(size)
-    while b"\n" not in head and len(head) == size and size < max_line_bytes:
+    while b"\n" not in head and len(head) == size and size < max_line_bytes and not is_concatenated(head):
         size = min(4 * size, max_line_bytes)
         head = text.head(size)
     if head.startswith(PARQUET_MAGIC):
@@ -65,16 +72,50 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
     start = head.removeprefix(BOM).lstrip()
     first, _, more = start.partition(b"\n")
     if _is_document(start, first, more):
-        return Sniffed("document", wanted or registry.detect(sample_documents(start)))
+        records = sample_documents(start)
+        if _OTLP.match(start):
+            return _otlp("otlp-document", records, wanted)
+        return Sniffed("document", wanted or registry.detect(records), records)
     if not start.startswith((b"{", b"[")):
-        names = dict.fromkeys(csv_fields(first) or [])
+        names: dict[str, Any] = dict.fromkeys(csv_fields(first) or [])
         reader = wanted or registry.detect([names])
         if reader is not None and _has_columns(reader, names):
-            return Sniffed("csv", reader)
-    records = _json_lines(start, complete=len(head) < size)
-    if records and "resourceSpans" in records[0]:
-        return Sniffed("otlp", wanted or registry.READERS["otel"])
-    return Sniffed("jsonl", wanted or registry.detect(records))
+            return Sniffed("csv", reader, [names])
+    records, concatenated = _json_lines(start, complete=len(head) < size)
+    if concatenated:
+        records = sample_documents(start, _SAMPLED)
+        return Sniffed("document", wanted or registry.detect(records), records)
+    if records and not records[0].keys().isdisjoint(BATCHES):
+        return _otlp("otlp", records, wanted)
+    return Sniffed("jsonl", wanted or registry.detect(records), records)
+
+
+def _otlp(kind: Kind, batches: list[dict[str, Any]], wanted: Reader | None) -> Sniffed:
+    spans = [span for batch in batches for span in spans_of(batch)]
+    return Sniffed(kind, wanted or registry.READERS["otel"], spans[:_SAMPLED])
+
+
+def looks_like(found: Sniffed, text: TextStream) -> str:
+    """Tell what the beginning of an object of no known format looks like: names of fields alone."""
+    if found.records:
+        return unrecognised(found.records[0])
+    first = text.head(HEAD_BYTES).removeprefix(BOM).lstrip().partition(b"\n")[0]
+    names = csv_fields(first) or []
+    if len(names) > 1 and all(is_name(name) for name in names):
+        return unrecognised(names)
+    return "no line at its beginning is a JSON object, and the first is no header of a table"
+
+
+def parquet_look(path: Path) -> list[dict[str, Any]]:
+    """Return what tells the format of a Parquet file: its first row; its columns, if it has no row.
+
+    Raises
+    ------
+    pyarrow.ArrowException, OSError, ValueError
+        If it is damaged.
+    """
+    rows = ParquetRows(path)
+    return rows.first() or [dict.fromkeys(rows.columns)]
 
 
 def parquet_records(path: Path, wanted: Reader | None) -> tuple[Reader, Iterator[Item]]:
@@ -104,7 +145,14 @@ def _is_document(start: bytes, first: bytes, more: bytes) -> bool:
             return False
         # One whole array in the first of several lines is a line.
         return not (more.strip() and _is_json(first))
-    return start.startswith(b"{") and not first[1:].strip() and more.lstrip()[:1] in {b'"', b"}"}
+    second = more.lstrip().partition(b"\n")[0]
+    if not start.startswith(b"{") or not second or _is_json(first):
+        return False
+    if not first[1:].strip():
+        return second[:1] in {b'"', b"}"}
+    end, whole = json_end(start)
+    # Where a line was cut, what follows it is a line by itself.
+    return end > len(first) and (whole or not _is_json(second))
 
 
 def _is_json(data: bytes) -> bool:
@@ -115,19 +163,22 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _json_lines(start: bytes, *, complete: bool) -> list[dict[str, Any]]:
+def _json_lines(start: bytes, *, complete: bool) -> tuple[list[dict[str, Any]], bool]:
+    """Return the objects among the first lines, and whether most lines hold several behind each other."""
     pieces = start.split(b"\n", _SAMPLED)
-    if len(pieces) > _SAMPLED or not complete:
+    if (len(pieces) > _SAMPLED or not complete) and len(pieces) > 1:
         pieces.pop()
-    found = []
+    found, several = [], 0
     for piece in pieces:
         try:
             record = orjson.loads(piece)
         except orjson.JSONDecodeError:
+            several += is_concatenated(piece)
             continue
         if isinstance(record, dict):
             found.append(record)
-    return found
+    # A single one is a line that was written twice, or whose line end was lost: it is quarantined.
+    return found, several > len(found)
 
 
 def _has_columns(reader: Reader, names: Mapping[str, None]) -> bool:

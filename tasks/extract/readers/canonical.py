@@ -62,7 +62,10 @@ def read(record: Mapping[str, Any]) -> Logged:
     if given == ["prefix_block_hashes"]:
         hashes = [int(item) for item in record["prefix_block_hashes"]]
         logged.shape = Shape(
-            required_count(record, "input_tokens"), hashes, required_count(record, "block_size", 1)
+            required_count(record, "input_tokens"),
+            hashes,
+            required_count(record, "block_size", 1),
+            count(mapping(record.get("sampling")).get("n")) or 1,
         )
         return logged
     if given == ["messages_json"]:

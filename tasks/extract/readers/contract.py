@@ -10,23 +10,25 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from tasks.base.errors import QuarantineCode, QuarantineError
+from tasks.base.times import EPOCH, parse_time
+from tasks.requests.formats import AUTO, FORMATS, GENERIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
 
+    from tasks.base.errors import RequestError
     from tasks.requests.sampling import Endpoint
 
 INT32_MAX: Final = 2**31 - 1
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(Z|UTC|[+-]\d\d:?\d\d)?", re.I
-)
+_FIELD: Final = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
+_SHOWN_FIELDS: Final = 12
 
 
 @dataclass(slots=True)
@@ -41,11 +43,14 @@ class Shape:
         Names of the prompt's leading blocks: equal leading hashes are a shared prefix. Empty if not known.
     block_size
         Tokens of a hashed block.
+    choices
+        How many answers were asked for (`n`).
     """
 
     input_tokens: int
     block_hashes: list[int] = field(default_factory=list)
     block_size: int = 1
+    choices: int = 1
 
 
 @dataclass(slots=True)
@@ -55,13 +60,18 @@ class Logged:
     Attributes
     ----------
     body
-        The request as the body of an OpenAI call to `endpoint`; None if only its `shape` is known.
+        The request as the body of an OpenAI call to `endpoint`; None if only its `shape` or its `error` is
+        known.
+    error
+        Why it cannot be answered, where the log says so.
     custom_id
         The log's own name of the request, unique in its object; None if it has none.
     rest
         Fields of the record that pass through to the results.
     requested_model
         Of a request without a body.
+    output_tokens
+        Of its logged answer; of one of its choices, if there are several.
     """
 
     body: Mapping[str, Any] | None = None
@@ -77,6 +87,7 @@ class Logged:
     latency_s: float | None = None
     priority: int | None = None
     deadline: datetime | None = None
+    error: RequestError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,29 @@ class Reader:
 def invalid(name: str, message: str) -> QuarantineError:
     """Return the error for a field of a record that cannot be used."""
     return QuarantineError(QuarantineCode.INVALID_FIELD, name, message)
+
+
+def is_name(value: object) -> bool:
+    """Tell whether a text may be shown as the name of a field: others could be a piece of a prompt."""
+    return isinstance(value, str) and _FIELD.fullmatch(value) is not None
+
+
+def fields_told(names: Iterable[object]) -> str:
+    """Return the names of a record's fields for a message: never a value, and no name that may be a text."""
+    given = list(names)
+    shown = [str(name) for name in given if is_name(name)][:_SHOWN_FIELDS]
+    left = len(given) - len(shown)
+    if left:
+        shown.append(f"{left} more")
+    return ", ".join(shown) or "(none)"
+
+
+def unrecognised(names: Iterable[object]) -> str:
+    """Return the message for a record of no known format."""
+    known = ", ".join(name for name in FORMATS if name not in (AUTO, GENERIC))
+    return (
+        f"no known format has the fields {fields_told(names)}; known are {known}; --columns reads any other"
+    )
 
 
 def missing(name: str) -> QuarantineError:
@@ -175,16 +209,17 @@ def parsed_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
         return None
 
 
-def event_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> datetime | None:
+def event_time(record: Mapping[str, Any], name: str, unit: float | None = None) -> datetime | None:
     """Return when a request was made, None if the record does not say.
 
     Parameters
     ----------
     record, name
-        The field holds a number since 1970 (as number or text), an ISO 8601 text with any number of
-        fractional digits (UTC without an offset), or a datetime.
+        The field holds what `tasks.base.times.parse_time` reads: a text, a datetime, or a number since 1970
+        (also as text) whose unit its size tells. Zero in any form (0, 1970-01-01T00:00:00Z, the year 1) is
+        what writers put for a time that is not set.
     unit
-        Seconds of a number.
+        Seconds of a number that is no time of the years 2001 to 2100 in any unit; None refuses such numbers.
 
     Raises
     ------
@@ -192,20 +227,18 @@ def event_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> datet
         If the field is there and holds no time: the time decides on the date that a request belongs to.
     """
     value = record.get(name)
-    if value is None or value == "":
+    if value is None or value in ("", "0") or (value == 0 and not isinstance(value, bool)):
         return None
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    found = _iso_time(value) if isinstance(value, str) else None
-    if found is None:
+    found = parse_time(value)
+    if found is None and unit is not None:
         number = _number(value)
         try:
-            found = None if number is None else _EPOCH + timedelta(seconds=number * unit)
+            found = None if number is None else EPOCH + timedelta(seconds=number * unit)
         except OverflowError:
             found = None
     if found is None:
-        raise invalid(name, "is no time")
-    return found
+        raise invalid(name, "is no time: give ISO 8601, or s, ms, us or ns since 1970 (years 2001 to 2100)")
+    return None if found == EPOCH or found.year == 1 else found
 
 
 def between(start: datetime | None, end: datetime | None) -> float | None:
@@ -213,7 +246,7 @@ def between(start: datetime | None, end: datetime | None) -> float | None:
     return seconds((end - start).total_seconds()) if start and end else None
 
 
-def optional_time(record: Mapping[str, Any], name: str, unit: float = 1.0) -> datetime | None:
+def optional_time(record: Mapping[str, Any], name: str, unit: float | None = None) -> datetime | None:
     """`event_time` of a field that only says how it went: None if it holds no time."""
     try:
         return event_time(record, name, unit)
@@ -250,16 +283,3 @@ def _number(value: object) -> float | None:
     if isinstance(value, int):
         return value if abs(value) < 2**63 else None
     return value if isinstance(value, float) and math.isfinite(value) else None
-
-
-def _iso_time(text: str) -> datetime | None:
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        return None
-    day, clock, fraction, zone = found.groups()
-    micro = (fraction or "")[:6].ljust(6, "0")
-    offset = "+00:00" if zone is None or zone.upper() in {"Z", "UTC"} else zone
-    try:
-        return datetime.fromisoformat(f"{day}T{clock}.{micro}{offset}").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

@@ -8,7 +8,6 @@ that are not named are not read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ConfigurationError
@@ -56,7 +55,7 @@ class _ByColumns:
         )
         if self.keep_rest:
             used = {path.partition(".")[0] for path in self.columns.values()}
-            logged.rest = {name: _text_of_time(v) for name, v in record.items() if name not in used}
+            logged.rest = {name: value for name, value in record.items() if name not in used}
         content = next((found[name] for name in CONTENT[:2] if found.get(name) not in (None, "")), None)
         if content is None and "input_tokens" in self.columns:
             logged.shape = Shape(required_count(found, "input_tokens"))
@@ -129,10 +128,6 @@ def parse_columns(given: Sequence[str]) -> dict[str, str]:
             raise ConfigurationError("--columns", f"{pair!r} is no pair", "Write it as prompt=COLUMN")
         found[name.strip()] = column.strip()
     return found
-
-
-def _text_of_time(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _never(_: Mapping[str, Any]) -> bool:

@@ -1,7 +1,11 @@
-"""OpenAI Batch input: `{custom_id, method, url, body}`.
+"""OpenAI Batch input: `{custom_id, method, url, body}`, and what others send in its form.
 
 Choices a sender may notice:
 
+- `url` is the path of chat or text completions as anyone serves them: with or without `/v1`, below another
+  path (`/openai/deployments/NAME/chat/completions?api-version=...`), or as a whole address.
+- Without `url` (Mistral, Together, Fireworks) the body tells: `messages` is a chat, `prompt` a completion.
+  An `input` may be a request of `/v1/responses` or of `/v1/embeddings`, so it is refused.
 - `custom_id` may be absent; the request is then known by its content. `method` may be absent, else POST.
 - `body.metadata.workload` and `body.metadata.tenant` (strings) fill the columns of that name. The default
   workload is `default`, not the file's name: nightly exports are cut into parts whose names say nothing.
@@ -14,10 +18,11 @@ Choices a sender may notice:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import QuarantineCode, QuarantineError
-from tasks.extract.readers.contract import Logged, Reader
+from tasks.extract.readers.contract import Logged, Reader, unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,12 +33,19 @@ _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
 }
+_CHAT: Final = "/chat/completions"
+_TEXT: Final = "/completions"
+_ADDRESS: Final = re.compile(r"(?:https?://[^/\s?#]+)?((?:/[^/\s?#]+)+)(?:\?[^\s#]*)?", re.IGNORECASE)
 _ENVELOPE: Final = frozenset({"custom_id", "method", "url", "body"})
+_CONTENT: Final = ("messages", "prompt", "input")
 
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell a request by its envelope."""
-    return "body" in record and "url" in record
+    if "body" not in record or "url" in record:
+        return "body" in record
+    body = record["body"]
+    return "custom_id" in record and isinstance(body, dict) and any(name in body for name in _CONTENT)
 
 
 def read(record: Mapping[str, Any]) -> Logged:
@@ -57,18 +69,42 @@ def _read_envelope(record: Mapping[str, Any]) -> tuple[Endpoint, str | None, dic
     method = record.get("method")
     if method is not None and method != "POST":
         raise QuarantineError(QuarantineCode.UNSUPPORTED_METHOD, "method", "must be POST")
-    for name in ("url", "body"):
-        if record.get(name) is None:
-            raise QuarantineError(QuarantineCode.MISSING_FIELD, name, f"the line has no {name}")
-    url, body = record["url"], record["body"]
-    if not isinstance(url, str):
-        raise QuarantineError(QuarantineCode.INVALID_FIELD, "url", "must be a string")
-    if url not in _ENDPOINTS:
-        known = " or ".join(_ENDPOINTS)
-        raise QuarantineError(QuarantineCode.UNSUPPORTED_URL, "url", f"must be {known}")
+    body, url = record.get("body"), record.get("url")
+    if body is None and url is None:
+        raise QuarantineError(QuarantineCode.MISSING_FIELD, "url", unrecognised(record))
+    if body is None:
+        raise QuarantineError(QuarantineCode.MISSING_FIELD, "body", "the line has no body")
+    endpoint = _endpoint_of(url) if url is not None else None
     if not isinstance(body, dict):
         raise QuarantineError(QuarantineCode.INVALID_FIELD, "body", "must be an object")
-    return _ENDPOINTS[url], custom_id, body
+    return endpoint or _endpoint_for(body), custom_id, body
+
+
+def _endpoint_of(url: object) -> Endpoint:
+    """Return what is asked for at an address."""
+    if not isinstance(url, str):
+        raise QuarantineError(QuarantineCode.INVALID_FIELD, "url", "must be a string")
+    endpoint = _ENDPOINTS.get(url)
+    if endpoint is None and (match := _ADDRESS.fullmatch(url)) is not None:
+        path = match[1]
+        endpoint = "chat" if path.endswith(_CHAT) else "completions" if path.endswith(_TEXT) else None
+    if endpoint is None:
+        known = " or ".join(_ENDPOINTS)
+        raise QuarantineError(QuarantineCode.UNSUPPORTED_URL, "url", f"must be {known}")
+    return endpoint
+
+
+def _endpoint_for(body: Mapping[str, Any]) -> Endpoint:
+    """Return what a body without an address asks for."""
+    if body.get("messages") is not None:
+        return "chat"
+    if body.get("prompt") is not None:
+        return "completions"
+    if body.get("input") is not None:
+        message = "is of /v1/responses or /v1/embeddings, and no url tells which; neither is answered"
+        raise QuarantineError(QuarantineCode.UNSUPPORTED_URL, "body.input", message)
+    message = "the line has no url, and its body neither messages nor prompt"
+    raise QuarantineError(QuarantineCode.MISSING_FIELD, "url", message)
 
 
 READER = Reader("openai-batch", "OpenAI Batch input", matches, read)

@@ -20,6 +20,7 @@ from tasks.extract.readers import (
     litellm,
     mooncake,
     openai_batch,
+    openai_body,
     openai_output,
     otel,
     sharegpt,
@@ -52,6 +53,7 @@ READERS: Final[dict[str, Reader]] = {
         mooncake,
         azure,
         burstgpt,
+        openai_body,
     )
 }
 """By name, in the order in which they are tried."""

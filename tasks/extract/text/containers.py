@@ -11,22 +11,23 @@ from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.extract.text.decode import BOM, decode_line
 from tasks.extract.text.documents import DocumentReader
 from tasks.extract.text.lines import BlockReader
+from tasks.extract.text.otlp import OtlpDocument, spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import TextStream
     from tasks.extract.text.lines import RawLine, ReadFailure
 
-Kind = Literal["jsonl", "otlp", "document", "csv", "parquet"]
+Kind = Literal["jsonl", "otlp", "otlp-document", "document", "csv", "parquet"]
 """What an object is made of."""
 
 
 def line_records(kind: Kind, text: TextStream, max_line_bytes: int) -> RecordSource:
     """Return the records of OTLP batches, of a JSON document or of a CSV table."""
-    if kind == "document":
-        documents = DocumentReader(text, max_line_bytes)
+    if kind in ("document", "otlp-document"):
+        documents = (DocumentReader if kind == "document" else OtlpDocument)(text, max_line_bytes)
         return RecordSource(documents, lambda: documents.failure)
     blocks = BlockReader(text, max_line_bytes)
     lines = (line for block in blocks for line in block.split(max_line_bytes))
@@ -131,19 +132,9 @@ def _spans(lines: Iterator[RawLine]) -> Iterator[Item]:
         found: list[dict[str, Any] | QuarantineError | None]
         try:
             record = decode_line(line)
-            found = [None] if record is None else [*_nested(record)]
+            found = [None] if record is None else [*spans_of(record)]
         except QuarantineError as reason:
             found = [reason]
         for span in found:
             number += 1
             yield span, line._replace(number=number)
-
-
-def _nested(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for resource in _dicts(record.get("resourceSpans")):
-        for scope in _dicts(resource.get("scopeSpans")):
-            yield from _dicts(scope.get("spans"))
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.base.identity import canonical_json
-from tasks.extract.text.decode import MAX_DEPTH, check_depth
+from tasks.extract.text.decode import BOM, MAX_DEPTH, check_depth
 from tasks.extract.text.lines import KEPT_BYTES, RawLine, ReadFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import TextStream
 
 _SPACE: Final = " \t\r\n"
 # Stands for NaN and the like; it cannot be written as UTF-8, so the record is refused.
 _CONSTANT: Final = "\ud800"
+_NEXT_OBJECT: Final = "\n{"
+# Of those that may be cut: "-Infinity", an escaped pair of surrogates.
+_LONGEST_TOKEN: Final = 16
 
 
 class DocumentReader:
@@ -29,7 +33,8 @@ class DocumentReader:
     text : TextStream
         The document.
     max_record_bytes : int
-        A longer record goes to quarantine; one that does not end within it ends the reading.
+        A longer record goes to quarantine; one that does not end within it ends the reading. So does a broken
+        one, unless another object begins a line behind it.
 
     Attributes
     ----------
@@ -51,7 +56,7 @@ class DocumentReader:
         self._known_place, self._known_offset = 0, 0
         self._ended = False
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any] | QuarantineError, RawLine]]:
+    def __iter__(self) -> Iterator[Item]:
         array = self._next_character("\ufeff") == "["
         if array:
             self._place += 1
@@ -63,18 +68,43 @@ class DocumentReader:
                 continue
             offset = self._offset()
             found = self._record()
+            if found is None and not array and (piece := self._up_to_next_object()) is not None:
+                number += 1
+                reason = QuarantineError(QuarantineCode.INVALID_JSON, None, "the record is not JSON")
+                yield reason, self._line(number, offset, piece)
+                continue
             if found is None:
                 damage = self._text.damage or f"the JSON document is broken after {number} records"
                 self.failure = ReadFailure(self._text.bytes_read, offset, damage)
                 return
             number += 1
-            value, text = found
-            data = text.encode("utf-8", "surrogateescape")
-            line = RawLine(number, offset, len(data), data[:KEPT_BYTES], len(data) > self._limit)
-            yield _checked(value, text, line), line
+            yield self._item(number, offset, *found)
         if self._text.damage is not None or array:
             message = self._text.damage or "the JSON document ends inside of its array"
             self.failure = ReadFailure(self._text.bytes_read, self._offset(), message)
+
+    def _item(self, number: int, offset: int, value: object, text: str) -> Item:
+        line = self._line(number, offset, text)
+        return _checked(value, text, line), line
+
+    def _line(self, number: int, offset: int, text: str) -> RawLine:
+        data = text.encode("utf-8", "surrogateescape")
+        return RawLine(number, offset, len(data), data[:KEPT_BYTES], len(data) > self._limit)
+
+    def _up_to_next_object(self) -> str | None:
+        """Return the text before the next object that begins a line, which becomes the present place.
+
+        None if there is no such object within the limit.
+        """
+        searched = self._place
+        while (found := self._buffer.find(_NEXT_OBJECT, searched)) < 0:
+            have = len(self._buffer) - self._place
+            if have > 2 * self._limit or not self._more():
+                return None
+            searched = max(have - 1, 0)
+        text = self._buffer[self._place : found]
+        self._place = found + 1
+        return text
 
     def _offset(self) -> int:
         self._known_offset += _bytes(self._buffer[self._known_place : self._place])
@@ -107,8 +137,9 @@ class DocumentReader:
             have = len(self._buffer) - self._place
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._place)
-            except ValueError:
-                pass
+            except json.JSONDecodeError as error:
+                if _is_broken(error):
+                    return None
             except RecursionError:
                 return None
             else:
@@ -122,6 +153,11 @@ class DocumentReader:
             # Twice as much before the next try: a long record is not parsed again for every piece of it.
             while len(self._buffer) - self._place < 2 * have and self._more():
                 pass
+
+
+def _is_broken(error: json.JSONDecodeError) -> bool:
+    """Tell text that is no JSON from the beginning of one: the error is not where the text ends."""
+    return not error.msg.startswith("Unterminated string") and error.pos < len(error.doc) - _LONGEST_TOKEN
 
 
 def _checked(value: object, text: str, line: RawLine) -> dict[str, Any] | QuarantineError:
@@ -159,6 +195,27 @@ def sample_documents(start: bytes, most: int = 20) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             found.append(value)
     return found
+
+
+def json_end(start: bytes) -> tuple[int, bool]:
+    """Return where the first JSON value of a text ends, and True; or where it breaks off, and False."""
+    # One character for each byte, whatever they mean: only the places count.
+    text = start.decode("latin-1")
+    try:
+        return json.JSONDecoder().raw_decode(text)[1], True
+    except json.JSONDecodeError as error:
+        return error.pos, False
+    except RecursionError:
+        return 0, False
+
+
+def is_concatenated(line: bytes) -> bool:
+    """Tell whether a line begins with a JSON object and another one right behind it."""
+    line = line.removeprefix(BOM).lstrip()
+    if not line.startswith(b"{"):
+        return False
+    end, whole = json_end(line)
+    return whole and line[end:].lstrip().startswith(b"{")
 
 
 def _bytes(text: str) -> int:

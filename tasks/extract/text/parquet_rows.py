@@ -1,10 +1,7 @@
-"""Rows of a Parquet file as records: what JSON has, times at the top apart."""
+"""Rows of a Parquet file as records of what JSON has (`arrow_values`)."""
 
 from __future__ import annotations
 
-import base64
-from datetime import date, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -12,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.base.errors import QuarantineCode, QuarantineError
+from tasks.extract.text.arrow_values import json_values
 from tasks.extract.text.lines import RawLine
 
 if TYPE_CHECKING:
@@ -38,14 +36,19 @@ class ParquetRows:
 
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetFile(
-            path, thrift_string_size_limit=_THRIFT_LIMIT, thrift_container_size_limit=_THRIFT_LIMIT
+            path,
+            thrift_string_size_limit=_THRIFT_LIMIT,
+            thrift_container_size_limit=_THRIFT_LIMIT,
+            # In nanoseconds INT96 would wrap around beyond the years 1677 to 2262.
+            coerce_int96_timestamp_unit="us",
         )
         self.columns: list[str] = self._file.schema_arrow.names
 
     def first(self) -> list[dict[str, Any]]:
         """Return the first row, none of an empty file."""
         batch = next(self._file.iter_batches(batch_size=1), None)
-        return [_plain(row) for row in batch.to_pylist()] if batch is not None else []
+        rows = _rows(batch) if batch is not None else []
+        return [{k: v for k, v in row.items() if not isinstance(v, QuarantineError)} for row in rows]
 
     def records(self, columns: Sequence[str] | None) -> Iterator[Item]:
         """Yield the rows, of these columns or of all; then the file is closed."""
@@ -53,43 +56,34 @@ class ParquetRows:
         number = 0
         with self._file:
             for batch in self._file.iter_batches(batch_size=_ROWS, columns=chosen):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
                     yield _row_record(row, number)
 
 
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    names = batch.schema.names
+    if not names:
+        return [{} for _ in range(batch.num_rows)]
+    columns = [json_values(name, column) for name, column in zip(names, batch.columns, strict=True)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def _row_record(row: dict[str, Any], number: int) -> Item:
-    record: dict[str, Any] | QuarantineError
+    refused = next((value for value in row.values() if isinstance(value, QuarantineError)), None)
     try:
-        record = _plain(row)
-        data = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS)
+        data = orjson.dumps(row if refused is None else {})
     except (TypeError, ValueError, RecursionError):
-        reason = QuarantineError(QuarantineCode.INVALID_JSON, None, "the row holds what JSON does not have")
-        return reason, RawLine(number, 0, 0, b"", False)  # noqa: FBT003
+        refused, data = _too_deep(row), b""
     # A Parquet row has no place in bytes of its own.
-    return record, RawLine(number, 0, len(data), data, False)  # noqa: FBT003
+    return row if refused is None else refused, RawLine(number, 0, len(data), data, False)  # noqa: FBT003
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any Parquet value
-    """Return a Parquet value as JSON has it; times at the top stay, for readers know them."""
-    return {name: item if isinstance(item, datetime) else _json_value(item) for name, item in value.items()}
-
-
-def _json_value(value: Any) -> Any:  # noqa: ANN401 - as above
-    if isinstance(value, dict):
-        return {str(name): _json_value(item) for name, item in value.items()}
-    if isinstance(value, list):
-        # Lists of (key, value) pairs are what pyarrow makes of maps.
-        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
-            return {str(name): _json_value(item) for name, item in value}
-        return [_json_value(item) for item in value]
-    if isinstance(value, bytes):
+def _too_deep(row: dict[str, Any]) -> QuarantineError:
+    """Name the column that cannot be written as JSON: all types can, but not any depth."""
+    for name, value in row.items():
         try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return base64.b64encode(value).decode()
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return value
+            orjson.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            return QuarantineError(QuarantineCode.INVALID_JSON, name, "the column is nested too deeply")
+    return QuarantineError(QuarantineCode.INVALID_JSON, None, "the row is nested too deeply")

@@ -168,8 +168,17 @@ def no_object(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome
 
 
 def no_body(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
-    del found[rng.choice(["body", "url"])]
+    name = rng.choice(["body", "url"])
+    del found[name]
+    if name == "url":
+        # Messages would tell what is asked for.
+        del found["body"]["messages"]
     return dumped(found), ("missing_field", None)
+
+
+def no_url(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
+    del found["url"]
+    return dumped(found), (READ, found["body"]["messages"][0]["content"])
 
 
 def wrong_body(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
@@ -250,6 +259,7 @@ KINDS: list[Callable[[random.Random, dict[str, Any]], tuple[bytes, Outcome]]] = 
     too_long,
     no_object,
     no_body,
+    no_url,
     wrong_body,
     wrong_name,
     other_url,

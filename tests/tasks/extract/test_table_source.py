@@ -227,3 +227,33 @@ def test_columns_that_are_not_there(table: pa.Table, tmp_path: Path) -> None:
     wrong = of_iceberg(table, tmp_path).replace("day =", "days =")
     with pytest.raises(ConfigurationError, match=r"--source: .* cannot be filtered so: .*days"):
         read(wrong, tmp_path)
+
+
+def test_columns_of_every_type_come_back(tmp_path: Path) -> None:
+    columns = {
+        "score": ("'nan'::double", None),
+        "most": ("'inf'::double", "Infinity"),
+        "opens": ("TIME '10:11:12'", "10:11:12"),
+        "every": ("INTERVAL 2 DAY", "P2D"),
+        "big": ("170141183460469231731687303715884105727::hugeint", str(2**127 - 1)),
+        "price": ("12.50::decimal(9, 2)", 12.5),
+        "raw": (r"'\xff'::blob", "/w=="),
+        "at": ("TIMESTAMP_NS '2026-03-01 08:30:00.123456789'", "2026-03-01T08:30:00.123456"),
+        "tags": ("[1, 2]", [1, 2]),
+        "shape": ("{'a': TIME '01:02:03'}", {"a": "01:02:03"}),
+        "names": ("map {1: 'x'}", {"1": "x"}),
+        "kind": ("'a'::enum('a', 'b')", "a"),
+        "waits": ("[INTERVAL 1 MONTH]", '["P1M"]'),
+        "either": ("union_value(a := 1)", "1"),
+        "nothing": ("null", None),
+        "never": ("'infinity'::date", "<value out of range: 2147483647>"),
+    }
+    with duckdb.connect(str(tmp_path / "source.duckdb")) as connection:
+        made = ", ".join(f"{text} as {name}" for name, (text, _) in columns.items())
+        connection.execute(f"create view tickets as select i || '?' as prompt, {made} from range(3) t(i)")
+    found = read(f"duckdb:///{tmp_path}/source.duckdb?query=from tickets", tmp_path, columns={})
+    assert (found.account.lines, found.account.requests, found.account.errors) == (3, 3, 0)
+    for row in requests(found):
+        assert json.loads(row["passthrough_json"])["envelope"] == {
+            n: value for n, (_, value) in columns.items()
+        }

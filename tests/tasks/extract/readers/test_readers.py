@@ -276,18 +276,47 @@ def test_requests_of_another_day(tmp_path: Path) -> None:
         (T0.timestamp(), T0),
         (str(int(T0.timestamp())), T0),
         (T0.replace(tzinfo=None), T0),
+        (int(T0.timestamp() * 1000), T0),
         (None, None),
         ("", None),
+        # Zero is a time that was not set.
+        (0, None),
+        ("0", None),
+        (0.0, None),
+        ("0001-01-01T00:00:00Z", None),
+        ("1970-01-01T00:00:00Z", None),
     ],
 )
 def test_times(value: object, expected: datetime | None) -> None:
     assert event_time({"at": value}, "at") == expected
 
 
-@pytest.mark.parametrize("value", ["yesterday", "2026-13-01 00:00:00", 1e300, True, [], "NaN", "9" * 50, {}])
+NO_TIMES = ["yesterday", "2026-13-01 00:00:00", 1e300, True, False, [], "NaN", "9" * 50, {}, 12345, "-1"]
+
+
+@pytest.mark.parametrize("value", NO_TIMES)
 def test_what_is_no_time_is_quarantined(tmp_path: Path, value: object) -> None:
     record = SAMPLES["litellm"][0] | {"startTime": value}
     assert rows(run(tmp_path, as_lines([SAMPLES["litellm"][1], record])))[2] == "invalid_field"
+
+
+def test_one_column_may_hold_times_of_several_writers(tmp_path: Path) -> None:
+    at = int(T0.timestamp())
+    forms = [
+        f"{T0:%Y-%m-%d %H:%M:%S}+00",
+        at * 1000,
+        str(at),
+        f"{T0:%Y-%m-%dT%H:%M}Z",
+        f"{T0:%F %T} +0000 UTC",
+    ]
+    records = [{"q": f"Number {n}?", "t": form} for n, form in enumerate(forms)]
+    window = (T0, T0 + timedelta(seconds=1))
+    columns = {"prompt": "q", "event_time": "t"}
+    found = rows(run(tmp_path, as_lines(records), columns=columns, window=window))
+    assert [found[n]["event_time"] for n in range(1, len(forms) + 1)] == [T0] * len(forms)
+    days = as_lines([{"q": "One?", "t": f"{T0:%F}"}, {"q": "Two?", "t": "2026-02-28"}])
+    result = run(tmp_path, days, columns=columns, window=(T0.replace(hour=0, minute=0), T0))
+    assert (result.account.requests, result.outside) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -379,3 +408,22 @@ def test_a_damaged_parquet_file_is_an_object_error(tmp_path: Path) -> None:
 
 def test_utc_is_what_a_naive_time_means() -> None:
     assert event_time({"at": datetime(2026, 3, 1, 8, 30)}, "at") == datetime(2026, 3, 1, 8, 30, tzinfo=UTC)  # noqa: DTZ001
+
+
+def test_requests_without_line_ends(tmp_path: Path) -> None:
+    text = b"".join(json.dumps(record).encode() for record in SAMPLES["openai-batch"])
+    check(run(tmp_path, text, "firehose.json"), "openai-batch")
+    check(run(tmp_path, gzip.compress(text), "firehose.json.gz"), "openai-batch")
+
+
+def test_an_otlp_document_over_several_lines(tmp_path: Path) -> None:
+    batch = {"resourceSpans": [{"scopeSpans": [{"spans": SAMPLES["otel"]}]}]}
+    check(run(tmp_path, json.dumps(batch, indent=2).encode(), "pretty.json"), "otel")
+    # A batch may be far longer than a line, as long as its spans are not.
+    batch["resourceSpans"] *= 20
+    longest = max(len(json.dumps(span, indent=4)) for span in SAMPLES["otel"])
+    text = json.dumps(batch, indent=4).encode()
+    result = run(tmp_path, text, "pretty.json", max_line_bytes=2 * longest)
+    assert len(text) > 20 * longest
+    assert (result.account.lines, result.account.object_errors) == (20 * len(SAMPLES["otel"]), 0)
+    assert result.account.quarantined == 0

@@ -1,0 +1,90 @@
+"""What logs are taken for, as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_SURE: Final = {
+    "sure": "sure",
+    "likely": "likely: {alike} of the first {looked_at} records are of it",
+    "unsure": "not sure: {alike} of the first {looked_at} records are of it",
+    "unknown": "no known format",
+    "given": "as it was given",
+}
+
+
+def print_formats(known: Sequence[Mapping[str, str]]) -> None:
+    """Print names and titles of formats."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("--format")
+    table.add_column("what it is")
+    for row in known:
+        table.add_row(row["name"], row["title"])
+    table.add_row("generic", "Rows of any table, with --columns")
+    _console().print(table)
+
+
+def print_examination(found: dict[str, Any]) -> None:
+    """Print `tasks.extract.examine.Examination`, as JSON has it."""
+    console = _console()
+    for look in found["objects"]:
+        _print_look(console, look)
+    if found["of"] > len(found["objects"]):
+        console.print(f"... and {found['of'] - len(found['objects']):,} more objects")
+    account = found["account"]
+    console.print("")
+    told = ", ".join(
+        f"{account[name]:,} {name}" for name in ("requests", "errors", "quarantined", "filtered", "blank")
+    )
+    console.print(f"{account['lines']:,} lines: {told}")
+    if found["lengths_only"]:
+        console.print(
+            f"{found['lengths_only']:,} requests are lengths without a text: for plan and estimate only"
+        )
+    if found["first_time"] is not None:
+        rest = f"; {found['without_time']:,} do not tell" if found["without_time"] else ""
+        console.print(f"made from {found['first_time']} to {found['last_time']}{rest}")
+    if found["reasons"]:
+        console.print("")
+        table = Table(box=None, pad_edge=False)
+        for name in ("becomes", "records", "why", "first"):
+            table.add_column(name, justify="right" if name == "records" else "left", overflow="fold")
+        for reason in found["reasons"]:
+            where = f"{reason['field']}: " if reason["field"] else ""
+            why = f"{where}{reason['message']}" + (
+                "" if reason["becomes"] == "filtered" else f" ({reason['code']})"
+            )
+            first = (reason["first"] or "").rpartition("/")[2]
+            table.add_row(reason["becomes"], f"{reason['count']:,}", why, first)
+        console.print(table)
+    console.print("")
+    console.print(f"A run would answer {found['answerable']:,} requests.")
+
+
+def _print_look(console: Console, look: dict[str, Any]) -> None:
+    sure = _SURE[look["how_sure"]].format(alike=look["alike"], looked_at=look["looked_at"])
+    taken = (
+        f"read as {look['title']} ({look['format']})"
+        if look["how_sure"] == "unknown"
+        else f"{look['title']} ({look['format']})"
+    )
+    console.print(f"{look['uri']}: {taken}, {sure}; made of {look['made_of']}")
+    if look["also"]:
+        console.print(f"  could also be: {', '.join(look['also'])}; --format decides")
+    if look["remark"]:
+        console.print(f"  {look['remark']}")
+    elif look["fields"]:
+        console.print(f"  fields: {', '.join(look['fields'])}")
+    if look["unreadable"]:
+        console.print(f"  unreadable from some place on: {look['unreadable']}")
+
+
+def _console() -> Console:
+    # Text of others may hold what rich takes for markup.
+    return Console(highlight=False, markup=False, soft_wrap=True)
