@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -157,6 +158,33 @@ def test_text_parts_are_joined_and_unset_fields_of_history_pass() -> None:
     left, right = request(chat("a", messages=plain)), request(chat("a", messages=parts))
     assert left["messages_json"] == right["messages_json"]
     assert left["answer_key"] == right["answer_key"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"additional_kwargs": {}, "response_metadata": {"model": "m"}, "id": "run-1"}, None),
+        ({"additional_kwargs": {"refusal": None, "audio": {}}, "example": False, "function_call": {}}, None),
+        ({"reasoning_content": "", "prefix": False, "cache_control": {"type": "ephemeral"}}, None),
+        ({"additional_kwargs": {"tool_calls": [{"id": "1"}]}}, "additional_kwargs"),
+        ({"prefix": True}, "prefix"),
+        ({"unknown": False}, "unknown"),
+        ({"reasoning_content": "hm"}, "reasoning_content"),
+    ],
+)
+def test_fields_of_messages_and_parts_that_ask_for_nothing_pass(
+    fields: dict[str, Any], refused: str | None
+) -> None:
+    plain = request(chat("a", messages=[{"role": "user", "content": "b"}]))
+    for message, where in (
+        ({"role": "user", "content": "b", **fields}, "messages[0]"),
+        ({"role": "user", "content": [{"type": "text", "text": "b", **fields}]}, "messages[0].content[0]"),
+    ):
+        line = chat("a", messages=[message])
+        if refused:
+            assert refusal(line) == ("unsupported_parameter", f"{where}.{refused}")
+        else:
+            assert request(line)["answer_key"] == plain["answer_key"]
 
 
 def test_unsupported_and_invalid_fields_make_error_rows() -> None:
