@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tasks.extract.readers.contract import Reader
 
-READERS_VERSION: Final = 1
+READERS_VERSION: Final = 2
 """Raise it when a record would give another row: parsed rows of earlier nights are then not reused."""
 
 READERS: Final[dict[str, Reader]] = {
