@@ -73,8 +73,10 @@ tasks/requests: what a request asks for: body, prompt, sampling, choices
     tasks/base
 tasks/store: where bytes live: the contract, a folder, S3, opening one
     tasks/base
+tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an API
+    tasks/requests
 tasks/extract/readers: what a format says: one file a format
-    tasks/base tasks/requests
+    tasks/base tasks/extract/forms tasks/requests
 tasks/infer/backends: the process of the back end that answers a job
     engine/job
 tasks/runlog: the only memory of a run

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 CONTENT_TAG: Final = {name: name.encode() + b"\0" for name in ("messages_json", "prompt", "token_ids")}
 """What precedes a prompt in its digest."""
+_WITHOUT_EFFECT: Final = frozenset(
+    {"annotations", "cache_control", "citations", "id", "response_metadata", "usage_metadata"}
+)
+"""Fields of messages and parts that no prompt is made of, whatever their value: what is kept for later calls,
+names of the message, sources and counts of a logged answer."""
+_FLAGS: Final = frozenset({"example", "prefix"})
+"""Fields of messages that ask for nothing when they are false."""
 _INT32_MAX: Final = 2**31 - 1
 
 
@@ -80,10 +87,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     if len(message) == 2 and isinstance(content, str) and isinstance(role, str) and role in ROLES:
         return {"role": role, "content": content}
-    for name in sorted(message.keys() - {"role", "content", "name", "prefix"}):
-        # Logged answers come back as history with all their fields, mostly unset.
-        if message[name] is not None and message[name] != []:
-            _refuse_field(f"{where}.{bounded(name, 64)}")
+    _check_fields(message, frozenset({"role", "content", "name", "prefix"}), where)
     if role in ("tool", "function"):
         _refuse_field(f"{where}.role")
     if not isinstance(role, str) or role not in ROLES:
@@ -113,9 +117,7 @@ def _text(content: object, where: str) -> str:
             raise RequestError(ErrorCode.INVALID_PARAMETER, place, "must be an object with a type")
         if part["type"] != "text":
             _refuse_field(f"{place}.type")
-        for name in sorted(part.keys() - {"type", "text"}):
-            if part[name] is not None and part[name] != []:
-                _refuse_field(f"{place}.{bounded(name, 64)}")
+        _check_fields(part, frozenset({"type", "text"}), place)
         if not isinstance(part.get("text"), str):
             raise RequestError(ErrorCode.INVALID_PARAMETER, f"{place}.text", "must be a string")
         texts.append(part["text"])
@@ -163,6 +165,21 @@ def content_digest(content: Mapping[str, Any]) -> bytes:
     ((kind, value),) = content.items()
     data = value if isinstance(value, str) else canonical_json(value)
     return hashlib.sha256(CONTENT_TAG[kind] + data.encode()).digest()
+
+
+def _check_fields(found: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Refuse the first field of a message or a part that asks for something."""
+    for name in sorted(found.keys() - known - _WITHOUT_EFFECT):
+        value = found[name]
+        if not _asks_nothing(value) and not (name in _FLAGS and value is False):
+            _refuse_field(f"{where}.{bounded(name, 64)}")
+
+
+def _asks_nothing(value: object) -> bool:
+    """Tell an unset field: logged answers come back as history with all their fields, mostly unset."""
+    if isinstance(value, dict):
+        return all(_asks_nothing(item) for item in value.values())
+    return value in (None, "", [])
 
 
 def _refuse_field(name: str) -> NoReturn:

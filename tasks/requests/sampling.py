@@ -46,51 +46,89 @@ HONOURED: Final = frozenset(
 
 WITHOUT_EFFECT: Final = frozenset(
     {
+        "cache_salt",
+        "max_retries",
         "metadata",
         "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
+        "request_id",
+        "request_timeout",
         "safety_identifier",
         "service_tier",
         "store",
         "stream",
         "stream_options",
+        "timeout",
         "user",
     }
 )
-"""Fields that do not change the answer; they pass through to the results."""
+"""Fields that do not change the answer (who asked, how it is sent); they pass through to the results."""
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
     "audio": (),
+    "bad_words": ([],),
     "best_of": (1,),
+    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
+    "detokenize": (True,),
+    "documents": ([],),
+    "early_stopping": (False,),
     "echo": (False,),
+    "extra_body": ({},),
+    "extra_headers": ({},),
+    "extra_query": ({},),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "guardrails": ([],),
+    "include_stop_str_in_output": (False,),
+    "kv_transfer_params": ({},),
     "length_penalty": (1,),
-    "logit_bias": ({},),
+    "logit_bias": ({}, []),
+    "logits_processors": ([],),
     "min_p": (0,),
     "min_tokens": (0,),
+    "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
+    "model_kwargs": ({},),
+    "no_repeat_ngram_size": (0,),
+    "no_stop_trim": (False,),
+    "num_beams": (1,),
+    "plugins": ([],),
     "presence_penalty": (0,),
+    "priority": (0,),
+    "provider": ({},),
+    "raw": (False,),
     "reasoning_effort": (),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "return_full_text": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "safe_prompt": (False,),
     "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "structured_outputs": ({},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "top_a": (0,),
+    "transforms": ([],),
+    "typical_p": (1,),
     "use_beam_search": (False,),
     "verbosity": (),
+    "vllm_xargs": ({},),
+    "watermark": (False,),
     "web_search_options": (),
 }
 """Fields that would change the answer, with the values (null aside) at which they do not.
 
-`best_of` is also neutral where it equals `n`: the best n of n are all of them. In chat `TURN_FIELDS` may say
-more.
+`best_of` is also neutral where it equals `n`: the best n of n are all of them. `add_special_tokens` is
+neutral at what the endpoint does anyway: true for completions, false for chats, whose template writes them.
+Empty is not always off: `web_search_options: {}` asks for a search. In chat `TURN_FIELDS` may say more.
 """
 
 TURN_FIELDS: Final = ("add_generation_prompt", "continue_final_message")
@@ -157,12 +195,12 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
     known = HONOURED | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
     for name in sorted(body):
         value = body[name]
-        neutral = (body.get("n") or 1,) if name == "best_of" else NEUTRAL.get(name, ())
+        neutral = _neutral(name, body, endpoint)
         if value is None or name in known or any(_same(value, off) for off in neutral):
             continue
         if endpoint == "chat" and name in TURN_FIELDS and _goes_on(body):
             continue
-        if name in NEUTRAL:
+        if name in NEUTRAL or neutral:
             message = "this setting would change the answer and is not supported"
         else:
             message = "this field is not known, so it cannot be shown to leave the answer unchanged"
@@ -265,6 +303,12 @@ def _goes_on(body: Mapping[str, Any]) -> bool:
     if begins:
         raise _invalid("continue_final_message", "excludes add_generation_prompt, which begins a new turn")
     return True
+
+
+def _neutral(name: str, body: Mapping[str, Any], endpoint: Endpoint) -> tuple[Any, ...]:
+    if name == "best_of":
+        return (body.get("n") or 1,)
+    return (endpoint == "completions",) if name == "add_special_tokens" else NEUTRAL.get(name, ())
 
 
 def _invalid(field: str, message: str) -> RequestError:

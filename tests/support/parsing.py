@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import date
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,18 @@ from tasks.base.schema import error_row
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
 from tasks.extract.parse.repeats import RepeatCounter
-from tasks.extract.readers.registry import DEFAULT
+from tasks.extract.readers.registry import DEFAULT, detect
 from tasks.extract.text import decompress
 from tasks.extract.text.decompress import TextStream
-from tasks.extract.text.lines import BlockReader
+from tasks.extract.text.lines import BlockReader, RawLine
+from tasks.requests.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date
 
+    from tasks.extract.readers.contract import Reader
     from tasks.extract.text.decompress import Codec
-    from tasks.extract.text.lines import RawLine, ReadFailure
-    from tasks.requests.sampling import SamplingDefaults
+    from tasks.extract.text.lines import ReadFailure
 
 
 class Outcome(StrEnum):
@@ -40,6 +41,32 @@ def read_lines(
     """Return the lines of an object, and what could not be read."""
     blocks = BlockReader(TextStream(io.BytesIO(data), codec), max_line_bytes, decompress.CHUNK_BYTES)
     return [line for block in blocks for line in block.split(max_line_bytes)], blocks.failure
+
+
+def read_records(records: list[dict[str, Any]], reader: Reader | None = None) -> list[dict[str, Any]]:
+    """Return what became of each record of one object: its row, with the keys `outcome`, `code` and `field`.
+
+    The reader is told by the content, if none is given.
+    """
+    found = reader or detect(records) or DEFAULT
+    place = Place("job", date(2026, 3, 1), "s3://logs/day")
+    parser = RecordParser(place, ParseSettings(SamplingDefaults()), found)
+    results = []
+    for number, record in enumerate(records, 1):
+        drafts = Drafts()
+        parser.add_record(record, RawLine(number, 0, 1, b"{", too_long=False), drafts)
+        result: dict[str, Any] = {"format": found.name, "code": None, "field": None}
+        if drafts.quarantine:
+            result |= {**drafts.quarantine[0], "outcome": Outcome.QUARANTINED}
+        elif not drafts.rows:
+            result |= {"outcome": Outcome.FILTERED}
+        else:
+            error = drafts.errors[0]
+            result |= drafts.row(0) | {"outcome": Outcome.REQUEST}
+            if error is not None:
+                result |= {"outcome": Outcome.ERROR, "code": error.code.value, "field": error.field}
+        results.append(result)
+    return results
 
 
 def parse_lines(

@@ -16,6 +16,7 @@ from tasks.base.errors import QuarantineCode, QuarantineError, bounded
 from tasks.base.identity import canonical_json, digest, request_id
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.extract.parse.quick_lines import Frame, QuickLines
+from tasks.extract.readers.contract import Filtered
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
@@ -198,7 +199,7 @@ class RecordParser:
         try:
             record = decode_line(RawLine(0, 0, len(sample), sample, False), exact=False)  # noqa: FBT003
             logged = self._read(record or {})
-            if logged is None or logged.body is None or not self._wanted(logged):
+            if isinstance(logged, Filtered) or logged.body is None or not self._wanted(logged):
                 return None
             messages = [{"role": "user", "content": marker}]
             if logged.custom_id != marker or logged.body.get("messages") != messages:
@@ -221,7 +222,7 @@ class RecordParser:
     def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
         logged = self._read(record)
         counts = drafts.counts
-        if logged is None or not self._wanted(logged):
+        if isinstance(logged, Filtered) or not self._wanted(logged):
             counts.filtered += 1
             return
         if self._settings.window is not None and logged.event_time is not None:

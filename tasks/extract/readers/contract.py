@@ -91,6 +91,19 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
+class Filtered:
+    """A record that is no call of a text model.
+
+    Attributes
+    ----------
+    reason
+        What it is instead, in a few words: records are counted by it.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """One format.
 
@@ -103,8 +116,8 @@ class Reader:
     matches
         Tells from one record whether an object is of this format.
     read
-        Makes a record a request; returns None for a record that is no call of a text model, such as a span of
-        a trace around it, which counts as filtered. Raises `QuarantineError`.
+        Makes a record a request; `Filtered` for a record that is no call of a text model, such as a span of a
+        trace around it. Raises `QuarantineError`.
     columns
         Columns to read of a Parquet file; None reads all.
     mapping
@@ -114,7 +127,7 @@ class Reader:
     name: str
     title: str
     matches: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Mapping[str, Any]], Logged | None]
+    read: Callable[[Mapping[str, Any]], Logged | Filtered]
     columns: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
 

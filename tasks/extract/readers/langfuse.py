@@ -1,18 +1,24 @@
 """Langfuse observations: those of `type` GENERATION, with the fields of its export or of its API.
 
-`input` is a list of messages, an object with `messages` or `prompt`, or a text; it may come as JSON text, as
-`model_parameters` and `usage_details` do. Other observations (spans, events) count as filtered. The name of a
+`input` is a list of messages, an object with the body of a call, or a text; it may come as JSON text, as
+`model_parameters` and `usage_details` do. Other observations (spans, events) are filtered. The name of a
 generation is its workload.
+
+Langfuse's wrapper of the OpenAI client records five settings for every call, at fixed values where the caller
+set nothing. Whether the caller set such a value cannot be known, and the caller mostly did not, so that they
+count as not set: the run's defaults apply.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from tasks.extract.forms import any_form, responses
+from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import (
+    Filtered,
     Logged,
     Reader,
-    Shape,
     between,
     count,
     event_time,
@@ -21,37 +27,66 @@ from tasks.extract.readers.contract import (
     missing,
     optional_time,
     parsed_json,
-    required_count,
     seconds,
     text_id,
 )
+from tasks.extract.readers.recorded import recorded_settings
+from tasks.extract.readers.stand_ins import is_lost, lengths_only
+from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TYPES: Final = frozenset(
+    {
+        "AGENT",
+        "CHAIN",
+        "EMBEDDING",
+        "EVALUATOR",
+        "EVENT",
+        "GENERATION",
+        "GUARDRAIL",
+        "RETRIEVER",
+        "SPAN",
+        "TOOL",
+    }
+)
+_WRAPPER: Final = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0}
+"""What the wrapper records where the caller set nothing, beside one of `_LIMITS` in every call."""
+_LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens"})
+_PLAIN: Final = {
+    "input": ("input", "promptTokens", "prompt_tokens", "input_tokens"),
+    "output": ("output", "completionTokens", "completion_tokens", "output_tokens"),
+}
+"""Names of the tokens of each side in usage, of Langfuse and of APIs."""
+_BODY: Final = frozenset({"messages", "prompt", "contents", "input"})
+_ITEMS: Final = frozenset({"message", "function_call", "function_call_output", "reasoning"})
+_ITEM_PARTS: Final = frozenset({"input_text", "output_text", "input_image", "input_file"})
+
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell an observation by its type and its trace."""
-    known = {"GENERATION", "SPAN", "EVENT"}
-    return record.get("type") in known and bool(
+    return record.get("type") in TYPES and bool(
         {"trace_id", "traceId", "start_time", "startTime"} & record.keys()
     )
 
 
-def read(record: Mapping[str, Any]) -> Logged | None:
-    """Make a generation a request."""
-    if record.get("type") != "GENERATION":
-        return None
-    usage = mapping(record.get("usage_details")) or mapping(record.get("usageDetails"))
+def read(record: Mapping[str, Any]) -> Logged | Filtered:
+    """Make a generation a request, by its lengths where its input was cut, masked or left out."""
+    kind = record.get("type")
+    if kind != "GENERATION":
+        return Filtered(f"observation of type {kind}")
     start_name = "start_time" if "start_time" in record else "startTime"
     start = event_time(record, start_name)
     end = optional_time(record, "end_time") or optional_time(record, "endTime")
+    metadata = mapping(record.get("metadata"))
+    asked, answered = _tokens(record)
     logged = Logged(
         custom_id=text_id(record, "id"),
         requested_model=label(record.get("provided_model_name")) or label(record.get("model")),
-        workload=label(mapping(record.get("metadata")).get("workload")) or label(record.get("name")),
+        workload=label(metadata.get("workload")) or label(record.get("name")),
         event_time=start,
-        output_tokens=count(usage.get("output")),
+        output_tokens=answered,
         latency_s=seconds(record.get("latency"))
         if record.get("latency") is not None
         else between(start, end),
@@ -60,23 +95,92 @@ def read(record: Mapping[str, Any]) -> Logged | None:
     if isinstance(given, str):
         parsed = parsed_json(given)
         given = parsed if isinstance(parsed, dict | list | str) else given
-    if given is None:
-        if "input" not in usage:
+    if is_lost(given):
+        if given is None and asked is None:
             raise missing("input")
-        logged.shape = Shape(required_count(usage, "input"))
+        logged.shape = lengths_only(asked, "usage_details.input", "input")
         return logged
-    body = {**mapping(record.get("model_parameters")), **mapping(record.get("modelParameters"))}
-    if isinstance(given, dict) and ("messages" in given or "prompt" in given):
-        body.update(given)
-    else:
-        body["messages"] = [given] if isinstance(given, dict) else given
-        if isinstance(given, str):
-            body["messages"] = [{"role": "user", "content": given}]
+    parameters = {**mapping(record.get("model_parameters")), **mapping(record.get("modelParameters"))}
+    made = _formed(given, _without_wrapper_defaults(recorded_settings(parameters), parameters))
+    body = with_tools(made.body, record, metadata, mapping(metadata.get("attributes")))
     if logged.requested_model:
         body["model"] = logged.requested_model
-    logged.endpoint = "chat" if "messages" in body else "completions"
-    logged.body = body
+    logged.endpoint, logged.body, logged.rest = made.endpoint, body, made.rest
     return logged
+
+
+def _without_wrapper_defaults(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    if not given.keys() >= _WRAPPER.keys() or not _LIMITS & given.keys():
+        return settings
+    return {name: value for name, value in settings.items() if _WRAPPER.get(name) != value}
+
+
+def _formed(given: object, settings: dict[str, Any]) -> Formed:
+    """Return the body that an input and settings are of."""
+    if isinstance(given, dict) and _BODY & given.keys():
+        body = {**settings, **given}
+        return any_form.formed(body) or Formed(body)
+    if isinstance(given, list) and any(_is_item(item) for item in given):
+        return responses.formed({**settings, "input": given})
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
+        given = given[0]
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    return Formed({**settings, "messages": [given] if isinstance(given, dict) else given})
+
+
+def _is_item(item: object) -> bool:
+    """Tell an item of `/v1/responses` from a message of a chat."""
+    if not isinstance(item, dict):
+        return False
+    content = item.get("content")
+    parts = content if isinstance(content, list) else []
+    return item.get("type") in _ITEMS or any(
+        isinstance(part, dict) and part.get("type") in _ITEM_PARTS for part in parts
+    )
+
+
+def _tokens(record: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the tokens of prompt and answer, as far as they are known."""
+    for name in ("usage_details", "usageDetails", "usage"):
+        usage = mapping(record.get(name))
+        if usage and usage.get("unit") in (None, "", "TOKENS"):
+            return _sums(usage)
+    return None, None
+
+
+def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Add up the tokens of each side.
+
+    Langfuse takes cached, reasoning, audio and other tokens out of `input` and `output` and puts them beside
+    (`input_cached_tokens`); those who write usage themselves may leave them in. The total tells which;
+    without one they count as taken out.
+    """
+    sides = [_side(usage, side) for side in ("input", "output")]
+    total = next((usage[name] for name in ("total", "totalTokens", "total_tokens") if name in usage), None)
+    whole = [None if plain is None and not details else (plain or 0) + details for plain, details in sides]
+    choices = [
+        (whole[0], whole[1]),
+        (whole[0], sides[1][0]),
+        (sides[0][0], whole[1]),
+        (sides[0][0], sides[1][0]),
+    ]
+    for asked, answered in choices:
+        if count(total) is not None and (asked or 0) + (answered or 0) == count(total):
+            return asked, answered
+    return choices[0]
+
+
+def _side(usage: Mapping[str, Any], side: str) -> tuple[int | None, int]:
+    """Return the plain tokens of one side, and those that were put beside them."""
+    names = _PLAIN[side]
+    plain = next((count(usage[name]) for name in names if usage.get(name) is not None), None)
+    details = [
+        count(value) or 0
+        for name, value in usage.items()
+        if name not in names and (name.startswith(f"{side}_") or name.endswith(f"_{side}_tokens"))
+    ]
+    return plain, sum(details)
 
 
 READER = Reader("langfuse", "Langfuse observations", matches, read)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.extract.readers.contract import (
+    Filtered,
     Logged,
     Reader,
     Shape,
@@ -39,12 +40,12 @@ def matches(record: Mapping[str, Any]) -> bool:
     return "custom_id" in record and "response" in record and "body" not in record
 
 
-def read(record: Mapping[str, Any]) -> Logged | None:
+def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make the lengths of an answered line a request; an embedding is none."""
     response = mapping(record.get("response"))
     body = mapping(response.get("body"))
     if body.get("object") == "list":
-        return None
+        return Filtered("answer of embeddings")
     logged = Logged(
         endpoint="completions" if body.get("object") == "text_completion" else "chat",
         custom_id=text_id(record, "custom_id"),

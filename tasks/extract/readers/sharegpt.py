@@ -1,13 +1,15 @@
 """ShareGPT conversations: `{id, conversations: [{from, value}]}`, mostly as one JSON array.
 
-The request is the conversation up to its last answer.
+The request is the conversation up to its last answer. Fine-tuning sets have `system` and `tools` beside it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.extract.forms.contract import with_system
 from tasks.extract.readers.contract import Logged, Reader, label, text_id, turns_of, without_last_answer
+from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +39,8 @@ def read(record: Mapping[str, Any]) -> Logged:
         {"role": ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
         for turn in turns_of(record, "conversations")
     ]
-    body: dict[str, Any] = {"messages": without_last_answer(messages)}
+    body: dict[str, Any] = {"messages": with_system(record.get("system"), without_last_answer(messages))}
+    body = with_tools(body, record)
     if model := label(record.get("model")):
         body["model"] = model
     return Logged(body=body, custom_id=text_id(record, "id"))

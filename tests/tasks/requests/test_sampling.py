@@ -170,6 +170,41 @@ def test_neutral_values_and_fields_without_effect_pass() -> None:
             check_supported({field: value}, "completions")
     check_supported(dict.fromkeys(WITHOUT_EFFECT | HONOURED, "anything"), "chat")
     check_supported({"unknown": None}, "chat")
+    for field, value in [
+        ("extra_body", {}),
+        ("priority", 0),
+        ("include_stop_str_in_output", False),
+        ("guardrails", []),
+        ("detokenize", True),
+    ]:
+        check_supported({field: value}, "chat")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("extra_body", {"top_a": 1}),
+        ("priority", False),
+        ("priority", 1),
+        ("include_stop_str_in_output", True),
+        ("include_stop_str_in_output", 0),
+        ("detokenize", False),
+        ("web_search_options", {}),
+        ("thinking", {}),
+    ],
+)
+def test_what_is_not_off_is_refused(field: str, value: object) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_supported({field: value}, "chat")
+    assert (caught.value.code, caught.value.field) == (ErrorCode.UNSUPPORTED_PARAMETER, field)
+
+
+def test_special_tokens_are_added_as_the_endpoint_does() -> None:
+    check_supported({"add_special_tokens": True}, "completions")
+    check_supported({"add_special_tokens": False}, "chat")
+    for value, endpoint in ((False, "completions"), (True, "chat")):
+        with pytest.raises(RequestError, match="would change the answer"):
+            check_supported({"add_special_tokens": value}, endpoint)
 
 
 def test_the_first_refused_field_does_not_depend_on_order() -> None:

@@ -232,6 +232,32 @@ def test_a_completion_has_no_last_message_to_go_on_with() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"additional_kwargs": {}, "response_metadata": {"model": "m"}, "id": "run-1"}, None),
+        ({"additional_kwargs": {"refusal": None, "audio": {}}, "example": False, "function_call": {}}, None),
+        ({"reasoning_content": "", "prefix": False, "cache_control": {"type": "ephemeral"}}, None),
+        ({"additional_kwargs": {"tool_calls": [{"id": "1"}]}}, "additional_kwargs"),
+        ({"unknown": False}, "unknown"),
+        ({"reasoning_content": "hm"}, "reasoning_content"),
+    ],
+)
+def test_fields_of_messages_and_parts_that_ask_for_nothing_pass(
+    fields: dict[str, Any], refused: str | None
+) -> None:
+    plain = request(chat("a", messages=[{"role": "user", "content": "b"}]))
+    for message, where in (
+        ({"role": "user", "content": "b", **fields}, "messages[0]"),
+        ({"role": "user", "content": [{"type": "text", "text": "b", **fields}]}, "messages[0].content[0]"),
+    ):
+        line = chat("a", messages=[message])
+        if refused:
+            assert refusal(line) == ("unsupported_parameter", f"{where}.{refused}")
+        else:
+            assert request(line)["answer_key"] == plain["answer_key"]
+
+
 def test_unsupported_and_invalid_fields_make_error_rows() -> None:
     assert refusal(chat("a", tools=[{}])) == ("unsupported_parameter", "tools")
     assert refusal(chat("a", temperature=5)) == ("invalid_parameter", "temperature")
