@@ -28,7 +28,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets; `bad_rows`, the codes of the refused); those of before,
+        `parts`, the names of table, tokens and offsets; `bad_rows`, codes of the refused); those of before,
         if the log has the step already.
 
     Raises
