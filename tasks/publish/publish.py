@@ -195,8 +195,8 @@ def _check_publishable(night: Night, results: dict[str, Any], date_state: RunSta
 
 
 def _is_of_errors(results: Mapping[str, Any]) -> bool:
-    counts = [results.get(name) for name in ("requests", "errors", "quarantined")]
-    return None not in counts and is_night_of_errors(*counts)
+    names = ("requests", "errors", "quarantined")
+    return all(name in results for name in names) and is_night_of_errors(*(int(results[n]) for n in names))
 
 
 def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:
