@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -50,6 +50,13 @@ test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker,
 	@$(PY) -m tests.servers.browser --install || true
 	@NIGHTBLEND_DEPLOYED=1 $(PY) -m tests.servers.postgres $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
+test-faults: $(STAMP) ## kills and failing writes at every durable write of a night (a few minutes)
+	@NIGHTBLEND_FAULTS=all $(PY) -m pytest tests/faults -s
+
+MINUTES ?= 60
+soak: $(STAMP) ## the same, then several faults in each of many nights, for MINUTES=60; writes the figures
+	@NIGHTBLEND_FAULTS=$(MINUTES) NIGHTBLEND_FAULTS_WRITE=1 $(PY) -m pytest tests/faults -s
+
 $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-dbt for dbt: about 150 MB to download, 1 minute."
 	@[ -x $(VENV)-dbt/bin/python ] || $(PY) -m venv $(VENV)-dbt
@@ -85,7 +92,7 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --quick $(BENCH)
 
-ci: lint test-kernels test-s3 test-warehouse test-dbt test-prefect bench-plan-quick test ## what continuous integration runs
+ci: lint test-kernels test-s3 test-warehouse test-dbt test-faults test-prefect bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) $(VENV)-dbt .demo

@@ -21,7 +21,7 @@ def make_parser() -> CommandParser:
         description="Show how a date stands and the command to type next, from the store alone: Prefect "
         "may be down. Without a date the last seven are listed.",
         epilog="Exit codes: 0 as it should be, 1 the date is failed, stopped, killed or missing, or with "
-        "--ready-by not published in time.",
+        "--ready-by not published in time, 2 wrong usage, or a job or store that is not known.",
     )
     parser.add_argument("--job", required=True, help="name of the nightly")
     parser.add_argument("--store", required=True, help="where its results are")
@@ -39,9 +39,11 @@ def make_parser() -> CommandParser:
 
 def execute(options: dict[str, Any]) -> int:
     """Print it."""
+    from tasks.operations.status import check_known
     from tasks.store.open import open_store
 
     store = open_store(options["store"])
+    check_known(store, options["job"], store_name=options["store"])
     if options["run_date"] is None and options["ready_by"] is None:
         return _recent(store, options)
     return _one(store, options)

@@ -108,7 +108,7 @@ class NightlyParameters(Form):
     preset: str = Field(
         default=STANDARD,
         title="Preset",
-        description="Values for fields that are left at their default; "
+        description="Values for fields that are not given; "
         + "; ".join(f"{name}: {preset.what}" for name, preset in PRESETS.items())
         + ".",
         json_schema_extra={"enum": list(PRESETS)},
@@ -333,14 +333,14 @@ class NightlyParameters(Form):
         ).run_date
 
     def with_preset(self) -> Self:
-        """Return these parameters with the values of their preset in the fields left at their default.
+        """Return these parameters with the values of their preset in the fields that were not given.
 
         The preset is spelled out then: that of the result is `standard`.
         """
-        values = PRESETS[self.preset].values
-        left = {
-            name: value
-            for name, value in values.items()
-            if getattr(self, name) == type(self).model_fields[name].default
-        }
+        given = self.model_fields_set
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        # A page that sends every field that has a value was filled in before anybody typed.
+        if given >= {name for name, field in type(self).model_fields.items() if field.default is not None}:
+            given = {name for name in given if getattr(self, name) != defaults[name]}
+        left = {name: value for name, value in PRESETS[self.preset].values.items() if name not in given}
         return self.model_copy(update={**left, "preset": STANDARD})

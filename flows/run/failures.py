@@ -10,6 +10,7 @@ from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
 from tasks.infer.progress import StoppedError
 from tasks.night.fence import NewerListingError
+from tasks.publish.publish import NightOfErrorsError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
@@ -27,6 +28,7 @@ TOLD = (
     EngineError,
     AbortedError,
     AccountingError,
+    NightOfErrorsError,
     ComputeFailedError,
     StoppedError,
     RunIsLiveError,

@@ -126,6 +126,8 @@ def run_night(
         If a line or request was lost or answered twice; nothing was published.
     RunIsLiveError, StaleWriterError
         If another process holds the run, or took it over, or holds another run of the date.
+    NightOfErrorsError
+        If nearly all rows have no answer, and those of the publication that it would replace have.
     NewerListingError
         If a run that read a newer listing of the source has published the date, or holds it.
     StoppedError, StoreUnavailableError

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.views.bad_rows import bad_rows_text, exit_code_text
+from tasks.base.bad_rows import ERROR, QUARANTINE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -84,6 +87,7 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("job, date", f"{result['job']}, {result['run_date']}"),
         ("status", result["status"] + (" (finished before, nothing computed)" if result["reused"] else "")),
+        ("exit code", exit_code_text(result["exit_code"])),
         ("requests", f"{result['requests']:,} = {result['outputs']:,} outputs + {result['errors']:,} errors"),
         ("set aside", f"{result['quarantined']:,} quarantined, {result['filtered']:,} filtered"),
         ("tokens", f"{result['input_tokens']:,} in, {result['output_tokens']:,} out"),
@@ -94,10 +98,14 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("answers", result["output_file"]),
         ("errors", result["error_file"]),
     ]
+    told = result.get("bad_rows") or []
+    more = [("error codes", bad_rows_text(told, ERROR)), ("quarantine", bad_rows_text(told, QUARANTINE))]
+    rows[4:4] = [row for row in more if row[1]]
     if result.get("report_file"):
         rows.append(("report", result["report_file"]))
     if result.get("cost") is not None:
-        rows.insert(6, ("cost", f"{result['cost']:,.4g} {result['currency']}"))
+        place = next(i for i, (name, _) in enumerate(rows) if name == "prefix hits")
+        rows.insert(place, ("cost", f"{result['cost']:,.4g} {result['currency']}"))
     if result.get("catalog"):
         rows.append(("tables", f"{', '.join(sorted(result['tables']))} in {result['catalog']}"))
     if not result["published"]:

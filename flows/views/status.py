@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from flows.views.bad_rows import bad_rows_text, exit_code_text
 from flows.views.date_table import duration
+from tasks.base.bad_rows import ERROR, QUARANTINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,12 +44,24 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["total"] is not None:
         share = f" ({found['done'] / found['total']:.0%})" if found["total"] else ""
         rows.append(("answered", f"{found['done']:,} of {found['total']:,}{share}"))
+    rows += _bad_rows(found)
     if found["part_age_s"] is not None:
         rows.append(("last part", f"{duration(found['part_age_s'])} ago"))
     if found["eta_s"] is not None:
         rows.append(("ready in", f"about {duration(found['eta_s'])}"))
     if found["last_error"] is not None:
         rows.append(("last error", found["last_error"]))
+    if found["exit_code"] is not None:
+        rows.append(("exit code", exit_code_text(found["exit_code"])))
+    return rows
+
+
+def _bad_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, count, kind in (("errors", "errors", ERROR), ("quarantine", "quarantined", QUARANTINE)):
+        if found[count]:
+            codes = bad_rows_text(found["bad_rows"] or [], kind)
+            rows.append((name, f"{found[count]:,}" + (f": {codes}" if codes else "")))
     return rows
 
 

@@ -22,8 +22,8 @@ def count_bad_rows(errors: Sequence[Path] = (), quarantine: Sequence[Path] = ())
     Returns
     -------
     list of dict
-        ``{kind, code, count, source_uri, source_line}``, errors first, of a kind the most frequent code
-        first. The place is that of the first such row, by name of the object and line.
+        ``{kind, code, count, source_uri, source_line}``, errors first, then by frequency. The place is that
+        of the first such row, by name of the object and line.
     """
     found: list[dict[str, Any]] = []
     for kind, files in ((ERROR, errors), (QUARANTINE, quarantine)):

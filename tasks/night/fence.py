@@ -8,6 +8,7 @@ after that is one whose listing may be the newer one.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +66,7 @@ def announce(run_log: RunLog, reading: Reading) -> Reading:
 
 
 def check_first(run_log: RunLog, reading: Reading, *, take_over: bool = False) -> None:
-    """Look that no other run of the date was there first.
+    """Look that no other run of the date was there first; one that seems dead is waited for as `claim` does.
 
     Parameters
     ----------
@@ -91,6 +92,9 @@ def check_first(run_log: RunLog, reading: Reading, *, take_over: bool = False) -
             continue
         if take_over:
             other.request_stop("another run takes the date over")
+            continue
+        if not _gives_sign(other):
+            log.info("run %s has given no sign of life; going on", _run_key(other.prefix))
             continue
         holder, age = other.state.holder, other.sign_of_life_age()
         if holder is not None:
@@ -164,6 +168,17 @@ def _other_live_runs(run_log: RunLog) -> Iterator[RunLog]:
         attempt = other.state.attempt
         if attempt is None or attempt.params.get("publish", True):
             yield other
+
+
+def _gives_sign(run: RunLog) -> bool:
+    """Wait for the next sign of life of the holder of a run; return False if its lease is over before."""
+    age = run.sign_of_life_age()
+    while is_live(run):
+        time.sleep(max(0.05, min(1.0, run.lease_s - age)))
+        before, age = age, run.sign_of_life_age()
+        if age < before:
+            return True
+    return False
 
 
 def _is_of_an_earlier_release(run: RunLog) -> bool:

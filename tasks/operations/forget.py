@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +43,7 @@ _STALE: Final = (
     "workloads",
     "finish_reasons",
     "error_codes",
+    "bad_rows",
     "profile",
     "cost_by_workload",
     "cost_by_tenant",
@@ -51,17 +52,22 @@ _STALE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Whose requests: those of a tenant, or some by id."""
+    """Whose requests: those of a tenant, some by id, or some by the `custom_id` of their sender."""
 
     tenant: str | None = None
     request_ids: frozenset[str] = frozenset()
+    custom_ids: frozenset[str] = frozenset()
 
     def mask(self, rows: pa.Table | pa.RecordBatch) -> pa.Array:
-        """Tell for each row, with columns `request_id` and perhaps `tenant`, whether it is one of them."""
+        """Tell for each row, with columns `request_id` and perhaps `tenant` and `custom_id`, if it is one."""
         found = pc.is_in(rows.column("request_id"), pa.array(sorted(self.request_ids), pa.string()))
         if self.tenant is not None and "tenant" in rows.schema.names:
             same = pc.equal(rows.column("tenant"), self.tenant)
             found = pc.or_(found, pc.fill_null(same, fill_value=pa.scalar(value=False)))
+        if self.custom_ids and "custom_id" in rows.schema.names:
+            found = pc.or_(
+                found, pc.is_in(rows.column("custom_id"), pa.array(sorted(self.custom_ids), pa.string()))
+            )
         return found
 
 
@@ -107,7 +113,8 @@ def forget(
 ) -> list[Forgotten]:
     """Take requests out of all that a job keeps.
 
-    A quarantined line belongs to no tenant: those of an affected date whose text names the tenant go as well.
+    A quarantined line belongs to nobody: those of an affected date go as well whose text names the tenant or
+    one of the custom ids.
 
     Parameters
     ----------
@@ -128,8 +135,8 @@ def forget(
     RunIsLiveError
         If a run of such a date goes on.
     """
-    if wanted.tenant is None and not wanted.request_ids:
-        raise ConfigurationError("--tenant", "is missing", "Give --tenant or --request-id")
+    if wanted.tenant is None and not wanted.request_ids and not wanted.custom_ids:
+        raise ConfigurationError("--tenant", "is missing", "Give --tenant, --request-id or --custom-id")
     kept: dict[str, list[str]] = {}
     for info in store.list(f"{job}/"):
         match = _DATE.match(info.key, len(job) + 1)
@@ -141,7 +148,7 @@ def forget(
             place = Path(scratch)
             ids = _find(store, [key for key in keys if _names_requests(key)], wanted, place)
             if ids and not dry_run:
-                known = Wanted(wanted.tenant, frozenset(ids))
+                known = replace(wanted, request_ids=frozenset(ids))
                 done.append(_forget_date(store, job, day, keys, known, catalog, lease_s, place))
             elif ids:
                 done.append(Forgotten(day, len(ids)))
@@ -225,7 +232,7 @@ def _find(store: Store, keys: Iterable[str], wanted: Wanted, scratch: Path) -> s
     path = scratch / "looked-at.parquet"
     for key in keys:
         store.get_file(key, path)
-        names = [name for name in ("request_id", "tenant") if name in pq.read_schema(path).names]
+        names = [name for name in ("request_id", "tenant", "custom_id") if name in pq.read_schema(path).names]
         if "request_id" in names:
             rows = pq.read_table(path, columns=names)
             ids.update(rows.filter(wanted.mask(rows)).column("request_id").to_pylist())
@@ -285,7 +292,7 @@ def _publish_without(
     results |= {"publication_id": new_id, "report_file": None}
     # A run that listed the source before now has read them, and may not publish over this.
     results |= {"listed": date_log(store, job, date.fromisoformat(day), lease_s=lease_s).refresh().next_seq}
-    results |= {"listing": None}
+    results |= {"listing": None, "bad_rows": None}
     tables = {kind: str(moved(uri)) for kind, uri in current.details.get("tables", {}).items()}
     results["tables"] = {kind: uri for kind, uri in tables.items() if left[uri.partition(f"{new}/")[2]]}
     publication = Publication(
@@ -305,8 +312,8 @@ def _filter_table(path: Path, wanted: Wanted, taken: _Taken) -> int:
             rows = pa.Table.from_batches([batch])
             if "request_id" in names:
                 mask = wanted.mask(rows)
-            elif "raw_text" in names and wanted.tenant is not None:
-                mask = pc.match_substring(rows.column("raw_text"), wanted.tenant)
+            elif "raw_text" in names:
+                mask = _names_one(rows.column("raw_text"), wanted)
             else:
                 mask = pa.array([False] * rows.num_rows, pa.bool_())
             gone = rows.filter(mask)
@@ -321,6 +328,17 @@ def _filter_table(path: Path, wanted: Wanted, taken: _Taken) -> int:
     if path.parent.name != "tables":
         taken.rows[path.stem] = removed
     return left
+
+
+def _names_one(texts: pa.ChunkedArray, wanted: Wanted) -> pa.Array:
+    """Tell for each quarantined text whether the tenant or one of the custom ids is in it."""
+    found = pa.array([False] * len(texts), pa.bool_())
+    # A short id would be found in many a word: in quotes it is a value of JSON.
+    words = [json.dumps(name, ensure_ascii=False) for name in sorted(wanted.custom_ids)]
+    for word in [*([wanted.tenant] if wanted.tenant is not None else []), *words]:
+        same = pc.fill_null(pc.match_substring(texts, word), fill_value=pa.scalar(value=False))
+        found = pc.or_(found, same)
+    return found
 
 
 def _filter_lines(path: Path, wanted: Wanted) -> None:

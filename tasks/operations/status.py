@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.base.accounting import ExitCode
+from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import resolve_run_date, site_zone
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
 from tasks.runlog.numbered import NumberedRecords
-from tasks.runlog.records import Attempt, Part
+from tasks.runlog.records import Attempt, AttemptEnded, Part
 from tasks.store.contract import plain_path
 
 if TYPE_CHECKING:
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from tasks.runlog.records import LogRecord
     from tasks.store.contract import Store
 
+_FOR_GOOD: Final = frozenset({"AccountingError", "NightOfErrorsError"})
+"""Errors of a run that the same command would end with again."""
+_OPTION: Final = re.compile("--[a-z][a-z0-9-]*")
+_LOOKED_AT: Final = 1000
 RECENT_DAYS: Final = 7
 """Looked through for a night whose options tell how a date without one is run."""
 
@@ -45,6 +53,27 @@ class Progress:
     eta_s: float | None
 
 
+def check_known(store: Store, job: str, *, store_name: str) -> None:
+    """Look that a store has something of a job.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--job` and the jobs that are there, or `--store` if there is none.
+    """
+    if next(iter(store.list(f"{job}/")), None) is not None:
+        return
+    keys = (info.key for info in islice(store.list(), _LOOKED_AT))
+    jobs = sorted({key.partition("/")[0] for key in keys if key.split("/")[1:2] and key[0] not in "._"})
+    if not jobs:
+        raise ConfigurationError(
+            "--store", f"{store_name} holds no night of any job", "Name the store that the nights have"
+        )
+    raise ConfigurationError(
+        "--job", f"{store_name} holds nothing of {job!r}", f"Jobs there are {', '.join(jobs)}"
+    )
+
+
 def date_status(
     store: Store, job: str, run_date: date, *, store_name: str, lease_s: float = LEASE_S
 ) -> dict[str, Any]:
@@ -59,8 +88,10 @@ def date_status(
     -------
     dict
         `job, run_date, status, published, output_file, run_dir, run_key, owner, epoch, silence_s, attempts,
-        policy, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, next_command, next`:
-        None where there is nothing to tell.
+        policy, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, requests, outputs,
+        errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is nothing to
+        tell. From `requests` to `exit_code` it is about the publication where the date is done, else about
+        the last run; `bad_rows` is as `tasks.base.bad_rows.count_bad_rows` returns it.
     """
     view = view_date(store, job, run_date, lease_s=lease_s)
     current, run = view.current, view.last_run
@@ -74,6 +105,8 @@ def date_status(
         if current is not None and "output_file" in current.details
         else None,
         **_of_run(store, run),
+        **_rows_of(view),
+        "aborted": _aborted(run),
         "next_command": command,
         "next": meaning,
     }
@@ -139,6 +172,36 @@ def _of_run(store: Store, run: RunView | None) -> dict[str, Any]:
         "stop_requested": state.holder is not None and state.stop_requested is not None,
         "last_error": _last_error(run),
     }
+
+
+def _rows_of(view: DateView) -> dict[str, Any]:
+    """Return how many rows there are, how many of them are bad and why, and the exit code."""
+    names = ("requests", "outputs", "errors", "quarantined", "bad_rows", "exit_code")
+    if view.status is DateStatus.DONE and view.current is not None:
+        return {name: view.current.details.get(name) for name in names}
+    run = view.last_run
+    if run is None:
+        return dict.fromkeys(names)
+    extract, tokenize = (run.state.steps.get(name) for name in ("extract", "tokenize"))
+    account = extract.results["account"] if extract is not None else {}
+    ended = run.state.ended
+    bad = [step.results["bad_rows"] for step in (tokenize, extract) if step and "bad_rows" in step.results]
+    # Steps that an earlier release has recorded do not say.
+    told = len(bad) == sum(step is not None for step in (tokenize, extract)) > 0
+    return {
+        "requests": account.get("requests"),
+        "outputs": sum(part.count for part in run.state.parts_of("outputs")),
+        "errors": sum(part.count for part in run.state.parts_of("errors")) if tokenize is not None else None,
+        "quarantined": account.get("quarantined"),
+        "bad_rows": [row for rows in bad for row in rows] if told else None,
+        "exit_code": ended.exit_code if ended is not None and not run.is_live else None,
+    }
+
+
+def _aborted(run: RunView | None) -> bool:
+    """Tell whether the run ended before anything was computed, since its input is not what it should be."""
+    ended = run.state.ended if run is not None else None
+    return ended is not None and bool(ended.summary.get("aborted"))
 
 
 def _step(run: RunView) -> str | None:
@@ -210,10 +273,33 @@ def _next(store: Store, view: DateView, store_name: str) -> tuple[str | None, st
             return None, "No night of this job is known here: start it with `nightblend run`."
         case DateStatus.MISSING:
             return again, "This runs it, with the options of the last night."
+    ended = run.state.ended if run is not None else None
+    if ended is not None and ended.exit_code == ExitCode.USAGE:
+        return _corrected(view, again, ended, store_name)
+    if _aborted(run):
+        return again, "It was aborted and would be again: this runs it, once the source is corrected."
+    if ended is not None and ended.summary.get("reason") in _FOR_GOOD and again is not None:
+        return f"{again} --rerun", "It would end the same way again: this computes everything anew."
     waits = ""
     if run is not None and run.owner is not None:
         waits = ", once the dead run's heartbeat is old enough"
     return again, f"This goes on where it was{waits}."
+
+
+def _corrected(
+    view: DateView, again: str | None, ended: AttemptEnded, store_name: str
+) -> tuple[str | None, str]:
+    """Return the command with a gap for the option that was wrong, or one that looks if that is none."""
+    option, colon, _ = str(ended.summary.get("message", "")).partition(": ")
+    words = shlex.split(again) if again is not None else []
+    if colon and option in words[:-1] and not words[words.index(option) + 1].startswith("--"):
+        words[words.index(option) + 1] = option.removeprefix("--").replace("-", "_").upper()
+        return shlex.join(words), f"A setting was wrong, see the last error: give {option} another value."
+    if colon and again is not None and _OPTION.fullmatch(option):
+        value = option.removeprefix("--").replace("-", "_").upper()
+        return f"{again} {option} {value}", f"A setting was wrong, see the last error: give {option} a value."
+    look = f"nightblend doctor --job {view.job} --store {shlex.quote(store_name)}"
+    return look, "A setting was wrong, see the last error; this looks at what a night needs."
 
 
 def _command(store: Store, view: DateView) -> str | None:

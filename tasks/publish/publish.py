@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
+from tasks.base.bad_rows import is_night_of_errors
 from tasks.base.schema import SCHEMAS
 from tasks.night.fence import announce, check_first, check_newest
 from tasks.night.model import model_name
@@ -29,7 +30,7 @@ from tasks.runlog.records import utc_now
 from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tasks.night.night import Night
@@ -39,6 +40,8 @@ TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device
 ID_LENGTH: Final = 16
 ID_SHARE: Final = 250_000
 """About as many request ids are compared at a time."""
+
+_SHOWN: Final = 3
 
 _RETURNED: Final = (
     "requests",
@@ -69,7 +72,12 @@ _RETURNED: Final = (
     "run_key",
     "status",
     "exit_code",
+    "bad_rows",
 )
+
+
+class NightOfErrorsError(Exception):
+    """Nearly all rows of a night have no answer, and those of the publication that it would replace have."""
 
 
 def publish(night: Night) -> dict[str, Any]:
@@ -92,6 +100,8 @@ def publish(night: Night) -> dict[str, Any]:
         If another process holds the date's log for longer than two leases, or another run the date.
     NewerListingError
         If a run that read a newer listing has published the date, or holds it.
+    NightOfErrorsError
+        If nearly all rows have no answer, and those of the current publication have.
     """
     known = night.log.state.steps.get("publish")
     if known is not None and _stands(night, known.results):
@@ -158,18 +168,35 @@ def publish(night: Night) -> dict[str, Any]:
             catalog=night.settings.catalog,
             lease_s=night.settings.lease_s,
             heartbeat_s=night.settings.heartbeat_s,
-            check=partial(_check_publishable, night),
+            check=partial(_check_publishable, night, results),
         )
     night.log.finish_step("publish", results)
     return results
 
 
-def _check_publishable(night: Night, date_state: RunState) -> None:
+def _check_publishable(night: Night, results: dict[str, Any], date_state: RunState) -> None:
     """Raise if this run may not publish; called as holder of the date's log."""
     # Whoever has taken over the run may have published more complete parts meanwhile.
     night.log.refresh()
-    if night.reading is not None and not night.settings.force:
+    if night.settings.force:
+        return
+    if night.reading is not None:
         check_newest(night.log, night.reading, date_state)
+    current = current_publication(date_state)
+    if current is None or current.run_key == night.run_key or not _is_of_errors(results):
+        return
+    if not _is_of_errors(current.details):
+        codes = ", ".join(f"{row['count']:,} {row['code']}" for row in results["bad_rows"][:_SHOWN])
+        bad, rows = (results[name] + results["quarantined"] for name in ("errors", "requests"))
+        raise NightOfErrorsError(
+            f"{bad:,} of {rows:,} rows have no answer ({codes}), so the publication of before stays: "
+            f"{current.publication_id}. Correct the cause and run it again; --force publishes it all the same"
+        )
+
+
+def _is_of_errors(results: Mapping[str, Any]) -> bool:
+    names = ("requests", "errors", "quarantined")
+    return all(name in results for name in names) and is_night_of_errors(*(int(results[n]) for n in names))
 
 
 def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from tasks.base.accounting import Account, AccountingError, ExitCode, RunStatus, check_run, decide
+from tasks.base.bad_rows import count_bad_rows
 from tasks.night.model import model_name
 from tasks.publish.night_cost import night_cost
 
@@ -65,7 +66,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
     account
         Sum over the objects, from step `extract`.
     files
-        Local Parquet files of the tables outputs and errors.
+        Local Parquet files of the tables outputs, errors and quarantine.
 
     Returns
     -------
@@ -127,6 +128,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         **night_cost(night, infer, outputs, input_tokens + output_tokens),
         "finish_reasons": _total(answered, "finish_reason", "requests"),
         "error_codes": _total(failed, "code", "errors"),
+        "bad_rows": count_bad_rows(files["errors"], files["quarantine"]),
         "workloads": _workloads(answered, failed, files["outputs"]),
         "profile": dict(results_of(night, "profile")) or None,
     }

@@ -8,6 +8,7 @@ from engine.cost.metrics import METRICS
 from tasks.report import night_plots
 from tasks.report.document import Document, Facts, Section, Table, Text
 from tasks.report.night_plots import duration
+from tasks.store.contract import plain_path
 
 if TYPE_CHECKING:
     from tasks.report.document import Block
@@ -32,6 +33,7 @@ def night_document(night: NightData) -> Document:
     ]
     sections = [
         Section("In short", _in_short(night)),
+        Section("Rows without an answer", _bad_rows(night)),
         Section("Over the run", _blocks(night_plots.timeline(night), night_plots.device(night))),
         Section("Why this order", _why(night)),
         Section(
@@ -57,6 +59,7 @@ def _in_short(night: NightData) -> list[Block]:
     requests = summary.get("requests")
     facts = [
         ("Requests", _number(requests), _and_errors(summary)),
+        ("Exit code", _number(summary.get("exit_code")), night.status),
         ("Prompt tokens", _number(infer.get("input_tokens")), ""),
         ("Answer tokens", _number(infer.get("output_tokens")), ""),
         ("Time in engine steps", _time(infer.get("engine_seconds")), measured),
@@ -82,6 +85,22 @@ def _and_errors(summary: Any) -> str:  # noqa: ANN401 - as it was read
         if summary.get(name)
     ]
     return ", ".join(parts)
+
+
+def _bad_rows(night: NightData) -> list[Block]:
+    rows = [
+        (
+            row["kind"],
+            row["code"],
+            f"{plain_path(row['source_uri'])}:{row['source_line']}",
+            _number(row["count"]),
+        )
+        for row in night.summary.get("bad_rows") or []
+    ]
+    if not rows:
+        return []
+    caption = "By code, with the first such line."
+    return [Table(caption, ("kind", "code", "first at", "rows"), rows[:MOST_ROWS], words=3)]
 
 
 def _sharing(night: NightData) -> list[Block]:

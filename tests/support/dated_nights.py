@@ -14,7 +14,7 @@ from tests.support.demo_nights import batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from tasks.night.night import Night
@@ -44,8 +44,13 @@ def night_of(root: Path, **changed: Any) -> NightlyParameters:
     return NightlyParameters.parse(given | changed)
 
 
-def instead(before: Callable[[Night], object] = lambda _: None, *, answers: int | None = None) -> Steps:
-    """Steps whose infer answers every request (or `answers` of them) by itself.
+def instead(
+    before: Callable[[Night], object] = lambda _: None,
+    *,
+    answers: int | None = None,
+    text: Callable[[Mapping[str, Any]], str] = lambda _: "yes",
+) -> Steps:
+    """Steps whose infer answers every request (or `answers` of them) by itself, with `text` of its row.
 
     `before` is called when it begins.
     """
@@ -62,7 +67,8 @@ def instead(before: Callable[[Night], object] = lambda _: None, *, answers: int 
         keys: Iterable[str] = work.open_keys()[:answers]
         for key in keys:
             row = work.rows[work.members[key][0]]
-            writer.add_answer(key, answer(night, row["input_tokens"]))
+            writer.add_answer(key, answer(night, row["input_tokens"]) | {"text": text(row)})
+            writer.flush_if_due()
         writer.flush()
         if answers is not None and work.open_keys():
             raise SimulatedError

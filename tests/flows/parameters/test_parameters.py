@@ -111,3 +111,22 @@ def test_the_form_has_text_for_every_field():
     for name, field in schema["properties"].items():
         assert field["title"], name
         assert field["description"].endswith("."), name
+
+
+def test_a_preset_does_not_beat_what_was_typed():
+    def night(**typed):
+        return NightlyParameters.parse(GIVEN | typed).with_preset()
+
+    assert night(preset="trial").publish is False
+    kept = night(preset="trial", publish=True, part_seconds="60")
+    assert (kept.publish, kept.part_seconds, kept.part_answers, kept.preset) == (True, 60.0, 100, "standard")
+    assert night(preset="exact", dtype="auto").dtype == "auto"
+    assert night(preset="throughput", lengths="logged").lengths == "logged"
+    # A second look changes nothing.
+    assert kept.with_preset() == kept
+
+
+def test_a_preset_holds_where_a_page_sends_all_fields_as_it_showed_them():
+    shown = NightlyParameters.parse(GIVEN).model_dump(mode="json", exclude_none=True)
+    given = NightlyParameters.parse(shown | {"preset": "trial", "part_answers": 7}).with_preset()
+    assert (given.publish, given.part_seconds, given.part_answers) == (False, 10.0, 7)

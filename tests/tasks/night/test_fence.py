@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def store(tmp_path: Path) -> FolderStore:
 
 @contextmanager
 def held(store: FolderStore, run_key: str) -> Iterator[RunLog]:
-    with RunLog(store, run_prefix("job", DAY.isoformat(), run_key), lease_s=5.0).hold() as log:
+    prefix = run_prefix("job", DAY.isoformat(), run_key)
+    with RunLog(store, prefix, lease_s=5.0, heartbeat_s=0.1).hold() as log:
         yield log
 
 
@@ -141,3 +143,18 @@ def test_live_runs_that_are_not_in_the_log_of_the_date(
                     check_first(b, reading)
             else:
                 check_first(b, reading)
+
+
+def test_a_silent_run_is_waited_for_until_its_lease_is_over(store: FolderStore) -> None:
+    def log_of(run_key: str, lease_s: float) -> RunLog:
+        return RunLog(store, run_prefix("job", DAY.isoformat(), run_key), lease_s=lease_s)
+
+    # As of a process of another machine that has died: held, and without a heartbeat.
+    silent = log_of("a", 0.5)
+    silent.claim()
+    announce(silent, read(store, "40 lines"))
+    silent.open_attempt(params={"publish": True, "listed": 0})
+    with log_of("b", 0.5).hold() as b:
+        began = time.monotonic()
+        check_first(b, announce(b, read(store, "45 lines")))
+        assert time.monotonic() - began < 5

@@ -47,7 +47,7 @@ def fill(night: Night, answers: str = "") -> None:
     asked = [request("a", tenant="acme", prompt=f"About {SECRET}"), request("b", tenant="other")]
     asked += [request("c"), request("d", tenant="acme", prompt=SECRET)]
     write_inputs(night, asked, Account(lines=6, quarantined=2, requests=4))
-    of_acme = quarantined(5) | {"raw_text": f'{{"tenant": "acme", "x": "{SECRET}'}
+    of_acme = quarantined(5) | {"raw_text": f'{{"custom_id": "d", "tenant": "acme", "x": "{SECRET}'}
     write(night, "quarantine", [quarantined(3), of_acme])
     profile(night)
     night.log.finish_step("plan", {"policy": "blend"})
@@ -84,7 +84,14 @@ def traces(place: Place, folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("wanted", [Wanted("acme"), Wanted(request_ids=frozenset({rid("a"), rid("d")}))])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted("acme"),
+        Wanted(request_ids=frozenset({rid("a"), rid("d")})),
+        Wanted(custom_ids=frozenset({"a", "d"})),
+    ],
+)
 def test_nothing_of_them_is_left(place: Place, tmp_path: Path, wanted: Wanted) -> None:
     store, catalog = place
     run(place, tmp_path, A, "yes")
@@ -100,7 +107,7 @@ def test_nothing_of_them_is_left(place: Place, tmp_path: Path, wanted: Wanted) -
     assert done.requests == 2
     assert done.publication_id not in {None, last["publication_id"]}
     left = traces(place, tmp_path)
-    if wanted.tenant is None:
+    if wanted.request_ids:
         # A quarantined line has no id.
         left = [key for key in left if "quarantine" not in key]
     assert left == []
@@ -210,5 +217,10 @@ def test_what_must_be_said(place: Place, tmp_path: Path, capsys: pytest.CaptureF
     command = ["forget", "--job", "job", "--store", str(tmp_path / "store"), "--catalog", catalog]
     assert cli.main([*command, "--tenant", "acme", "--dry-run"]) == 0
     assert capsys.readouterr().out == ("2026-01-02  2 requests\n2 requests of 1 dates would be forgotten\n")
-    assert cli.main([*command, "--tenant", "nobody"]) == 0
-    assert "0 requests of 0 dates forgotten" in capsys.readouterr().out
+    assert cli.main([*command, "--custom-id", "a", "--custom-id", "d", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("2026-01-02  2 requests\n")
+    for nobody in (["--tenant", "nobody"], ["--custom-id", "A"], ["--request-id", "a", "--dry-run"]):
+        assert cli.main([*command, *nobody]) == 1
+        said = capsys.readouterr().out
+        assert "0 requests of 0 dates" in said
+        assert "Nothing of them is kept for job job" in said

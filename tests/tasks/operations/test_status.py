@@ -10,15 +10,21 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.commands import run as run_command
+from flows.commands import status as status_command
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.to_request import night_request
+from flows.run.failures import AbortedError
 from flows.run.sequence import run_night
+from flows.views.console import rows_of as rows_of_night
+from flows.views.status import rows_of
+from tasks.base.accounting import AccountingError
 from tasks.base.errors import ConfigurationError
 from tasks.infer.part_writer import PartWriter
 from tasks.operations.status import date_status, overdue, recent_status
 from tasks.plan.work import load_work
 from tasks.store.open import open_store
 from tests.support.dated_nights import FIRST, SimulatedError, answer, day, instead, night_of, write_day
+from tests.support.demo_nights import batch_line, write_lines
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -158,3 +164,90 @@ def test_silence_is_noticed_at_the_time_of_day(root, now, due):
     run(root)
     store = open_store(str(root / "store"))
     assert overdue(store, "triage", now=now, ready_by="07:00", timezone="Europe/Berlin") == due
+
+
+def write_bad_rows(root, good, broken):
+    lines = [batch_line(f"g{i}", f"Count from {i} to 9.", max_tokens=8) for i in range(good)]
+    lines += [batch_line(f"t{i}", "x", tools=[{"type": "function"}]) for i in range(2)]
+    lines += ["{broken"] * broken
+    write_lines(root / "logs" / FIRST.isoformat(), "day.jsonl", lines)
+
+
+def test_bad_rows_are_told_by_code_with_a_place_and_the_exit_code(root):
+    write_bad_rows(root, good=7, broken=1)
+    result = run(root)
+    found = status(root)
+    assert (found["status"], found["exit_code"], found["aborted"]) == ("done", 3, False)
+    names = ("requests", "outputs", "errors", "quarantined")
+    assert [found[name] for name in names] == [result[name] for name in names] == [9, 7, 2, 1]
+    where = f"{root}/logs/{FIRST}/day.jsonl"
+    expected = [
+        {"kind": "error", "code": "unsupported_parameter", "count": 2, "source_line": 8},
+        {"kind": "quarantine", "code": "invalid_json", "count": 1, "source_line": 10},
+    ]
+    assert found["bad_rows"] == [{**one, "source_uri": f"file://{where}"} for one in expected]
+    shown = dict(rows_of(found))
+    assert shown["errors"] == f"2: 2 unsupported_parameter, first at {where}:8"
+    assert shown["quarantine"] == f"1: 1 invalid_json, first at {where}:10"
+    assert shown["exit code"] == "3 (published, with more bad rows than allowed)"
+    table = dict(rows_of_night(result))
+    assert table["error codes"] == f"2 unsupported_parameter, first at {where}:8"
+    assert table["exit code"] == shown["exit code"]
+    report = next((root / "store").rglob("report.md")).read_text().replace("\\", "")
+    assert f"| error | unsupported_parameter | {where}:8 | 2 |" in report
+
+
+def test_an_aborted_night_does_not_go_on(root):
+    write_bad_rows(root, good=1, broken=7)
+    with pytest.raises(AbortedError):
+        run(root)
+    found = status(root)
+    assert (found["status"], found["exit_code"], found["aborted"]) == ("failed", 1, True)
+    assert [found[name] for name in ("errors", "quarantined")] == [2, 7]
+    assert [row["code"] for row in found["bad_rows"]] == ["unsupported_parameter", "invalid_json"]
+    assert "goes on" not in found["next"]
+    assert "once the source is corrected" in found["next"]
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "shown"),
+    [("--top-k", {"top_k": 3}, "--top-k TOP_K"), ("--kv-tokens", {}, "--kv-tokens KV_TOKENS")],
+)
+def test_a_command_with_a_wrong_setting_is_not_repeated(root, option, given, shown):
+    def wrong(_):
+        raise ConfigurationError(option, "is too small", "Raise it")
+
+    with pytest.raises(ConfigurationError):
+        run(root, instead(wrong), **given)
+    found = status(root)
+    assert found["exit_code"] == 2
+    assert shown in found["next_command"]
+    assert option in found["next"]
+    with pytest.raises(ConfigurationError):
+        parsed(found["next_command"])
+
+
+def test_what_failed_for_good_is_not_called_resumable(root):
+    def lost(_):
+        raise AccountingError("1 requests answered more than once")
+
+    with pytest.raises(AccountingError):
+        run(root, instead(lost))
+    found = status(root)
+    assert "goes on" not in found["next"]
+    assert parsed(found["next_command"]).rerun is True
+
+
+@pytest.mark.parametrize(
+    ("job", "place", "said"),
+    [
+        ("other", "store", "--job: .* holds nothing of 'other'. Jobs there are triage"),
+        ("triage", "no", "--store: "),
+    ],
+)
+def test_an_unknown_job_or_store_is_an_error(root, job, place, said):
+    run(root)
+    options = ["--job", job, "--store", str(root / place), "--run-date", FIRST.isoformat(), "--json"]
+    with pytest.raises(ConfigurationError, match=said):
+        status_command.execute(status_command.make_parser().finish().parse(options))
+    assert not (root / "no").exists()

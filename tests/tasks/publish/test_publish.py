@@ -20,7 +20,7 @@ from tasks.base.schema import SCHEMAS
 from tasks.night.model import model_name
 from tasks.profile.profile import profile
 from tasks.publish.output_lines import dump_line, output_line
-from tasks.publish.publish import publication_prefix, publish
+from tasks.publish.publish import NightOfErrorsError, publication_prefix, publish
 from tasks.publish.summary import answer_lengths
 from tasks.runlog.log import RunLog, StaleWriterError
 from tasks.runlog.parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
@@ -388,3 +388,33 @@ def test_a_resumed_run_counts_the_time_of_all_its_attempts(tmp_path: Path) -> No
         night.log.finish_step("infer", INFER | {"seconds": 0.5, "engine_seconds": 3.0})
         results = publish(night)
     assert (results["seconds"], results["tokens_per_second"]) == (3.0, 5.0)
+
+
+def test_a_night_of_errors_does_not_replace_a_good_publication(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+
+    def night_of(good: int, bad: int, run_key: str, **settings: Any) -> str:
+        names = [f"r{i}" for i in range(good + bad)]
+        with open_test_night(store, tmp_path / run_key, run_key, **settings) as night:
+            account = Account(lines=good + bad, requests=good + bad)
+            write_inputs(night, [request(name) for name in names], account)
+            if good:
+                write(night, "outputs", [output(name) for name in names[:good]])
+            write(night, "errors", [error(name, code="template_error") for name in names[good:]])
+            night.log.finish_step("infer", INFER)
+            return str(publish(night)["publication_id"])
+
+    # Where there is nothing to replace it is published: people see what is wrong.
+    nothing = night_of(0, 3, "a" * 16)
+    good = night_of(19, 1, "b" * 16)
+    with pytest.raises(
+        NightOfErrorsError, match=rf"19 of 20 rows have no answer \(19 template_error\).*{good}.*--force"
+    ):
+        night_of(1, 19, "c" * 16)
+    current = current_publication(date_state(store))
+    assert current is not None
+    assert current.publication_id == good != nothing
+    # Many errors are not nearly all, and force is force.
+    night_of(2, 18, "d" * 16)
+    night_of(0, 20, "e" * 16, force=True)
+    assert len(date_state(store).publications) == 4
