@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
+from tasks.base.run_date import parse_date
 
 
 def make_parser() -> CommandParser:
@@ -34,6 +35,10 @@ def make_parser() -> CommandParser:
         metavar="FIELD=COLUMN",
         help="as for `run`; may be repeated",
     )
+    parser.add_argument(
+        "--run-date", metavar="DATE", help="only requests of this day, as 2026-11-22. Default: of every day."
+    )
+    parser.add_argument("--timezone", default="UTC", help="whose day. Default: UTC.")
     parser.add_argument("--catalog", help="as for `run`, for an Iceberg table that names none")
     return parser
 
@@ -51,7 +56,12 @@ def execute(options: dict[str, Any]) -> int:
             print_formats(known)
         return int(ExitCode.OK)
     made = examine(
-        options["file"], name=options["format"], columns=options["columns"], catalog=options["catalog"]
+        options["file"],
+        run_date=parse_date(options["run_date"]) if options["run_date"] else None,
+        timezone=options["timezone"],
+        name=options["format"],
+        columns=options["columns"],
+        catalog=options["catalog"],
     )
     found = made.as_dict()
     if options["json"]:

@@ -13,7 +13,6 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from fractions import Fraction
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -99,10 +98,10 @@ def _of_number(number: float) -> datetime | None:
         return None
     for per_second in _PER_SECOND:
         if _FIRST * per_second <= number < _END * per_second:
-            micro = Fraction(number) * 10**6 / per_second
             # Whole numbers are cut as texts are; what a float has beyond a microsecond is rounding.
-            exact = math.floor(micro) if isinstance(number, int) else round(micro)
-            return EPOCH + timedelta(microseconds=exact)
+            whole = isinstance(number, int)
+            micro = number * 10**6 // per_second if whole else round(number * 1e6 / per_second)
+            return EPOCH + timedelta(microseconds=micro)
     return _of_groups(_BASIC, str(number)) if isinstance(number, int) else None
 
 

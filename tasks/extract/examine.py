@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import pyarrow.parquet as pq
 
+from tasks.base.errors import ConfigurationError
+from tasks.base.run_date import day_window, is_dated
 from tasks.extract.extract import MAX_LINE_BYTES, ExtractSettings, extract
 from tasks.extract.parse.sniff import looks_like, parquet_look, sniff
 from tasks.extract.readers.contract import is_name, unrecognised
@@ -35,6 +37,7 @@ LOOKED_AT: Final = 20
 """Objects that are told one by one."""
 _REASONS: Final = 10
 _FIELDS: Final = 30
+OTHER_DAY: Final = "made on another day than --run-date"
 NO_CALL: Final = "no call of a text model, such as an embedding or a span around a call"
 
 
@@ -143,14 +146,22 @@ def known_formats() -> list[dict[str, str]]:
 
 
 def examine(
-    source: str, *, name: str = AUTO, columns: Sequence[str] = (), catalog: str | None = None
+    source: str,
+    *,
+    run_date: date | None = None,
+    timezone: str = "UTC",
+    name: str = AUTO,
+    columns: Sequence[str] = (),
+    catalog: str | None = None,
 ) -> Examination:
     """Read logs as a night would, and tell what they are taken for. Nothing of a prompt is in it.
 
     Parameters
     ----------
     source
-        A file, a folder, an `s3://` prefix, a table or a query, without a date in it.
+        A file, a folder, an `s3://` prefix, a table or a query.
+    run_date, timezone
+        The day whose requests are wanted, as of a run; None takes those of every day.
     name, columns
         As `--format` and `--columns` of a run, the latter as they were typed.
     catalog
@@ -159,14 +170,23 @@ def examine(
     Raises
     ------
     ConfigurationError
-        If there is nothing, or it cannot be read, or format or columns are of no use.
+        If there is nothing, or it cannot be read, or format or columns are of no use, or the source holds a
+        date and none is given.
     """
-    today = datetime.now(UTC).date()
-    settings = ExtractSettings(format=name, columns=parse_columns(columns), catalog=catalog)
+    if run_date is None and is_dated(source):
+        raise ConfigurationError("--run-date", f"is needed: {source} holds a date", "Give it as 2026-11-22")
+    day = run_date or datetime.now(UTC).date()
+    settings = ExtractSettings(
+        format=name,
+        columns=parse_columns(columns),
+        window=None if run_date is None else day_window(run_date, timezone),
+        window_filters=not is_dated(source),
+        catalog=catalog,
+    )
     with TemporaryDirectory(prefix="nightblend-formats-") as folder:
         scratch = Path(folder)
-        made = extract(source, job="formats", run_date=today, scratch=scratch / "rows", settings=settings)
-        looks = _looks(source, made, today, settings, scratch)
+        made = extract(source, job="formats", run_date=day, scratch=scratch / "rows", settings=settings)
+        looks = _looks(source, made, settings, scratch)
         first, last, without = _times(made)
         account = made.account
         return Examination(
@@ -175,20 +195,18 @@ def examine(
             account=account.counts() | {"object_errors": account.object_errors},
             answerable=account.requests - account.errors - made.shapes,
             lengths_only=made.shapes,
-            reasons=_reasons(made),
+            reasons=_reasons(made, settings),
             first_time=first,
             last_time=last,
             without_time=without,
         )
 
 
-def _looks(
-    source: str, made: ExtractResult, today: date, settings: ExtractSettings, scratch: Path
-) -> tuple[Look, ...]:
+def _looks(source: str, made: ExtractResult, settings: ExtractSettings, scratch: Path) -> tuple[Look, ...]:
     shown = made.objects[:LOOKED_AT]
     if is_table(source):
         return tuple(_look(found, _Sample("table", [], "")) for found in shown)
-    store, infos, _ = open_source(source, today, None, "formats", scratch, None)
+    store, infos, _ = open_source(source, made.run_date, None, "formats", scratch, None)
     keys = {store.object_uri(info.key): info.key for info in infos}
     given = settings.format != AUTO or bool(settings.columns)
     looks = []
@@ -263,7 +281,7 @@ def _how_sure(alike: int, looked_at: int, also: tuple[str, ...]) -> Sureness:
     return "likely" if 2 * alike > looked_at else "unsure"
 
 
-def _reasons(made: ExtractResult) -> tuple[Reason, ...]:
+def _reasons(made: ExtractResult, settings: ExtractSettings) -> tuple[Reason, ...]:
     counts: Counter[tuple[str, str, str | None, str]] = Counter()
     first: dict[tuple[str, str, str | None, str], str] = {}
     columns = ["source_uri", "source_line", "code", "field", "message"]
@@ -275,8 +293,9 @@ def _reasons(made: ExtractResult) -> tuple[Reason, ...]:
                     counts[key] += 1
                     first.setdefault(key, f"{row['source_uri']}:{row['source_line']}")
     reasons = [Reason(*key, count, first[key]) for key, count in counts.most_common(_REASONS)]  # type: ignore[arg-type]
-    if made.account.filtered:
-        reasons.append(Reason("filtered", "filtered", None, NO_CALL, made.account.filtered, None))
+    outside = made.outside if settings.window_filters else 0
+    filtered = {NO_CALL: made.account.filtered - outside, OTHER_DAY: outside}
+    reasons += [Reason("filtered", "filtered", None, why, n, None) for why, n in filtered.items() if n]
     return tuple(reasons)
 
 

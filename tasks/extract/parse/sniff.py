@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -12,8 +14,9 @@ from tasks.extract.readers import registry
 from tasks.extract.readers.contract import is_name, unrecognised
 from tasks.extract.text.containers import csv_fields
 from tasks.extract.text.decode import BOM
+from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.documents import is_concatenated, json_end, sample_documents
-from tasks.extract.text.otlp import BATCHES, spans_of
+from tasks.extract.text.nested import BATCHES, WRAPPED, NestedDocument, spans_of
 from tasks.extract.text.parquet_rows import PARQUET_MAGIC, ParquetRows
 from tasks.requests.formats import GENERIC
 
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from tasks.extract.readers.contract import Reader
     from tasks.extract.text.containers import Kind
     from tasks.extract.text.decode import Item
-    from tasks.extract.text.decompress import TextStream
 
 HEAD_BYTES: Final = 256 << 10
 _SAMPLED: Final = 200
@@ -75,7 +77,7 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
         records = sample_documents(start)
         if _OTLP.match(start):
             return _otlp("otlp-document", records, wanted)
-        return Sniffed("document", wanted or registry.detect(records), records)
+        return _plain_or_wrapped("document", start, records, wanted)
     if not start.startswith((b"{", b"[")):
         names: dict[str, Any] = dict.fromkeys(csv_fields(first) or [])
         reader = wanted or registry.detect([names])
@@ -87,7 +89,29 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
         return Sniffed("document", wanted or registry.detect(records), records)
     if records and not records[0].keys().isdisjoint(BATCHES):
         return _otlp("otlp", records, wanted)
+    if not more.strip():
+        return _plain_or_wrapped("jsonl", start, records, wanted)
     return Sniffed("jsonl", wanted or registry.detect(records), records)
+
+
+def _plain_or_wrapped(
+    kind: Kind, start: bytes, records: list[dict[str, Any]], wanted: Reader | None
+) -> Sniffed:
+    """Return what a document is: records, or one object with a list of records that a format knows."""
+    if _known(records, wanted) is None:
+        inner = NestedDocument(TextStream(io.BytesIO(start), "plain"), len(start), WRAPPED)
+        nested = [record for record, _ in islice(inner, _SAMPLED) if isinstance(record, dict)]
+        reader = _known(nested, wanted)
+        if reader is not None:
+            return Sniffed("wrapped", reader, nested)
+    return Sniffed(kind, wanted or registry.detect(records), records)
+
+
+def _known(records: list[dict[str, Any]], wanted: Reader | None) -> Reader | None:
+    """Return the format of records; None if they are of none, or not of the one that is wanted."""
+    if wanted is None:
+        return registry.detect(records)
+    return wanted if any(_has_columns(wanted, record) for record in records) else None
 
 
 def _otlp(kind: Kind, batches: list[dict[str, Any]], wanted: Reader | None) -> Sniffed:
@@ -181,6 +205,6 @@ def _json_lines(start: bytes, *, complete: bool) -> tuple[list[dict[str, Any]], 
     return found, several > len(found)
 
 
-def _has_columns(reader: Reader, names: Mapping[str, None]) -> bool:
+def _has_columns(reader: Reader, names: Mapping[str, Any]) -> bool:
     wanted = reader.columns
     return reader.matches(names) if reader.name != GENERIC else bool(set(wanted or ()) & names.keys())

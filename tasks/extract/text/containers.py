@@ -5,29 +5,36 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.extract.text.decode import BOM, decode_line
 from tasks.extract.text.documents import DocumentReader
 from tasks.extract.text.lines import BlockReader
-from tasks.extract.text.otlp import OtlpDocument, spans_of
+from tasks.extract.text.nested import OTLP, WRAPPED, NestedDocument, spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import TextStream
     from tasks.extract.text.lines import RawLine, ReadFailure
+    from tasks.extract.text.nested import Path
 
-Kind = Literal["jsonl", "otlp", "otlp-document", "document", "csv", "parquet"]
+Kind = Literal["jsonl", "otlp", "otlp-document", "wrapped", "document", "csv", "parquet"]
 """What an object is made of."""
+_PATHS: Final[Mapping[Kind, Path]] = {"otlp-document": OTLP, "wrapped": WRAPPED}
 
 
 def line_records(kind: Kind, text: TextStream, max_line_bytes: int) -> RecordSource:
     """Return the records of OTLP batches, of a JSON document or of a CSV table."""
-    if kind in ("document", "otlp-document"):
-        documents = (DocumentReader if kind == "document" else OtlpDocument)(text, max_line_bytes)
+    if kind == "document" or kind in _PATHS:
+        path = _PATHS.get(kind)
+        documents = (
+            DocumentReader(text, max_line_bytes)
+            if path is None
+            else NestedDocument(text, max_line_bytes, path)
+        )
         return RecordSource(documents, lambda: documents.failure)
     blocks = BlockReader(text, max_line_bytes)
     lines = (line for block in blocks for line in block.split(max_line_bytes))

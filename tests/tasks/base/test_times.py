@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.base.times import parse_time
@@ -130,6 +130,7 @@ MOMENTS = st.datetimes(
 )
 
 
+@settings(deadline=None)
 @given(MOMENTS, st.integers(0, 999), st.booleans())
 def test_the_size_of_a_number_tells_its_unit(moment: datetime, nano: int, as_text: bool) -> None:
     micro = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -142,6 +143,7 @@ def test_the_size_of_a_number_tells_its_unit(moment: datetime, nano: int, as_tex
     assert parse_time(str(ns) if as_text else ns) == moment
 
 
+@settings(deadline=None)
 @given(MOMENTS, st.integers(-14 * 60, 14 * 60))
 def test_python_writes_what_is_read(moment: datetime, minutes: int) -> None:
     local = moment.astimezone(timezone(timedelta(minutes=minutes)))
@@ -150,6 +152,7 @@ def test_python_writes_what_is_read(moment: datetime, minutes: int) -> None:
     assert parse_time(local.strftime("%a, %d %b %Y %H:%M:%S %z")) == moment.replace(microsecond=0)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_time_or_none(text: str) -> None:
     found = parse_time(text)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 
 from flows.cli import main
 from tasks.base.errors import ConfigurationError
-from tasks.extract.examine import LOOKED_AT, NO_CALL, Examination, examine
+from tasks.extract.examine import LOOKED_AT, NO_CALL, OTHER_DAY, Examination, examine
 from tasks.extract.readers.registry import READERS
 from tests.support.log_samples import EXPECTED, SAMPLES, TABLES_OF_TEXT
 
@@ -91,6 +92,20 @@ def test_filtered_records_have_a_reason_and_times_are_told(tmp_path: Path) -> No
     assert found.last_time is not None
     assert found.first_time <= found.last_time
     assert found.without_time == 0
+
+
+def test_requests_of_another_day_and_sources_with_a_date(tmp_path: Path) -> None:
+    folder = tmp_path / "2026-03-01"
+    folder.mkdir()
+    found = look(folder, lines(SAMPLES["litellm"]), run_date=date(2026, 3, 2))
+    assert [(reason.message, reason.count) for reason in found.reasons] == [(NO_CALL, 1), (OTHER_DAY, 3)]
+    assert found.answerable == 0
+    source = f"{tmp_path}/{{run_date}}/day.jsonl"
+    # Its path decides.
+    found = examine(source, run_date=date(2026, 3, 1), timezone="Pacific/Kiritimati")
+    assert [reason.message for reason in found.reasons] == [NO_CALL]
+    with pytest.raises(ConfigurationError, match="--run-date: is needed"):
+        examine(source)
 
 
 def test_how_sure(tmp_path: Path) -> None:

@@ -416,6 +416,22 @@ def test_requests_without_line_ends(tmp_path: Path) -> None:
     check(run(tmp_path, gzip.compress(text), "firehose.json.gz"), "openai-batch")
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in TABLES_OF_TEXT])
+def test_records_in_a_list_that_an_api_returned(tmp_path: Path, name: str) -> None:
+    page = {"object": "list", "data": SAMPLES[name], "meta": {"page": 1}}
+    for indent in (None, 2):
+        check(run(tmp_path, json.dumps(page, indent=indent).encode(), "page.json"), name)
+        check(run(tmp_path, json.dumps(page, indent=indent).encode(), "page.json", format=name), name)
+
+
+def test_columns_of_a_list_that_is_wrapped(tmp_path: Path) -> None:
+    page = {"rows": [{"q": "One?"}, {"q": "Two?"}], "total": 2}
+    result = run(tmp_path, json.dumps(page).encode(), "page.json", columns={"prompt": "q"})
+    assert [row["prompt"] for row in rows(result).values()] == ["One?", "Two?"]
+    result = run(tmp_path, json.dumps(page).encode(), "page.json")
+    assert (result.account.lines, result.account.quarantined) == (1, 1)
+
+
 def test_an_otlp_document_over_several_lines(tmp_path: Path) -> None:
     batch = {"resourceSpans": [{"scopeSpans": [{"spans": SAMPLES["otel"]}]}]}
     check(run(tmp_path, json.dumps(batch, indent=2).encode(), "pretty.json"), "otel")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.base.errors import QuarantineError
@@ -15,10 +15,13 @@ from tasks.extract.parse.sniff import sniff
 from tasks.extract.text import decompress
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.documents import DocumentReader
-from tasks.extract.text.otlp import OtlpDocument, spans_of
+from tasks.extract.text.nested import OTLP as BATCH_PATH
+from tasks.extract.text.nested import WRAPPED, NestedDocument, Path, spans_of
 from tests.support.log_samples import SAMPLES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.extract.text.lines import RawLine
 
 LIMIT = 1 << 20
@@ -35,7 +38,10 @@ RECORDS = st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max
 
 
 def read(
-    reader: type[DocumentReader], data: bytes, chunk: int = decompress.CHUNK_BYTES, limit: int = LIMIT
+    reader: Callable[[TextStream, int], DocumentReader],
+    data: bytes,
+    chunk: int = decompress.CHUNK_BYTES,
+    limit: int = LIMIT,
 ) -> tuple[list[Any], list[RawLine], DocumentReader]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decompress, "CHUNK_BYTES", chunk)
@@ -44,6 +50,13 @@ def read(
     return [record for record, _ in found], [line for _, line in found], made
 
 
+def read_nested(
+    data: bytes, chunk: int, path: Path = BATCH_PATH
+) -> tuple[list[Any], list[RawLine], DocumentReader]:
+    return read(lambda text, limit: NestedDocument(text, limit, path), data, chunk)
+
+
+@settings(deadline=None, max_examples=60)
 @given(RECORDS, st.data(), st.integers(1, 40), st.booleans())
 def test_records_behind_each_other(
     records: list[dict[str, Any]], data: st.DataObject, chunk: int, ascii_only: bool
@@ -96,6 +109,7 @@ NAMES = st.sampled_from(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 50), st.sampled_from([None, 2]), st.booleans())
 def test_spans_of_batches(data: st.DataObject, chunk: int, indent: int | None, array: bool) -> None:
     def scope() -> Any:
@@ -112,7 +126,7 @@ def test_spans_of_batches(data: st.DataObject, chunk: int, indent: int | None, a
     batches = [batch() for _ in range(data.draw(st.integers(0, 3)))]
     made: list[Any] = [batches] if array else batches
     text = "\n".join(json.dumps(item, indent=indent) for item in made).encode()
-    found, lines, reader = read(OtlpDocument, text, chunk)
+    found, lines, reader = read_nested(text, chunk)
     assert reader.failure is None
     assert found == [span for item in batches for span in spans_of(item)]
     assert [json.loads(text[line.offset :][: line.length]) for line in lines] == found
@@ -124,7 +138,7 @@ def test_a_batch_far_over_the_limit_is_read_span_by_span() -> None:
     most = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decompress, "CHUNK_BYTES", 4096)
-        reader = OtlpDocument(TextStream(io.BytesIO(text), "plain"), 1000)
+        reader = NestedDocument(TextStream(io.BytesIO(text), "plain"), 1000, BATCH_PATH)
         found = []
         for span, _ in reader:
             found.append(span)
@@ -138,13 +152,26 @@ def test_a_batch_far_over_the_limit_is_read_span_by_span() -> None:
 def test_a_batch_that_breaks_off(cut: int) -> None:
     batch = {"resourceSpans": [{"scopeSpans": [{"spans": SAMPLES["otel"]}]}]}
     text = json.dumps(batch, indent=2).encode()
-    found, _, reader = read(OtlpDocument, text[:-cut], 64)
+    found, _, reader = read_nested(text[:-cut], 64)
     assert found == SAMPLES["otel"][: len(found)]
     assert len(found) >= len(SAMPLES["otel"]) - 1
     assert reader.failure is not None
-    _, _, reader = read(OtlpDocument, text.replace(b'"spans": [', b'"spans" ['), 64)
+    _, _, reader = read_nested(text.replace(b'"spans": [', b'"spans" ['), 64)
     assert reader.failure is not None
-    assert "broken after 0 spans" in reader.failure.message
+    assert "broken after 0 records" in reader.failure.message
+
+
+@settings(deadline=None, max_examples=60)
+@given(RECORDS, st.integers(1, 50), st.sampled_from([None, 2]), st.sampled_from(WRAPPED[0]))
+def test_records_that_are_wrapped(
+    records: list[dict[str, Any]], chunk: int, indent: int | None, name: str
+) -> None:
+    page = {"meta": {name: [{"no": 1}]}, name: records, "next": None}
+    text = "\n".join(json.dumps(page, indent=indent) for _ in range(2)).encode()
+    found, lines, reader = read_nested(text, chunk, WRAPPED)
+    assert reader.failure is None
+    assert found == records * 2
+    assert [json.loads(text[line.offset :][: line.length]) for line in lines] == found
 
 
 LINE = json.dumps(SAMPLES["openai-batch"][0])
@@ -169,6 +196,11 @@ OTLP = {"resourceSpans": [{"scopeSpans": [{"spans": SAMPLES["otel"]}]}]}
         (json.dumps(OTLP, indent=2), "otlp-document", "otel"),
         (json.dumps([OTLP, OTLP], indent=2), "otlp-document", "otel"),
         (json.dumps([OTLP]), "otlp-document", "otel"),
+        (json.dumps({"meta": {}, "data": SAMPLES["langfuse"]}), "wrapped", "langfuse"),
+        (json.dumps({"meta": {}, "data": SAMPLES["langfuse"]}, indent=2), "wrapped", "langfuse"),
+        (json.dumps({"object": "list", "data": [json.loads(LINE)]}) + "\n", "wrapped", "openai-batch"),
+        # The record itself is known.
+        (json.dumps(json.loads(LINE) | {"data": [json.loads(LINE)]}), "jsonl", "openai-batch"),
         ('{"resourceSpans": [\n' + json.dumps(OTLP)[19:], "otlp-document", "otel"),
     ],
 )

@@ -1,8 +1,11 @@
-"""OTLP batches, `{resourceSpans: [{scopeSpans: [{spans: [...]}]}]}`: the spans in them, each one a record."""
+"""Records in lists inside of a document, each one a record: OTLP batches, and lists that are wrapped.
+
+OTLP is `{resourceSpans: [{scopeSpans: [{spans: [...]}]}]}`; what APIs return is `{data: [...], meta: ...}`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tasks.extract.text.documents import DocumentReader
 from tasks.extract.text.lines import ReadFailure
@@ -13,18 +16,20 @@ if TYPE_CHECKING:
     from tasks.extract.text.decode import Item
     from tasks.extract.text.decompress import TextStream
 
+Path: TypeAlias = tuple[tuple[str, ...], ...]
+"""Names of the lists on the way to the records, the outermost first."""
+
 # The names of the protocol's JSON, of protobuf's own, and of the protocol before version 0.16.
 BATCHES: Final = ("resourceSpans", "resource_spans")
-_PATH: Final = (
+OTLP: Final[Path] = (
     BATCHES,
     ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans"),
     ("spans",),
 )
+WRAPPED: Final[Path] = (("data", "records", "Records", "items", "requests", "rows", "observations"),)
 
 
-def spans_of(
-    record: Mapping[str, Any], path: tuple[tuple[str, ...], ...] = _PATH
-) -> Iterator[dict[str, Any]]:
+def spans_of(record: Mapping[str, Any], path: Path = OTLP) -> Iterator[dict[str, Any]]:
     """Yield the spans of a batch that was decoded."""
     for name in path[0]:
         items = record.get(name)
@@ -33,30 +38,37 @@ def spans_of(
                 yield from spans_of(item, path[1:]) if len(path) > 1 else (item,)
 
 
-class OtlpDocument(DocumentReader):
-    """Iterate once over the spans of batches that are written over several lines.
+class NestedDocument(DocumentReader):
+    """Iterate once over the records in a document, or in several ones, on any number of lines.
 
-    Only a span is held at a time, however large its batch is. Parameters and attributes are those of
-    `DocumentReader`.
+    Only a record is held at a time, however long its list is.
+
+    Parameters
+    ----------
+    text, max_record_bytes
+        As for `DocumentReader`.
+    path : Path
+        Where the records are: `OTLP`, `WRAPPED`.
     """
 
-    def __init__(self, text: TextStream, max_record_bytes: int) -> None:
+    def __init__(self, text: TextStream, max_record_bytes: int, path: Path) -> None:
         super().__init__(text, max_record_bytes)
+        self._path = path
         self._number = 0
 
     def __iter__(self) -> Iterator[Item]:
         try:
-            yield from self._batches()
+            yield from self._documents()
         except _BrokenError:
-            damage = self._text.damage or f"the JSON document is broken after {self._number} spans"
+            damage = self._text.damage or f"the JSON document is broken after {self._number} records"
             self.failure = ReadFailure(self._text.bytes_read, self._offset(), damage)
 
-    def _batches(self) -> Iterator[Item]:
-        """Walk through batches one after the other, or those of one array."""
+    def _documents(self) -> Iterator[Item]:
+        """Walk through documents one after the other, or those of one array."""
         array = False
         while (character := self._next_character(",\ufeff")) is not None:
             if character == "{":
-                yield from self._batch(_PATH)
+                yield from self._inside(self._path)
                 continue
             if character != ("]" if array else "["):
                 raise _BrokenError
@@ -65,7 +77,7 @@ class OtlpDocument(DocumentReader):
         if array or self._text.damage is not None:
             raise _BrokenError
 
-    def _batch(self, path: tuple[tuple[str, ...], ...]) -> Iterator[Item]:
+    def _inside(self, path: Path) -> Iterator[Item]:
         """Walk through an object that begins here, and down the lists of the path."""
         self._place += 1
         while self._expected(",") != "}":
@@ -79,9 +91,9 @@ class OtlpDocument(DocumentReader):
             self._place += 1
             while (character := self._expected(",")) != "]":
                 if len(path) == 1:
-                    yield self._span()
+                    yield self._nested()
                 elif character == "{":
-                    yield from self._batch(path[1:])
+                    yield from self._inside(path[1:])
                 else:
                     self._value()
             self._place += 1
@@ -99,7 +111,7 @@ class OtlpDocument(DocumentReader):
             raise _BrokenError
         return found[0]
 
-    def _span(self) -> Item:
+    def _nested(self) -> Item:
         offset = self._offset()
         found = self._record()
         if found is None:
