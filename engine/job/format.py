@@ -8,6 +8,8 @@ Folder (format version 6)
     plan.npz        the order and the estimates it was made from (`engine.plan.policies.Plan`)
     profile.json    the device profile the plan counts with (`engine.cost.profiles`); absent: the nominal one
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
+    running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
+                    absent: it does not tell
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flows.api.fields import filled
 from flows.api.tables import read_table
 from flows.parameters.nightly import NightlyParameters
-from flows.run.sequence import RESULT_KEYS, Silent
+from flows.run.reporter import Silent
+from flows.run.sequence import RESULT_KEYS
 from flows.views.console import ConsoleReporter
 from tasks.base.accounting import ExitCode
 

@@ -13,7 +13,7 @@ from flows.parameters.backfill import BackfillParameters, new_id
 from flows.parameters.nightly import NightlyParameters
 
 if TYPE_CHECKING:
-    from flows.run.sequence import Reporter
+    from flows.run.reporter import Reporter
     from flows.views.date_table import DateEntry
 
 _NOT_HERE = frozenset(

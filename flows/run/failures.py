@@ -8,7 +8,7 @@ from engine.errors import EngineError
 from tasks.base.accounting import AccountingError, ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
-from tasks.infer.progress import StoppedError
+from tasks.infer.progress import EngineFailedError, StoppedError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
@@ -24,6 +24,7 @@ class AbortedError(Exception):
 TOLD = (
     ConfigurationError,
     EngineError,
+    EngineFailedError,
     AbortedError,
     AccountingError,
     ComputeFailedError,

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 if TYPE_CHECKING:
     import logging
-    from uuid import UUID
+    from collections.abc import Iterator
+
+    from prefect.client.orchestration import SyncPrefectClient
 
     from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two updates."""
+BRIEF_S: Final = 5.0
+"""How long an update may take."""
 
 
 class FlowReporter:
     """Tells the flow run's log and its progress artifact how a night goes on.
 
-    An API that fails leaves the bar behind, never the night. `beginning` is what the bar says at first.
+    An API that fails leaves the bar behind, never the night: each update is tried once, and the log says once
+    that the API is away. `beginning` is what the bar says at first.
     """
 
     def __init__(
@@ -30,7 +40,9 @@ class FlowReporter:
         beginning: str = "the engine is starting",
     ) -> None:
         self._log, self._job, self._beginning = log, job, beginning
+        self._flow_run = UUID(flow_run.id) if flow_run.id else None
         self._bar: UUID | None = None
+        self._away = False
         self._told = 0.0
         self._first: InferProgress | None = None
 
@@ -57,14 +69,42 @@ class FlowReporter:
         self._show(progress.answered / progress.requests if progress.requests else 1.0, text)
 
     def _show(self, share: float, text: str) -> None:
+        data = 100 * min(1.0, max(0.0, share))
         try:
-            if self._bar is None:
-                made = create_progress_artifact(100 * share, key=f"progress-{self._job}", description=text)
-                self._bar = cast("UUID", made)
-            else:
-                update_progress_artifact(self._bar, 100 * share, description=text)
+            with _brief_client() as client:
+                if self._bar is None:
+                    made = ArtifactCreate(
+                        type="progress",
+                        key=f"progress-{self._job}",
+                        description=text,
+                        data=data,
+                        flow_run_id=self._flow_run,
+                    )
+                    self._bar = client.create_artifact(made).id
+                else:
+                    client.update_artifact(self._bar, ArtifactUpdate(description=text, data=data))
         except Exception as error:  # noqa: BLE001 - whatever ails the API, the night goes on
-            self._log.warning("progress could not be shown (%s)", type(error).__name__)
+            if not self._away:
+                self._log.warning(
+                    "Prefect's API does not answer (%s): the night goes on, its progress is shown once the "
+                    "API is back",
+                    type(error).__name__,
+                )
+            self._away = True
+            return
+        if self._away:
+            self._log.info("Prefect's API answers again")
+        self._away = False
+
+
+@contextmanager
+def _brief_client() -> Iterator[SyncPrefectClient]:
+    """Call the API once and not for long: progress that comes too late is worth nothing."""
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(httpx_settings={"timeout": BRIEF_S}, sync_client=True) as client,
+    ):
+        yield client
 
 
 def progress_text(progress: InferProgress, first: InferProgress) -> str:

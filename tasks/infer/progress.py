@@ -9,6 +9,10 @@ class StoppedError(Exception):
     """The step ended early; running it again resumes it."""
 
 
+class EngineFailedError(Exception):
+    """Engines die whatever they compute, or before they compute anything; running it again would not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class InferProgress:
     """How far the step is: requests answered of all, output tokens and seconds of this attempt.

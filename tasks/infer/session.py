@@ -34,15 +34,19 @@ class EngineSession:
         Plans that engines have made anew.
     failure
         Why the present engine would count as dead now; None once it has answered everything.
+    ready
+        Whether the present engine has loaded its model.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._night, self._work = night, work
+        self._writer = writer
         self.answers = AnswerCollector(night, work, writer)
         self.metrics = EngineMetrics(night, work, writer)
         self.starts = 0
         self.replans = 0
         self.failure: str | None = None
+        self.ready = False
         self._folder = night.scratch / FIRST_FOLDER
         self._begin = time.monotonic()
 
@@ -51,6 +55,7 @@ class EngineSession:
         """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
         self.starts += 1
         self._folder = folder
+        self.ready = False
         self.failure = "it ended without a word"
         with self.metrics.engine_held():
             yield
@@ -59,6 +64,7 @@ class EngineSession:
         """Take one message in."""
         match message["type"]:
             case "ready":
+                self.ready = True
                 self.metrics.take_device(message)
             case "answers":
                 for item in message["items"]:
@@ -68,8 +74,7 @@ class EngineSession:
             case "step":
                 self.metrics.take_step(message)
             case "plan":
-                path = self._folder / message["file"]
-                self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")
+                self._writer.add_plan(self._folder / message["file"])
                 self.replans += 1
             case "done":
                 self.failure = None
