@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 
@@ -205,6 +206,9 @@ class _Told:
 
     def begin(self, step: str) -> None:
         self._reporter.begin(step)
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
+        self._reporter.goes_on(step, seconds, amount)
 
     def end(self, step: str, results: object) -> None:
         self._reporter.end(step, results)

@@ -8,8 +8,11 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tasks.base.progress import told_to
+
 if TYPE_CHECKING:
     from flows.run.reporter import Reporter
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 PACE_S: Final = 1.0
@@ -38,6 +41,8 @@ class Aside:
         # Calls in order, at most one of them progress between two others.
         self._calls: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._error: Exception | None = None
+        # Of the step that goes on: how far it is, by itself.
+        self._amount: Amount | None = None
         self._closed = False
         self._changed = threading.Condition()
         context = copy_context()
@@ -45,9 +50,12 @@ class Aside:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._heard = told_to(self._take_amount)
+        self._heard.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._heard.__exit__(None, None, None)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -55,6 +63,7 @@ class Aside:
 
     def begin(self, step: str) -> None:
         """Take note that a step begins."""
+        self._amount = None
         self._call("begin", step)
 
     def end(self, step: str, results: object) -> None:
@@ -64,6 +73,10 @@ class Aside:
     def answered(self, progress: InferProgress) -> None:
         """Take note of how far step `infer` is."""
         self._call("answered", progress)
+
+    def _take_amount(self, amount: Amount) -> None:
+        # Read by one thread, written by another: a name that is set, no more.
+        self._amount = amount
 
     def _call(self, name: str, *arguments: object) -> None:
         with self._changed:
@@ -77,19 +90,27 @@ class Aside:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        told = 0.0
+        told = begun = 0.0
+        step = ""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._calls or self._closed)
+                while not self._calls and not self._closed:
+                    if not self._changed.wait(self._pace if step else None) and step:
+                        break
                 # Progress may be replaced by a later one until its turn comes.
                 due = told + self._pace
                 while self._only_progress() and (left := due - time.monotonic()) > 0:
                     self._changed.wait(left)
-                if not self._calls:
+                if self._calls:
+                    name, arguments = self._calls.popleft()
+                elif self._closed:
                     return
-                name, arguments = self._calls.popleft()
+                else:
+                    name, arguments = "goes_on", (step, time.monotonic() - begun, self._amount)
             if name == "answered":
                 told = time.monotonic()
+            elif name != "goes_on":
+                step, begun = (str(arguments[0]) if name == "begin" else ""), time.monotonic()
             try:
                 getattr(self._reporter, name)(*arguments)
             except Exception as error:  # noqa: BLE001 - raised to whoever tells next

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 
@@ -13,6 +14,9 @@ class Reporter(Protocol):
 
     def begin(self, step: str) -> None:
         """Hear that a step begins."""
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
+        """Hear, about once a second, that a step still goes on, since when, and how far it is if it tells."""
 
     def end(self, step: str, results: object) -> None:
         """Hear that a step is done, and what it returned."""
@@ -25,6 +29,9 @@ class Silent:
     """Tells nobody."""
 
     def begin(self, step: str) -> None:
+        """Do nothing."""
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
         """Do nothing."""
 
     def end(self, step: str, results: object) -> None:

@@ -169,6 +169,8 @@ def _run_engine(
     asked = False
     with session.engine_held(folder), engine_process(folder) as engine:
         try:
+            if on_progress is not None:
+                on_progress(session.progress())
             for message in engine.messages:
                 session.take(message)
                 writer.flush_if_due()

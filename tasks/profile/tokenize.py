@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
+from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def tokenize_requests(
         _NpyWriter(offsets_file, np.dtype(np.int64)) as offsets,
     ):
         offsets.append(np.zeros(1, np.int64))
+        files = list(files)
+        rows = sum(pq.read_metadata(path).num_rows for path in files)
         for path in files:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=batch_rows):
@@ -195,6 +198,7 @@ def tokenize_requests(
                     total += int(lengths.sum())
                     rows_out += len(good)
                     errors_out += len(bad)
+                    tell(rows_out + errors_out, rows, "requests")
     return TokenizeResult(requests_file, errors_file, tokens_file, offsets_file, rows_out, errors_out, total)
 
 
