@@ -17,9 +17,11 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.parameters.nightly import NightlyParameters  # noqa: TC001 - Prefect reads the annotation when it runs
 from flows.parameters.to_request import night_request
 from flows.placement.prefect_pool import FLOW_RUN
+from flows.run.aside import Aside
 from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, told
-from flows.run.sequence import Silent, recorded_attempt
+from flows.run.reporter import Silent
+from flows.run.sequence import recorded_attempt
 from flows.views.progress import FlowReporter
 from tasks.infer.placement.contract import Handover  # noqa: TC001 - Prefect reads the annotation, too
 from tasks.infer.placement.handover import open_handed
@@ -30,7 +32,8 @@ from tasks.runlog.log import NotHandedOverError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-    from flows.run.sequence import Reporter, Steps
+    from flows.run.reporter import Reporter
+    from flows.run.sequence import Steps
 
 FAILED = "ComputeFailed"
 """Not `Failed`: the night that waits for it fails too, and people need to be told once."""
@@ -83,15 +86,14 @@ def compute_handed(
     Exception
         As `tasks.infer.placement.handover.open_handed` and step `infer`.
     """
-    reporter = reporter or Silent()
-    infer = steps.reported_to(reporter).infer
     with (
         TemporaryDirectory(prefix="nightblend-") as folder,
+        Aside(reporter or Silent()) as heard,
         open_handed(night_request(parameters), handover, Path(folder), params) as night,
         recorded_attempt(night),
     ):
         told(take_plan)(night)
-        return infer(night, reporter.answered)
+        return steps.reported_to(heard).infer(night, heard.answered)
 
 
 def _run(parameters: NightlyParameters, handover: Handover) -> State[dict[str, Any]]:

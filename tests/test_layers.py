@@ -105,8 +105,8 @@ tasks/estimate: what a night would take, and how far to trust that
     engine engine/cost engine/models engine/plan engine/runtime engine/simulate tasks/base tasks/extract
     tasks/plan tasks/profile tasks/report tasks/requests tasks/runlog tasks/store
 tasks/infer: the order becomes durable answers
-    engine engine/cost engine/models engine/plan tasks/base tasks/infer/backends tasks/night tasks/plan
-    tasks/requests tasks/runlog tasks/store
+    engine engine/cost engine/job engine/models engine/plan tasks/base tasks/infer/backends tasks/night
+    tasks/plan tasks/requests tasks/runlog tasks/store
 tasks/publish: answers become the current publication
     engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/infer/placement: where it is computed: here, or handed over

@@ -9,6 +9,8 @@ Folder (format version 6)
     profile.json    the device profile the plan counts with (`engine.cost.profiles`); absent: the nominal one
     model_files.json  the files that the model has to have (`engine.model_files`); absent: not checked
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
+    running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
+                    absent: it does not tell
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)

@@ -32,7 +32,7 @@ from engine.runtime.schedule.preemption import relieve
 from engine.runtime.state.runner import LogprobWish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -121,11 +121,13 @@ class Engine:
         plan: Plan,
         cost: StepCost | None = None,
         reviser: Reviser | None = None,
+        on_launch: Callable[[Int32], None] | None = None,
     ) -> None:
         """Prepare a run over the prompts ``tokens[start[i]:start[i + 1]]``; a decoder gets a `CpuRunner`.
 
         `cost` is that of the device profile that the plan was made with; None is a nominal CPU. With a
-        `reviser` what waits is estimated and ordered anew as answers come in.
+        `reviser` what waits is estimated and ordered anew as answers come in. `on_launch` hears before each
+        step which requests are running (int32 [running]).
 
         Raises
         ------
@@ -165,6 +167,7 @@ class Engine:
         self._work = state.make_work(settings.token_budget, settings.max_sequences)
         self._preempted = np.zeros((settings.max_sequences, 2), np.int32)
         self._reviser = reviser
+        self._on_launch = on_launch
         self._ended = np.zeros(len(max_new), np.int8)
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
@@ -225,6 +228,8 @@ class Engine:
         evicted = int(self.pool.counts[N_EVICTED])
         work, launched = self._work, self._schedule()
         running = int(self.slots.counts[state.RUNNING])
+        if launched and self._on_launch is not None:
+            self._on_launch(self.slots.request[self.slots.running[:running]])
         nano_batches = self._launch() if launched else 1
         finished = []
         while len(self._in_flight) > (self._runner.lag if launched else 0):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flows.api.fields import filled
 from flows.api.tables import read_table
 from flows.parameters.nightly import NightlyParameters
-from flows.run.sequence import RESULT_KEYS, Silent
+from flows.run.reporter import Silent
+from flows.run.sequence import RESULT_KEYS
 from flows.views.console import ConsoleReporter
 from tasks.base.accounting import ExitCode
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 
@@ -204,6 +206,9 @@ class _Told:
 
     def begin(self, step: str) -> None:
         self._reporter.begin(step)
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
+        self._reporter.goes_on(step, seconds, amount)
 
     def end(self, step: str, results: object) -> None:
         self._reporter.end(step, results)

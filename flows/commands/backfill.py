@@ -17,7 +17,7 @@ from tasks.base.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from flows.run.sequence import Reporter
+    from flows.run.reporter import Reporter
     from flows.views.date_table import DateEntry
 
 _NOT_HERE: Final = frozenset(

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from flows.parameters.backfill import BackfillParameters
     from flows.parameters.nightly import NightlyParameters
-    from flows.run.sequence import Reporter, Steps
+    from flows.run.reporter import Reporter
+    from flows.run.sequence import Steps
     from flows.views.date_table import DateEntry
     from tasks.store.contract import Store
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flows.parameters.nightly import NightlyParameters
-    from flows.run.sequence import Reporter
+    from flows.run.reporter import Reporter
 
 
 def night_here(

@@ -8,7 +8,7 @@ from engine.errors import EngineError
 from tasks.base.accounting import AccountingError, ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
-from tasks.infer.progress import StoppedError
+from tasks.infer.progress import EngineFailedError, StoppedError
 from tasks.night.fence import NewerListingError
 from tasks.publish.publish import NightOfErrorsError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
@@ -26,6 +26,7 @@ class AbortedError(Exception):
 TOLD = (
     ConfigurationError,
     EngineError,
+    EngineFailedError,
     AbortedError,
     AccountingError,
     NightOfErrorsError,

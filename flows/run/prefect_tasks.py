@@ -8,13 +8,20 @@ later; a wrong setting or bad input never is.
 from __future__ import annotations
 
 import functools
+import logging
 import socket
+import threading
+from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.context import ConcurrencyContext
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe
@@ -28,7 +35,7 @@ from tasks.publish.publish import publish
 from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from prefect.client.schemas.objects import FlowRun, State, TaskRun
     from prefect.tasks import Task
@@ -36,7 +43,13 @@ if TYPE_CHECKING:
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
 
+log = logging.getLogger(__name__)
+
 RETRIES: Final = 3
+BRIEF_S: Final = 1.0
+"""How long a slot's being given back is waited for."""
+LOOK_S: Final = 1.0
+"""Between two looks of a run that waits for a slot, in which it can be cancelled."""
 LEASE_S: Final = 60.0
 """How long a slot of the limit outlives a run that was killed; the least that the server allows."""
 
@@ -77,8 +90,41 @@ def infer_within_limit(
     Where the limit does not exist the engine's device lock alone keeps two runs off one GPU.
     """
     limit = limit_name(current_pool())
-    held = concurrency(limit, lease_duration=LEASE_S)
-    return infer_here(night, on_progress, place=limit, limit=held)
+    return infer_here(night, on_progress, place=limit, limit=slot_of(limit))
+
+
+@contextmanager
+def slot_of(limit: str) -> Iterator[None]:
+    """Hold a slot of a limit for the length of the block, as far as Prefect's API can be reached.
+
+    A thread asks for it, keeps it and gives it back. So an API that goes away in the meantime, whose client
+    tries again for a minute, is not waited for: the answers are there, and a slot that nobody keeps is free
+    again after `LEASE_S`. Where the API cannot be asked for one, the engine's device lock alone keeps two
+    runs off one GPU.
+    """
+    got, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            # Of its own: leases in the context of the task would be given back once more at its end.
+            with ConcurrencyContext(), concurrency(limit, lease_duration=LEASE_S):
+                got.set()
+                done.wait()
+        except (httpx.HTTPError, PrefectException) as error:
+            what = "was not given back" if got.is_set() else "could not be asked for"
+            log.warning("a slot of %s %s (%s); the night goes on", limit, what, type(error).__name__)
+        finally:
+            got.set()
+
+    thread = threading.Thread(target=copy_context().run, args=(hold,), name="gpu-slot", daemon=True)
+    thread.start()
+    try:
+        while not got.wait(LOOK_S):
+            pass
+        yield
+    finally:
+        done.set()
+        thread.join(BRIEF_S)
 
 
 def told(step: Callable[..., Any]) -> Callable[..., Any]:

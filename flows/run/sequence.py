@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from flows.run.aside import Aside
 from flows.run.failures import TOLD, AbortedError, UnexpectedError, exit_code_of
+from flows.run.reporter import Silent
 from tasks.attempt.ended import ending, record_failed
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night, record_origin
@@ -27,6 +29,7 @@ from tasks.store.contract import StoreUnavailableError, plain_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flows.run.reporter import Reporter
     from tasks.attempt.extract_inputs import ExtractedInputs
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
@@ -53,32 +56,6 @@ RESULT_KEYS = (
 )
 """What `nightblend run --json` prints."""
 PLACES = ("run_dir", "folder", "output_file", "error_file", "summary_file")
-
-
-class Reporter(Protocol):
-    """Is told how a night goes on."""
-
-    def begin(self, step: str) -> None:
-        """Hear that a step begins."""
-
-    def end(self, step: str, results: object) -> None:
-        """Hear that a step is done, and what it returned."""
-
-    def answered(self, progress: InferProgress) -> None:
-        """Hear how far step `infer` is."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def begin(self, step: str) -> None:
-        """Do nothing."""
-
-    def end(self, step: str, results: object) -> None:
-        """Do nothing."""
-
-    def answered(self, progress: InferProgress) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +110,8 @@ def run_night(
     StoppedError, StoreUnavailableError
         If it stopped early; running it again goes on from there.
     """
-    reporter = reporter or Silent()
-    steps = (steps or Steps()).reported_to(reporter)
-    with TemporaryDirectory(prefix="nightblend-") as folder:
+    with TemporaryDirectory(prefix="nightblend-") as folder, Aside(reporter or Silent()) as told:
+        steps = (steps or Steps()).reported_to(told)
         scratch = Path(folder)
         prepared = steps.extract(request, scratch)
         with open_night(prepared, request, scratch) as night:
@@ -151,7 +127,7 @@ def run_night(
                 # Step infer is recorded when every request is answered: only publishing was missing.
                 if "infer" not in night.log.state.steps:
                     steps.plan(night)
-                    steps.infer(night, reporter.answered)
+                    steps.infer(night, told.answered)
                 published = steps.publish(night)
                 _end_attempt(night, published)
                 return _result(night, published, reused=False)

@@ -6,27 +6,20 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from flows.views.bad_rows import bad_rows_text, exit_code_text
+from flows.views.progress_text import DOING, LONG_S, progress_text, share_of, so_far, waiting_text
 from tasks.base.bad_rows import ERROR, QUARANTINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two lines about progress where no terminal redraws one."""
-
-DOING: Final = {
-    "extract": "reading requests",
-    "tokenize": "tokenising prompts",
-    "profile": "profiling requests",
-    "plan": "planning the order",
-    "infer": "answering",
-    "publish": "checking and publishing",
-}
 
 
 class ConsoleReporter:
@@ -35,25 +28,41 @@ class ConsoleReporter:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._begun = self._told = time.monotonic()
+        self._begun = self._told = self._phase_since = time.monotonic()
+        self._first: InferProgress | None = None
+        self._last: InferProgress | None = None
 
     def begin(self, step: str) -> None:
         """Show that a step begins."""
-        self._begun = self._told = time.monotonic()
+        self._begun = time.monotonic()
+        # The first look at a long step comes when it has become one.
+        self._told = self._begun - CALM_S + LONG_S
+        if step == "infer":
+            self._first = self._last = None
         if step == "infer" and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-            )
-            speed = TextColumn("{task.fields[speed]}")
-            self._progress = Progress(
-                *columns, speed, TimeElapsedColumn(), console=self._console, transient=True
-            )
-            self._progress.add_task(DOING[step], total=None, speed="engine is starting")
-            self._progress.start()
+            self._put_up(step, "the engine is starting")
         else:
             self._console.print(f"{DOING.get(step, step)} ...")
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
+        """Show that a step takes long, and how long it still takes where that is known."""
+        if seconds < LONG_S:
+            return
+        text = so_far(DOING.get(step, step), seconds, amount)
+        if step == "infer" and self._last is not None:
+            waiting = waiting_text(self._last, time.monotonic() - self._phase_since)
+            if waiting is None:
+                return
+            text = waiting
+        if not self._console.is_terminal:
+            self._say(text)
+            return
+        if self._progress is None:
+            self._put_up(step, "")
+        if amount is not None and step != "infer":
+            self._draw(100 * share_of(amount), 100, text)
+        else:
+            self._draw(None, None, text)
 
     def end(self, step: str, results: object) -> None:
         """Show what came of a step."""
@@ -64,15 +73,33 @@ class ConsoleReporter:
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is."""
-        rate = (progress.output_tokens or 0) / progress.seconds if progress.seconds else 0.0
+        if self._last is None or self._last.phase != progress.phase:
+            self._phase_since = time.monotonic()
+        self._last = progress
+        if progress.phase != "answering":
+            return
+        if self._first is None or progress.seconds < self._first.seconds:
+            self._first = progress
+        text = progress_text(progress, self._first)
         if self._progress is not None:
-            task = self._progress.task_ids[0]
-            self._progress.update(
-                task, completed=progress.answered, total=progress.requests, speed=f"{rate:,.0f} tokens/s"
-            )
-        elif time.monotonic() - self._told >= CALM_S:
+            self._draw(progress.answered, progress.requests, text)
+        else:
+            self._say(text)
+
+    def _put_up(self, step: str, text: str) -> None:
+        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._progress.add_task(step, total=None, text=text)
+        self._progress.start()
+
+    def _draw(self, done: float | None, total: float | None, text: str) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total, text=text)
+
+    def _say(self, text: str) -> None:
+        if time.monotonic() - self._told >= CALM_S:
             self._told = time.monotonic()
-            self._console.print(f"  {progress.answered} of {progress.requests}, {rate:,.0f} output tokens/s")
+            self._console.print(f"  {text}")
 
     def close(self) -> None:
         """Take the bar away, also after an error."""

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.views.progress_text import DOING, LONG_S, duration, progress_text, share_of, so_far, waiting_text
 
 if TYPE_CHECKING:
     import logging
-    from uuid import UUID
+    from collections.abc import Iterator
 
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two updates."""
+BRIEF_S: Final = 5.0
+"""How long an update may take."""
 
 
 class FlowReporter:
     """Tells the flow run's log and its progress artifact how a night goes on.
 
-    An API that fails leaves the bar behind, never the night. `beginning` is what the bar says at first.
+    An API that fails leaves the bar behind, never the night: each update is tried once, and the log says once
+    that the API is away. `beginning` is what the bar says at first.
     """
 
     def __init__(
@@ -30,63 +43,98 @@ class FlowReporter:
         beginning: str = "the engine is starting",
     ) -> None:
         self._log, self._job, self._beginning = log, job, beginning
+        self._flow_run = UUID(flow_run.id) if flow_run.id else None
         self._bar: UUID | None = None
-        self._told = 0.0
+        self._away = False
+        self._begun = self._told = self._phase_since = 0.0
         self._first: InferProgress | None = None
+        self._last: InferProgress | None = None
 
     def begin(self, step: str) -> None:
         """Put up the bar when step `infer` begins."""
+        self._begun = time.monotonic()
+        # The first look at a long step comes when it has become one.
+        self._told = self._begun - CALM_S + LONG_S
         if step == "infer":
-            self._told = time.monotonic()
+            self._told = self._begun
             self._show(0.0, self._beginning)
+
+    def goes_on(self, step: str, seconds: float, amount: Amount | None) -> None:
+        """Show that a step takes long, not more often than every `CALM_S`."""
+        if seconds < LONG_S:
+            return
+        share, text = 0.0, so_far(DOING.get(step, step), seconds, amount)
+        if step == "infer":
+            last = self._last
+            waits = so_far(self._beginning, seconds) if last is None else None
+            text = waits or (last and waiting_text(last, time.monotonic() - self._phase_since)) or ""
+        elif amount is not None:
+            share = share_of(amount)
+        if text and self._due():
+            self._log.info(text)
+            self._show(share, text)
 
     def end(self, step: str, results: object) -> None:
         """Complete the bar when step `infer` is done."""
         if step == "infer" and isinstance(results, dict):
-            self._show(1.0, f"{results['output_tokens']:,} output tokens in {_duration(results['seconds'])}")
+            self._show(1.0, f"{results['output_tokens']:,} output tokens in {duration(results['seconds'])}")
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is, not more often than every `CALM_S`."""
-        if self._first is None:
-            self._first = progress
-        if time.monotonic() - self._told < CALM_S:
+        if self._last is None or self._last.phase != progress.phase:
+            self._phase_since = time.monotonic()
+        self._last = progress
+        if progress.phase != "answering":
             return
-        self._told = time.monotonic()
+        if self._first is None or progress.seconds < self._first.seconds:
+            self._first = progress
+        if not self._due():
+            return
         text = progress_text(progress, self._first)
         self._log.info(text)
         self._show(progress.answered / progress.requests if progress.requests else 1.0, text)
 
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._told < CALM_S:
+            return False
+        self._told = now
+        return True
+
     def _show(self, share: float, text: str) -> None:
+        data = 100 * min(1.0, max(0.0, share))
         try:
-            if self._bar is None:
-                made = create_progress_artifact(100 * share, key=f"progress-{self._job}", description=text)
-                self._bar = cast("UUID", made)
-            else:
-                update_progress_artifact(self._bar, 100 * share, description=text)
+            with _brief_client() as client:
+                if self._bar is None:
+                    made = ArtifactCreate(
+                        type="progress",
+                        key=f"progress-{self._job}",
+                        description=text,
+                        data=data,
+                        flow_run_id=self._flow_run,
+                    )
+                    self._bar = client.create_artifact(made).id
+                else:
+                    client.update_artifact(self._bar, ArtifactUpdate(description=text, data=data))
         except Exception as error:  # noqa: BLE001 - whatever ails the API, the night goes on
-            self._log.warning("progress could not be shown (%s)", type(error).__name__)
+            if not self._away:
+                self._log.warning(
+                    "Prefect's API does not answer (%s): the night goes on, its progress is shown once the "
+                    "API is back",
+                    type(error).__name__,
+                )
+            self._away = True
+            return
+        if self._away:
+            self._log.info("Prefect's API answers again")
+        self._away = False
 
 
-def progress_text(progress: InferProgress, first: InferProgress) -> str:
-    """Return requests done of all, output tokens per second, and how long the rest takes at this rate.
-
-    Parameters
-    ----------
-    first
-        The first progress of the attempt: what earlier attempts answered says nothing about the rate.
-    """
-    text = f"{progress.answered:,} of {progress.requests:,} requests answered"
-    if progress.seconds > 0 and progress.output_tokens is not None:
-        text += f", {progress.output_tokens / progress.seconds:,.0f} output tokens/s"
-    done, seconds = progress.answered - first.answered, progress.seconds - first.seconds
-    if done > 0 and seconds > 0:
-        text += f", about {_duration((progress.requests - progress.answered) * seconds / done)} to go"
-    return text
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+@contextmanager
+def _brief_client() -> Iterator[SyncPrefectClient]:
+    """Call the API once and not for long: progress that comes too late is worth nothing."""
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(httpx_settings={"timeout": BRIEF_S}, sync_client=True) as client,
+    ):
+        yield client

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.base.accounting import Account
 from tasks.base.identity import digest
+from tasks.base.progress import tell
 from tasks.base.schema import VERSIONS
 from tasks.extract.group_parser import GroupParser
 from tasks.extract.input_digest import input_digest_of
@@ -147,10 +148,14 @@ def extract(
         seen = kept.seen()
         groups = kept.find(named, scratch / "kept")
     before = {name for group in groups for name in group.objects}
+    total = sum(size for _, _, size in named)
+    read = sum(size for _, _, size in before)
     for group, whole in parser.parse(source_store, {n: i for n, i in named.items() if n not in before}):
         groups.append(group)
         if kept is not None and whole:
             kept.keep(group)
+        read += sum(size for _, _, size in group.objects)
+        tell(read, total, "bytes")
     # Large objects are parsed first, kept ones are there before: the order of rows must not tell which.
     groups.sort(key=lambda group: min(group.objects))
     parsed = {name[0]: (name, result) for group in groups for name, result in group.objects.items()}

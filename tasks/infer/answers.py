@@ -23,21 +23,22 @@ class AnswerCollector:
     ----------
     choices
         Those that are held: a plan of what remains leaves them out.
-    output_tokens
-        Of all choices taken in.
+    taken, output_tokens
+        How many choices were taken in, and their tokens.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._night, self._work, self._writer = night, work, writer
         self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
         self.choices = Choices()
-        self.output_tokens = 0
+        self.taken = self.output_tokens = 0
 
     def take(self, item: dict[str, Any]) -> tuple[str, int] | None:
         """Take in a choice; after the last one return how the answer ended and how many requests got it."""
         i = self._row_of[item["request_id"]]
         row, key = self._work.rows[i], self._work.key_of[i]
         settings = sampling_of(self._night, row)
+        self.taken += 1
         self.output_tokens += len(item["token_ids"])
         items = self.choices.add(key, item, sequences(settings))
         if items is None:

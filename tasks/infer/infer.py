@@ -1,23 +1,27 @@
 """Infer: run the engine over what remains and make its answers durable, part by part.
 
 The engine is a process of its own without storage credentials. If it dies, what it had not sent is planned
-again and a new one is started, at most `engine_restarts` times. Whatever ends this step, the answers in hand
-are written first, as long as the run is still ours.
+again and a new one is started, at most `engine_restarts` times; a request that it dies of is looked for
+(`suspects`) and gets an error row. Whatever ends this step, the answers in hand are written first, as long as
+the run is still ours.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
+from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.backends.engine_process import engine_process
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.infer.reuse import reuse_answers
 from tasks.infer.run_totals import run_totals
 from tasks.infer.session import EngineSession
+from tasks.infer.suspects import Suspects, computed_at_the_end
 from tasks.plan.lengths import write_lengths
 from tasks.plan.plan import FIRST_FOLDER, write_plan
 from tasks.plan.work import load_work
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.infer.suspects import Culprit, Share
     from tasks.night.night import Night
+    from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +49,8 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     ------
     StoppedError
         If the run was asked to stop, or the engine died more often than it may be restarted.
+    EngineFailedError
+        If engines died again and again without an answer: running it again would not help.
     EngineError
         If the engine refuses the job (no restart would help).
     """
@@ -51,22 +59,14 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     session = EngineSession(night, work, writer)
     try:
         reused = reuse_answers(night, work, writer)
-        folder = night.scratch / FIRST_FOLDER
-        while work.open_keys():
-            if session.starts > 0 or reused or not (folder / "job.json").exists():
-                folder = night.scratch / f"engine-{session.starts + 1}"
-                write_plan(night, work, folder, session.answers.choices)
-            failure = _run_engine(night, writer, folder, session, on_progress)
-            if failure is None:
-                break
-            if session.starts > night.settings.engine_restarts:
-                raise StoppedError(f"the engine died {session.starts} times, last: {failure}")
-            log.warning("the engine died (%s); starting it again", failure)
+        _answer_all(night, work, writer, session, on_progress, planned=not reused)
     finally:
         session.close()
         # Not after losing the run: a stale writer's parts would be refused anyway.
         if night.log.is_holder:
-            writer.flush()
+            writer.close()
+        else:
+            writer.abandon()
     metrics = session.metrics
     results = {
         **run_totals(night, work, metrics.device, metrics.kv_tokens, metrics.held_seconds),
@@ -83,6 +83,81 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     return results
 
 
+def _answer_all(
+    night: Night,
+    work: NightWork,
+    writer: PartWriter,
+    session: EngineSession,
+    on_progress: Callable[[InferProgress], None] | None,
+    *,
+    planned: bool,
+) -> None:
+    """Run engines until every request has an answer, or an error row because an engine died of it.
+
+    Parameters
+    ----------
+    planned
+        Whether the first folder, if there is one, is of all that is to be computed.
+    """
+    suspects = Suspects(night.settings.engine_restarts, has_worked=bool(night.parts("outputs")))
+    while left := suspects.left(work.open_keys()):
+        share = suspects.share(left)
+        folder = night.scratch / FIRST_FOLDER
+        if session.starts > 0 or not planned or not (folder / "job.json").exists():
+            folder = night.scratch / f"engine-{session.starts + 1}"
+            _write_job(night, work, folder, session, left, share)
+        before = session.answers.taken
+        failure = _run_engine(night, writer, folder, session, on_progress)
+        if session.answers.taken > before:
+            suspects.answered()
+        if failure is None:
+            suspects.ended()
+        else:
+            still = set(work.open_keys())
+            asked = left if share is None else share.keys
+            computing = computed_at_the_end(work, folder) if session.ready else []
+            suspects.died(
+                failure,
+                None if computing is None else [key for key in computing if key in still],
+                [key for key in asked if key in still],
+            )
+            log.warning("the engine died (%s); starting it again", failure)
+        for culprit in suspects.culprits(nothing_left=not suspects.left(work.open_keys())):
+            _set_aside(work, writer, culprit)
+        if failure is None and share is None:
+            break
+
+
+def _write_job(
+    night: Night,
+    work: NightWork,
+    folder: Path,
+    session: EngineSession,
+    left: list[str],
+    share: Share | None,
+) -> None:
+    """Plan what the next engine is to compute."""
+    keys = set(left if share is None else share.keys)
+    part = replace(work, members={key: rows for key, rows in work.members.items() if key in keys})
+    if share is not None and share.max_sequences is not None:
+        width = min(share.max_sequences, night.settings.max_sequences)
+        night = replace(night, settings=replace(night.settings, max_sequences=width))
+    write_plan(night, part, folder, session.answers.choices)
+
+
+def _set_aside(work: NightWork, writer: PartWriter, culprit: Culprit) -> None:
+    row = work.rows[work.members[culprit.key][0]]
+    log.warning(
+        "the engine died of request %s (%s, line %s) more than once (%s); it is set aside as an error",
+        row["request_id"],
+        row["source_uri"],
+        row["source_line"],
+        culprit.why,
+    )
+    said = f"the engine died of this request more than once ({culprit.why}); the others were answered"
+    writer.add_error(culprit.key, RequestError(ErrorCode.ENGINE_ERROR, None, said))
+
+
 def _run_engine(
     night: Night,
     writer: PartWriter,
@@ -94,13 +169,14 @@ def _run_engine(
     asked = False
     with session.engine_held(folder), engine_process(folder) as engine:
         try:
+            if on_progress is not None:
+                on_progress(session.progress())
             for message in engine.messages:
                 session.take(message)
                 writer.flush_if_due()
                 if on_progress is not None:
                     on_progress(session.progress())
-                if night.log.lost:
-                    night.log.refresh()
+                night.log.check_held()
                 if night.log.state.stop_requested is not None and not asked:
                     asked = True
                     engine.ask_to_stop()

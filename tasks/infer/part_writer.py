@@ -1,21 +1,28 @@
-"""What an attempt has computed on its way to durable parts: every request of a run exactly once."""
+"""What an attempt has computed on its way to durable parts: every request of a run exactly once.
+
+Parts are closed here and stored by a thread (`uploads`): taking in what the engine sends waits for no store,
+until more waits to be stored than memory allows.
+"""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.base.identity import digest_ids
-from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
+from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS, error_row
+from tasks.infer.uploads import HELD_BYTES, Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
+    from tasks.base.errors import RequestError
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
@@ -23,12 +30,22 @@ _STEP_COLUMNS: Final = tuple(SCHEMAS["steps"].names)
 
 
 class PartWriter:
-    """Gathers answers and step samples and writes them as parts, by age or by number of answers."""
+    """Gathers answers and step samples and writes them as parts, by age or by number of answers.
 
-    def __init__(self, night: Night, work: NightWork) -> None:
+    End it with `close`, or with `abandon` if the run was lost to another process.
+
+    Parameters
+    ----------
+    most_bytes
+        Most bytes of closed parts that wait to be stored.
+    """
+
+    def __init__(self, night: Night, work: NightWork, most_bytes: int = HELD_BYTES) -> None:
         self._night = night
         self._work = work
+        self._uploads = Uploads(most_bytes)
         self._rows: list[dict[str, Any]] = []
+        self._errors: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
         self._device_samples: list[dict[str, Any]] = []
         self._opened = time.monotonic()
@@ -48,6 +65,15 @@ class PartWriter:
             added += 1
         return added
 
+    def add_error(self, key: str, error: RequestError) -> None:
+        """Take an error for every request that shares `key` and has no answer."""
+        for i in self._work.members[key]:
+            row = self._work.rows[i]
+            if row["request_id"] not in self._work.answered:
+                self._work.answered.add(row["request_id"])
+                identity = {name: row[name] for name in IDENTIFYING_COLUMNS}
+                self._errors.append(error_row(identity, error))
+
     def add_step(self, message: dict[str, Any]) -> None:
         """Take the measurements of one engine step."""
         self._steps.append(
@@ -64,32 +90,74 @@ class PartWriter:
         """Take a row of the table `device_samples`."""
         self._device_samples.append(row)
 
+    def add_plan(self, path: Path) -> None:
+        """Take the file of a plan that an engine has made anew; it must stay where it is."""
+        self._uploads.add(partial(self._store_plan, path))
+
     def flush_if_due(self) -> bool:
-        """Close the part in hand if it is old or large enough."""
+        """Close the part in hand if it is old or large enough.
+
+        Raises
+        ------
+        Exception
+            What storing an earlier part has raised (`StoreUnavailableError`, `StaleWriterError`, ...).
+        """
+        self._uploads.check()
         settings = self._night.settings
         due = time.monotonic() - self._opened >= settings.part_seconds
-        if (due and self._rows) or len(self._rows) >= settings.part_answers:
-            self.flush()
+        rows = len(self._rows) + len(self._errors)
+        if (due and rows) or rows >= settings.part_answers:
+            self._uploads.put(*self._in_hand())
+            self._clear()
             return True
         return False
 
-    def flush(self) -> None:
-        """Write what is in hand as durable parts."""
-        for kind, rows in (
-            ("outputs", self._rows),
-            ("steps", self._steps),
-            ("device_samples", self._device_samples),
-        ):
-            if rows:
-                ids = [row["request_id"] for row in rows] if kind == "outputs" else []
-                self._write(kind, rows, ids)
-                rows.clear()
+    def close(self) -> None:
+        """Make everything durable; returns when it is.
+
+        Raises
+        ------
+        Exception
+            As `tasks.runlog.objects.RunObjects.write_part`.
+        """
+        self._uploads.close(self._in_hand())
+        self._clear()
+
+    def abandon(self) -> None:
+        """Let go of what is not durable."""
+        self._uploads.abandon()
+
+    def _in_hand(self) -> tuple[Callable[[], None], int]:
+        """Return what stores the rows in hand, and their bytes."""
+        tables = {
+            kind: pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+            for kind, rows in self._rows_by_kind().items()
+            if rows
+        }
+        return partial(self._store, tables), sum(table.nbytes for table in tables.values())
+
+    def _rows_by_kind(self) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "outputs": self._rows,
+            "errors": self._errors,
+            "steps": self._steps,
+            "device_samples": self._device_samples,
+        }
+
+    def _clear(self) -> None:
+        for rows in self._rows_by_kind().values():
+            rows.clear()
         self._opened = time.monotonic()
 
-    def _write(self, kind: str, rows: Sequence[dict[str, Any]], ids: list[str]) -> None:
-        path: Path = self._night.scratch / f"{kind}.parquet"
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMAS[kind]), path, compression="zstd")
-        self._night.log.write_part(
-            kind, path, ext="parquet", count=len(rows), ids_digest=digest_ids(ids) if ids else ""
-        )
-        path.unlink()
+    def _store_plan(self, path: Path) -> None:
+        self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")
+
+    def _store(self, tables: dict[str, pa.Table]) -> None:
+        for kind, table in tables.items():
+            ids = table.column("request_id").to_pylist() if kind in {"outputs", "errors"} else []
+            path: Path = self._night.scratch / f"{kind}.parquet"
+            pq.write_table(table, path, compression="zstd")
+            self._night.log.write_part(
+                kind, path, ext="parquet", count=table.num_rows, ids_digest=digest_ids(ids) if ids else ""
+            )
+            path.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import EngineError
 from tasks.infer.answers import AnswerCollector
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from tasks.plan.work import NightWork
 
 
+PHASES: Final = ("starting", "compiling", "answering")
+"""See `tasks.infer.progress.InferProgress`."""
+
+
 class EngineSession:
     """Takes in what the engines of this attempt send, one process after the other.
 
@@ -34,31 +38,52 @@ class EngineSession:
         Plans that engines have made anew.
     failure
         Why the present engine would count as dead now; None once it has answered everything.
+    ready
+        Whether the present engine has loaded its model.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._night, self._work = night, work
+        self._writer = writer
         self.answers = AnswerCollector(night, work, writer)
         self.metrics = EngineMetrics(night, work, writer)
         self.starts = 0
         self.replans = 0
         self.failure: str | None = None
+        self.ready = False
         self._folder = night.scratch / FIRST_FOLDER
-        self._begin = time.monotonic()
+        self._begin = self._began_phase = time.monotonic()
+        # How long the phases before the first answers took the last time.
+        self._took: list[float | None] = [None, None]
+        # Seconds that engines have computed, and since when the present one does.
+        self._computed = 0.0
+        self._since: float | None = None
+        ids = {row["request_id"] for row in work.rows}
+        # Those have their error rows since they were parsed or tokenised; no engine will answer them.
+        self._refused = len(work.answered - ids)
 
     @contextmanager
     def engine_held(self, folder: Path) -> Iterator[None]:
         """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
         self.starts += 1
         self._folder = folder
+        self.ready = False
+        self._began_phase = time.monotonic()
         self.failure = "it ended without a word"
-        with self.metrics.engine_held():
-            yield
+        try:
+            with self.metrics.engine_held():
+                yield
+        finally:
+            if self._since is not None:
+                self._computed += time.monotonic() - self._since
+                self._since = None
 
     def take(self, message: dict[str, Any]) -> None:
         """Take one message in."""
+        self._look_at_phase(message["type"])
         match message["type"]:
             case "ready":
+                self.ready = True
                 self.metrics.take_device(message)
             case "answers":
                 for item in message["items"]:
@@ -68,8 +93,7 @@ class EngineSession:
             case "step":
                 self.metrics.take_step(message)
             case "plan":
-                path = self._folder / message["file"]
-                self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")
+                self._writer.add_plan(self._folder / message["file"])
                 self.replans += 1
             case "done":
                 self.failure = None
@@ -84,8 +108,28 @@ class EngineSession:
 
     def progress(self) -> InferProgress:
         """Return how far the attempt is."""
-        answered, requests = len(self._work.answered), len(self._work.rows)
-        return InferProgress(answered, requests, self.answers.output_tokens, self.seconds())
+        computing = self._computed + (0.0 if self._since is None else time.monotonic() - self._since)
+        phase, expected = PHASES[0], self._took[0]
+        if self.ready:
+            phase, expected = (PHASES[1], self._took[1]) if self._since is None else (PHASES[2], None)
+        return InferProgress(
+            len(self._work.answered) - self._refused,
+            len(self._work.rows),
+            self.answers.output_tokens,
+            self.seconds(),
+            computing,
+            phase,
+            expected,
+        )
+
+    def _look_at_phase(self, kind: str) -> None:
+        """Take note of the end of the engine's start, or of its first step."""
+        if kind != "ready" and not (self.ready and self._since is None):
+            return
+        now = time.monotonic()
+        self._took[self.ready], self._began_phase = now - self._began_phase, now
+        if kind != "ready":
+            self._since = now
 
     def seconds(self) -> float:
         """Return the seconds since the attempt's start."""

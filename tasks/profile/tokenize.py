@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tokenizers import decoders
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
+from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.causes import Cause, Causes
 from tasks.profile.chat_template import ChatTemplate
@@ -192,6 +193,8 @@ def tokenize_requests(
         _NpyWriter(offsets_file, np.dtype(np.int64)) as offsets,
     ):
         offsets.append(np.zeros(1, np.int64))
+        files = list(files)
+        rows = sum(pq.read_metadata(path).num_rows for path in files)
         for path in files:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=batch_rows):
@@ -207,6 +210,7 @@ def tokenize_requests(
                     total += int(lengths.sum())
                     rows_out += len(good)
                     errors_out += len(bad)
+                    tell(rows_out + errors_out, rows, "requests")
     return TokenizeResult(
         requests_file,
         errors_file,

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.bad_rows import is_night_of_errors
+from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS
 from tasks.night.fence import announce, check_first, check_newest
 from tasks.night.model import model_name
@@ -293,6 +294,7 @@ def _write_files(
         "outputs": ("output.jsonl", OUTPUT_COLUMNS, lambda row: output_line(row, model)),
         "errors": ("errors.jsonl", ERROR_COLUMNS, error_line),
     }
+    done, total = 0, sum(pq.read_metadata(path).num_rows for parts in files.values() for path in parts)
     for kind, parts in files.items():
         table = folder / f"{kind}.parquet"
         with ExitStack() as stack:
@@ -302,6 +304,8 @@ def _write_files(
             for part in parts:
                 for rows in batches(part, SCHEMAS[kind]):
                     writer.write(rows)
+                    done += rows.num_rows
+                    tell(done, total, "rows")
                     if text is not None:
                         text.writelines(dump_line(line(row)) for row in rows.select(columns).to_pylist())
         written += [table, folder / name] if name else [table]

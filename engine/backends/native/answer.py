@@ -23,6 +23,7 @@ from engine.cost.devices import (
 from engine.cost.metrics import step_metrics
 from engine.cost.step import measure_cpu, step_cost
 from engine.job.format import Job, read_job, write_plan_file
+from engine.job.running import RunningFile
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
@@ -81,6 +82,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
         # Of the profile that the plan was made with: its seconds are in these terms.
         step_cost(shape, planned),
         reviser,
+        RunningFile(folder, settings.max_sequences).write,
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}

@@ -240,7 +240,8 @@ def _wait(
 ) -> ComputeEnd | None:
     """Wait until the log says that step infer, or the attempt, is over, or that it will never say so."""
     begin = time.monotonic()
-    total = night.log.state.steps["tokenize"].results["requests"]
+    tokenized = night.log.state.steps["tokenize"].results
+    total, refused = tokenized["requests"], tokenized["refused"]
     while True:
         # Before the log is read: what it has written until its end is seen then.
         end = run.ended()
@@ -257,8 +258,9 @@ def _wait(
         if state.epoch == epoch and state.stop_requested is not None:
             raise StoppedError("the run was asked to stop; run it again to go on")
         if on_progress is not None:
-            done = sum(part.count for part in state.parts_of("outputs"))
-            on_progress(InferProgress(done, total, None, time.monotonic() - begin))
+            # Of the error rows those of step infer: the others were there before it.
+            ended = sum(part.count for kind in ("outputs", "errors") for part in state.parts_of(kind))
+            on_progress(InferProgress(ended - refused, total, None, time.monotonic() - begin))
         time.sleep(poll_s)
 
 

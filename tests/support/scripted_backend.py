@@ -1,0 +1,170 @@
+"""A back end that computes nothing: it answers a job at once, and dies where a test says so.
+
+``python -m tests.support.scripted_backend FOLDER FD`` reads the job without the package `engine`, so it
+starts within a moment. `use` puts it in the place of our own engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+SCRIPT = "NIGHTBLEND_TEST_SCRIPT"
+ANSWER_STEPS = 2
+DEVICE = {
+    "name": "scripted",
+    "source": "nominal",
+    "flops": 1e12,
+    "read_bytes": 1e11,
+    "peak_flops": 1e12,
+    "peak_bytes": 1e11,
+    "overlaps": False,
+}
+STEP = {
+    **dict.fromkeys(("tokens", "prefill_tokens", "decode_tokens", "sequences", "kv_tokens_read"), 1),
+    **dict.fromkeys(
+        ("available_pages", "hit_tokens", "recomputed_tokens", "evicted_pages", "preemptions"), 0
+    ),
+    **dict.fromkeys(("modelled_compute_seconds", "modelled_memory_seconds", "modelled_seconds"), 1e-3),
+    **dict.fromkeys(("model_flops", "model_bytes", "kv_occupancy"), 1e-3),
+}
+
+
+def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
+    """Have every engine of this process played by this back end; return the file of its script.
+
+    Parameters
+    ----------
+    folder
+        Where the script is kept, and how often it was started.
+    script
+        `dies`: request ids during whose first step it is killed, written later with `change`; `says`: it
+        sends a `fatal` message instead; `hidden`: it does not say what it computes; `deaf`: it is killed
+        before it is ready; `step_s`: how long a step takes; `answer_steps`: how many an answer takes.
+    """
+    from tasks.infer.backends import engine_process
+    from tests.support.paths import ROOT
+
+    path = folder / "script.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(script))
+
+    def started(command: list[str], *, env: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
+        played = [command[0], "-m", "tests.support.scripted_backend", *command[-2:]]
+        return subprocess.Popen(played, env={**env, "PYTHONPATH": str(ROOT), SCRIPT: str(path)}, **more)
+
+    shim = SimpleNamespace(
+        Popen=started,
+        PIPE=subprocess.PIPE,
+        TimeoutExpired=subprocess.TimeoutExpired,
+        DEVNULL=subprocess.DEVNULL,
+    )
+    monkeypatch.setattr(engine_process, "subprocess", shim)
+    return path
+
+
+def change(path: Path, **script: Any) -> None:
+    """Change a script: of engines that are started later."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | script))
+
+
+def main(folder: Path, descriptor: int) -> int:
+    """Play a back end."""
+    script = json.loads(Path(os.environ[SCRIPT]).read_text())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    if script.get("deaf"):
+        _die()
+    job = json.loads((folder / "job.json").read_text())
+    lines = (folder / "requests.jsonl").read_text().splitlines()
+    requests = [json.loads(line) for line in lines]
+    with np.load(folder / "plan.npz") as plan:
+        waiting = plan["order"].tolist()
+    running_file = None
+    if not script.get("hidden"):
+        running_file = np.lib.format.open_memmap(
+            folder / "running.npy", mode="w+", dtype=np.int32, shape=(job["max_sequences"],)
+        )
+        running_file[:] = -1
+    dies = set(script.get("dies", ()))
+    running: dict[int, int] = {}
+    with os.fdopen(descriptor, "wb") as pipe:
+        _send(
+            pipe,
+            {"type": "ready", "kv_tokens": 4096, "device": DEVICE, "load_seconds": 0.1, "device_uuid": None},
+        )
+        step, begin = 0, time.perf_counter()
+        while (waiting or running) and not stopping.is_set():
+            while waiting and len(running) < job["max_sequences"]:
+                running[waiting.pop(0)] = 0
+            if running_file is not None:
+                running_file[:] = -1
+                running_file[: len(running)] = list(running)
+            time.sleep(script.get("step_s", 0.0))
+            if dies & {requests[i]["request_id"] for i in running}:
+                if script.get("says"):
+                    _send(pipe, {"type": "fatal", "message": script["says"], "retryable": True})
+                    return 1
+                _die()
+            now = time.time()
+            # What sending took the last time is in it, as with a real engine.
+            took, begin = time.perf_counter() - begin, time.perf_counter()
+            figures = {"step": step, "started_at": now, "seconds": took, "running": len(running), **STEP}
+            _send(pipe, {"type": "step", **figures})
+            step += 1
+            for i in running:
+                running[i] += 1
+            done = [i for i, steps in running.items() if steps >= script.get("answer_steps", ANSWER_STEPS)]
+            if done:
+                _send(pipe, {"type": "answers", "items": [_answer(i, requests[i], now) for i in done]})
+            for i in done:
+                del running[i]
+        _send(pipe, {"type": "stopped" if waiting or running else "done", "counters": {}})
+    return 4 if waiting or running else 0
+
+
+def _answer(i: int, request: dict[str, Any], now: float) -> dict[str, Any]:
+    return {
+        "request": i,
+        "request_id": request["request_id"],
+        "choice": request["choice"],
+        "token_ids": [1, 2],
+        "text": f"answer to {request['request_id'][:8]}",
+        "finish_reason": "stop",
+        "cached_tokens": 0,
+        "started_at": now,
+        "finished_at": now,
+        "logprobs": None,
+    }
+
+
+def _send(pipe: Any, message: dict[str, Any]) -> None:
+    body = json.dumps(message).encode()
+    pipe.write(struct.pack(">I", len(body)) + body)
+    pipe.flush()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
