@@ -53,6 +53,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
             model_dir=inputs.model_dir,
             scratch=scratch,
             settings=settings,
+            engine=inputs.engine,
         )
 
     if state.finished and not request.rerun:
@@ -68,6 +69,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
             params={
                 "reuse_key": inputs.reuse_key,
                 "model": str(inputs.model_dir),
+                "engine": {"name": inputs.engine.name, "version": inputs.engine.version},
                 "publish": settings.publish,
                 "options": list(request.options),
                 "asked_by": request.asked_by,

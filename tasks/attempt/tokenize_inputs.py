@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from engine.models.config import load_config
 from tasks.base.identity import digest_ids
+from tasks.infer.backends.engines import refusal_of
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size),
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
+        refuse=refusal_of(night.engine, night.settings.defaults),
     )
     ids = pq.read_table(result.requests_file, columns=["request_id"]).column("request_id").to_pylist()
     requests = night.log.write_part(

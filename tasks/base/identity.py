@@ -172,7 +172,7 @@ def run_key(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int = ANSWER_VERSION,
+    answer_version: int | list[str] = ANSWER_VERSION,
 ) -> str:
     """Name a run by all that determines its answers.
 
@@ -190,8 +190,8 @@ def run_key(
         Seed of the requests that have none.
     dtype : str
         The precision the model computes in, such as `float32`.
-    answer_version : int
-        The engine's, bumped only when answers change.
+    answer_version : int or list of str
+        Of our own engine, bumped only when answers change; of another one its name and version.
 
     Returns
     -------
@@ -210,7 +210,7 @@ def reuse_key(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int = ANSWER_VERSION,
+    answer_version: int | list[str] = ANSWER_VERSION,
 ) -> str:
     """Name the runs among which answers may be reused: everything in `run_key` but the input.
 
@@ -244,7 +244,7 @@ def _answers(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int,
+    answer_version: int | list[str],
 ) -> list[Any]:
     return [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]
 

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.base.identity import digest_ids
-from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
+from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tasks.base.errors import RequestError
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
@@ -31,6 +32,7 @@ class PartWriter:
         self._rows: list[dict[str, Any]] = []
         self._steps: list[dict[str, Any]] = []
         self._device_samples: list[dict[str, Any]] = []
+        self._errors: list[dict[str, Any]] = []
         self._opened = time.monotonic()
 
     def add_answer(self, key: str, answer: dict[str, Any]) -> int:
@@ -47,6 +49,14 @@ class PartWriter:
             self._rows.append({**{name: row[name] for name in IDENTIFYING_COLUMNS}, **answer})
             added += 1
         return added
+
+    def add_error(self, key: str, error: RequestError) -> None:
+        """Take an error for every request that shares `key` and has no answer."""
+        for i in self._work.members[key]:
+            row = self._work.rows[i]
+            if row["request_id"] not in self._work.answered:
+                self._work.answered.add(row["request_id"])
+                self._errors.append(error_row(row, error))
 
     def add_step(self, message: dict[str, Any]) -> None:
         """Take the measurements of one engine step."""
@@ -68,7 +78,8 @@ class PartWriter:
         """Close the part in hand if it is old or large enough."""
         settings = self._night.settings
         due = time.monotonic() - self._opened >= settings.part_seconds
-        if (due and self._rows) or len(self._rows) >= settings.part_answers:
+        rows = len(self._rows) + len(self._errors)
+        if (due and rows) or rows >= settings.part_answers:
             self.flush()
             return True
         return False
@@ -77,11 +88,12 @@ class PartWriter:
         """Write what is in hand as durable parts."""
         for kind, rows in (
             ("outputs", self._rows),
+            ("errors", self._errors),
             ("steps", self._steps),
             ("device_samples", self._device_samples),
         ):
             if rows:
-                ids = [row["request_id"] for row in rows] if kind == "outputs" else []
+                ids = [row["request_id"] for row in rows] if kind in {"outputs", "errors"} else []
                 self._write(kind, rows, ids)
                 rows.clear()
         self._opened = time.monotonic()

@@ -19,7 +19,7 @@ from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bound
 from tasks.base.schema import SCHEMAS, error_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
 BATCH_ROWS: Final = 1024
@@ -149,6 +149,7 @@ def tokenize_requests(
     context_length: int,
     out: Path,
     batch_rows: int = BATCH_ROWS,
+    refuse: Callable[[Mapping[str, Any]], RequestError | None] = lambda _: None,
 ) -> TokenizeResult:
     """Tokenise the rows of requests files, in order.
 
@@ -164,6 +165,8 @@ def tokenize_requests(
         Folder for the results; it is created.
     batch_rows : int
         Rows held in memory at once.
+    refuse : callable
+        Tells why the engine of the night cannot answer a row; None: it can.
 
     Returns
     -------
@@ -184,7 +187,7 @@ def tokenize_requests(
         for path in files:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=batch_rows):
-                    good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length)
+                    good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length, refuse)
                     requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
                     if bad:
                         errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
@@ -199,7 +202,10 @@ def tokenize_requests(
 
 
 def _tokenize_batch(
-    rows: list[dict[str, Any]], tokenizer: PromptTokenizer, context_length: int
+    rows: list[dict[str, Any]],
+    tokenizer: PromptTokenizer,
+    context_length: int,
+    refuse: Callable[[Mapping[str, Any]], RequestError | None],
 ) -> tuple[list[dict[str, Any]], list[list[int]], list[dict[str, Any]]]:
     found: dict[int, list[int] | RequestError] = {}
     texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
@@ -221,7 +227,7 @@ def _tokenize_batch(
     for index, row in enumerate(rows):
         ids = found[index]
         if not isinstance(ids, RequestError):
-            refusal = _refuse_length(row, ids, context_length)
+            refusal = refuse(row) or _refuse_length(row, ids, context_length)
             if refusal is None:
                 good.append({**row, "input_tokens": len(ids)})
                 kept.append(ids)

@@ -1,4 +1,4 @@
 """What answers: the engine's process, seen from the step that feeds it.
 
-Begin with `process`.
+Begin with `engines` (which one, and what it can do), then `process`.
 """
