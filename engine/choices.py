@@ -1,4 +1,4 @@
-"""What can be chosen, by name: order policies, length estimators, precisions.
+"""What can be chosen, by name: order policies, length estimators, engines, precisions.
 
 Nothing is imported here, so that a form or a command line that only offers the choices starts at once.
 """
@@ -27,6 +27,14 @@ ESTIMATORS: Final = {
     FIXED: "half of the most output tokens",
 }
 """Estimator of answer lengths -> where it takes them from, in a few words (`engine.plan.lengths`)."""
+
+NATIVE: Final = "native"
+ENDPOINT: Final = "endpoint"
+ENGINES: Final = {
+    NATIVE: "our own engine, on the device of this machine",
+    ENDPOINT: "servers with an OpenAI-compatible API, named by --engine-option url=URL",
+}
+"""Engine -> what it is, in a few words; each is a room of `engine.backends`."""
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Precisions of the computing (`engine.cost.devices.find_dtype`)."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDERS = ("engine", "tasks", "flows")
-ENGINE_PACKAGES = {"numba", "numpy", "safetensors", "tokenizers", "torch", "transformers", "triton"}
-"""All that is installed where the engine runs by itself."""
+ENGINE_PACKAGES = {"httpx", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers", "triton"}
+"""All that is installed where the engine runs by itself; httpx comes with transformers."""
 FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
 ROOMS = read_rooms("""
@@ -57,6 +57,8 @@ engine/runtime/device: a step on a GPU: graphs, staging, nano-batches, overlap
 engine/runtime: the engine itself: its loop, which runner it gets, how fast it is here
     engine engine/cost engine/models engine/plan engine/runtime/cpu engine/runtime/device engine/runtime/kv
     engine/runtime/sample engine/runtime/schedule engine/runtime/state
+engine/backends/endpoint: servers with an OpenAI-compatible API as a back end
+    engine engine/backends engine/job engine/plan engine/runtime/sample
 engine/backends/native: our own engine as a back end
     engine engine/backends engine/cost engine/job engine/models engine/runtime engine/runtime/sample
     engine/runtime/schedule
@@ -77,24 +79,24 @@ tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an AP
     tasks/requests
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/extract/forms tasks/requests
-tasks/infer/backends: the process of the back end that answers a job
-    engine/job
+tasks/infer/backends: which back end answers a job, and what it can do
+    engine engine/backends engine/backends/endpoint engine/job tasks/base tasks/night tasks/requests
 tasks/runlog: the only memory of a run
     tasks/base tasks/store
 tasks/extract/parse: lines become rows
     engine tasks/base tasks/extract/readers tasks/extract/text tasks/requests
 tasks/night: what all steps of a night share: the request, the night, the model's folder
-    engine engine/cost engine/models tasks/base tasks/requests tasks/runlog tasks/store
+    engine engine/backends engine/cost engine/models tasks/base tasks/requests tasks/runlog tasks/store
 tasks/warehouse: the tables of a date, replaced in one commit
     engine/cost tasks/base tasks/runlog tasks/store
 tasks/extract: the objects of a date become rows
     tasks/base tasks/extract/parse tasks/extract/readers tasks/extract/text tasks/requests tasks/runlog
     tasks/store tasks/warehouse
 tasks/profile: rows become tokens and cost
-    engine/cost engine/models engine/plan tasks/base tasks/night tasks/runlog
+    engine engine/cost engine/models engine/plan tasks/base tasks/night tasks/runlog
 tasks/attempt: whose run it is; opening and ending an attempt
-    engine engine/models tasks/base tasks/extract tasks/night tasks/profile tasks/runlog tasks/store
-    tasks/warehouse
+    engine/backends engine/models tasks/base tasks/extract tasks/infer/backends tasks/night tasks/profile
+    tasks/runlog tasks/store tasks/warehouse
 tasks/plan: cost becomes an order
     engine engine/cost engine/job engine/models engine/plan engine/runtime engine/runtime/sample
     engine/simulate tasks/base tasks/night tasks/requests tasks/runlog
@@ -108,16 +110,17 @@ tasks/infer: the order becomes durable answers
     engine engine/cost engine/job engine/models engine/plan tasks/base tasks/infer/backends tasks/night
     tasks/plan tasks/requests tasks/runlog tasks/store
 tasks/publish: answers become the current publication
-    engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
+    engine engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
     engine engine/backends engine/cost engine/models engine/runtime tasks/attempt tasks/base
-    tasks/extract tasks/infer tasks/night tasks/profile tasks/publish tasks/runlog tasks/store tasks/warehouse
+    tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish tasks/runlog
+    tasks/store tasks/warehouse
 
 flows/parameters: the forms of the flows, and the night that they ask for
-    engine engine/cost tasks/base tasks/estimate tasks/extract/readers tasks/night tasks/operations
-    tasks/requests tasks/warehouse
+    engine engine/cost tasks/base tasks/estimate tasks/extract/readers tasks/infer/backends tasks/night
+    tasks/operations tasks/requests tasks/warehouse
 flows/run: the sequence of steps, its Prefect tasks, and what failures become
     engine tasks/attempt tasks/base tasks/infer tasks/infer/placement tasks/night tasks/plan tasks/profile
     tasks/publish tasks/runlog tasks/store
@@ -138,8 +141,9 @@ flows/deploy: deployments, work pools, serving, Prefect's plugin
     engine flows flows/dates flows/parameters flows/placement flows/run flows/views tasks tasks/base
     tasks/operations
 flows/commands: the command line: one file a command
-    engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views tasks/base
-    tasks/estimate tasks/extract tasks/operations tasks/publish tasks/report tasks/store tasks/warehouse
+    engine engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views
+    tasks/base tasks/estimate tasks/extract tasks/operations tasks/publish tasks/report tasks/store
+    tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 

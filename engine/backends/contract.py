@@ -66,7 +66,8 @@ class Answer(Protocol):
         Raises
         ------
         engine.errors.EngineError
-            Where trying again would not help; its text goes to the parent. Of any other exception only the
-            type and the place are told, and the parent may try again.
+            Where trying again would not help; its text goes to the parent. Of a `RetryableError` the text
+            goes there, too, and the parent may try again. Of any other exception only the type and the place
+            are told, and the parent may try again.
         """
         ...

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
+from engine.choices import ENDPOINT
 from engine.cost.devices import lock_file
-from engine.errors import EngineError
+from engine.errors import EngineError, RetryableError
 from engine.job.format import read_settings, write_message
 from engine.model_files import ModelCheck
 
@@ -52,7 +53,8 @@ def run(answer: Answer, folder: Path, pipe: IO[bytes]) -> int:
             write_message(pipe, {"type": "done" if complete else "stopped", "counters": counters})
             return DONE if complete else STOPPED
     except EngineError as error:
-        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": False})
+        retryable = isinstance(error, RetryableError)
+        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": retryable})
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
         # The text of an unknown error could quote a prompt; its type and place cannot.
         place = error.__traceback__
@@ -72,7 +74,7 @@ def _end_with_parent() -> None:
 
 
 class device_lock:  # noqa: N801 - used like a function
-    """Keeps two engines off one accelerator; the CPU is shared by all.
+    """Keeps two engines off one accelerator; the CPU, and servers elsewhere, are shared by all.
 
     Raises
     ------
@@ -85,7 +87,7 @@ class device_lock:  # noqa: N801 - used like a function
         self._file: IO[str] | None = None
 
     def __enter__(self) -> None:
-        if self._device == "cpu":
+        if self._device in {"cpu", ENDPOINT}:
             return
         path = lock_file(self._device)
         self._file = path.open("w")

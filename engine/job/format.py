@@ -1,7 +1,7 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 6)
-    job.json        what to run: model folder, dtype, device, engine settings
+Folder (format version 7)
+    job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
     requests.jsonl  one object per sequence: `request_id`, the index of its `choice`, its sampling settings
@@ -11,16 +11,27 @@ Folder (format version 6)
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
     running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
                     absent: it does not tell
+    prompts.jsonl   one object per sequence, `messages` or `prompt` as the request gave them; absent: the
+                    engine takes token ids
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
-    ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
-    answers     `items`: finished sequences of one step (`engine.backends.native.answer.answer_item`)
+    ready       the model is loaded (`engine`, `version`, `capabilities`: `engine.backends.facts`;
+                `kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
+    answers     `items`: finished sequences (`engine.backends.native.answer.answer_item`); an engine that
+                counts tokens itself adds `prompt_tokens` and `completion_tokens`
+    refused     `items`: sequences that cannot be answered (`request_id`, `choice`, `code`: of
+                `tasks.base.errors.ErrorCode`, `field`, `message`, `retryable`)
     step        figures of one step (`engine.cost.metrics.StepSample` and `engine.cost.metrics.step_metrics`)
+    load        of an engine without steps, about once a second: most sequences `running` at a time, and
+                `prompt_tokens`, `hit_tokens`, `output_tokens` of the answers, since the last one
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
     fatal       it cannot go on (`message`); the process ends
 
+A figure that an engine does not know is null, never 0.
+
+Version 7 has engines beside our own: their options, prompts as text, the messages `refused` and `load`.
 Version 6 calls the preemptions of a step, and those among the counters, `preemptions`; before it they were
 `retractions`, as the tables still call them.
 
@@ -31,11 +42,12 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.choices import NATIVE
 from engine.cost.profiles import DeviceProfile, read_profile, write_profile
 from engine.errors import EngineError
 from engine.plan.policies import Plan
@@ -48,9 +60,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
+PROMPTS_FILE: Final = "prompts.jsonl"
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
@@ -71,6 +84,8 @@ class JobSettings:
     ----------
     model
         Path of the model folder.
+    engine, options
+        Which engine answers (a key of `engine.choices.ENGINES`), and its own options, which are JSON.
     dtype, kv_dtype, device
         Compute precision and device, as `engine.cost.devices` names them.
     kv_tokens
@@ -80,6 +95,8 @@ class JobSettings:
     """
 
     model: str
+    engine: str = NATIVE
+    options: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     kv_dtype: str = "auto"
     device: str = "cpu"
@@ -102,6 +119,7 @@ class Job:
     plan: Plan
     replanning: Replanning | None = None
     profile: DeviceProfile | None = None
+    prompts: list[dict[str, Any]] | None = None
 
 
 def write_job(
@@ -113,11 +131,12 @@ def write_job(
     plan: Plan,
     replanning: Replanning | None = None,
     profile: DeviceProfile | None = None,
+    prompts: Sequence[dict[str, Any]] | None = None,
 ) -> None:
     """Write the folder of an engine process.
 
     `requests` are (request_id, choice, sampling) in prompt order; a request with several choices is there
-    once for each of them.
+    once for each of them. `prompts` are theirs as text, for an engine that takes no token ids.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tokens.npy", np.ascontiguousarray(tokens, np.int32))
@@ -130,6 +149,10 @@ def write_job(
         np.savez(folder / LENGTHS_FILE, **replanning.arrays())  # type: ignore[arg-type]
     if profile is not None:
         write_profile(profile, folder / "profile.json")
+    if prompts is not None:
+        with (folder / PROMPTS_FILE).open("w") as file:
+            for prompt in prompts:
+                file.write(json.dumps(prompt) + "\n")
     # Last, so that a folder with job.json is complete.
     (folder / "job.json").write_text(json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}))
 
@@ -193,7 +216,13 @@ def read_job(folder: Path) -> Job:
     replanning = None
     if (folder / LENGTHS_FILE).exists():
         replanning = read_replanning(folder / LENGTHS_FILE)
+    prompts = None
+    if (folder / PROMPTS_FILE).exists():
+        with (folder / PROMPTS_FILE).open() as file:
+            prompts = [json.loads(line) for line in file]
     counts = {len(request_ids), len(offsets) - 1, len(plan.order)}
+    if prompts is not None:
+        counts.add(len(prompts))
     if len(counts) != 1 or offsets[-1] != len(tokens):
         raise EngineError(f"{folder}: requests, offsets, tokens and plan have different lengths")
     profile = folder / "profile.json"
@@ -207,6 +236,7 @@ def read_job(folder: Path) -> Job:
         plan,
         replanning,
         read_profile(profile) if profile.exists() else None,
+        prompts,
     )
 
 

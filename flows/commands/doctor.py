@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from engine.choices import ENGINES, NATIVE
 from flows.commands.parser import CommandParser
 from tasks.base.accounting import ExitCode
 from tasks.base.run_date import parse_date
@@ -19,8 +20,8 @@ def make_parser() -> CommandParser:
     """Return the options of the command."""
     parser = CommandParser(
         "doctor",
-        description="Look at store, clock, source, catalog, model, device and Prefect as a night would use "
-        "them, without taking a GPU. What is not given is skipped.",
+        description="Look at store, clock, source, catalog, model, device or engine, and Prefect as a night "
+        "would use them, without taking a GPU. What is not given is skipped.",
         epilog="Exit codes: 0 a night can run, 2 it cannot.",
     )
     parser.add_argument("--store", required=True, help="where runs and results are kept")
@@ -32,6 +33,10 @@ def make_parser() -> CommandParser:
     parser.add_argument("--timezone", default="UTC", help="whose yesterday. Default: UTC.")
     parser.add_argument("--model", help="model folder or hub id")
     parser.add_argument("--catalog", help="as for `run`; none for files only")
+    parser.add_argument("--engine", default=NATIVE, choices=ENGINES, help="as for `run`. Default: native.")
+    parser.add_argument(
+        "--engine-option", action="append", metavar="KEY=VALUE", help="as for `run`: the servers to look at"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1. Default: auto.")
     parser.add_argument("--dtype", default="auto", help="as for `run`. Default: auto.")
     parser.add_argument("--pool", help="work pool of the nights, which must have a worker")
@@ -60,6 +65,7 @@ def execute(options: dict[str, Any]) -> int:
     from tasks.base.run_date import resolve_run_date
     from tasks.operations.doctor import FAILED, SKIPPED, WARNING, Asked
 
+    options["engine_option"] = tuple(options["engine_option"] or ())
     as_json, places = options.pop("json"), (options.pop("pool"), options.pop("compute_on"))
     given, timezone = options.pop("run_date"), options.pop("timezone")
     day = parse_date(given) if given else None

@@ -28,6 +28,7 @@ PROGRAM: Final = "nightblend"
 _METAVAR: Final = {
     "model_filter": "PATTERN",
     "columns": "FIELD=COLUMN",
+    "engine_option": "KEY=VALUE",
     "currency": "CODE",
     "device_profile": "FILE",
     "out": "FILE",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.choices import DTYPES, ESTIMATORS, KV_DTYPES, LOGGED, POLICIES
+from engine.choices import DTYPES, ENGINES, ESTIMATORS, KV_DTYPES, LOGGED, NATIVE, POLICIES
 from flows.parameters.form import SLUG, Form
 from flows.parameters.presets import PRESETS, STANDARD
 from tasks.base.run_date import resolve_run_date
@@ -23,6 +23,7 @@ class NightlyParameters(Form):
     model_config = ConfigDict(title="Nightly")
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
         "preset": PRESETS,
+        "engine": ENGINES,
         "policy": POLICIES,
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
@@ -37,6 +38,7 @@ class NightlyParameters(Form):
         "Sampling, where a request says nothing": (
             *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
         ),
+        "Engine": ("engine", "engine_option", "max_in_flight"),
         "Device and memory": (
             *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
             *("token_budget", "max_sequences", "page_size"),
@@ -163,6 +165,29 @@ class NightlyParameters(Form):
     )
     run_seed: int = Field(
         default=0, title="Seed", description="Of sampled requests that bring none.", ge=0, lt=2**63
+    )
+    engine: str = Field(
+        default=NATIVE,
+        title="Engine",
+        description="; ".join(f"{name}: {what}" for name, what in ENGINES.items()) + ".",
+        json_schema_extra={"enum": list(ENGINES)},
+        examples=[NATIVE],
+    )
+    engine_option: list[str] = Field(
+        default_factory=list,
+        title="Engine options",
+        description="KEY=VALUE, for an engine elsewhere: url (once for each server), model, key_env (the "
+        "environment variable that holds the key), prompts, timeout_s, give_up_s, retries.",
+        examples=["url=http://localhost:8000/v1"],
+    )
+    max_in_flight: int | None = Field(
+        default=None,
+        title="Most requests in flight",
+        description="That servers elsewhere get at a time, all of them together; empty: as many as they turn "
+        "out to bear, at most 512 each.",
+        ge=1,
+        le=100_000,
+        examples=[64],
     )
     device: str = Field(
         default="auto",

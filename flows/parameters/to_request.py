@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine.choices import ENDPOINT, NATIVE
 from engine.cost.devices import (
     DeviceError,
     check_kv_dtype,
@@ -19,6 +20,7 @@ from flows.parameters.presets import STANDARD
 from tasks.base.errors import ConfigurationError
 from tasks.extract.readers.generic import parse_columns
 from tasks.extract.readers.registry import find_reader
+from tasks.infer.backends.engines import check_engine
 from tasks.night.night import NightSettings
 from tasks.night.request import NightRequest
 from tasks.requests.sampling import SamplingDefaults
@@ -72,12 +74,16 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
 
 
 def _settings(parameters: NightlyParameters) -> NightSettings:
-    device = _device(parameters)
+    check_engine(parameters.engine, parameters.engine_option, parameters.max_in_flight)
+    device = _device(parameters) if parameters.engine == NATIVE else _device_elsewhere(parameters)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
         policy=parameters.policy,
         lengths=parameters.lengths,
         device=device,
+        engine=parameters.engine,
+        engine_options=tuple(parameters.engine_option),
+        max_in_flight=parameters.max_in_flight,
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
@@ -117,6 +123,18 @@ def _device(parameters: NightlyParameters) -> str:
     except DeviceError as error:
         raise ConfigurationError(error.option, error.message, error.remedy) from None
     return device
+
+
+def _device_elsewhere(parameters: NightlyParameters) -> str:
+    """Return what stands for the device of an engine elsewhere; settings of a device here are refused."""
+    for name, value in (("device", "auto"), ("kv_dtype", "auto"), ("compute_on", None)):
+        if getattr(parameters, name) != value:
+            raise ConfigurationError(
+                option(name),
+                f"has no meaning with --engine {parameters.engine}, which computes elsewhere",
+                "Leave it out",
+            )
+    return ENDPOINT
 
 
 def _profile(parameters: NightlyParameters) -> DeviceProfile | None:

@@ -120,7 +120,7 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("tokens", f"{result['input_tokens']:,} in, {result['output_tokens']:,} out"),
         ("time", f"{result['seconds']:.1f} s" + (f", {rate:,.0f} tokens/s" if rate is not None else "")),
         ("prefix hits", f"{_share(result['hit_rate'])} (optimum {_share(result['hit_rate_optimum'])})"),
-        ("computed twice", f"{result['recomputed_tokens'] or 0:,} tokens"),
+        ("computed twice", _tokens(result["recomputed_tokens"])),
         ("run", result["run_dir"]),
         ("answers", result["output_file"]),
         ("errors", result["error_file"]),
@@ -163,6 +163,10 @@ def _outcome(step: str, results: object) -> str:
     if step == "infer":
         return f"{results['output_tokens']:,} output tokens, hit rate {_share(results['hit_rate'])}"
     return ""
+
+
+def _tokens(value: int | None) -> str:
+    return "not measured" if value is None else f"{value:,} tokens"
 
 
 def _share(value: float | None) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from engine import ANSWER_VERSION
+from engine.backends.facts import NATIVE_FACTS
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
+from tasks.infer.backends.engines import check_defaults, find_engine
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
+    from engine.backends.facts import EngineFacts
     from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
     from tasks.store.contract import Store
@@ -42,6 +44,7 @@ class ExtractedInputs:
     reuse_key: str
     store: Store
     model_dir: Path
+    engine: EngineFacts
     extracted: ExtractResult
     origin: dict[str, Any]
     reading: Reading
@@ -62,8 +65,17 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     store = open_store(request.store_uri)
     store.probe()
     model_dir = find_model(request.model)
-    load_tokenizer(str(model_dir))
+    tokenizer = load_tokenizer(str(model_dir))
     settings = request.settings
+    engine = find_engine(
+        settings.engine,
+        settings.engine_options,
+        settings.max_in_flight,
+        model_dir,
+        tokenizer.encode,
+        request.model,
+    )
+    check_defaults(engine, settings.defaults)
     after = begin_reading(store, request.job, resolved.run_date)
     extracted = extract(
         request.source,
@@ -91,26 +103,29 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         )
     model = model_digest(model_dir)
     listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
-    identity = answers_identity(request, resolved.run_date, model, model_dir)
+    identity = answers_identity(request, resolved.run_date, model, model_dir, engine)
     return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
         reuse_key=reuse_key(**identity),
         store=store,
         model_dir=model_dir,
+        engine=engine,
         extracted=extracted,
         origin={
             "listing": listing,
             "objects": len(extracted.objects),
             "bytes": sum(found.size for found in extracted.objects),
             "model": model,
-            "answer_version": ANSWER_VERSION,
+            "answer_version": engine.answer_version,
         },
         reading=Reading(after, listing),
     )
 
 
-def answers_identity(request: NightRequest, run_date: date, model: str, model_dir: Path) -> dict[str, Any]:
+def answers_identity(
+    request: NightRequest, run_date: date, model: str, model_dir: Path, engine: EngineFacts = NATIVE_FACTS
+) -> dict[str, Any]:
     """Return what determines the answers but for the input: the arguments of `tasks.base.identity.reuse_key`.
 
     Parameters
@@ -119,6 +134,8 @@ def answers_identity(request: NightRequest, run_date: date, model: str, model_di
         `tasks.base.identity.model_digest`.
     model_dir
         Folder of the model; its tokenizer and chat template are looked at.
+    engine
+        What answers.
     """
     settings = request.settings
     return {
@@ -129,4 +146,5 @@ def answers_identity(request: NightRequest, run_date: date, model: str, model_di
         "run_seed": settings.run_seed,
         "dtype": settings.precision,
         "rules": load_tokenizer(str(model_dir), run_date=run_date).rules(),
+        "answer_version": engine.answer_version,
     }

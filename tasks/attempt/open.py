@@ -56,6 +56,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
             scratch=scratch,
             settings=settings,
             reading=reading,
+            engine=inputs.engine,
         )
 
     if state.finished and not request.rerun:
@@ -74,6 +75,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
             params={
                 "reuse_key": inputs.reuse_key,
                 "model": str(inputs.model_dir),
+                "engine": {"name": inputs.engine.name, "version": inputs.engine.version},
                 "publish": settings.publish,
                 "listed": reading.number,
                 "options": list(request.options),

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from engine.models.config import load_config
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
+from tasks.infer.backends.engines import refusal_of
 from tasks.night.model import check_model
 from tasks.profile.causes import as_results
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
@@ -48,6 +49,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size, run_date=night.run_date),
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
+        refuse=refusal_of(night.engine, night.settings.defaults),
     )
     # The tokenizer is one of them: tokens of another one must not be recorded under this run's name.
     check_model(night)

@@ -188,7 +188,7 @@ def run_key(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int = ANSWER_VERSION,
+    answer_version: int | list[str] = ANSWER_VERSION,
     rules: Mapping[str, str] | None = None,
 ) -> str:
     """Name a run by all that determines its answers.
@@ -207,8 +207,8 @@ def run_key(
         Seed of the requests that have none.
     dtype : str
         The precision the model computes in, such as `float32`.
-    answer_version : int
-        The engine's, bumped only when answers change.
+    answer_version : int or list of str
+        Of our own engine, bumped only when answers change; of another one its name and version.
     rules : mapping or None
         How prompts and answers of some models alone are made, such as by a clock in the chat template: what
         changes their answers and leaves all other runs the keys they have. Without any the key is that of
@@ -231,7 +231,7 @@ def reuse_key(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int = ANSWER_VERSION,
+    answer_version: int | list[str] = ANSWER_VERSION,
     rules: Mapping[str, str] | None = None,
 ) -> str:
     """Name the runs among which answers may be reused: everything in `run_key` but the input.
@@ -266,7 +266,7 @@ def _answers(
     defaults: Mapping[str, Any],
     run_seed: int,
     dtype: str,
-    answer_version: int,
+    answer_version: int | list[str],
     rules: Mapping[str, str] | None,
 ) -> list[Any]:
     shared = [job, run_date.isoformat(), model, dict(defaults), run_seed, dtype, answer_version]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSIONS: Final[dict[str, int]] = {
     "requests": 2,
     "profiles": 1,
-    "outputs": 2,
+    "outputs": 3,
     "errors": 2,
     "quarantine": 1,
     "steps": 2,
@@ -102,7 +102,8 @@ USAGE: Final = pa.struct(
     [
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("completion_tokens", pa.int32(), nullable=False),
-        pa.field("cached_tokens", pa.int32(), nullable=False),
+        # Null where the engine does not tell it.
+        pa.field("cached_tokens", pa.int32()),
     ]
 )
 

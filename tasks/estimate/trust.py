@@ -170,6 +170,8 @@ def _why_not(plan: dict[str, Any], infer: dict[str, Any]) -> str | None:
     """Return why the total of a run says nothing of the model; None if it does."""
     if not plan.get("predicted"):
         return "no duration was predicted"
+    if infer.get("engine_starts") and infer.get("steps", 0) is None:
+        return "its engine tells no steps"
     if not infer.get("engine_seconds"):
         return "nothing was computed"
     if infer.get("engine_starts") != 1 or plan.get("remaining") != infer.get("computed_answers"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tasks.base.errors import ErrorCode, RequestError
 from tasks.plan.work import sampling_of
 from tasks.requests.choices import Choices, sequences
 
@@ -39,12 +40,19 @@ class AnswerCollector:
         row, key = self._work.rows[i], self._work.key_of[i]
         settings = sampling_of(self._night, row)
         self.taken += 1
-        self.output_tokens += len(item["token_ids"])
+        self.output_tokens += _answer_tokens(item)
         items = self.choices.add(key, item, sequences(settings))
         if items is None:
             return None
         answer = answer_of(items, row["input_tokens"], settings, self._night)
         return answer["finish_reason"], self._writer.add_answer(key, answer)
+
+    def refuse(self, items: Sequence[dict[str, Any]]) -> None:
+        """Take in choices that cannot be answered: nor can then their requests."""
+        for item in items:
+            key = self._work.key_of[self._row_of[item["request_id"]]]
+            error = RequestError(ErrorCode(item["code"]), item["field"], item["message"], item["retryable"])
+            self._writer.add_error(key, error)
 
 
 def answer_of(
@@ -69,22 +77,29 @@ def answer_of(
         }
         for item in items
     ] * repeats
-    first = choices[0]
+    first, first_item = choices[0], items[0]
+    cached = [item["cached_tokens"] for item in items]
     plain = len(choices) == 1 and first["logprobs"] is None
     return {
         **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
         "choices": None if plain else choices,
         "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": sum(len(choice["token_ids"]) for choice in choices),
+            "prompt_tokens": first_item.get("prompt_tokens", prompt_tokens),
+            "completion_tokens": sum(map(_answer_tokens, items)) * repeats,
             # The prompt counts once, so what one choice left in the cache for the next is no hit.
-            "cached_tokens": min(item["cached_tokens"] for item in items),
+            "cached_tokens": None if None in cached else min(cached),
         },
         "run_key": night.run_key,
         "attempt_id": night.attempt.id,
         "started_at": _utc(min(item["started_at"] for item in items)),
         "finished_at": _utc(max(item["finished_at"] for item in items)),
     }
+
+
+def _answer_tokens(item: Mapping[str, Any]) -> int:
+    """Return the tokens of a choice: an engine that gives no ids counts them itself."""
+    counted = item.get("completion_tokens")
+    return len(item["token_ids"]) if counted is None else int(counted)
 
 
 def _token(

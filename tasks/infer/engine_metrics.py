@@ -24,18 +24,22 @@ class EngineMetrics:
 
     Attributes
     ----------
+    engine
+        Name, version and capabilities of the last engine (`engine.backends.facts`); empty before.
     device, kv_tokens
-        Profile of the device and KV memory in tokens, as the last engine told them; empty and 0 before.
+        Profile of the device and KV memory in tokens, as the last engine told them; empty and 0 before. Of an
+        engine that does not tell them the device stays empty, and `kv_tokens` is None.
     peak_running
-        Most requests that ran in one step.
+        Most requests that ran at a time.
     held_seconds
         How long engine processes lived.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._work, self._writer = work, writer
+        self.engine: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.kv_tokens = 0
+        self.kv_tokens: int | None = 0
         self.peak_running = 0
         self.held_seconds = 0.0
         self._profile: DeviceProfile | None = None
@@ -58,8 +62,9 @@ class EngineMetrics:
 
     def take_device(self, message: dict[str, Any]) -> None:
         """Take in what an engine computes on (message `ready`)."""
-        self.device, self.kv_tokens = message["device"], message["kv_tokens"]
-        self._profile = DeviceProfile(**self.device)
+        self.engine = {name: message[name] for name in ("engine", "version", "capabilities")}
+        self.device, self.kv_tokens = message["device"] or {}, message["kv_tokens"]
+        self._profile = DeviceProfile(**self.device) if self.device else None
         self._counters = DeviceCounters.open(message["device_uuid"])
 
     def take_step(self, message: dict[str, Any]) -> None:
@@ -70,11 +75,18 @@ class EngineMetrics:
         if row is not None:
             self._writer.add_device_sample(row)
         if self._prometheus is not None:
-            open_requests = len(self._work.rows) - len(self._work.answered)
-            waiting = max(0, open_requests - message["running"])
-            self._prometheus.step(message, waiting, self._profile)
+            self._prometheus.step(message, self._waiting(message["running"]), self._profile)
             if row is not None:
                 self._prometheus.device(row)
+
+    def take_load(self, message: dict[str, Any]) -> None:
+        """Take in what an engine without steps is doing (message `load`)."""
+        self.peak_running = max(self.peak_running, message["running"])
+        if self._prometheus is not None:
+            self._prometheus.load(message, self._waiting(message["running"]))
+
+    def _waiting(self, running: int) -> int:
+        return max(0, len(self._work.rows) - len(self._work.answered) - running)
 
     def take_answered(self, finish_reason: str, requests: int) -> None:
         """Count requests that got an answer."""

@@ -74,6 +74,7 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
         "peak_running": metrics.peak_running,
         "kv_tokens": metrics.kv_tokens,
         "device": metrics.device,
+        "engine": metrics.engine or night.engine.told(),
         "engine_starts": session.starts,
         "replans": session.replans,
         "reused_answers": reused,

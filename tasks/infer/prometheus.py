@@ -36,6 +36,7 @@ _GAUGES: Final = {
 }
 _COUNTERS: Final = {
     "vllm:generation_tokens": "Answer tokens computed",
+    "vllm:prompt_tokens": "Prompt tokens of the answers, of an engine that does not tell what it computed",
     "vllm:prefix_cache_hits": "Prompt tokens taken from the prefix cache",
     "vllm:num_preemptions": "Requests put back for lack of memory",
     "nightblend_prefill_tokens": "Prompt tokens computed",
@@ -54,6 +55,12 @@ _WINDOWED: Final = ("mfu", "mbu", "overlap_fraction", "density")
 _MEASURED: Final = tuple(
     name for name in METRICS if name.startswith("measured_") and name != "measured_energy_joules"
 )
+_OF_A_LOAD: Final = {
+    "vllm:generation_tokens": "output_tokens",
+    "vllm:prompt_tokens": "prompt_tokens",
+    "vllm:prefix_cache_hits": "hit_tokens",
+}
+"""Counter -> the field of a message `load` that is added to it."""
 _OF_A_STEP: Final = {
     "vllm:generation_tokens": "decode_tokens",
     "vllm:prefix_cache_hits": "hit_tokens",
@@ -78,15 +85,11 @@ class PrometheusMetrics:
         self.registry = CollectorRegistry()
         labels = {"model_name": model_name, "nightly": nightly}
         registry = self.registry
-        self._gauges = {
-            name: Gauge(name, text, LABELS, registry=registry).labels(**labels)
-            for name, text in _GAUGES.items()
-        }
+        # A figure that nobody has is not exposed, so all get their labels with their first value.
+        self._gauges = {name: Gauge(name, text, LABELS, registry=registry) for name, text in _GAUGES.items()}
         self._counters = {
-            name: Counter(name, text, LABELS, registry=registry).labels(**labels)
-            for name, text in _COUNTERS.items()
+            name: Counter(name, text, LABELS, registry=registry) for name, text in _COUNTERS.items()
         }
-        # A figure that nobody has is not exposed, so these get their labels with their first value.
         self._later = {
             name: Gauge(f"nightblend_{name}", METRICS[name].meaning, LABELS, registry=registry)
             for name in (*_WINDOWED, *_MEASURED)
@@ -104,7 +107,7 @@ class PrometheusMetrics:
             LABELS,
             registry=registry,
             buckets=_BUCKETS,
-        ).labels(**labels)
+        )
         self._answered = Counter(
             "vllm:request_success", "Answered requests", (*LABELS, "finished_reason"), registry=registry
         )
@@ -129,23 +132,23 @@ class PrometheusMetrics:
 
     def begin(self, requests: int, hit_rate_optimum: float | None) -> None:
         """Tell what the night is about to do."""
-        self._gauges["nightblend_requests"].set(requests)
+        self._gauge("nightblend_requests", requests)
         if hit_rate_optimum is not None:
-            self._gauges["nightblend_hit_rate_optimum"].set(hit_rate_optimum)
+            self._gauge("nightblend_hit_rate_optimum", hit_rate_optimum)
 
     def engine_started(self) -> None:
         """Count an engine process."""
-        self._counters["nightblend_engine_starts"].inc()
+        self._count("nightblend_engine_starts", 1)
 
     def step(self, message: Mapping[str, Any], waiting: int, device: DeviceProfile | None) -> None:
         """Take in the figures of an engine step, and how many requests wait after it."""
-        self._gauges["vllm:num_requests_running"].set(message["running"])
-        self._gauges["vllm:num_requests_waiting"].set(waiting)
-        self._gauges["vllm:kv_cache_usage_perc"].set(message["kv_occupancy"])
+        self._gauge("vllm:num_requests_running", message["running"])
+        self._gauge("vllm:num_requests_waiting", waiting)
+        self._gauge("vllm:kv_cache_usage_perc", message["kv_occupancy"])
         for name, key in _OF_A_STEP.items():
-            self._counters[name].inc(message[key])
-        self._counters["nightblend_steps"].inc()
-        self._tokens.observe(message["tokens"])
+            self._count(name, message[key])
+        self._count("nightblend_steps", 1)
+        self._tokens.labels(**self._labels).observe(message["tokens"])
         window = self._window
         for name, key in (
             ("seconds", "seconds"),
@@ -157,6 +160,20 @@ class PrometheusMetrics:
             window[name] += message[key]
         if window["seconds"] >= WINDOW_S:
             self._close_window(device)
+
+    def load(self, message: Mapping[str, Any], waiting: int) -> None:
+        """Take in what an engine without steps is doing, and how many requests wait for it."""
+        self._gauge("vllm:num_requests_running", message["running"])
+        self._gauge("vllm:num_requests_waiting", waiting)
+        for name, key in _OF_A_LOAD.items():
+            if message[key] is not None:
+                self._count(name, message[key])
+
+    def _gauge(self, name: str, value: float) -> None:
+        self._gauges[name].labels(**self._labels).set(value)
+
+    def _count(self, name: str, amount: float) -> None:
+        self._counters[name].labels(**self._labels).inc(amount)
 
     def _close_window(self, device: DeviceProfile | None) -> None:
         sums = dict(self._window)

@@ -38,32 +38,36 @@ _LATER_SUMS: Final = ("modelled_seconds", "model_flops", "model_bytes")
 
 
 def run_totals(
-    night: Night, work: NightWork, device: dict[str, Any], kv_tokens: int, held: float
+    night: Night, work: NightWork, device: dict[str, Any], kv_tokens: int | None, held: float
 ) -> dict[str, Any]:
     """Add up what is durable of a run, and record its table `work`.
 
     Parameters
     ----------
     device
-        Profile of the device, as the engine sent it; empty if none was started.
+        Profile of the device, as the engine sent it; empty if none was started, or it told none.
     kv_tokens
-        KV memory of the engine.
+        KV memory of the engine; None if it does not tell it.
     held
         Seconds that this attempt's engines lived.
     """
     steps = pl.DataFrame(pl.from_arrow(night.read_table("steps"))).sort("started_at", "step")
-    totals: dict[str, Any] = {name: steps[name].sum() for name in _SUMS}
-    totals |= {name: None if steps[name].null_count() else float(steps[name].sum()) for name in _LATER_SUMS}
-    profile = DeviceProfile(**device) if device else None
     answers = _Answers(night, work)
+    # An engine that answers without a step has not told its steps: nothing is known of them, which is not 0.
+    told = steps.height > 0 or not answers.computed
+    totals: dict[str, Any] = {name: steps[name].sum() if told else None for name in _SUMS}
+    totals |= {name: None if steps[name].null_count() else float(steps[name].sum()) for name in _LATER_SUMS}
+    if not told:
+        totals |= dict.fromkeys(_LATER_SUMS)
+    profile = DeviceProfile(**device) if device else None
     seconds = float(steps["seconds"].sum())
     devices = profile.shards if profile else 1
     return {
         **totals,
-        "engine_seconds": seconds,
-        "gpu_seconds_held": devices * (held + _held_before(night)),
-        "gpu_seconds_busy": devices * seconds,
-        "steps": steps.height,
+        "engine_seconds": seconds if told else None,
+        "gpu_seconds_held": devices * (held + _held_before(night)) if told else None,
+        "gpu_seconds_busy": devices * seconds if told else None,
+        "steps": steps.height if told else None,
         **answers.usage(),
         "finish_reasons": answers.reasons,
         "measured_energy_joules": _energy(night),
@@ -78,7 +82,15 @@ def run_totals(
 
 
 class _Answers:
-    """The durable answers of a run, those apart that it computed itself."""
+    """The durable answers of a run, those apart that it computed itself.
+
+    Attributes
+    ----------
+    reasons
+        Why answers ended, and how many.
+    computed
+        How many this run computed itself.
+    """
 
     def __init__(self, night: Night, work: NightWork) -> None:
         self._night, self._work = night, work
@@ -96,26 +108,31 @@ class _Answers:
             if row["request_id"] in first and row["run_key"] == night.run_key:
                 self._computed.append(first[row["request_id"]])
                 lengths.append((usage["prompt_tokens"], usage["cached_tokens"], usage["completion_tokens"]))
+        # What an engine has not told is not a number here.
         self._lengths = np.array(lengths, np.float64).reshape(-1, 3)
+        self.computed = len(self._computed)
         # Over all attempts, like the hit rate: the plan's own figures are those of what remained.
         self._tree = build_tree(*work.prompts(self._computed)) if self._computed else None
 
     def usage(self) -> dict[str, Any]:
         """Return tokens and hit rates."""
-        prompt, cached = (int(self._lengths[:, column].sum()) for column in (0, 1))
+        prompt = int(self._lengths[:, 0].sum())
+        cached = None if np.isnan(self._lengths[:, 1]).any() else int(self._lengths[:, 1].sum())
         return {
             "computed_answers": len(self._computed),
             "prompt_tokens": prompt,
             "hit_tokens": cached,
-            "hit_rate": cached / prompt if prompt else 0.0,
+            "hit_rate": None if cached is None else cached / prompt if prompt else 0.0,
             "hit_rate_optimum": 0.0 if self._tree is None else hit_rate_optimum(self._tree),
             "input_tokens": self._input,
             "output_tokens": self._output,
         }
 
-    def ideal(self, night: Night, device: DeviceProfile | None, kv_tokens: int) -> dict[str, float | None]:
+    def ideal(
+        self, night: Night, device: DeviceProfile | None, kv_tokens: int | None
+    ) -> dict[str, float | None]:
         """Record what the requests share the cost of the run by, and return `ideal_seconds`."""
-        if device is None or self._tree is None or kv_tokens <= 0:
+        if device is None or self._tree is None or not kv_tokens or np.isnan(self._lengths).any():
             return {"ideal_seconds": None}
         shape = _shape(night)
         self._record_work(night, shape, device)

@@ -86,10 +86,11 @@ class EngineSession:
                 self.ready = True
                 self.metrics.take_device(message)
             case "answers":
-                for item in message["items"]:
-                    taken = self.answers.take(item)
-                    if taken is not None:
-                        self.metrics.take_answered(*taken)
+                self._take_answers(message["items"])
+            case "refused":
+                self.answers.refuse(message["items"])
+            case "load":
+                self.metrics.take_load(message)
             case "step":
                 self.metrics.take_step(message)
             case "plan":
@@ -105,6 +106,12 @@ class EngineSession:
                 self.failure = message["message"]
             case other:
                 raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
+
+    def _take_answers(self, items: list[dict[str, Any]]) -> None:
+        for item in items:
+            taken = self.answers.take(item)
+            if taken is not None:
+                self.metrics.take_answered(*taken)
 
     def progress(self) -> InferProgress:
         """Return how far the attempt is."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.choices import LOGGED
+from engine.backends.facts import NATIVE_FACTS
+from engine.choices import ENDPOINT, LOGGED, NATIVE
+from engine.cost.devices import nominal_profile
+from engine.cost.step import NOMINAL
 from tasks.requests.sampling import SamplingDefaults
 from tasks.runlog.parts import fetch, read_table
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from engine.backends.facts import EngineFacts
     from engine.cost.profiles import DeviceProfile
     from tasks.night.fence import Reading
     from tasks.runlog.log import RunLog
@@ -40,7 +44,11 @@ class NightSettings:
         Sampling where a request says nothing; seed of requests without one; compute precision, and that of
         the KV cache (one of `engine.choices.KV_DTYPES`).
     device
-        `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them.
+        `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them. Of an
+        engine elsewhere it is `endpoint`, and `dtype` only what the plan counts with.
+    engine, engine_options, max_in_flight
+        A key of `engine.choices.ENGINES`, its options as KEY=VALUE, and the most requests that it gets at a
+        time; None: as many as it bears.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
@@ -79,6 +87,9 @@ class NightSettings:
     dtype: str = "float32"
     kv_dtype: str = "auto"
     device: str = "cpu"
+    engine: str = NATIVE
+    engine_options: tuple[str, ...] = ()
+    max_in_flight: int | None = None
     part_seconds: float = 60.0
     part_answers: int = 2000
     engine_restarts: int = 3
@@ -99,7 +110,16 @@ class NightSettings:
     @property
     def precision(self) -> str:
         """What the answers depend on of `dtype` and `kv_dtype`, as it enters the keys."""
+        if self.device == ENDPOINT:
+            return ENDPOINT
         return self.dtype if self.kv_dtype == "auto" else f"{self.dtype}, KV {self.kv_dtype}"
+
+    @property
+    def planned_on(self) -> DeviceProfile:
+        """What the plan counts with; of an engine elsewhere nothing is known, so it is some GPU."""
+        if self.device_profile is not None:
+            return self.device_profile
+        return NOMINAL["a100"] if self.device == ENDPOINT else nominal_profile(self.device)
 
 
 @dataclass(slots=True)
@@ -118,6 +138,8 @@ class Night:
         Local folder for intermediate files; nothing in it is needed after a crash.
     reading
         When its source was listed; None where it is not known, and not published.
+    engine
+        What answers, as it was found at the start.
     """
 
     job: str
@@ -130,6 +152,7 @@ class Night:
     scratch: Path
     settings: NightSettings
     reading: Reading | None = None
+    engine: EngineFacts = NATIVE_FACTS
 
     def parts(self, kind: str, label: str = "") -> list[Part]:
         """Return the recorded parts of a kind whose file name begins with ``label-``, in log order."""

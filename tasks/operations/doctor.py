@@ -1,4 +1,4 @@
-"""Looks whether a night could run, before a GPU is taken: store, clock, source, catalog, model, device."""
+"""Looks whether a night could run, before a GPU is taken: store, clock, source, catalog, model, engine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine.choices import NATIVE
 from engine.cost.devices import DeviceError, find_device, find_dtype, lock_file
 from engine.errors import EngineError
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.extract.listing import find_objects
 from tasks.extract.table_source import is_table
+from tasks.infer.backends.engines import check_engine, find_engine
 from tasks.infer.give_way import holders
 from tasks.night.model import find_model
 from tasks.profile.tokenize import load_tokenizer
@@ -65,6 +67,8 @@ class Asked:
     run_date: date | None = None
     model: str | None = None
     catalog: str | None = None
+    engine: str = NATIVE
+    engine_option: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
     lease_s: float = 90.0
@@ -89,7 +93,10 @@ def check_night(asked: Asked) -> Iterator[Check]:
         yield _checked("source", lambda: _source(asked, found[0]))
         yield _checked("catalog", lambda: _catalog(asked, found[0]))
     yield _checked("model", lambda: _model(asked))
-    yield _checked("device", lambda: _device(asked, found[0] if found else None))
+    if asked.engine == NATIVE:
+        yield _checked("device", lambda: _device(asked, found[0] if found else None))
+    else:
+        yield _checked("engine", lambda: _engine(asked))
 
 
 def check_clock(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Check:
@@ -164,6 +171,21 @@ def _model(asked: Asked) -> Check:
     if not weights:
         return Check("model", FAILED, f"{found} holds no *.safetensors", "Complete the folder")
     return Check("model", OK, f"{found}: architecture and tokenizer are known, {weights / 1e9:,.2f} GB")
+
+
+def _engine(asked: Asked) -> Check:
+    check_engine(asked.engine, asked.engine_option, None)
+    if asked.model is None:
+        return Check("engine", SKIPPED, "needs the model, whose name and tokenizer it has to share")
+    folder = find_model(asked.model)
+    facts = find_engine(
+        asked.engine, asked.engine_option, None, folder, load_tokenizer(str(folder)).encode, asked.model
+    )
+    takes = "token ids" if facts.prompts == "ids" else "prompts as text, so hits of the plan are estimates"
+    text = f"{facts.version} answers and takes {takes}"
+    if facts.unsupported:
+        text += f"; requests that ask for {', '.join(facts.unsupported)} are refused"
+    return Check("engine", OK, text)
 
 
 def _device(asked: Asked, store: Store | None) -> Check:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.choices import COMBINED, ESTIMATORS, FIXED, LOGGED, POLICIES, SAMPLED
-from engine.cost.devices import model_shape, nominal_profile
+from engine.cost.devices import model_shape
 from engine.job.format import (
     LENGTHS_FILE,
     PLAN_FILE,
@@ -32,7 +32,7 @@ from tasks.base.errors import ConfigurationError
 from tasks.night.model import check_model
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import predict
-from tasks.plan.work import load_work, sampling_of
+from tasks.plan.work import load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class _Asked:
             model=str(night.model_dir),
             dtype=settings.dtype,
             kv_dtype=settings.kv_dtype,
+            engine=night.engine.name,
+            options=night.engine.options,
             device=settings.device,
             kv_tokens=settings.kv_tokens,
             page_size=settings.page_size,
@@ -140,8 +142,9 @@ class _Asked:
             max_sequences=settings.max_sequences,
         )
         write_model_files(folder, night.model_dir, check_model(night))
+        prompts = prompts_as_given(night, self.rows) if night.engine.prompts == "text" else None
         profile = settings.device_profile
-        write_job(folder, job, self.tokens, self.offsets, self.named, made, replanning, profile)
+        write_job(folder, job, self.tokens, self.offsets, self.named, made, replanning, profile, prompts)
 
 
 def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | None = None) -> dict[str, Any]:
@@ -170,7 +173,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     tree = build_tree(tokens, offsets)
     estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
     shape = model_shape(config, settings.dtype, settings.kv_dtype)
-    device = settings.device_profile or nominal_profile(settings.device)
+    device = settings.planned_on
     made = plan_tree(
         settings.policy,
         tree,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,22 @@ def load_work(night: Night) -> NightWork:
     for kind in ("outputs", "errors"):
         answered.update(night.read_table(kind, ["request_id"]).column("request_id").to_pylist())
     return NightWork(rows, np.load(tokens, mmap_mode="r"), np.load(offsets), key_of, members, answered)
+
+
+def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the prompts of rows as text, for an engine that takes no token ids: `messages` or `prompt`."""
+    wanted = {row["request_id"] for row in rows}
+    found: dict[str, dict[str, Any]] = {}
+    with pq.ParquetFile(night.fetch(request_parts(night.log.state)[0])) as file:
+        for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt"]):
+            for row in batch.to_pylist():
+                if row["request_id"] not in wanted:
+                    continue
+                chat = row["messages_json"]
+                found[row["request_id"]] = (
+                    {"prompt": row["prompt"]} if chat is None else {"messages": json.loads(chat)}
+                )
+    return [found[row["request_id"]] for row in rows]
 
 
 def sampling_of(night: Night, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.cost.devices import ELEMENT_BYTES, model_shape, nominal_profile
+from engine.choices import ENDPOINT
+from engine.cost.devices import ELEMENT_BYTES, model_shape
 from engine.cost.step import NOMINAL
 from engine.models.config import load_config
 from engine.plan.lengths import estimate_lengths
@@ -51,14 +52,14 @@ def profile(night: Night) -> dict[str, Any]:
         return known.results
     table, tokens, offsets = _read_requests(night)
     config = load_config(night.model_dir)
-    devices = [*NOMINAL, "cuda"]
+    devices = [*NOMINAL, "cuda", ENDPOINT]
     if night.settings.device.partition(":")[0] not in devices or night.settings.dtype not in ELEMENT_BYTES:
         field, value = "--device", night.settings.device
         choices = ", ".join(devices)
         if value.partition(":")[0] in devices:
             field, value, choices = "--dtype", night.settings.dtype, ", ".join(ELEMENT_BYTES)
         raise ConfigurationError(field, f"{value!r} is unknown", f"Choose one of {choices}")
-    device = night.settings.device_profile or nominal_profile(night.settings.device)
+    device = night.settings.planned_on
     shape = model_shape(config, night.settings.dtype, night.settings.kv_dtype)
 
     limit = table["max_tokens"].fill_null(night.settings.defaults.max_tokens).to_numpy().astype(np.int64)

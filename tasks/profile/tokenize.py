@@ -23,7 +23,7 @@ from tasks.profile.causes import Cause, Causes
 from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import date
     from types import TracebackType
 
@@ -160,6 +160,7 @@ def tokenize_requests(
     context_length: int,
     out: Path,
     batch_rows: int = BATCH_ROWS,
+    refuse: Callable[[Mapping[str, Any]], RequestError | None] = lambda _: None,
 ) -> TokenizeResult:
     """Tokenise the rows of requests files, in order.
 
@@ -175,6 +176,8 @@ def tokenize_requests(
         Folder for the results; it is created.
     batch_rows : int
         Rows held in memory at once.
+    refuse : callable
+        Tells why the engine of the night cannot answer a row; None: it can.
 
     Returns
     -------
@@ -198,7 +201,7 @@ def tokenize_requests(
         for path in files:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=batch_rows):
-                    good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length)
+                    good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length, refuse)
                     requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
                     if bad:
                         causes.add(bad)
@@ -224,7 +227,10 @@ def tokenize_requests(
 
 
 def _tokenize_batch(
-    rows: list[dict[str, Any]], tokenizer: PromptTokenizer, context_length: int
+    rows: list[dict[str, Any]],
+    tokenizer: PromptTokenizer,
+    context_length: int,
+    refuse: Callable[[Mapping[str, Any]], RequestError | None],
 ) -> tuple[list[dict[str, Any]], list[list[int]], list[dict[str, Any]]]:
     found: dict[int, list[int] | RequestError] = {}
     texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
@@ -251,8 +257,11 @@ def _tokenize_batch(
         counted = {**row, "input_tokens": len(ids)}
         try:
             _check_prompt(row, ids, tokenizer, context_length)
+            refusal = refuse(row)
         except RequestError as error:
-            bad.append(error_row(counted, error))
+            refusal = error
+        if refusal is not None:
+            bad.append(error_row(counted, refusal))
         else:
             good.append(counted)
             kept.append(ids)

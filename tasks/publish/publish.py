@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 import pyarrow.parquet as pq
 
+from engine.choices import ENDPOINT
 from engine.cost.profiles import DeviceProfile
 from tasks.base.accounting import Account, AccountingError, check_run
 from tasks.base.bad_rows import is_night_of_errors
@@ -153,7 +154,8 @@ def publish(night: Night) -> dict[str, Any]:
         "report_file": uri(f"{prefix}/report.html") if (local / "report.html") in written else None,
         "run_dir": uri(night.log.prefix),
         "policy": night.attempt.policy,
-        "device": None if device is None else device.name,
+        # Of an engine elsewhere the attempt says so; it tells no device.
+        "device": night.attempt.device if night.attempt.device == ENDPOINT else device and device.name,
         # Published again, it is still the run that ended then.
         "ended_at": (known.results.get("ended_at") if known is not None else None) or utc_now(),
         "catalog": night.settings.catalog if night.settings.publish else None,

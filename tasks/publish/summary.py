@@ -47,6 +47,7 @@ _FROM_INFER: Final = (
     "engine_starts",
     "reused_answers",
     "device",
+    "engine",
 )
 
 
@@ -119,7 +120,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         "filtered": account.filtered,
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
-        "cached_tokens": int(answered["cached_tokens"].sum()),
+        "cached_tokens": _cached(answered),
         "seconds": seconds,
         "tokens_per_second": worked / seconds if seconds > 0 else None,
         "hit_rate": infer.get("hit_rate"),
@@ -139,12 +140,11 @@ def _outputs(files: list[Path]) -> pl.DataFrame:
     usage = pl.col("usage").struct
     sums = {
         name: usage.field(field).cast(pl.Int64).sum()
-        for name, field in (
-            ("input_tokens", "prompt_tokens"),
-            ("output_tokens", "completion_tokens"),
-            ("cached_tokens", "cached_tokens"),
-        )
+        for name, field in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
     }
+    cached = usage.field("cached_tokens").cast(pl.Int64)
+    # A sum over answers of which it is not known is not known.
+    sums["cached_tokens"] = pl.when(cached.null_count() == 0).then(cached.sum())
     keys = ["workload", "finish_reason"]
     if not files:
         empty: dict[str, Any] = dict.fromkeys(keys, pl.String)
@@ -152,6 +152,11 @@ def _outputs(files: list[Path]) -> pl.DataFrame:
     scan = pl.scan_parquet(files).select("workload", "finish_reason", "usage")
     counted = scan.group_by(keys).agg(pl.len().cast(pl.Int64).alias("requests"), **sums)
     return counted.sort(keys).collect(engine="streaming")
+
+
+def _cached(rows: pl.DataFrame) -> int | None:
+    """Return the prompt tokens from the cache; None where an engine has not told them of every answer."""
+    return None if rows["cached_tokens"].null_count() else int(rows["cached_tokens"].sum())
 
 
 def _errors(files: list[Path]) -> pl.DataFrame:
@@ -179,7 +184,8 @@ def _workloads(answered: pl.DataFrame, failed: pl.DataFrame, files: list[Path]) 
             "requests": outputs + errors,
             "outputs": outputs,
             "errors": errors,
-            **{key: int(mine[key].sum()) for key in ("input_tokens", "output_tokens", "cached_tokens")},
+            **{key: int(mine[key].sum()) for key in ("input_tokens", "output_tokens")},
+            "cached_tokens": _cached(mine),
             "finish_reasons": _total(mine, "finish_reason", "requests"),
             "output_lengths": lengths.get(name),
         }

@@ -156,6 +156,8 @@ def _densities(
 ) -> list[dict[str, Any]]:
     if shape is None or device is None or usage.is_empty():
         return []
+    if usage["cached_tokens"].null_count():
+        return []
     p, c, d = (
         usage[name].to_numpy().astype(np.float64)
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.choices import NATIVE
 from engine.cost.metrics import METRICS
 from tasks.report import night_plots
 from tasks.report.document import Document, Facts, Section, Table, Text
@@ -25,10 +26,13 @@ def night_document(night: NightData) -> Document:
     """Return the report; a section without figures is left out."""
     infer = night.steps.get("infer", {})
     name = (infer.get("device") or {}).get("name")
+    # Runs of earlier versions have only had our own.
+    engine = infer.get("engine") or {"engine": NATIVE}
     parts = [
         f"run {night.run_key}",
         f"order {night.policy}",
         *([f"device {name}"] if name else []),
+        *([f"engine {engine['engine']}, {engine['version']}"] if engine.get("engine") != NATIVE else []),
         night.status,
     ]
     sections = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.contract import Ended
+from engine.backends.facts import NATIVE_FACTS
 from engine.cost.devices import (
     check_kv_dtype,
     device_uuid,
@@ -86,7 +87,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}
-    send({"type": "ready", **ready, "device_uuid": device_uuid(place)})
+    send({"type": "ready", **NATIVE_FACTS.told(), **ready, "device_uuid": device_uuid(place)})
     # Of the profile of the device at hand, unlike the plan's: what its work should have taken here.
     cost, pages = step_cost(shape, device), runner.kv_tokens // settings.page_size
 

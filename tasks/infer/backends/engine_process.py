@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any
 
-from engine.job.format import read_messages
+from engine.job.format import read_messages, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,17 +24,18 @@ AHEAD = 8
 
 
 class EngineProcess:
-    """A running engine. `messages` ends when the process does."""
+    """A running engine, the one that the job in `folder` names. `messages` ends when the process does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log_file = folder / "engine.log"
+        engine = read_settings(folder).engine
         reading, writing = os.pipe()
         # PYTHONSAFEPATH: a folder named `engine` where the run was started must not be imported instead.
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", "engine.backends.native", str(folder), str(writing)],
+                [sys.executable, "-m", f"engine.backends.{engine}", str(folder), str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

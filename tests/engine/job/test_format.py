@@ -53,12 +53,27 @@ def test_a_job_survives_the_round_trip(tmp_path) -> None:
     assert job.plan.scan().cursor.tolist() == plan.scan().cursor.tolist()
 
 
+def test_an_engine_s_options_and_prompts_as_text_survive_it(tmp_path) -> None:
+    tokens, start = flatten([[5, 6, 7], [5, 6], [9]])
+    plan = make_plan("dfs", tokens, start, np.array([2.0, 3.5, 1.0]), SHAPE, NOMINAL["cpu"])
+    settings = JobSettings(
+        "/m", engine="endpoint", options={"urls": ["http://a"], "retries": 2, "kind": None}
+    )
+    prompts = [{"prompt": "a\u2028b"}, {"messages": [{"role": "user", "content": "ü\n"}]}, {"prompt": ""}]
+    write_job(tmp_path, settings, tokens, start, REQUESTS, plan, prompts=prompts)
+    job = read_job(tmp_path)
+    assert (job.settings, job.prompts) == (settings, prompts)
+    write_job(tmp_path, settings, tokens, start, REQUESTS, plan, prompts=prompts[:2])
+    with pytest.raises(EngineError, match="different lengths"):
+        read_job(tmp_path)
+
+
 def test_another_format_version_is_refused(tmp_path) -> None:
     written(tmp_path)
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 6"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 7"):
             read_job(tmp_path)
 
 

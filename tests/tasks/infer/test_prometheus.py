@@ -106,6 +106,27 @@ def test_what_nobody_knows_is_not_exposed() -> None:
     assert "nightblend_overlap_fraction" not in found
 
 
+def test_of_an_engine_without_steps_there_are_no_figures_of_steps() -> None:
+    metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+    metrics.begin(9, 0.5)
+    metrics.engine_started()
+    for _ in range(2):
+        metrics.load({"running": 4, "prompt_tokens": 30, "output_tokens": 5, "hit_tokens": None}, 3)
+    metrics.answered("stop", 2)
+    found = told(generate_latest(metrics.registry).decode())
+    known = {name: value for name, value in found.items() if not name.endswith("_created")}
+    assert known == {
+        "vllm:num_requests_running": 4,
+        "vllm:num_requests_waiting": 3,
+        "vllm:generation_tokens_total": 10,
+        "vllm:prompt_tokens_total": 60,
+        "vllm:request_success_total": 2,
+        "nightblend_requests": 9,
+        "nightblend_hit_rate_optimum": 0.5,
+        "nightblend_engine_starts_total": 1,
+    }
+
+
 def test_a_port_that_is_taken_costs_the_metrics_and_not_the_night(caplog) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))

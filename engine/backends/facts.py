@@ -1,0 +1,84 @@
+"""What is known of an engine before it gets work: name, version, what it can do and what it takes.
+
+It decides which requests are refused before planning, and how answers of the engine are told from those of
+another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from engine import ANSWER_VERSION
+from engine.choices import NATIVE
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; goes with its message `ready`.
+
+    Attributes
+    ----------
+    exact_hits
+        It tells of every answer how many prompt tokens came from its cache.
+    paced
+        It decides itself, step by step, which request comes next, by the plan.
+    seeded
+        A sampled answer is determined by its seed.
+    logprobs, structured, images, lora
+        It gives log probabilities; it constrains answers to a schema; it takes images; it has adapters.
+    """
+
+    exact_hits: bool = False
+    paced: bool = False
+    seeded: bool = False
+    logprobs: bool = False
+    structured: bool = False
+    images: bool = False
+    lora: bool = False
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """An engine as it was found.
+
+    Attributes
+    ----------
+    name
+        A key of `engine.choices.ENGINES`.
+    version
+        What its answers depend on, in words: for our own engine `ANSWER_VERSION`.
+    capabilities
+        What it can do.
+    unsupported
+        Sampling fields of a request that it cannot honour (names of
+        `engine.runtime.sample.settings.Sampling`).
+    prompts
+        `ids`: it takes token ids. `text`: it gets messages or the prompt as the request gave them.
+    options
+        For `engine.job.format.JobSettings`: JSON, without any key.
+    """
+
+    name: str
+    version: str
+    capabilities: Capabilities
+    unsupported: tuple[str, ...] = ()
+    prompts: Literal["ids", "text"] = "ids"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer_version(self) -> int | list[str]:
+        """What enters the keys of runs; of our own engine a number, as before there were others."""
+        return ANSWER_VERSION if self.name == NATIVE else [self.name, self.version]
+
+    def told(self) -> dict[str, Any]:
+        """Return name, version and capabilities, for messages and records."""
+        return {"engine": self.name, "version": self.version, "capabilities": asdict(self.capabilities)}
+
+
+NATIVE_FACTS: Final = EngineFacts(
+    NATIVE,
+    str(ANSWER_VERSION),
+    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True),
+)
+"""Our own engine."""

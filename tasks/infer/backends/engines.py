@@ -1,0 +1,134 @@
+"""The engine of a night: its options checked, looked at before any work, and what it cannot do refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from engine.backends.endpoint.examine import examine
+from engine.backends.endpoint.options import parse_options
+from engine.backends.facts import NATIVE_FACTS
+from engine.choices import ENDPOINT, NATIVE
+from engine.errors import OptionError
+from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
+from tasks.night.model import model_name
+from tasks.requests.sampling import effective_sampling, stored_sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from engine.backends.facts import EngineFacts
+    from tasks.requests.sampling import SamplingDefaults
+
+SAMPLE: Final = "Hello, world"
+"""What a server is asked to go on with for one token."""
+_OFF: Final[Mapping[str, Any]] = {
+    "top_k": 0,
+    "seed": None,
+    "stop_token_ids": [],
+    "ignore_eos": False,
+    "logprobs": None,
+}
+"""Sampling settings as they are where a request does not ask for them."""
+
+
+class Encode(Protocol):
+    """Encodes texts to token ids."""
+
+    def __call__(self, texts: Sequence[str], *, special: bool) -> list[list[int]]: ...  # noqa: D102 - described by the class
+
+
+def check_engine(engine: str, options: Sequence[str], max_in_flight: int | None) -> None:
+    """Check the options of an engine as they were typed; nothing is asked of it yet.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the option.
+    """
+    if engine == NATIVE:
+        for name, given in (("--engine-option", options), ("--max-in-flight", max_in_flight)):
+            if given:
+                raise ConfigurationError(
+                    name, "is for an engine elsewhere", f"Leave it out, or add --engine {ENDPOINT}"
+                )
+        return
+    try:
+        parse_options(options, max_in_flight).headers()
+    except OptionError as error:
+        raise _configuration(error) from None
+
+
+def find_engine(
+    engine: str,
+    options: Sequence[str],
+    max_in_flight: int | None,
+    model_dir: Path,
+    encode: Encode,
+    model: str,
+) -> EngineFacts:
+    """Return what is known of an engine, asking it if it is elsewhere.
+
+    Parameters
+    ----------
+    model_dir, model
+        Folder of the model, and the name that it was asked for by: an engine elsewhere may have it under
+        either, if the options do not say.
+    encode
+        `tasks.profile.tokenize.PromptTokenizer.encode` of that model.
+
+    Raises
+    ------
+    ConfigurationError
+        One line, if it cannot be reached or does not have the model.
+    """
+    check_engine(engine, options, max_in_flight)
+    if engine == NATIVE:
+        return NATIVE_FACTS
+    names = (model_name(model_dir), model, str(model_dir))
+    (sample,) = encode([SAMPLE], special=False)
+    try:
+        return examine(parse_options(options, max_in_flight), names, sample)
+    except OptionError as error:
+        raise _configuration(error) from None
+
+
+def _configuration(error: OptionError) -> ConfigurationError:
+    return ConfigurationError(error.option, error.message, error.remedy[:1].upper() + error.remedy[1:])
+
+
+def check_defaults(facts: EngineFacts, defaults: SamplingDefaults) -> None:
+    """Check that an engine honours what applies where a request sets nothing.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the option.
+    """
+    if "top_k" in facts.unsupported and defaults.top_k:
+        raise ConfigurationError("--top-k", f"{facts.version} does not honour it", "Leave it out")
+
+
+def refusal_of(
+    facts: EngineFacts, defaults: SamplingDefaults
+) -> Callable[[Mapping[str, Any]], RequestError | None]:
+    """Return a function that tells why the engine cannot answer a row of the requests table; None: it can."""
+
+    def refusal(row: Mapping[str, Any]) -> RequestError | None:
+        settings = effective_sampling(stored_sampling(row), defaults)
+        greedy = settings["temperature"] == 0
+        for name in facts.unsupported:
+            # A greedy answer does not depend on some of them.
+            off = _OFF[name]
+            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k"}):
+                return _unsupported(name, facts)
+        if facts.prompts == "text" and row["token_ids"] is not None:
+            return _unsupported("prompt", facts, "takes no token ids")
+        return None
+
+    return refusal
+
+
+def _unsupported(name: str, facts: EngineFacts, why: str = "does not honour this setting") -> RequestError:
+    message = f"the engine that answers ({facts.version}) {why}"
+    return RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, message)
