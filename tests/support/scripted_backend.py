@@ -31,6 +31,12 @@ DEVICE = {
     "peak_bytes": 1e11,
     "overlaps": False,
 }
+FACTS = {
+    "engine": "native",
+    "version": "scripted",
+    "capabilities": dict.fromkeys(("exact_hits", "paced", "seeded", "logprobs"), True)
+    | dict.fromkeys(("structured", "images", "lora"), False),
+}
 STEP = {
     **dict.fromkeys(("tokens", "prefill_tokens", "decode_tokens", "sequences", "kv_tokens_read"), 1),
     **dict.fromkeys(
@@ -103,7 +109,14 @@ def main(folder: Path, descriptor: int) -> int:
     with os.fdopen(descriptor, "wb") as pipe:
         _send(
             pipe,
-            {"type": "ready", "kv_tokens": 4096, "device": DEVICE, "load_seconds": 0.1, "device_uuid": None},
+            {
+                "type": "ready",
+                **FACTS,
+                "kv_tokens": 4096,
+                "device": DEVICE,
+                "load_seconds": 0.1,
+                "device_uuid": None,
+            },
         )
         step, begin = 0, time.perf_counter()
         while (waiting or running) and not stopping.is_set():
