@@ -69,7 +69,7 @@ def instead(
             row = work.rows[work.members[key][0]]
             writer.add_answer(key, answer(night, row["input_tokens"]) | {"text": text(row)})
             writer.flush_if_due()
-        writer.flush()
+        writer.close()
         if answers is not None and work.open_keys():
             raise SimulatedError
         night.log.finish_step("infer", {"seconds": 10.0, "output_tokens": 3, "input_tokens": 9})

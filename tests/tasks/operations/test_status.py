@@ -61,7 +61,7 @@ def test_under_way(root):
         key = work.open_keys()[0]
         time.sleep(0.4)
         writer.add_answer(key, answer(night, 3))
-        writer.flush()
+        writer.close()
         night.log.request_stop("maintenance")
         seen.append(status(root))
 
