@@ -18,7 +18,8 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
-    fatal       it cannot go on (`message`); the process ends
+    fatal       it cannot go on (`message`, `retryable`; `busy`: another process has the device); the process
+                ends
 
 Version 6 calls the preemptions of a step, and those among the counters, `preemptions`; before it they were
 `retractions`, as the tables still call them.

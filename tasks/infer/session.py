@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from engine.errors import EngineError
 from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
-from tasks.infer.progress import InferProgress
+from tasks.infer.progress import InferProgress, StoppedError
 from tasks.plan.plan import FIRST_FOLDER
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.infer.part_writer import PartWriter
+    from tasks.infer.progress import Phase
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
 
-PHASES: Final = ("starting", "compiling", "answering")
+PHASES: Final[tuple[Phase, Phase, Phase]] = ("starting", "compiling", "answering")
 """See `tasks.infer.progress.InferProgress`."""
 
 
@@ -100,6 +101,8 @@ class EngineSession:
             case "stopped":
                 self.failure = "it was stopped"
             case "fatal":
+                if message.get("busy"):
+                    raise StoppedError(f"{message['message']}; run it again when that has ended")
                 if not message["retryable"]:
                     raise EngineError(message["message"])
                 self.failure = message["message"]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import EngineError
 from engine.job.running import RUNNING_FILE, RunningFile, read_running
 from tasks.infer.infer import infer
 from tasks.infer.progress import EngineFailedError, StoppedError
@@ -217,3 +218,23 @@ def test_our_own_engine_tells_what_it_computes(tmp_path):
         found = (night.scratch / "engine-0" / RUNNING_FILE).parent
         # At its last step at least one was still running.
         assert set(read_running(found)) & {0, 1, 2}
+
+
+def test_a_busy_device_stops_the_run_and_is_no_wrong_usage(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", busy="device cuda:0 is used by another engine")
+    with opened(asked(tmp_path, 3), tmp_path / "scratch") as night:
+        plan(night)
+        with pytest.raises(StoppedError, match="used by another engine; run it again when that has ended"):
+            infer(night)
+
+
+def test_weights_that_are_cut_off_are_told_before_an_engine_starts(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script")
+    with opened(asked(tmp_path, 3), tmp_path / "scratch") as night:
+        plan(night)
+        night.model_dir = tmp_path / "model"
+        night.model_dir.mkdir()
+        (night.model_dir / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+        with pytest.raises(EngineError, match="its header says 24; it was not copied whole"):
+            infer(night)
+        assert not (tmp_path / "scratch" / "engine-0" / "engine.log").exists()
