@@ -9,7 +9,7 @@ Folder (format version 6)
     profile.json    the device profile the plan counts with (`engine.cost.profiles`); absent: the nominal one
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
     running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
-                    absent: it does not tell
+                    absent: it does not tell. Created before the model is loaded
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)

@@ -124,11 +124,16 @@ def _answer_all(
             _check_disk(night.scratch)
             still = set(work.open_keys())
             asked = left if share is None else share.keys
-            computing = computed_at_the_end(work, folder) if session.ready else []
+            computing = computed_at_the_end(work, folder)
+            # One that does not tell what it computes, but why it ends, knows better than any search.
+            may_pass = computing is None and session.said
+            if may_pass or not session.ready:
+                computing = []
             suspects.died(
                 failure,
                 None if computing is None else [key for key in computing if key in still],
                 [key for key in asked if key in still],
+                may_pass=may_pass,
             )
             log.warning("the engine died (%s); starting it again", failure)
         for culprit in suspects.culprits(nothing_left=not suspects.left(work.open_keys())):

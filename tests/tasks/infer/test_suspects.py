@@ -154,6 +154,15 @@ def test_an_engine_that_never_gets_ready_is_broken():
         Suspects(0).died("killed by signal 11", [], ["a", "b"])
 
 
+def test_an_engine_that_says_why_it_ends_and_not_what_it_computed_may_go_on_another_time():
+    suspects, left = Suspects(2), ["a", "b"]
+    for _ in range(2):
+        assert suspects.share(left) is None
+        suspects.died("no server has answered", [], left, may_pass=True)
+    with pytest.raises(StoppedError, match="died 3 times, last: no server has answered"):
+        suspects.died("no server has answered", [], left, may_pass=True)
+
+
 def test_the_file_of_what_is_computed(tmp_path):
     assert read_running(tmp_path) is None
     file = RunningFile(tmp_path, 4)
