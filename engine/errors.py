@@ -33,5 +33,9 @@ class UnsupportedModelError(EngineError):
         super().__init__(f"--model: config.json: {field} = {value!r} is not supported; {remedy}")
 
 
+class DeviceBusyError(EngineError):
+    """Another process has the device; nothing is wrong, and it may be free later."""
+
+
 class CapacityError(EngineError):
     """A memory or length setting cannot hold a single request."""

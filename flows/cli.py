@@ -121,8 +121,9 @@ def explain(error: BaseException) -> int:
         # The most frequent one, told without loading what else can fail.
         print(f"nightblend: {' '.join(str(error).split())}", file=sys.stderr)
         return int(ExitCode.USAGE)
-    from flows.run.failures import TOLD, describe, exit_code_of
+    from flows.run.failures import TOLD, describe, exit_code_of, stopped_by_full_disk, without_prefect
 
+    error = stopped_by_full_disk(error) or without_prefect(error) or error
     code = exit_code_of(error)
     text = "stopped." if isinstance(error, KeyboardInterrupt) else describe(error)
     if not isinstance(error, (*TOLD, KeyboardInterrupt)):

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
 from engine.choices import ENDPOINT
 from engine.cost.devices import lock_file
-from engine.errors import EngineError, RetryableError
+from engine.errors import DeviceBusyError, EngineError, RetryableError
 from engine.job.format import read_settings, write_message
 from engine.model_files import ModelCheck
 
@@ -54,7 +54,8 @@ def run(answer: Answer, folder: Path, pipe: IO[bytes]) -> int:
             return DONE if complete else STOPPED
     except EngineError as error:
         retryable = isinstance(error, RetryableError)
-        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": retryable})
+        busy = {"busy": True} if isinstance(error, DeviceBusyError) else {}
+        write_message(pipe, {"type": "fatal", "message": str(error), "retryable": retryable, **busy})
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the parent must hear of it
         # The text of an unknown error could quote a prompt; its type and place cannot.
         place = error.__traceback__
@@ -78,7 +79,7 @@ class device_lock:  # noqa: N801 - used like a function
 
     Raises
     ------
-    EngineError
+    DeviceBusyError
         On entering, if another process holds the device.
     """
 
@@ -94,7 +95,7 @@ class device_lock:  # noqa: N801 - used like a function
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EngineError(f"device {self._device} is used by another engine ({path})") from None
+            raise DeviceBusyError(f"device {self._device} is used by another engine ({path})") from None
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:

@@ -10,7 +10,7 @@ Folder (format version 7)
     model_files.json  the files that the model has to have (`engine.model_files`); absent: not checked
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
     running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
-                    absent: it does not tell
+                    absent: it does not tell. Created before the model is loaded
     prompts.jsonl   one object per sequence, `messages` or `prompt` as the request gave them; absent: the
                     engine takes token ids
 
@@ -27,7 +27,8 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
-    fatal       it cannot go on (`message`); the process ends
+    fatal       it cannot go on (`message`, `retryable`; `busy`: another process has the device); the process
+                ends
 
 A figure that an engine does not know is null, never 0.
 

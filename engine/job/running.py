@@ -25,8 +25,9 @@ class RunningFile:
 
     def __init__(self, folder: Path, max_sequences: int) -> None:
         path = folder / RUNNING_FILE
-        self._map = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(max_sequences,))
-        self._map[:] = _NONE
+        # Written first: a mapped page for which a full disk has no room would end the process.
+        np.save(path, np.full(max_sequences, _NONE, np.int32))
+        self._map = np.lib.format.open_memmap(path, mode="r+")
 
     def write(self, running: npt.NDArray[np.int32]) -> None:
         """Say which sequences the next step computes."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import UnsupportedModelError
+from engine.errors import EngineError, UnsupportedModelError
+from engine.models.checkpoint import read_json
 from engine.models.quantisation import Fp8Scheme, parse_quantisation
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": Architecture(qk_norm=True, windows="layers"),
 }
 """The supported architectures by their name in config.json; Qwen2.5 calls itself Qwen2."""
+
+_COUNTS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    "max_position_embeddings",
+)
 
 # What transformers takes where config.json is silent.
 _DEFAULT_WINDOW, _DEFAULT_WINDOW_LAYERS = 4096, 28
@@ -115,13 +120,29 @@ def load_config(folder: Path) -> ModelConfig:
     ------
     UnsupportedModelError
         If a setting would change the answers and is not implemented; it is named.
+    EngineError
+        If a file is no JSON, or `config.json` lacks a setting.
     FileNotFoundError
         If there is no `config.json`.
     """
-    raw = json.loads((folder / "config.json").read_text())
+    raw = read_json(folder / "config.json")
     generation_file = folder / "generation_config.json"
-    generation = json.loads(generation_file.read_text()) if generation_file.exists() else {}
-    return parse_config(raw, generation)
+    generation = read_json(generation_file) if generation_file.exists() else {}
+    for name in _COUNTS:
+        if name in raw and (not isinstance(raw[name], int) or raw[name] < 1):
+            raise EngineError(
+                f"--model: {folder / 'config.json'}: {name} = {raw[name]!r} is no number above 0"
+            )
+    try:
+        return parse_config(raw, generation)
+    except KeyError as error:
+        raise EngineError(
+            f"--model: {folder / 'config.json'} has no {error.args[0]!r}; copy or download it again"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise EngineError(
+            f"--model: {folder / 'config.json'} has a setting of another type than it should ({error})"
+        ) from None
 
 
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:

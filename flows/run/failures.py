@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Final
 
 from engine.errors import EngineError
 from tasks.base.accounting import AccountingError, ExitCode
@@ -41,6 +45,11 @@ TOLD = (
 """Errors whose text was written for people and holds nothing of a prompt."""
 
 
+NO_SPACE: Final = "No space left on device"
+_LEAST_BYTES: Final = 1 << 20
+"""A disk with less than this is full."""
+
+
 class UnexpectedError(Exception):
     """Stands for an error whose own words could quote a prompt: its text has their type and place only."""
 
@@ -54,6 +63,52 @@ def describe(error: BaseException) -> str:
         place = place.tb_next
     where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
     return f"failed with {type(error).__name__}{where}"
+
+
+def stopped_by_full_disk(error: BaseException) -> StoppedError | None:
+    """Return what an error says that a full disk for scratch files has caused; None for any other error.
+
+    A store that is full says so itself: `StoreUnavailableError`.
+    """
+    folder = tempfile.gettempdir()
+    found: BaseException | None = error
+    while found is not None and not _no_space(found):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        return None
+    if isinstance(error, StoreUnavailableError) and shutil.disk_usage(folder).free >= _LEAST_BYTES:
+        return None
+    return StoppedError(
+        f"the disk for scratch files is full ({folder}): free some of it, or set TMPDIR to a folder with "
+        "more space, and run it again; what is durable counts"
+    )
+
+
+def without_prefect(error: BaseException) -> StoppedError | None:
+    """Return what an error says that comes of a Prefect API which does not answer; None for any other."""
+    url = os.environ.get("PREFECT_API_URL", "")
+    kind, text = type(error), str(error)
+    # By name: plain nights load neither Prefect nor its HTTP client.
+    refused = kind is RuntimeError and text.startswith("Failed to reach API at")
+    if kind.__module__.split(".")[0] == "httpx" and url:
+        try:
+            refused = str(error.request.url).startswith(url)  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError):
+            refused = False
+    if not refused:
+        return None
+    return StoppedError(
+        f"Prefect's API at {url or text.rpartition(' ')[2]} does not answer: start the server, set "
+        "PREFECT_API_URL to where it is, or run without it (--no-as-flow)"
+    )
+
+
+def _no_space(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    # Libraries that write files themselves have types of their own, or no number: NumPy counts what is left.
+    text = str(error)
+    return NO_SPACE in text or (isinstance(error, OSError) and " requested and " in text)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

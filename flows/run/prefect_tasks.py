@@ -24,7 +24,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.tasks import exponential_backoff
 
-from flows.run.failures import TOLD, UnexpectedError, describe
+from flows.run.failures import TOLD, UnexpectedError, describe, stopped_by_full_disk
 from flows.run.sequence import Steps
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.tokenize_inputs import tokenize_inputs
@@ -134,10 +134,12 @@ def told(step: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
         try:
             return step(*arguments)
-        except TOLD:
-            raise
-        except Exception as error:  # noqa: BLE001 - Prefect would write the text of any error into its log
-            raise UnexpectedError(describe(error)) from None
+        except Exception as error:
+            # Prefect would write the text of any error into its log.
+            full = stopped_by_full_disk(error)
+            if full is None and isinstance(error, TOLD):
+                raise
+            raise (full or UnexpectedError(describe(error))) from None
 
     return run
 

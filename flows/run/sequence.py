@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from flows.run.aside import Aside
-from flows.run.failures import TOLD, AbortedError, UnexpectedError, exit_code_of
+from flows.run.failures import TOLD, AbortedError, UnexpectedError, exit_code_of, stopped_by_full_disk
 from flows.run.reporter import Silent
 from tasks.attempt.ended import ending, record_failed
 from tasks.attempt.extract_inputs import extract_inputs
@@ -69,7 +69,7 @@ class Steps:
     infer: Callable[[Night, Callable[[InferProgress], None] | None], dict[str, Any]] = infer_here
     publish: Callable[[Night], dict[str, Any]] = publish
 
-    def reported_to(self, reporter: Reporter) -> Steps:
+    def reported_to(self, reporter: Aside) -> Steps:
         """Return these steps, with `reporter` told of each one's begin and end."""
         return Steps(**{f.name: _reported(f.name, getattr(self, f.name), reporter) for f in fields(self)})
 
@@ -156,10 +156,16 @@ def recorded_attempt(night: Night) -> Iterator[None]:
         raise
 
 
-def _reported(name: str, step: Callable[..., Any], reporter: Reporter) -> Callable[..., Any]:
+def _reported(name: str, step: Callable[..., Any], reporter: Aside) -> Callable[..., Any]:
     def run(*arguments: object) -> Any:  # noqa: ANN401 - whatever the step returns
         reporter.begin(name)
-        results = step(*arguments)
+        try:
+            results = step(*arguments)
+        except Exception as error:
+            full = stopped_by_full_disk(error)
+            if full is None:
+                raise
+            raise full from None
         reporter.end(name, results)
         return results
 

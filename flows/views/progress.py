@@ -64,12 +64,12 @@ class FlowReporter:
         if seconds < LONG_S:
             return
         share, text = 0.0, so_far(DOING.get(step, step), seconds, amount)
-        if step == "infer":
-            last = self._last
-            waits = so_far(self._beginning, seconds) if last is None else None
-            text = waits or (last and waiting_text(last, time.monotonic() - self._phase_since)) or ""
-        elif amount is not None:
-            share = share_of(amount)
+        if step != "infer":
+            share = share_of(amount) if amount is not None else 0.0
+        elif self._last is None:
+            text = so_far(self._beginning, seconds)
+        else:
+            text = waiting_text(self._last, time.monotonic() - self._phase_since) or ""
         if text and self._due():
             self._log.info(text)
             self._show(share, text)

@@ -8,12 +8,16 @@ the run is still ours.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import EngineError
+from engine.models.checkpoint import check_weights
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.backends.engine_process import engine_process
 from tasks.infer.part_writer import PartWriter
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAST_BYTES: Final = 1 << 20
+"""An engine that dies while less is free has died of that."""
+
 
 def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
     """Answer every request of the run that has no durable answer.
@@ -54,6 +61,7 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     EngineError
         If the engine refuses the job (no restart would help).
     """
+    check_weights(night.model_dir)
     work = load_work(night)
     writer = PartWriter(night, work)
     session = EngineSession(night, work, writer)
@@ -114,19 +122,31 @@ def _answer_all(
         if failure is None:
             suspects.ended()
         else:
+            _check_disk(night.scratch)
             still = set(work.open_keys())
             asked = left if share is None else share.keys
-            computing = computed_at_the_end(work, folder) if session.ready else []
+            computing = computed_at_the_end(work, folder)
+            # One that does not tell what it computes, but why it ends, knows better than any search.
+            may_pass = computing is None and session.said
+            if may_pass or not session.ready:
+                computing = []
             suspects.died(
                 failure,
                 None if computing is None else [key for key in computing if key in still],
                 [key for key in asked if key in still],
+                may_pass=may_pass,
             )
             log.warning("the engine died (%s); starting it again", failure)
         for culprit in suspects.culprits(nothing_left=not suspects.left(work.open_keys())):
             _set_aside(work, writer, culprit)
         if failure is None and share is None:
             break
+
+
+def _check_disk(folder: Path) -> None:
+    """Raise what an engine died of that had no room for its files."""
+    if shutil.disk_usage(folder).free < LEAST_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _write_job(

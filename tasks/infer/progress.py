@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Phase: TypeAlias = Literal["starting", "compiling", "answering"]
 
 
 class StoppedError(Exception):
@@ -38,5 +40,5 @@ class InferProgress:
     output_tokens: int | None
     seconds: float
     computing_seconds: float | None = None
-    phase: Literal["starting", "compiling", "answering"] = "answering"
+    phase: Phase = "answering"
     expected_seconds: float | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from engine.errors import EngineError
 from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
-from tasks.infer.progress import InferProgress
+from tasks.infer.progress import InferProgress, StoppedError
 from tasks.plan.plan import FIRST_FOLDER
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.infer.part_writer import PartWriter
+    from tasks.infer.progress import Phase
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
 
-PHASES: Final = ("starting", "compiling", "answering")
+PHASES: Final[tuple[Phase, Phase, Phase]] = ("starting", "compiling", "answering")
 """See `tasks.infer.progress.InferProgress`."""
 
 
@@ -38,8 +39,8 @@ class EngineSession:
         Plans that engines have made anew.
     failure
         Why the present engine would count as dead now; None once it has answered everything.
-    ready
-        Whether the present engine has loaded its model.
+    ready, said
+        Whether the present engine has loaded its model, and whether it has said itself that it cannot go on.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
@@ -50,7 +51,7 @@ class EngineSession:
         self.starts = 0
         self.replans = 0
         self.failure: str | None = None
-        self.ready = False
+        self.ready = self.said = False
         self._folder = night.scratch / FIRST_FOLDER
         self._begin = self._began_phase = time.monotonic()
         # How long the phases before the first answers took the last time.
@@ -67,7 +68,7 @@ class EngineSession:
         """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
         self.starts += 1
         self._folder = folder
-        self.ready = False
+        self.ready = self.said = False
         self._began_phase = time.monotonic()
         self.failure = "it ended without a word"
         try:
@@ -101,6 +102,9 @@ class EngineSession:
             case "stopped":
                 self.failure = "it was stopped"
             case "fatal":
+                self.said = True
+                if message.get("busy"):
+                    raise StoppedError(f"{message['message']}; run it again when that has ended")
                 if not message["retryable"]:
                     raise EngineError(message["message"])
                 self.failure = message["message"]

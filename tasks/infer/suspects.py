@@ -121,7 +121,14 @@ class Suspects:
             self._in_vain += 1
             self._computing = ()
 
-    def died(self, why: str, computing: Sequence[str] | None, unanswered: Sequence[str]) -> None:
+    def died(
+        self,
+        why: str,
+        computing: Sequence[str] | None,
+        unanswered: Sequence[str],
+        *,
+        may_pass: bool = False,
+    ) -> None:
         """Take note that the present engine has died.
 
         Parameters
@@ -132,6 +139,8 @@ class Suspects:
             The requests that it was computing, without those that are answered; None if it does not tell.
         unanswered
             Those of its job that are not answered.
+        may_pass
+            Whether what it died of may be over another time although it has never answered anything.
 
         Raises
         ------
@@ -156,15 +165,15 @@ class Suspects:
         elif 0 < len(fewer) < len(self._suspects):
             self._suspects = fewer
         else:
-            self._count(now, why)
+            self._count(now, why, may_pass=may_pass)
 
-    def _count(self, now: tuple[str, ...], why: str) -> None:
+    def _count(self, now: tuple[str, ...], why: str, *, may_pass: bool) -> None:
         """Take note of a death that nothing explains yet; look for a request if it is not the first."""
         self._unexplained += 1
         self._works = False
         look = len(now) > 0 and self._unexplained > 1 and self._restarts > 0
         if self._unexplained > self._restarts and not (look and self._in_vain == 0):
-            if self._deaths > 1 and not self._has_worked:
+            if self._deaths > 1 and not self._has_worked and not may_pass:
                 raise EngineFailedError(self._broken(why))
             raise StoppedError(f"the engine died {self._deaths} times, last: {why}")
         self._computing, self._suspects = now, now if look else ()

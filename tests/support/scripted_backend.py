@@ -57,7 +57,8 @@ def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
     script
         `dies`: request ids during whose first step it is killed, written later with `change`; `says`: it
         sends a `fatal` message instead; `hidden`: it does not say what it computes; `deaf`: it is killed
-        before it is ready; `step_s`: how long a step takes; `answer_steps`: how many an answer takes.
+        before it is ready; `step_s`: how long a step takes; `answer_steps`: how many an answer takes;
+        `busy`: it says that another engine has the device.
     """
     from tasks.infer.backends import engine_process
     from tests.support.paths import ROOT
@@ -107,6 +108,9 @@ def main(folder: Path, descriptor: int) -> int:
     dies = set(script.get("dies", ()))
     running: dict[int, int] = {}
     with os.fdopen(descriptor, "wb") as pipe:
+        if script.get("busy"):
+            _send(pipe, {"type": "fatal", "message": script["busy"], "retryable": False, "busy": True})
+            return 1
         _send(
             pipe,
             {

@@ -47,6 +47,8 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     job = read_job(folder)
     begin = time.perf_counter()
     settings = job.settings
+    # First of all: so an engine that dies while it loads is known to have computed nothing.
+    running = RunningFile(folder, settings.max_sequences)
     place = find_device(settings.device)
     config = load_config(Path(settings.model))
     dtype, kv_dtype = find_dtype(settings.dtype, place), check_kv_dtype(settings.kv_dtype, place)
@@ -83,7 +85,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
         # Of the profile that the plan was made with: its seconds are in these terms.
         step_cost(shape, planned),
         reviser,
-        RunningFile(folder, settings.max_sequences).write,
+        running.write,
     )
     seconds = time.perf_counter() - begin
     ready = {"kv_tokens": runner.kv_tokens, "device": asdict(device), "load_seconds": seconds}

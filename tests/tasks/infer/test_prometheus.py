@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import urllib.request
 
 import pytest
@@ -164,3 +165,19 @@ def test_the_dashboard_asks_only_for_what_is_exposed() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+def test_a_scrape_that_never_ends_holds_nothing():
+    metrics, port = fed(), free_port()
+    metrics.serve(port)
+
+    def go_on() -> None:
+        metrics.step(STEP, 6, DEVICE)
+        metrics.close()
+
+    with socket.create_connection(("127.0.0.1", port)) as halted:
+        halted.sendall(b"GET /metrics HTTP/1.1\r\n")
+        going_on = threading.Thread(target=go_on, daemon=True)
+        going_on.start()
+        going_on.join(60)
+        assert not going_on.is_alive()

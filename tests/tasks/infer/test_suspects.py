@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import EngineError
 from engine.job.running import RUNNING_FILE, RunningFile, read_running
 from tasks.infer.infer import infer
 from tasks.infer.progress import EngineFailedError, StoppedError
@@ -153,6 +154,15 @@ def test_an_engine_that_never_gets_ready_is_broken():
         Suspects(0).died("killed by signal 11", [], ["a", "b"])
 
 
+def test_an_engine_that_says_why_it_ends_and_not_what_it_computed_may_go_on_another_time():
+    suspects, left = Suspects(2), ["a", "b"]
+    for _ in range(2):
+        assert suspects.share(left) is None
+        suspects.died("no server has answered", [], left, may_pass=True)
+    with pytest.raises(StoppedError, match="died 3 times, last: no server has answered"):
+        suspects.died("no server has answered", [], left, may_pass=True)
+
+
 def test_the_file_of_what_is_computed(tmp_path):
     assert read_running(tmp_path) is None
     file = RunningFile(tmp_path, 4)
@@ -217,3 +227,23 @@ def test_our_own_engine_tells_what_it_computes(tmp_path):
         found = (night.scratch / "engine-0" / RUNNING_FILE).parent
         # At its last step at least one was still running.
         assert set(read_running(found)) & {0, 1, 2}
+
+
+def test_a_busy_device_stops_the_run_and_is_no_wrong_usage(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", busy="device cuda:0 is used by another engine")
+    with opened(asked(tmp_path, 3), tmp_path / "scratch") as night:
+        plan(night)
+        with pytest.raises(StoppedError, match="used by another engine; run it again when that has ended"):
+            infer(night)
+
+
+def test_weights_that_are_cut_off_are_told_before_an_engine_starts(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script")
+    with opened(asked(tmp_path, 3), tmp_path / "scratch") as night:
+        plan(night)
+        night.model_dir = tmp_path / "model"
+        night.model_dir.mkdir()
+        (night.model_dir / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+        with pytest.raises(EngineError, match="its header says 24; it was not copied whole"):
+            infer(night)
+        assert not (tmp_path / "scratch" / "engine-0" / "engine.log").exists()
