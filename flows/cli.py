@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Before the first night": {
+        "warm": "compile ahead of the first night",
         "doctor": "look whether a night could run",
         "estimate": "tell what a night of past logs would take and save",
         "calibrate": "measure this machine",

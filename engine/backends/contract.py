@@ -70,3 +70,11 @@ class Answer(Protocol):
             type and the place are told, and the parent may try again.
         """
         ...
+
+
+class Prepare(Protocol):
+    """Does what needs no device, before it is locked."""
+
+    def __call__(self, device: str, send: Send) -> None:
+        """Prepare for answering on `device`; `send` may say ``compiling``."""
+        ...

@@ -10,6 +10,7 @@ Folder (format version 6)
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
+    compiling   functions are being compiled first, which takes a minute or two on a new machine
     ready       the model is loaded (`kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
     answers     `items`: finished sequences of one step (`engine.backends.native.answer.answer_item`)
     step        figures of one step (`engine.cost.metrics.StepSample` and `engine.cost.metrics.step_metrics`)

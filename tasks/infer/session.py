@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
+from engine.jit import COMPILING
 from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
 from tasks.infer.progress import InferProgress
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from tasks.infer.part_writer import PartWriter
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
+
+log = logging.getLogger(__name__)
 
 
 class EngineSession:
@@ -58,6 +62,8 @@ class EngineSession:
     def take(self, message: dict[str, Any]) -> None:
         """Take one message in."""
         match message["type"]:
+            case "compiling":
+                log.warning("the engine is %s", COMPILING)
             case "ready":
                 self.metrics.take_device(message)
             case "answers":
