@@ -80,9 +80,7 @@ def warm(packages: Mapping[str, Path], begin: Callable[[], None]) -> Warmed:
     return Warmed(len(ENTRIES), compiled, time.perf_counter() - began, time.process_time() - cpu, folder)
 
 
-def make_ready(
-    *packages: str, without: Sequence[str] = (), begin: Callable[[], None] | None = None
-) -> int:
+def make_ready(*packages: str, without: Sequence[str] = (), begin: Callable[[], None] | None = None) -> int:
     """Load or compile the entries of packages, as far as modules are loaded; return how many were compiled.
 
     Whoever is about to start several processes, or to lock a device, does that first.
