@@ -8,12 +8,12 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
 
-install: $(STAMP) ## make .venv with everything in it
+install: $(STAMP) warm ## make .venv with everything in it, and compile
 
 $(STAMP): pyproject.toml constraints.txt
 	@py="$$($(FIND_PYTHON))"; \
@@ -23,10 +23,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+warm: $(STAMP) ## compile all functions that a night runs, unless that is done
+	@$(PY) -m flows warm
+
 demo: $(STAMP) ## write a day of request logs, run the night on them, show answers
 	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(RERUN),--rerun)
 
-test: $(STAMP) lint ## lint, types and every test that needs Python packages alone
+test: $(STAMP) lint warm ## lint, types and every test that needs Python packages alone
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-kernels: $(STAMP) ## Triton kernels and GPU benchmarks without a GPU: interpreted, then compiled for sm_80 and sm_90
@@ -65,6 +68,9 @@ $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
 
 test-dbt: $(STAMP) $(VENV)-dbt/.installed ## the dbt project on DuckDB, in an environment of its own
 	@$(PY) -m pytest tests/infra/test_dbt.py --durations=3
+
+bench-start: $(STAMP) ## seconds from the start to the first answer, compiled and not (BEFORE=a checkout to compare with)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.data.start $(if $(BEFORE),--before "$(BEFORE)") $(ARGS)
 
 bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
 	@$(PY) -m tests.benchmarks.data.logs $(ARGS)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Before the first night": {
         "formats": "tell what logs are taken for, and what would become of their lines",
+        "warm": "compile ahead of the first night",
         "doctor": "look whether a night could run",
         "estimate": "tell what a night of past logs would take and save",
         "calibrate": "measure this machine",

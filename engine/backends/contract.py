@@ -71,3 +71,11 @@ class Answer(Protocol):
             are told, and the parent may try again.
         """
         ...
+
+
+class Prepare(Protocol):
+    """Does what needs no device, before it is locked."""
+
+    def __call__(self, device: str, send: Send) -> None:
+        """Prepare for answering on `device`; `send` may say ``compiling``."""
+        ...

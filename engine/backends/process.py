@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,25 +22,31 @@ from engine.job.format import read_settings, write_message
 from engine.model_files import ModelCheck
 
 if TYPE_CHECKING:
-    from engine.backends.contract import Answer
+    from engine.backends.contract import Answer, Prepare
 
 
-def main(answer: Answer, arguments: list[str]) -> int:
-    """Run ``python -m MODULE FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent."""
+def main(answer: Answer, arguments: list[str], prepare: Prepare | None = None) -> int:
+    """Run ``python -m MODULE FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent.
+
+    `prepare` is called before the device is locked.
+    """
     if len(arguments) != 2 or not arguments[1].isdigit():
         sys.stderr.write("usage: python -m MODULE FOLDER FD\n")
         return USAGE
     with os.fdopen(int(arguments[1]), "wb") as pipe:
-        return run(answer, Path(arguments[0]), pipe)
+        return run(answer, Path(arguments[0]), pipe, prepare)
 
 
-def run(answer: Answer, folder: Path, pipe: IO[bytes]) -> int:
+def run(answer: Answer, folder: Path, pipe: IO[bytes], prepare: Prepare | None = None) -> int:
     """Have the job in `folder` answered, write the messages to `pipe`, and return the exit code."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        with device_lock(read_settings(folder).device):
+        device = read_settings(folder).device
+        if prepare is not None:
+            prepare(device, partial(write_message, pipe))
+        with device_lock(device):
             check_model = ModelCheck(folder)
             check_model()
 

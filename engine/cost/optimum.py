@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from engine.cost.step import ModelShape, step_compute_seconds, step_memory_seconds
-from engine.jit import njit
+from engine.jit import entry
 
 if TYPE_CHECKING:
     from engine.arrays import Float64
@@ -148,7 +148,7 @@ def optimum(cost: StepCost, prompt: Float64, cached: Float64, output: Float64, k
     read = float(((prompt - (1.0 - cost.shared_read) * cached) * later).sum()) + generated
     kv_read = read * cost.kv_bytes_per_token / cost.read_bytes
     memory, by_steps = (_bus(cost, tokens, read, count) for count in (room, float(output.max())))
-    alone = _slowest(cost, efficiency, prompt, output)
+    alone = _slowest(cost, efficiency, *(np.ascontiguousarray(x, np.float64) for x in (prompt, output)))
     least = float(cost.pair_interference.min(initial=1.0)) if len(cost.pair_share) else cost.interference
     bus = max(memory, by_steps)
     together = max(compute, bus) + least * min(compute, bus)
@@ -201,7 +201,7 @@ def _best_efficiency(cost: StepCost) -> float:
     return float(np.exp(cost.gemm_efficiency.max())) if len(cost.gemm_efficiency) else 1.0
 
 
-@njit
+@entry()
 def _slowest(cost: StepCost, efficiency: float, prompt: Float64, output: Float64) -> float:
     """Return the time of the slowest request by itself: its prompt in one step, then a token a step.
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.cost.profiles import NOMINAL, DeviceProfile, measure_cpu
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
+from engine.jit_types import struct
 
 if TYPE_CHECKING:
     from engine.arrays import Float64
@@ -172,6 +173,7 @@ class ModelShape:
         return gemm + 4.0 * attended * self.query_size * self.layers
 
 
+@struct()
 class StepCost(NamedTuple):
     """What the time of a step depends on, as numbers and arrays that compiled functions take.
 
@@ -309,7 +311,7 @@ def _interpolate(x: float, places: Float64, values: Float64) -> float:
     return float(values[last])
 
 
-@njit_in_place
+@entry(in_place=True)
 def gemm_efficiency(cost: StepCost, rows: float) -> float:
     """Return the part of F that a GEMM with so many rows reaches; below the first point it takes as long."""
     if cost.gemm_rows.shape[0] == 0 or rows <= 0.0:
@@ -331,7 +333,7 @@ def experts_hit(cost: StepCost, tokens: float) -> float:
     return float(cost.experts * (1.0 - (1.0 - cost.experts_per_token / cost.experts) ** tokens))
 
 
-@njit_in_place
+@entry(in_place=True)
 def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended: float) -> float:
     """Return the compute time of a step; `attended` is the sum over prefill tokens of the keys each sees.
 
@@ -347,7 +349,7 @@ def step_compute_seconds(cost: StepCost, tokens: float, samples: float, attended
     return flops / cost.flops + reduce
 
 
-@njit_in_place
+@entry(in_place=True)
 def step_memory_seconds(cost: StepCost, tokens: float, kv_tokens_read: float) -> float:
     """Return the memory time of a step: KV read by decoding requests, KV written, weights that it meets."""
     weights = cost.weight_bytes
@@ -371,7 +373,7 @@ def decode_seconds(cost: StepCost, known: float, remaining: float) -> float:
     return remaining * (known + 0.5 * remaining) * cost.kv_bytes_per_token / cost.read_bytes
 
 
-@njit_in_place
+@entry(in_place=True)
 def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     """Return the time of compute and memory work given together."""
     interference = cost.interference
@@ -380,7 +382,7 @@ def pair_seconds(cost: StepCost, compute: float, memory: float) -> float:
     return max(compute, memory) + interference * min(compute, memory)
 
 
-@njit_in_place
+@entry(in_place=True)
 def step_seconds(
     cost: StepCost, tokens: float, samples: float, attended: float, kv_tokens_read: float
 ) -> float:

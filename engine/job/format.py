@@ -15,6 +15,7 @@ Folder (format version 7)
                     engine takes token ids
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
+    compiling   functions are being compiled first, which takes a minute or two on a new machine
     ready       the model is loaded (`engine`, `version`, `capabilities`: `engine.backends.facts`;
                 `kv_tokens`, `device`, `load_seconds`, `device_uuid`: of a CUDA device)
     answers     `items`: finished sequences (`engine.backends.native.answer.answer_item`); an engine that

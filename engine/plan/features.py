@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.jit import njit
+from engine.arrays import frozen
+from engine.jit import entry, njit
 
 if TYPE_CHECKING:
     from engine.arrays import Int32, Int64, UInt64
@@ -31,7 +32,6 @@ def _mix(key: np.uint64) -> np.uint64:
     return key ^ (key >> np.uint64(31))
 
 
-@njit
 def prefix_keys(tokens: Int32, start: Int64, levels: Int64) -> UInt64:
     """Return hashes of the beginnings of prompts, uint64 [N, levels]; 0 for a shorter prompt.
 
@@ -42,6 +42,11 @@ def prefix_keys(tokens: Int32, start: Int64, levels: Int64) -> UInt64:
     levels
         int64, rising: how many tokens each hash is of.
     """
+    return _prefix_keys(frozen(tokens), frozen(start), levels)
+
+
+@entry(frozen=("tokens", "start"))
+def _prefix_keys(tokens: Int32, start: Int64, levels: Int64) -> UInt64:
     n = start.shape[0] - 1
     out = np.zeros((n, levels.shape[0]), np.uint64)
     for i in range(n):
@@ -92,7 +97,7 @@ class Features:
         ]
 
 
-@njit
+@entry()
 def _mix_all(keys: UInt64) -> UInt64:
     out = np.empty_like(keys)
     for i in range(keys.shape[0]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry
 from engine.plan.splitting import find_split, violation
 from engine.plan.tree import PrefixTree, depth_first_leaves, falling, link_tree
 
@@ -41,7 +41,7 @@ TRIES: Final = 3
 _BLOCK: Final = 64
 
 
-@njit
+@entry()
 def _minima(common: Int32, leaves: Int32) -> Int32:
     """Return the least of `common` between neighbours of `leaves`, by a sparse table over blocks."""
     n, m = common.shape[0], leaves.shape[0]
@@ -50,7 +50,10 @@ def _minima(common: Int32, leaves: Int32) -> Int32:
         levels += 1
     table = np.zeros((levels, blocks), np.int32)
     for block in range(n // _BLOCK):
-        table[0, block] = common[block * _BLOCK : (block + 1) * _BLOCK].min()
+        first = block * _BLOCK
+        table[0, block] = common[first]
+        for i in range(first + 1, first + _BLOCK):
+            table[0, block] = min(table[0, block], common[i])
     for level in range(1, levels):
         for block in range(blocks - (1 << level) + 1):
             table[level, block] = min(table[level - 1, block], table[level - 1, block + (1 << (level - 1))])

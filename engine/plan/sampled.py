@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry, njit
 
 if TYPE_CHECKING:
     from engine.arrays import Bool, Float64, Int32
@@ -34,7 +34,7 @@ def choose_sample(tree: PrefixTree, fraction: float, seed: int = 0) -> Int32:
     return np.ascontiguousarray(tree.sorted[places])
 
 
-@njit
+@entry()
 def subtree_means(
     leaf_order: Int32, parent: Int32, length: Float64, known: Bool, limit: Float64, unknown: float
 ) -> Float64:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
+from engine.jit_types import struct
 
 if TYPE_CHECKING:
     from engine.arrays import Bool, Float64, Int8, Int32, Int64
@@ -42,6 +43,7 @@ NOBODY = -1
 COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
 
 
+@struct(dims={"segments": 2})
 class Scan(NamedTuple):
     """State of the scan over N requests.
 
@@ -152,7 +154,7 @@ def make_scan(
     return scan
 
 
-@njit_in_place
+@entry(in_place=True)
 def _open_segment(scan: Scan, segment: int) -> None:
     """Go to the first segment from `segment` on in which anybody waits, if there is one."""
     for i in range(segment, scan.segments.shape[0]):
@@ -248,7 +250,7 @@ def accept(scan: Scan, side: int, place: int) -> None:
         wake(scan)
 
 
-@njit_in_place
+@entry(in_place=True)
 def give_back(scan: Scan, request: int, remaining: float, compute: float, memory: float) -> None:
     """Queue a preempted request, to be retried before any new one of its side, the longest first.
 
@@ -324,13 +326,13 @@ def quiet_until(scan: Scan) -> int:
     return int(until)
 
 
-@njit_in_place
+@entry(in_place=True)
 def wake(scan: Scan) -> None:
     """Ask both sides again: memory has been freed."""
     scan.cursor[LEFT_RESTS] = scan.cursor[RIGHT_RESTS] = 0
 
 
-@njit_in_place
+@entry(in_place=True)
 def _count(scan: Scan, request: int, sign: int) -> None:
     side = RIGHT_MEMORY if scan.heavy[request] else LEFT_MEMORY
     scan.waiting[COMPUTE] = max(0.0, scan.waiting[COMPUTE] + sign * scan.compute[request])

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.jit import njit
+from engine.arrays import frozen
+from engine.jit import entry, njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ def sort_prompts(tokens: Int32, start: Int64, threads: int | None = None) -> tup
         int32 [N]: request indices, equal prompts in input order; and int32 [N]: tokens that each sorted
         prompt shares with the one before it, 0 for the first.
     """
-    n = start.shape[0] - 1
+    tokens, n = frozen(tokens), start.shape[0] - 1
     order, keys = np.arange(n, dtype=np.int32), np.empty(n, np.uint64)
     common = np.zeros(n, np.int32)
     threads = usable_cores() if threads is None else threads
@@ -130,13 +131,13 @@ def agreeing(tokens: Int32, a: int, b: int, limit: int) -> int:
     return n
 
 
-@njit
+@entry()
 def _pick(lo: int, hi: int) -> int:
     """Return a place of ``lo .. hi - 1``, as good as random, so that no common pattern makes it a bad one."""
     return int(lo + ((hi * 2654435761 + lo * 40503) >> 7) % (hi - lo))
 
 
-@njit
+@entry(frozen=("tokens",))
 def _compare(
     tokens: Int32, start: Int64, order: Int32, keys: UInt64, lo: int, hi: int, pivot: int, depth: int
 ) -> None:
@@ -160,7 +161,7 @@ def _compare(
             keys[i] = PIVOT
 
 
-@njit
+@entry(dims={"groups": 2})
 def _cut(
     start: Int64,
     keys: UInt64,
@@ -202,7 +203,7 @@ def _cut(
     return count
 
 
-@njit
+@entry(dims={"groups": 2}, frozen=("tokens",))
 def _sort_groups(
     tokens: Int32, start: Int64, order: Int32, keys: UInt64, common: Int32, groups: Int64
 ) -> None:
@@ -215,7 +216,9 @@ def _sort_groups(
     for g in range(groups.shape[0]):
         if groups[g, 1] - groups[g, 0] < 2:
             continue
-        stack[0] = groups[g]
+        for field in range(3):
+            # One by one: assigning a row compiles the words of an error about its shape, seven seconds of it.
+            stack[0, field] = groups[g, field]
         top = 1
         while top > 0:
             top -= 1
@@ -237,7 +240,7 @@ def _insert(keys: UInt64, values: Int32, lo: int, hi: int) -> None:
         keys[j + 1], values[j + 1] = key, value
 
 
-@njit
+@entry()
 def _partition(keys: UInt64, values: Int32, lo: int, hi: int) -> int:
     """Put the smaller pairs of ``lo .. hi - 1`` before the larger ones; return where those begin.
 
@@ -265,7 +268,7 @@ def _partition(keys: UInt64, values: Int32, lo: int, hi: int) -> int:
         values[i], values[j] = values[j], values[i]
 
 
-@njit
+@entry()
 def sort_pairs(keys: UInt64, values: Int32, lo: int, hi: int) -> None:
     """Sort ``lo .. hi - 1`` of both arrays by key, then by value (all values different), in place."""
     for i in range(lo + 1, hi):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry
+from engine.jit_types import struct
 
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int8, Int32, Int64, UInt8, UInt64
@@ -34,7 +35,7 @@ HALVINGS: Final = 20
 """Steps of the search for the price."""
 
 
-@njit
+@entry()
 def fit_falling(compute: Float64, memory: Float64) -> Float64:
     """Return the falling densities closest to those of a sequence, weighted by memory, float64 [N].
 
@@ -47,18 +48,20 @@ def fit_falling(compute: Float64, memory: Float64) -> Float64:
     for i in range(n):
         sums[top, 0], sums[top, 1], size[top] = compute[i], max(memory[i], 1e-300), 1
         while top > 0 and sums[top - 1, 0] * sums[top, 1] < sums[top, 0] * sums[top - 1, 1]:
-            sums[top - 1] += sums[top]
+            sums[top - 1, 0] += sums[top, 0]
+            sums[top - 1, 1] += sums[top, 1]
             size[top - 1] += size[top]
             top -= 1
         top += 1
     place = 0
     for pool in range(top):
-        fit[place : place + size[pool]] = sums[pool, 0] / sums[pool, 1]
+        for i in range(place, place + size[pool]):
+            fit[i] = sums[pool, 0] / sums[pool, 1]
         place += size[pool]
     return fit
 
 
-@njit
+@entry()
 def violation_of(compute: Float64, memory: Float64, fit: Float64) -> float:
     """Return the compute seconds that are out of place: the sum of ``memory |density - fit|``."""
     total = 0.0
@@ -136,6 +139,7 @@ def class_densities(bins: Int64, compute: Float64, memory: Float64, count: int) 
     return np.asarray(sums[0][used] / np.maximum(sums[1][used], 1e-300))
 
 
+@struct()
 class Alone(NamedTuple):
     """What subtrees cost as a whole, each in its best class.
 
@@ -156,7 +160,7 @@ class Alone(NamedTuple):
     classes: UInt64
 
 
-@njit
+@entry()
 def _alone(parent: Int32, compute: Float64, memory: Float64, density: Float64) -> Alone:
     n, count = compute.shape[0], density.shape[0]
     inner = parent.shape[0] - n
@@ -188,11 +192,12 @@ def _alone(parent: Int32, compute: Float64, memory: Float64, density: Float64) -
                 if total[node, k] < best[node]:
                     of_node[node], best[node] = first + k, total[node, k]
             if parent[n + node] >= 0:
-                total[parent[n + node] - n] += total[node]
+                for k in range(WIDTH):
+                    total[parent[n + node] - n, k] += total[node, k]
     return Alone(of_leaf, of_node, best, below, classes)
 
 
-@njit
+@entry()
 def _choose(
     parent: Int32, depth: Int64, alone: Alone, price: float, leaves: int
 ) -> tuple[float, int, UInt8, Float64]:
@@ -234,7 +239,7 @@ def _choose(
     return disorder[inner - 1], tokens[inner - 1], whole, value
 
 
-@njit
+@entry()
 def _classes(
     tree_parent: Int32, parent: Int32, depth: Int64, alone: Alone, price: float, leaves: int
 ) -> Int64:
@@ -252,7 +257,7 @@ def _classes(
     return out
 
 
-@njit
+@entry()
 def _price(parent: Int32, depth: Int64, alone: Alone, budget: int, leaves: int) -> float:
     """Return a price per token, close to the lowest, at which at most `budget` tokens are computed again."""
     if _choose(parent, depth, alone, 0.0, leaves)[1] <= budget:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry, njit
 
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int8, Int32, Int64
@@ -29,7 +29,7 @@ LONGEST = (1 << 18) - 1
 """Longer answers count as this long."""
 
 
-@njit
+@entry()
 def bin_of(tokens: float) -> int:
     """Return the bin of a length of at least 0 tokens; 0 and 1 token have bins of their own."""
     length = min(max(int(tokens), 0), LONGEST)
@@ -41,7 +41,7 @@ def bin_of(tokens: float) -> int:
     return _FINE + 8 * (power - 1) + ((length >> power) & 7)
 
 
-@njit
+@entry()
 def first_of(which: int) -> int:
     """Return the smallest length of a bin; of bin `BINS`, the end of the last one."""
     if which < _FINE:
@@ -50,7 +50,7 @@ def first_of(which: int) -> int:
     return (8 + (which - _FINE) % 8) << power
 
 
-@njit
+@entry()
 def bin_values() -> Float64:
     """Return the mean length of each bin, float64 [BINS], tokens."""
     out = np.empty(BINS)
@@ -59,7 +59,7 @@ def bin_values() -> Float64:
     return out
 
 
-@njit
+@entry()
 def count_answers(node: Int32, length: Float64, ended: Int8, weight: Float64, nodes: int) -> Float64:
     """Count answers by node and bin.
 
@@ -83,11 +83,14 @@ def count_answers(node: Int32, length: Float64, ended: Int8, weight: Float64, no
     return out
 
 
-@njit
+@entry(dims={"counts": 3})
 def add_to_parents(counts: Float64, parent: Int32) -> None:
     """Add the counts of every node to those above it; parents have lower numbers, node 0 is the root."""
     for node in range(parent.shape[0] - 1, 0, -1):
-        counts[parent[node]] += counts[node]
+        above = parent[node]
+        for kind in range(counts.shape[1]):
+            for b in range(counts.shape[2]):
+                counts[above, kind, b] += counts[node, kind, b]
 
 
 @njit
@@ -122,7 +125,7 @@ def last_bin(distribution: Float64) -> int:
     return 0
 
 
-@njit
+@entry(dims={"counts": 3})
 def fit_nodes(parent: Int32, root: Float64, weight: Float64, counts: Float64) -> Float64:
     """Return the distribution of every node, float64 [nodes, BINS]: each is the prior of those below it.
 
@@ -142,7 +145,7 @@ def fit_nodes(parent: Int32, root: Float64, weight: Float64, counts: Float64) ->
     return out
 
 
-@njit
+@entry(dims={"distribution": 2})
 def hazard_sums(distribution: Float64) -> Float64:
     """Return the cumulative hazard up to the end of each bin, float64 [nodes, BINS]."""
     out = np.zeros_like(distribution)
@@ -172,7 +175,7 @@ def expected_ends(sums: Float64, node: Int32, length: Float64, ratio: float) -> 
     return total
 
 
-@njit
+@entry(dims={"sums": 2})
 def length_ratio(
     sums: Float64, node: Int32, length: Float64, ended: float, sigmas: float, most: float
 ) -> float:
@@ -194,7 +197,7 @@ def length_ratio(
     return float(np.sqrt(low * high))
 
 
-@njit
+@entry(dims={"distribution": 2})
 def means(distribution: Float64, node: Int32, above: Int32, limit: Int64, values: Float64) -> Float64:
     """Return E[min(d, limit) | d > above] of each request, float64 [n], tokens.
 
@@ -218,7 +221,7 @@ def means(distribution: Float64, node: Int32, above: Int32, limit: Int64, values
     return out
 
 
-@njit
+@entry(dims={"distribution": 2})
 def quantiles(distribution: Float64, node: Int32, q: float, limit: Int64) -> Float64:
     """Return the quantile `q` of min(d, limit) of each request, float64 [n], tokens."""
     rows = np.empty(distribution.shape[0])
@@ -238,7 +241,7 @@ def quantiles(distribution: Float64, node: Int32, q: float, limit: Int64) -> Flo
     return out
 
 
-@njit
+@entry(dims={"distribution": 2})
 def outlooks(distribution: Float64, values: Float64) -> Float64:
     """Return E[d | d in this bin or above], float64 [nodes, BINS]; 0 where nothing is known."""
     out = np.zeros_like(distribution)
@@ -252,11 +255,13 @@ def outlooks(distribution: Float64, values: Float64) -> Float64:
     return out
 
 
-@njit
+@entry(dims={"counts": 3})
 def log_moments(counts: Float64, values: Float64) -> Float64:
     """Return weight, sum and sum of squares of the logarithms of ended answers, float64 [nodes, 3]."""
     out = np.zeros((counts.shape[0], 3))
-    logs = np.log(np.maximum(values, 1.0))
+    logs = np.empty(BINS)
+    for b in range(BINS):
+        logs[b] = np.log(max(values[b], 1.0))
     for node in range(counts.shape[0]):
         for b in range(BINS):
             n = counts[node, 0, b]
@@ -266,7 +271,7 @@ def log_moments(counts: Float64, values: Float64) -> Float64:
     return out
 
 
-@njit
+@entry(dims={"moments": 2})
 def credibility(
     parent: Int32, level: Int32, moments: Float64, levels: int, low: float, high: float
 ) -> Float64:
@@ -308,7 +313,7 @@ def credibility(
     return out
 
 
-@njit
+@entry(dims={"counts": 3})
 def rescale_nodes(counts: Float64, ratio: Float64, values: Float64) -> Float64:
     """Return counts (float64 [nodes, 2, BINS]) of answers as if they were `ratio` [nodes] times as long."""
     out = np.zeros_like(counts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry
 from engine.plan.sort import sort_pairs, sort_prompts
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ class PrefixTree(NamedTuple):
     common: Int32
 
 
-@njit
+@entry()
 def _link(lengths: Int64, common: Int32) -> tuple[Int32, Int64]:
     """Return (parent, depth) of all nodes from leaf lengths and neighbours' common prefixes."""
     n = lengths.shape[0]
     # A leaf ends half a token below an inner node of the same depth, so equal prompts become siblings.
     half = np.zeros(2 * n + 1, np.int64)
-    half[:n] = 2 * lengths + 1
+    for leaf in range(n):
+        half[leaf] = 2 * lengths[leaf] + 1
     # Nodes get a first number when they are opened, and their own when they are closed.
     above, number = np.full(2 * n + 1, -1, np.int32), np.arange(2 * n + 1, dtype=np.int32)
     stack = np.empty(2 * n + 1, np.int32)
@@ -127,7 +128,7 @@ def hit_rate_optimum(tree: PrefixTree) -> float:
     return float((total - distinct_tokens(tree) - _fully_cached(tree.parent, tree.depth, n)) / total)
 
 
-@njit
+@entry()
 def _fully_cached(parent: Int32, depth: Int64, leaves: int) -> int:
     """Return how many prompts are the whole prefix of one that came before.
 
@@ -204,16 +205,17 @@ def node_costs(
     return _add_up(tree.sorted, tree.parent, own, decode, memory, output.shape[0])
 
 
-@njit
+@entry()
 def _add_up(
     leaf_order: Int32, parent: Int32, own: Float64, decode: Float64, memory: Float64, requests: int
 ) -> tuple[NodeCosts, Float64, Float64]:
     """Sum up towards the root, and hand the cost of each path down to its leaves; `own` is used up."""
     n, nodes = leaf_order.shape[0], parent.shape[0]
     compute_sum, memory_sum, count = own.copy(), np.zeros(nodes), np.zeros(nodes, np.int32)
-    compute_sum[:n] += decode
-    memory_sum[:n] = memory
-    count[:n] = 1
+    for leaf in range(n):
+        compute_sum[leaf] += decode[leaf]
+        memory_sum[leaf] = memory[leaf]
+        count[leaf] = 1
     for node in range(nodes - 1):
         above = parent[node]
         compute_sum[above] += compute_sum[node]
@@ -238,7 +240,7 @@ def falling(key: Float64) -> UInt64:
     return np.where(bits & sign, bits, bits ^ (sign - np.uint64(1)))
 
 
-@njit
+@entry()
 def depth_first_leaves(parent: Int32, rank: UInt64, leaves: int) -> Int32:
     """Return the leaf numbers, int32 [leaves], depth-first with the children of lowest `rank` first.
 
@@ -276,7 +278,7 @@ def depth_first_leaves(parent: Int32, rank: UInt64, leaves: int) -> Int32:
     return out
 
 
-@njit
+@entry()
 def _leaf_ranges(parent: Int32, leaves: int) -> tuple[Int32, Int32]:
     nodes = parent.shape[0]
     first, count = np.full(nodes, leaves, np.int32), np.zeros(nodes, np.int32)

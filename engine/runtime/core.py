@@ -299,7 +299,7 @@ class Engine:
                 answer = self._parked.pop(int(slots.request[slot]), None)
                 if answer is not None:
                     slots.output[slot, : len(answer)] = answer
-        if scheduler.build(pool, requests, slots, self._work, tokens):
+        if scheduler.build(pool, requests, slots, self._work, tokens, rows=True):
             return True
         if not self._in_flight:
             raise CapacityError(f"no request can go on although {self.unfinished} are unfinished")

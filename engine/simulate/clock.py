@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from engine.cost.step import pair_seconds, step_compute_seconds, step_memory_seconds
-from engine.jit import njit
+from engine.jit import entry
 
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int64
@@ -45,7 +45,7 @@ def step_times(cost: StepCost, trace: Int64, *, overlap: bool, fitted: bool) -> 
     return _step_times(cost, trace, overlap, fitted)
 
 
-@njit
+@entry(dims={"trace": 2})
 def _step_times(cost: StepCost, trace: Int64, overlap: bool, fitted: bool) -> Float64:
     seconds = np.empty(trace.shape[0])
     for i in range(trace.shape[0]):

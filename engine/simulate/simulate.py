@@ -23,7 +23,7 @@ from engine.cost.step import (
     step_cost,
     step_memory_seconds,
 )
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 from engine.plan.scan import SIDES_MOVED, quiet_until
 from engine.runtime import state
 from engine.runtime.kv.pages import N_EVICTED, available, held, make_pool
@@ -196,7 +196,7 @@ def simulate(
     )
 
 
-@njit_in_place
+@entry(in_place=True, dims={"trace": 2, "preempted": 2, "room": 2})
 def _run(
     pool: PagePool,
     requests: Requests,

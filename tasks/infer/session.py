@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import EngineError
+from engine.jit import COMPILING
 from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
 from tasks.infer.progress import InferProgress, StoppedError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from tasks.infer.progress import Phase
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
+
+log = logging.getLogger(__name__)
 
 
 PHASES: Final[tuple[Phase, Phase, Phase]] = ("starting", "compiling", "answering")
@@ -83,6 +87,8 @@ class EngineSession:
         """Take one message in."""
         self._look_at_phase(message["type"])
         match message["type"]:
+            case "compiling":
+                log.warning("the engine is %s", COMPILING)
             case "ready":
                 self.ready = True
                 self.metrics.take_device(message)
@@ -102,12 +108,7 @@ class EngineSession:
             case "stopped":
                 self.failure = "it was stopped"
             case "fatal":
-                self.said = True
-                if message.get("busy"):
-                    raise StoppedError(f"{message['message']}; run it again when that has ended")
-                if not message["retryable"]:
-                    raise EngineError(message["message"])
-                self.failure = message["message"]
+                self._take_end(message)
             case other:
                 raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
 
@@ -116,6 +117,14 @@ class EngineSession:
             taken = self.answers.take(item)
             if taken is not None:
                 self.metrics.take_answered(*taken)
+
+    def _take_end(self, message: dict[str, Any]) -> None:
+        self.said = True
+        if message.get("busy"):
+            raise StoppedError(f"{message['message']}; run it again when that has ended")
+        if not message["retryable"]:
+            raise EngineError(message["message"])
+        self.failure = message["message"]
 
     def progress(self) -> InferProgress:
         """Return how far the attempt is."""

@@ -8,7 +8,7 @@ if __name__ == "__main__":
     # bfloat16 product on the CPU ends the process. Float32 does not use them. Read when torch is imported.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
-    from engine.backends.native.answer import answer
+    from engine.backends.native.answer import answer, prepare
     from engine.backends.process import main
 
-    sys.exit(main(answer, sys.argv[1:]))
+    sys.exit(main(answer, sys.argv[1:], prepare))

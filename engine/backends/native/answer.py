@@ -32,6 +32,7 @@ from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.sample.token_text import TokenText
 from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
+from engine.warm import make_ready
 
 if TYPE_CHECKING:
     import threading
@@ -111,6 +112,12 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
             send({"type": "plan", "file": name})
     send_answers(engine.drain())
     return Ended(not engine.unfinished, engine.counters())
+
+
+def prepare(device: str, send: Send) -> None:
+    """Load or compile the functions of every step, so that no device waits for it."""
+    other = "engine.runtime.device" if device == "cpu" else "engine.runtime.cpu"
+    make_ready("engine.cost", "engine.runtime", without=(other,), begin=lambda: send({"type": "compiling"}))
 
 
 def runner_sizes(job: Job, config: ModelConfig) -> RunnerSizes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.jit import njit
+from engine.jit import entry
 from engine.kernels import AttentionGroup, gather_scratch, paged_attention
 from engine.kernels.attention import MASK_ELEMENTS
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Slots, Work
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EVERYTHING = 1 << 30
 
 
-@njit
+@entry()
 def _group_sizes(length: Int32, context: Int32, order: Int64, limit: int) -> Int32:
     """Cut the sequences, sorted longest first, into groups that waste little on padding.
 
@@ -101,7 +101,7 @@ def attention_groups(
     return groups
 
 
-@njit
+@entry(dims={"rows": 2, "position": 2, "keys": 4, "mask": 4})
 def _fill_group(
     work: Work,
     slots: Slots,

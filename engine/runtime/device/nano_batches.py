@@ -21,7 +21,8 @@ from engine.cost.step import (
     step_cost,
     step_memory_seconds,
 )
-from engine.jit import njit
+from engine.jit import entry, njit
+from engine.jit_types import struct
 from engine.models.schedule import OVERLAPPING
 from engine.runtime.state import (
     W_ATTENDED,
@@ -89,6 +90,7 @@ class SplitRule(NamedTuple):
         return int(work.size[W_TOKENS]) >= OVERLAPPING and self.gain(work) >= self.least_gain
 
 
+@struct()
 class Halves(NamedTuple):
     """A step cut in two.
 
@@ -113,7 +115,7 @@ def make_halves(token_budget: int, slots: int) -> Halves:
     return Halves(first, second, np.zeros(slots, np.int32), np.zeros(slots, np.int32))
 
 
-@njit
+@entry()
 def cut(work: Work, halves: Halves) -> None:
     """Fill the halves with a step of at least two tokens; neither is empty then."""
     first, second = halves.first, halves.second
@@ -160,10 +162,11 @@ def _take(
     before = work.context[sequence] - work.length[sequence]
     half.first[place], half.length[place] = row, count
     half.context[place], half.slot[place] = before + end, work.slot[sequence]
-    half.tokens[row : row + count] = work.tokens[source : source + count]
-    half.positions[row : row + count] = work.positions[source : source + count]
-    half.pages[row : row + count] = work.pages[source : source + count]
-    half.offsets[row : row + count] = work.offsets[source : source + count]
+    for i in range(count):
+        half.tokens[row + i] = work.tokens[source + i]
+        half.positions[row + i] = work.positions[source + i]
+        half.pages[row + i] = work.pages[source + i]
+        half.offsets[row + i] = work.offsets[source + i]
     half.size[W_SEQUENCES] += 1
     half.size[W_TOKENS] += count
     half.size[W_KV_READ] += before + end

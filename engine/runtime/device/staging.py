@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from engine.jit import njit
+from engine.jit import entry
+from engine.jit_types import struct
 from engine.runtime.kv.shared_pages import leading_single_rows
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Slots, Work
 
@@ -40,6 +41,7 @@ _PER_SEQUENCE = (
 )
 
 
+@struct()
 class HostStep(NamedTuple):
     """A step as arrays, padded; int32. T tokens and R sequences are the largest ones possible.
 
@@ -145,6 +147,7 @@ class Staging:
         self._device.copy_(self._host[self._turn], non_blocking=True)
 
 
+@struct()
 class Dummies(NamedTuple):
     """What padding points to."""
 
@@ -153,7 +156,7 @@ class Dummies(NamedTuple):
     request: int
 
 
-@njit
+@entry()
 def fill(
     work: Work,
     requests: Int64,
@@ -204,7 +207,7 @@ def fill_step(work: Work, requests: Int64, step: HostStep, bucket: Bucket, dummi
     fill(work, requests, step, bucket.tokens, bucket.sequences, dummies)
 
 
-@njit
+@entry(dims={"mirror": 2})
 def table_changes(slots: Slots, running: int, mirror: Int32, index: Int32, page: Int32) -> int:
     """Find what changed in the block tables of the running sequences since the last call.
 

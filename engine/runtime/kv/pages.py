@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
+from engine.jit_types import struct
 
 if TYPE_CHECKING:
     from engine.arrays import Int32, Int64
@@ -35,6 +36,7 @@ ROOT, SMALLER, LARGER = 0, 1, 2
 N_FREE, N_LRU, N_EVICTED, N_CACHED = 0, 1, 2, 3
 
 
+@struct(dims={"tokens": 2, "links": 2})
 class PagePool(NamedTuple):
     """All state of the pages; row `n` (one past the last page) is the root of the tree.
 
@@ -107,7 +109,7 @@ def make_pool(pages: int, page_size: int, holders: int) -> PagePool:
     )
 
 
-@njit_in_place
+@entry(in_place=True)
 def available(pool: PagePool) -> int:
     """Return how many pages can be taken now: the free ones and the evictable ones."""
     return int(pool.counts[N_FREE] + pool.counts[N_LRU])

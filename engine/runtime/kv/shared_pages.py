@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from engine.cost.step import group_saving
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
+from engine.jit_types import struct
 from engine.runtime.state import W_SEQUENCES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MOST_VISITS: Final = 16
 each continues the one before make a chain of as many nodes as there are sequences."""
 
 
+@struct()
 class Groups(NamedTuple):
     """What `find_groups` finds, as `engine.kernels.cascade_attention.SharedPages` has it on the device.
 
@@ -42,6 +44,7 @@ class Groups(NamedTuple):
     start: Int32
 
 
+@struct()
 class Room(NamedTuple):
     """Scratch memory of `find_groups` for up to R sequences.
 
@@ -85,7 +88,7 @@ def make_room(sequences: int, pages: int) -> Room:
     return Room(order, spare, limit, begin, end, depth, parent, page, gain, below, mark)
 
 
-@njit_in_place
+@entry(in_place=True)
 def leading_single_rows(work: Work) -> int:
     """Return how many sequences at the front have one row each: those that decode attention takes."""
     count = 0
@@ -94,7 +97,7 @@ def leading_single_rows(work: Work) -> int:
     return int(count)
 
 
-@njit_in_place
+@entry(in_place=True, dims={"pages": 2})
 def find_groups(
     pages: Int32,
     slot: Int32,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 from engine.plan.scan import (
     LEFT,
     N_HEAVY_RETRY,
@@ -39,7 +39,7 @@ REST = 32
 does not change by time alone, but the share of the right side does, slowly."""
 
 
-@njit_in_place
+@entry(in_place=True)
 def admit(
     pool: PagePool,
     requests: Requests,

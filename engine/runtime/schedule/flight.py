@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from engine.jit import njit
+from engine.jit import entry
+from engine.jit_types import struct
 from engine.runtime.state import (
     LENGTH,
     PLACEHOLDER,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from engine.arrays import Int8, Int32, Int64
 
 
+@struct()
 class Flight(NamedTuple):
     """The sampled rows of one launched step.
 
@@ -66,7 +68,7 @@ def make_flight(slots: int) -> Flight:
     )
 
 
-@njit
+@entry()
 def assume(requests: Requests, slots: Slots, work: Work, flight: Flight) -> None:
     """Note the samples of the step just launched and let their sequences go on with placeholders."""
     flight.size[0] = work.size[W_SAMPLES]
@@ -83,7 +85,7 @@ def assume(requests: Requests, slots: Slots, work: Work, flight: Flight) -> None
             requests.generated[request] = place + 1
 
 
-@njit
+@entry()
 def fill(requests: Requests, slots: Slots, flight: Flight, sampled: Int64, stops: Int64) -> None:
     """Put the tokens that arrived in their places and say which answers are complete.
 
@@ -108,7 +110,7 @@ def fill(requests: Requests, slots: Slots, flight: Flight, sampled: Int64, stops
             flight.reason[i] = LENGTH
 
 
-@njit
+@entry()
 def end(requests: Requests, flight: Flight) -> int:
     """Fix the lengths of the answers whose `reason` says they are complete; return how many are."""
     count = 0
@@ -119,7 +121,7 @@ def end(requests: Requests, flight: Flight) -> int:
     return count
 
 
-@njit
+@entry()
 def forget(flight: Flight, slot: int) -> int:
     """Drop what is in flight for the sequence in `slot`; return how many tokens that is (0 or 1)."""
     for i in range(flight.size[0]):
@@ -129,7 +131,7 @@ def forget(flight: Flight, slot: int) -> int:
     return 0
 
 
-@njit
+@entry()
 def take_back(requests: Requests, flight: Flight, slot: int) -> None:
     """Undo `assume` for the sequence in `slot`, which has just been preempted."""
     for i in range(flight.size[0]):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 from engine.runtime.kv.pages import PagePool, held
 from engine.runtime.state import RUNNING, Requests, Slots
 
@@ -106,7 +106,7 @@ def refresh(requests: Requests, slots: Slots, step: float, size: int, token_budg
     return outgrown
 
 
-@njit_in_place
+@entry(in_place=True)
 def redraw(requests: Requests, slots: Slots, step: float, size: int, token_budget: int) -> None:
     """Draw the lines of all running sequences anew: their estimates have changed."""
     for i in range(slots.counts[RUNNING]):

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engine.cost.step import StepCost, decode_seconds, step_compute_seconds, step_memory_seconds
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
+from engine.jit_types import struct
 from engine.plan.scan import (
     COMPUTE,
     LEFT,
@@ -47,6 +48,7 @@ OCCUPANCY = 0.85
 """Part of the KV memory that is expected to be in use on average, to estimate the remaining steps."""
 
 
+@struct()
 class Outlook(NamedTuple):
     """What runs and what remains.
 
@@ -166,7 +168,7 @@ def step_budget(cost: StepCost, outlook: Outlook, token_budget: int, number: int
     return int(min(float(token_budget), np.ceil(grains) * grain))
 
 
-@njit_in_place
+@entry(in_place=True)
 def prepare(
     pool: PagePool,
     requests: Requests,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.cost.step import StepCost, decode_seconds, step_compute_seconds
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 from engine.plan.scan import LEFT, NOBODY, RETRY, RIGHT, SIDES_MOVED, Scan, give_back, propose, wake
 from engine.runtime.kv.pages import CACHED, NONE, PagePool, available, release, take_page
 from engine.runtime.schedule.forecast import known_tokens, leave, remaining_output, side_top
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.arrays import Int32
 
 
-@njit_in_place
+@entry(in_place=True, dims={"preempted": 2})
 def relieve(
     pool: PagePool, requests: Requests, slots: Slots, scan: Scan, cost: StepCost, preempted: Int32
 ) -> int:

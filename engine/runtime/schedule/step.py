@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 from engine.plan.scan import Scan, wake
 from engine.runtime.kv.pages import CACHED, NONE, PagePool, release
 from engine.runtime.schedule.forecast import known_tokens, settle
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from engine.arrays import Int32
 
 
-@njit_in_place
-def build(
-    pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int, rows: bool = True
-) -> int:
+@entry(in_place=True)
+def build(pool: PagePool, requests: Requests, slots: Slots, work: Work, token_budget: int, rows: bool) -> int:
     """Fill `work` with the next step, at most `token_budget` tokens, decoding sequences first.
 
     Without `rows` only its sizes, sequences and samples are filled: what a simulation needs.
@@ -218,7 +216,7 @@ def _fill_rows(requests: Requests, slots: Slots, work: Work, slot: int, count: i
         work.offsets[row + i] = place % size
 
 
-@njit_in_place
+@entry(in_place=True)
 def retire(pool: PagePool, slots: Slots, scan: Scan, finished: Int32) -> None:
     """Release the slots in `finished` (int32, slot numbers) and let admission go on."""
     for k in range(finished.shape[0]):

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.arrays import frozen
+from engine.jit_types import struct
+
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int8, Int32, Int64
 
@@ -13,6 +16,7 @@ UNFINISHED, STOPPED, LENGTH = 0, 1, 2
 """How an answer ended: not yet, at a stop token or stop string, at its length limit."""
 
 
+@struct(frozen=("tokens", "start"))
 class Requests(NamedTuple):
     """The N requests of an engine run.
 
@@ -50,8 +54,8 @@ def make_requests(
     """Return the request table with nothing generated yet."""
     n = max_new.shape[0]
     return Requests(
-        tokens=np.ascontiguousarray(tokens, np.int32),
-        start=np.ascontiguousarray(start, np.int64),
+        tokens=frozen(np.asarray(tokens, np.int32)),
+        start=frozen(np.asarray(start, np.int64)),
         max_new=np.ascontiguousarray(max_new, np.int32),
         estimate=np.ascontiguousarray(estimate, np.float64),
         generated=np.zeros(n, np.int32),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.jit_types import struct
+
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int8, Int32, Int64
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ) = range(9)
 
 
+@struct(dims={"pages": 2, "output": 2})
 class Slots(NamedTuple):
     """The running sequences, one row each; a row outlives its request only as garbage.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.jit_types import struct
+
 if TYPE_CHECKING:
     from engine.arrays import Int32, Int64
 
@@ -15,6 +17,7 @@ PLACEHOLDER = -1
 """Stands in `Slots.output`, and so in `Work.tokens`, for a token that only the device knows."""
 
 
+@struct(dims={"copies": 2})
 class Work(NamedTuple):
     """What one step computes; `size` says how much of each array is valid.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 
+from engine.arrays import frozen
 from tasks.extract.parse.quick_scan import HEAD, NAME, NAME_END, OUT, OUT_END, PLACES, TAIL, gather, scan
 from tasks.requests.prompts import CONTENT_TAG
 
@@ -312,7 +313,7 @@ class QuickLines:
         if message_ends[-1] != places[-1, OUT_END]:
             # Some of what was written belongs to no row.
             messages = np.empty(int(message_ends[-1]), np.uint8)
-            gather(out, places[:, OUT].copy(), places[:, OUT_END].copy(), messages)
+            gather(frozen(out), places[:, OUT].copy(), places[:, OUT_END].copy(), messages)
         sha256 = hashlib.sha256
         view, bounds = messages.data, message_ends.tolist()
         contents = b"".join([sha256(_TAG + view[begin:end]).digest() for begin, end in pairwise(bounds)])
@@ -372,13 +373,13 @@ def _packed(heads: list[_Head]) -> tuple[npt.NDArray[np.uint8], Integers]:
         pieces.append((head.name_first, at, first, first + len(head.second)))
         at = first + len(head.second)
     whole = b"".join([head.first + head.second for head in heads])
-    return np.frombuffer(whole, np.uint8), np.array(pieces, np.int64)
+    return frozen(np.frombuffer(whole, np.uint8)), np.array(pieces, np.int64)
 
 
 def _aligned(text: bytes | memoryview) -> npt.NDArray[np.uint8]:
     """Return the bytes as an array that can be read in words of eight."""
     data = np.frombuffer(text, np.uint8)
-    return data if data.ctypes.data % 8 == 0 else data.copy()
+    return frozen(data if data.ctypes.data % 8 == 0 else data.copy())
 
 
 def _ends(sizes: Integers) -> Integers:
@@ -392,5 +393,5 @@ def _picked(
 ) -> tuple[npt.NDArray[np.uint8], Integers]:
     picked = _ends(ends[rows + 1] - ends[rows])
     out = np.empty(int(picked[-1]), np.uint8)
-    gather(data, ends[rows], ends[rows + 1], out)
+    gather(frozen(data), ends[rows], ends[rows + 1], out)
     return out, picked

@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.jit import njit_in_place
+from engine.jit import entry, njit_in_place
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Bytes = npt.NDArray[np.uint8]
-    Words = npt.NDArray[np.uint64]
-    Integers = npt.NDArray[np.int64]
+    from engine.arrays import Int64, UInt8, UInt64
 
 HEAD, NAME, NAME_END, TAIL, OUT, OUT_END, PLACES = range(7)
 """Columns of `places`: number of the head, places in the text and in the output; then how many columns."""
@@ -39,7 +35,7 @@ _SPACES: Final = np.uint64(0x2020202020202020)
 _ZERO: Final = np.uint64(0)
 
 
-def _ascii(text: str) -> Bytes:
+def _ascii(text: str) -> UInt8:
     return np.frombuffer(text.encode(), np.uint8)
 
 
@@ -51,16 +47,16 @@ _SYSTEM, _DEVELOPER = _ascii('"system"'), _ascii('"developer"')
 _CONTENT_STARTS, _ROLE_FOLLOWS = _ascii('{"content":'), _ascii(',"role":')
 
 
-@njit_in_place
+@entry(in_place=True, dims={"pieces": 2, "places": 2}, frozen=("text", "words", "heads"))
 def scan(
-    text: Bytes,
-    words: Words,
-    begins: Integers,
-    ends: Integers,
-    heads: Bytes,
-    pieces: Integers,
-    out: Bytes,
-    places: Integers,
+    text: UInt8,
+    words: UInt64,
+    begins: Int64,
+    ends: Int64,
+    heads: UInt8,
+    pieces: Int64,
+    out: UInt8,
+    places: Int64,
 ) -> int:
     """Take lines apart.
 
@@ -99,15 +95,15 @@ def scan(
 
 @njit_in_place
 def _match(
-    text: Bytes,
-    words: Words,
+    text: UInt8,
+    words: UInt64,
     begin: int,
     end: int,
-    heads: Bytes,
-    pieces: Integers,
+    heads: UInt8,
+    pieces: Int64,
     likely: int,
-    out: Bytes,
-    place: Integers,
+    out: UInt8,
+    place: Int64,
 ) -> int:
     """Return the head that a line has, -1 for none, beginning with the likely one."""
     count = pieces.shape[0]
@@ -136,7 +132,7 @@ def _match(
 
 
 @njit_in_place
-def _same_start(heads: Bytes, one: Integers, other: Integers) -> bool:
+def _same_start(heads: UInt8, one: Int64, other: Int64) -> bool:
     size = one[FIRST_END] - one[FIRST]
     same = one[NAME_FIRST] == other[NAME_FIRST] and size == other[FIRST_END] - other[FIRST]
     return bool(same) and _equal(heads, one[FIRST], heads, other[FIRST], size)
@@ -144,7 +140,7 @@ def _same_start(heads: Bytes, one: Integers, other: Integers) -> bool:
 
 @njit_in_place
 def _hole(
-    text: Bytes, words: Words, at: int, end: int, is_name: bool, out: Bytes, to: int, place: Integers
+    text: UInt8, words: UInt64, at: int, end: int, is_name: bool, out: UInt8, to: int, place: Int64
 ) -> tuple[int, int]:
     """Read the name, or write the messages."""
     if not is_name:
@@ -154,8 +150,8 @@ def _hole(
     return close, to
 
 
-@njit_in_place
-def gather(text: Bytes, begins: Integers, ends: Integers, out: Bytes) -> int:
+@entry(in_place=True, frozen=("text",))
+def gather(text: UInt8, begins: Int64, ends: Int64, out: UInt8) -> int:
     """Copy pieces of a text one after the other; return how many bytes that are."""
     to = 0
     for piece in range(begins.shape[0]):
@@ -164,7 +160,7 @@ def gather(text: Bytes, begins: Integers, ends: Integers, out: Bytes) -> int:
 
 
 @njit_in_place
-def _name(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> int:
+def _name(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> int:
     """Return where a text that is not empty and has no escapes ends, -1 for anything else."""
     close = _skip_string(text, at, end)
     if close - at <= 2:
@@ -177,7 +173,7 @@ def _name(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> 
 
 
 @njit_in_place
-def _messages(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+def _messages(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write a list of messages; return where it ends in text and output, -1 if it is another list."""
     if text[at] != _OPEN_LIST:
         return -1, to
@@ -195,7 +191,7 @@ def _messages(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int)
 
 
 @njit_in_place
-def _message(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+def _message(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write `{"content":...,"role":...}`, in whichever order they come."""
     if at >= end or text[at] != _OPEN:
         return -1, to
@@ -225,7 +221,7 @@ def _message(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) 
 
 
 @njit_in_place
-def _role(text: Bytes, at: int, end: int) -> int:
+def _role(text: UInt8, at: int, end: int) -> int:
     """Return where the name of a role ends, -1 if it is none."""
     close = _skip_string(text, at, end)
     known = (
@@ -238,7 +234,7 @@ def _role(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _literal(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+def _literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write a JSON text with no more escapes than it needs; return where it ends, -1 if it is none."""
     if at >= end or text[at] != _QUOTE:
         return -1, to
@@ -266,7 +262,7 @@ def _literal(text: Bytes, words: Words, at: int, end: int, out: Bytes, to: int) 
 
 
 @njit_in_place
-def _skip_plain(text: Bytes, words: Words, at: int, end: int) -> int:
+def _skip_plain(text: UInt8, words: UInt64, at: int, end: int) -> int:
     """Skip ASCII that stands for itself, eight bytes at a time where it can."""
     while at < end:
         if at & 7 == 0:
@@ -295,7 +291,7 @@ def _is_short(byte: np.uint8) -> bool:
 
 
 @njit_in_place
-def _rewritten(text: Bytes, at: int, end: int, out: Bytes, to: int) -> tuple[int, int]:
+def _rewritten(text: UInt8, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write the character of an escape that is not in its shortest form; `at` is behind the backslash."""
     if at < end and text[at] == _SLASH:
         out[to] = _SLASH
@@ -313,7 +309,7 @@ def _rewritten(text: Bytes, at: int, end: int, out: Bytes, to: int) -> tuple[int
 
 
 @njit_in_place
-def _code(text: Bytes, at: int, end: int) -> int:
+def _code(text: UInt8, at: int, end: int) -> int:
     """Return the number of `uXXXX`, -1 if it is none."""
     if at + 5 > end or text[at] != _U:
         return -1
@@ -331,7 +327,7 @@ def _code(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _encoded(code: int, out: Bytes, to: int) -> int:
+def _encoded(code: int, out: UInt8, to: int) -> int:
     """Write a character as it stands in canonical JSON."""
     if code < 0x20 or code in (_QUOTE, _BACKSLASH):
         return _escaped(code, out, to)
@@ -356,7 +352,7 @@ def _encoded(code: int, out: Bytes, to: int) -> int:
 
 
 @njit_in_place
-def _escaped(code: int, out: Bytes, to: int) -> int:
+def _escaped(code: int, out: UInt8, to: int) -> int:
     short = 0
     if code in (_QUOTE, _BACKSLASH):
         short = code
@@ -383,7 +379,7 @@ def _escaped(code: int, out: Bytes, to: int) -> int:
 
 
 @njit_in_place
-def _utf8(text: Bytes, at: int, end: int) -> int:
+def _utf8(text: UInt8, at: int, end: int) -> int:
     """Return how many bytes a character beyond ASCII has, 0 if it is none (RFC 3629, table of section 4)."""
     first = text[at]
     low, high = 0x80, 0xBF
@@ -412,7 +408,7 @@ def _utf8(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _space(text: Bytes, at: int, end: int) -> int:
+def _space(text: UInt8, at: int, end: int) -> int:
     """Skip what JSON calls white space."""
     while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10):
         at += 1
@@ -420,7 +416,7 @@ def _space(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _colon(text: Bytes, at: int, end: int) -> int:
+def _colon(text: UInt8, at: int, end: int) -> int:
     """Return where the value behind a key begins, -1 if there is none."""
     if at < 0:
         return -1
@@ -432,7 +428,7 @@ def _colon(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _skip_string(text: Bytes, at: int, end: int) -> int:
+def _skip_string(text: UInt8, at: int, end: int) -> int:
     """Return where a text ends that begins here, -1 if none does."""
     if at >= end or text[at] != _QUOTE:
         return -1
@@ -446,12 +442,12 @@ def _skip_string(text: Bytes, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _is(text: Bytes, at: int, end: int, wanted: Bytes) -> bool:
+def _is(text: UInt8, at: int, end: int, wanted: UInt8) -> bool:
     return end - at == wanted.shape[0] and _equal(text, at, wanted, 0, wanted.shape[0])
 
 
 @njit_in_place
-def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
+def _equal(text: UInt8, at: int, other: UInt8, place: int, count: int) -> bool:
     # With no way out in between and no signs, the compiler compares many at a time.
     different = np.uint8(0)
     for step in range(count):
@@ -460,7 +456,7 @@ def _equal(text: Bytes, at: int, other: Bytes, place: int, count: int) -> bool:
 
 
 @njit_in_place
-def _copy(text: Bytes, at: int, end: int, out: Bytes, to: int) -> int:
+def _copy(text: UInt8, at: int, end: int, out: UInt8, to: int) -> int:
     """Copy `text[at:end]`; return where it ends in `out`."""
     if at >= 0 and to >= 0:
         # Indices without a sign need no test for counting from the end: the compiler copies many at a time.

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from engine.jit import njit_in_place
+from engine.arrays import frozen
+from engine.jit import entry
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Keys = npt.NDArray[np.uint64]
-    Index = npt.NDArray[np.int32]
-    Counts = npt.NDArray[np.uint32]
-    Integers = npt.NDArray[np.int64]
+    from engine.arrays import Int32, Int64, UInt32, UInt64
 
 T = TypeVar("T", bound=np.generic)
 _SHARES: Final = 16
@@ -35,7 +33,7 @@ class RepeatCounter:
     def __init__(self) -> None:
         self._shares = [_Share() for _ in range(_SHARES)]
 
-    def resolve(self, names: Keys, bodies: Keys) -> Integers:
+    def resolve(self, names: UInt64, bodies: UInt64) -> Int64:
         """Count, for each of the next requests, those before it of the same name.
 
         Parameters
@@ -51,6 +49,7 @@ class RepeatCounter:
             How many earlier requests had the same name and body; `tasks.extract.parse.drafts.CONFLICT` (-1)
             for a name that was first seen with another body.
         """
+        names, bodies = frozen(names), frozen(bodies)
         ordinals = np.empty(len(names), np.int64)
         share_of = names[:, 1] % np.uint64(_SHARES)
         for share in np.unique(share_of).tolist():
@@ -67,7 +66,7 @@ class _Share:
         self._counts = np.empty(_START, np.uint32)
         self._index = np.full(2 * _START, -1, np.int32)
 
-    def resolve(self, names: Keys, bodies: Keys, rows: Integers, ordinals: Integers) -> None:
+    def resolve(self, names: UInt64, bodies: UInt64, rows: Int64, ordinals: Int64) -> None:
         """Set the ordinals of some rows."""
         most = self._used + len(rows)
         if most > len(self._names):
@@ -88,17 +87,21 @@ def _longer(values: npt.NDArray[T], size: int) -> npt.NDArray[T]:
     return longer
 
 
-@njit_in_place
+@entry(
+    in_place=True,
+    dims={"own_names": 2, "own_bodies": 2, "names": 2, "bodies": 2},
+    frozen=("names", "bodies"),
+)
 def _resolve(
-    index: Index,
-    own_names: Keys,
-    own_bodies: Keys,
-    counts: Counts,
+    index: Int32,
+    own_names: UInt64,
+    own_bodies: UInt64,
+    counts: UInt32,
     used: int,
-    names: Keys,
-    bodies: Keys,
-    rows: Integers,
-    ordinals: Integers,
+    names: UInt64,
+    bodies: UInt64,
+    rows: Int64,
+    ordinals: Int64,
 ) -> int:
     """Look names up, and add the new ones; return how many there are."""
     mask = np.uint64(index.shape[0] - 1)
@@ -123,8 +126,8 @@ def _resolve(
     return used
 
 
-@njit_in_place
-def _fill(index: Index, names: Keys, used: int) -> int:
+@entry(in_place=True, dims={"names": 2})
+def _fill(index: Int32, names: UInt64, used: int) -> int:
     """Put the names into an empty index."""
     mask = np.uint64(index.shape[0] - 1)
     for row in range(used):

@@ -157,7 +157,7 @@ class Drive:
         self.schedule()
         self.check_pages()
         work, slots = self.work, self.slots
-        tokens = scheduler.build(self.pool, self.requests, slots, work, self.step_tokens)
+        tokens = scheduler.build(self.pool, self.requests, slots, work, self.step_tokens, rows=True)
         assert 0 < tokens <= self.step_tokens <= self.budget
         self.tokens += tokens
         self.compute(tokens)

@@ -1,0 +1,38 @@
+"""`nightblend warm`: compile ahead of the first night."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from flows.commands.parser import CommandParser
+from tasks.base.accounting import ExitCode
+
+
+def make_parser() -> CommandParser:
+    """Return the options of the command."""
+    return CommandParser(
+        "warm",
+        description="Compile all functions that a night runs and keep them on disk, so that no night waits "
+        "for it. Done once for a version, a Python and a processor: an installation and an image do it. Does "
+        "nothing where it is done. NUMBA_CACHE_DIR names another folder; NUMBA_CPU_NAME=generic makes them "
+        "for any processor.",
+        epilog="Exit codes: 0 done, 2 there is no folder that can be written.",
+    )
+
+
+def execute(options: dict[str, Any]) -> int:
+    """Compile, and tell how long it took."""
+    from dataclasses import asdict
+
+    from tasks.operations.warm import told, warm_everything
+
+    as_json = options.pop("json")
+
+    def begin(processor: str) -> None:
+        print(f"Compiling for {processor}; this takes a minute or two, once.", file=sys.stderr, flush=True)
+
+    warmed = warm_everything(begin)
+    print(json.dumps({**asdict(warmed), "folder": str(warmed.folder)}) if as_json else told(warmed))
+    return int(ExitCode.OK)
