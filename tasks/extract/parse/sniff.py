@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from tasks.extract.readers import registry
-from tasks.extract.text.containers import csv_fields
+from tasks.extract.text.containers import csv_fields, holds_spans
 from tasks.extract.text.decode import BOM
 from tasks.extract.text.documents import sample_documents
 from tasks.extract.text.parquet_rows import PARQUET_MAGIC, ParquetRows
@@ -72,7 +72,7 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
         if reader is not None and _has_columns(reader, names):
             return Sniffed("csv", reader)
     records = _json_lines(start, complete=len(head) < size)
-    if records and "resourceSpans" in records[0]:
+    if records and holds_spans(records[0]):
         return Sniffed("otlp", wanted or registry.READERS["otel"])
     return Sniffed("jsonl", wanted or registry.detect(records))
 

@@ -66,7 +66,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
         The span, and its attributes.
     """
     found = {**_of_events(record), **given}
-    kind = found.get("gen_ai.operation.name") or found.get("llm.request.type") or "chat"
+    kind = str(found.get("gen_ai.operation.name") or found.get("llm.request.type") or "chat")
     if kind not in CHAT | TEXT:
         return Filtered(f"span of operation {kind}")
     endpoint: Endpoint = "completions" if kind in TEXT else "chat"

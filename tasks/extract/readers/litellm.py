@@ -64,7 +64,7 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a call of a text model a request; embeddings, images and the like are none."""
-    kind = record.get("call_type")
+    kind = str(record.get("call_type"))
     if kind not in CHAT | TEXT | RESPONSES | ANTHROPIC:
         return Filtered(f"call of type {kind}")
     start = event_time(record, "startTime")

@@ -124,8 +124,13 @@ def _together(lines: list[RawLine]) -> RawLine:
     return lines[0]._replace(data=data, length=len(data))
 
 
+def holds_spans(record: Mapping[str, Any]) -> bool:
+    """Tell a record that is a batch of OTLP or a trace of MLflow."""
+    return "resourceSpans" in record or _trace_spans(record) is not None
+
+
 def _spans(lines: Iterator[RawLine]) -> Iterator[Item]:
-    """Yield the spans of OTLP batches, each a record of its own."""
+    """Yield the spans of OTLP batches and of MLflow's traces, each a record of its own."""
     number = 0
     for line in lines:
         found: list[dict[str, Any] | QuarantineError | None]
@@ -143,6 +148,15 @@ def _nested(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for resource in _dicts(record.get("resourceSpans")):
         for scope in _dicts(resource.get("scopeSpans")):
             yield from _dicts(scope.get("spans"))
+    yield from _dicts(_trace_spans(record))
+
+
+def _trace_spans(record: Mapping[str, Any]) -> object:
+    """Return the spans of a trace of MLflow: `{info, data: {spans}}`, or a row of its search with `spans`."""
+    data = record.get("data")
+    if "info" in record and isinstance(data, dict) and isinstance(data.get("spans"), list):
+        return data["spans"]
+    return record.get("spans") if "trace_id" in record and "span_id" not in record else None
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
