@@ -49,7 +49,7 @@ def read(record: Mapping[str, Any]) -> Logged:
         output_tokens=count(usage.get("outputTokens")),
         latency_s=seconds(mapping(response.get("metrics")).get("latencyMs"), _MILLI),
     )
-    if has_mark(request.get("messages")) or (usage and is_lost(request.get("messages"))):
+    if has_mark(request) or (usage and is_lost(request.get("messages"))):
         tokens = [count(usage.get(name)) or 0 for name in _COUNTS]
         logged.shape = lengths_only(sum(tokens), "usage.inputTokens", "messages")
         return logged

@@ -13,7 +13,7 @@ from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import Filtered, Logged, count, label, mapping, parsed_json
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import call_of
-from tasks.extract.readers.stand_ins import is_lost, lengths_only
+from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only
 from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _formed(found: Mapping[str, Any], settings: dict[str, Any]) -> Formed | None
     given = found.get(_INPUTS)
     older = found.get("mlflow.chat.messages")
     if isinstance(given, dict) and _CONTENT & given.keys():
-        lost = any(is_lost(given[name]) for name in _CONTENT & given.keys())
+        lost = has_mark(given) or any(is_lost(given[name]) for name in _CONTENT & given.keys())
         body = {**settings, **given}
         if isinstance(given.get("messages"), list):
             body["messages"] = [_message(message) for message in _one_list(given["messages"])]
