@@ -441,6 +441,447 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "delay_ms": None,
         },
     ],
+    "openai-responses": [
+        {
+            "custom_id": "a",
+            "method": "POST",
+            "url": "/v1/responses",
+            "body": {"model": "m", "input": "Name a river.", "max_output_tokens": 20, "store": False},
+        },
+        {
+            "custom_id": "b",
+            "method": "POST",
+            "url": "/v1/responses",
+            "body": {
+                "model": "m",
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "One?"}]},
+                    {
+                        "type": "message",
+                        "id": "msg_1",
+                        "status": "completed",
+                        "role": "assistant",
+                        "content": [{"type": "output_text", "text": "Two", "annotations": []}],
+                    },
+                    {"role": "user", "content": "Three?"},
+                ],
+                "text": {"format": {"type": "text"}},
+                "reasoning": {"effort": None},
+                "truncation": "disabled",
+                "metadata": {"workload": "greet"},
+            },
+        },
+        {
+            "custom_id": "c",
+            "url": "/v1/responses",
+            "body": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        },
+        {"custom_id": "d", "url": "/v1/responses", "body": {"input": "x", "previous_response_id": "r"}},
+        {"custom_id": "e", "url": "/v1/responses", "body": {"model": "m", "input": []}},
+        {"custom_id": "f", "url": "/v1/responses"},
+    ],
+    "anthropic-batch": [
+        {
+            "custom_id": "a",
+            "params": {
+                "model": "m",
+                "max_tokens": 20,
+                "messages": [{"role": "user", "content": "Name a river."}],
+            },
+        },
+        {
+            "custom_id": "b",
+            "params": {
+                "model": "m",
+                "max_tokens": 5,
+                "system": [
+                    {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+                ],
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "One?"}]}],
+                "stop_sequences": ["."],
+                "temperature": 0.5,
+                "thinking": {"type": "disabled"},
+                "metadata": {"user_id": "u"},
+            },
+        },
+        {
+            "custom_id": "c",
+            "params": {
+                "max_tokens": 5,
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+                "messages": [{"role": "user", "content": "x"}],
+            },
+        },
+        {
+            "custom_id": "d",
+            "params": {
+                "max_tokens": 5,
+                "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}],
+            },
+        },
+        {"custom_id": "e", "params": None},
+    ],
+    "gemini-batch": [
+        {
+            "key": "a",
+            "request": {"contents": [{"role": "user", "parts": [{"text": "Name a river."}]}]},
+        },
+        {
+            "key": "b",
+            "request": {
+                "systemInstruction": {"parts": [{"text": "Be brief."}]},
+                "contents": [
+                    {"parts": [{"text": "One?"}], "role": "user"},
+                    {"parts": [{"text": "hm", "thought": True}, {"text": "Two"}], "role": "model"},
+                    {"parts": [{"text": "Three?"}]},
+                ],
+                "generationConfig": {
+                    "maxOutputTokens": 9,
+                    "temperature": 0.5,
+                    "topK": 4,
+                    "stopSequences": ["."],
+                    "candidateCount": 1,
+                    "responseMimeType": "text/plain",
+                },
+                "safetySettings": [{"category": "c", "threshold": "BLOCK_NONE"}],
+            },
+        },
+        {
+            "request": {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "x"}, {"fileData": {"fileUri": "gs://b/o"}}]}
+                ]
+            },
+        },
+        {
+            "request": {
+                "contents": [{"role": "user", "parts": [{"text": "x"}]}],
+                "generationConfig": {"responseMimeType": "application/json"},
+            },
+        },
+        {
+            "status": "",
+            "processed_time": "2026-03-01T08:30:09.000+00:00",
+            "request": {"contents": [{"role": "user", "parts": [{"text": "Name a river."}]}]},
+            "response": {
+                "candidates": [],
+                "createTime": T0.isoformat(),
+                "modelVersion": "m-002",
+                "usageMetadata": {
+                    "promptTokenCount": 5,
+                    "candidatesTokenCount": 2,
+                    "thoughtsTokenCount": 30,
+                },
+            },
+        },
+        {
+            "custom_id": "v",
+            "request": {
+                "anthropic_version": "vertex-2023-10-16",
+                "system": "Be brief.",
+                "max_tokens": 9,
+                "messages": [{"role": "user", "content": "One?"}],
+            },
+        },
+        {"key": "e", "request": 5},
+    ],
+    "bedrock-logs": [
+        {
+            "schemaType": "ModelInvocationLog",
+            "schemaVersion": "1.0",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "accountId": "111122223333",
+            "identity": {"arn": "never-shown"},
+            "region": "eu-central-1",
+            "requestId": "q1",
+            "operation": "Converse",
+            "modelId": "amazon.nova-lite-v1:0",
+            "input": {
+                "inputContentType": "application/json",
+                "inputBodyJson": {
+                    "messages": [
+                        {"role": "user", "content": [{"text": "One?"}, {"cachePoint": {"type": "default"}}]}
+                    ],
+                    "system": [{"text": "Be brief."}],
+                    "inferenceConfig": {"maxTokens": 20, "temperature": 0.5, "stopSequences": []},
+                    "additionalModelRequestFields": {},
+                },
+                "inputTokenCount": 11,
+            },
+            "output": {
+                "outputContentType": "application/json",
+                "outputBodyJson": {"output": {"message": {}}, "metrics": {"latencyMs": 1500}},
+                "outputTokenCount": 4,
+            },
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "requestId": "q2",
+            "operation": "InvokeModelWithResponseStream",
+            "modelId": "anthropic.claude-3-haiku-20240307-v1:0",
+            "input": {
+                "inputBodyJson": {
+                    "anthropic_version": "bedrock-2023-05-31",
+                    "max_tokens": 64,
+                    "messages": [{"role": "user", "content": [{"type": "text", "text": "Name a river."}]}],
+                },
+                "inputTokenCount": 5,
+            },
+            "output": {"outputBodyJson": [{"type": "message_start"}], "outputTokenCount": 2},
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "requestId": "q3",
+            "operation": "InvokeModel",
+            "modelId": "meta.llama3-8b-instruct-v1:0",
+            "input": {
+                "inputBodyS3Path": "s3://logs/data/q3_input.json.gz",
+                "inputTokenCount": 9000,
+                "cacheReadInputTokenCount": 1000,
+            },
+            "output": {"outputTokenCount": 7},
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "requestId": "q4",
+            "operation": "InvokeModel",
+            "modelId": "amazon.titan-embed-text-v2:0",
+            "input": {"inputBodyJson": {"inputText": "x"}, "inputTokenCount": 1},
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "requestId": "q5",
+            "operation": "Converse",
+            "modelId": "m",
+            "input": {
+                "inputBodyJson": {
+                    "messages": [{"role": "user", "content": [{"text": "x"}]}],
+                    "toolConfig": {"tools": [{"toolSpec": {"name": "f"}}]},
+                }
+            },
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "timestamp": "2026-03-01T08:30:00Z",
+            "requestId": "q6",
+            "operation": "InvokeModel",
+            "modelId": "stability.sd3-large-v1:0",
+            "input": {"inputBodyJson": {"text_prompts": [{"text": "x"}]}},
+        },
+        {
+            "schemaType": "ModelInvocationLog",
+            "requestId": "q7",
+            "operation": "Converse",
+            "modelId": "m",
+            "input": {},
+        },
+    ],
+    "bedrock-converse": [
+        {
+            "modelId": "m",
+            "messages": [{"role": "user", "content": [{"text": "Name a river."}]}],
+        },
+        {
+            "requestId": "q2",
+            "timestamp": T0.isoformat(),
+            "modelId": "m",
+            "system": [{"text": "Be brief."}],
+            "messages": [{"role": "user", "content": [{"text": "One?"}]}],
+            "inferenceConfig": {"maxTokens": 20, "topP": 0.5},
+            "requestMetadata": {"app": "x"},
+            "output": {"message": {"role": "assistant", "content": [{"text": "Two"}]}},
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9},
+            "metrics": {"latencyMs": 250},
+        },
+        {
+            "request": {
+                "modelId": "m",
+                "messages": [{"role": "user", "content": [{"image": {"format": "png"}}]}],
+            },
+            "response": {"usage": {"inputTokens": 7, "outputTokens": 2}},
+        },
+        {
+            "modelId": "m",
+            "messages": [{"role": "user", "content": [{"text": "x"}]}],
+            "guardrailConfig": {"guardrailIdentifier": "g"},
+        },
+    ],
+    "databricks": [
+        {
+            "databricks_request_id": "q1",
+            "client_request_id": "c1",
+            "timestamp_ms": int(EPOCH) * 1000,
+            "date": "2026-03-01",
+            "status_code": 200,
+            "execution_time_ms": 1500,
+            "sampling_fraction": 1.0,
+            "request": json.dumps(
+                {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 20}
+            ),
+            "response": json.dumps({"usage": {"prompt_tokens": 11, "completion_tokens": 4}}),
+            "request_metadata": {"endpoint_name": "e", "model_name": "m", "model_version": "3"},
+        },
+        {
+            "databricks_request_id": "q2",
+            "request_time": T0.isoformat(),
+            "status_code": 200,
+            "execution_duration_ms": 20,
+            "request": json.dumps({"prompt": "Once", "max_tokens": 5, "model": "named"}),
+            "response": "{}",
+            "served_entity_name": "e",
+        },
+        {
+            "databricks_request_id": "q3",
+            "timestamp_ms": int(EPOCH) * 1000,
+            "status_code": 200,
+            "request": json.dumps({"dataframe_split": {"columns": ["x"], "data": [[1]]}}),
+            "response": "{}",
+        },
+        {
+            "databricks_request_id": "q4",
+            "timestamp_ms": int(EPOCH) * 1000,
+            "status_code": 200,
+            "request": json.dumps({"input": ["Name a river."]}),
+            "response": json.dumps({"object": "list", "data": [{"object": "embedding"}]}),
+        },
+        {
+            "databricks_request_id": "q5",
+            "timestamp_ms": int(EPOCH) * 1000,
+            "status_code": 200,
+            "request": None,
+            "response": json.dumps({"usage": {"prompt_tokens": 4000, "completion_tokens": 4}}),
+        },
+        {
+            "databricks_request_id": "q6",
+            "timestamp_ms": int(EPOCH) * 1000,
+            "request": json.dumps(
+                {"input": [{"role": "user", "content": "One?"}], "instructions": "Be brief."}
+            ),
+        },
+        {"databricks_request_id": "q7", "timestamp_ms": int(EPOCH) * 1000, "request": "[1]"},
+        {"databricks_request_id": "q8", "timestamp_ms": int(EPOCH) * 1000, "request": None},
+    ],
+    "mlflow": [
+        {
+            "trace_id": "t1",
+            "span_id": "s1",
+            "name": "Completions",
+            "start_time_unix_nano": int(EPOCH) * 10**9,
+            "end_time_unix_nano": int(EPOCH) * 10**9 + 1_500_000_000,
+            "attributes": {
+                "mlflow.traceRequestId": '"tr-1"',
+                "mlflow.spanType": '"CHAT_MODEL"',
+                "mlflow.spanInputs": json.dumps(
+                    {
+                        "model": "m",
+                        "messages": [{"role": "user", "content": "Name a river."}],
+                        "max_tokens": 20,
+                    }
+                ),
+                "mlflow.spanOutputs": "{}",
+                "mlflow.chat.tokenUsage": json.dumps(
+                    {"input_tokens": 11, "output_tokens": 4, "total_tokens": 15}
+                ),
+            },
+        },
+        {
+            "trace_id": "t1",
+            "span_id": "s2",
+            "attributes": {"mlflow.spanType": '"CHAIN"', "mlflow.spanInputs": '{"messages": []}'},
+        },
+        {
+            "trace_id": "t1",
+            "span_id": "s3",
+            "attributes": {
+                "mlflow.spanType": '"CHAT_MODEL"',
+                "mlflow.spanInputs": json.dumps(
+                    [
+                        [
+                            {"content": "Be brief.", "type": "system", "additional_kwargs": {}, "name": None},
+                            {"content": "One?", "type": "human", "example": False, "id": None},
+                        ]
+                    ]
+                ),
+                "invocation_params": json.dumps(
+                    {"model": "m", "_type": "chat", "temperature": 0.5, "stop": None}
+                ),
+            },
+        },
+        {
+            "trace_id": "t1",
+            "span_id": "s4",
+            "attributes": {
+                "mlflow.spanType": '"CHAT_MODEL"',
+                "mlflow.spanInputs": json.dumps({"messages": [{"role": "user", "content": "x"}]}),
+                "mlflow.chat.tools": json.dumps([{"type": "function", "function": {"name": "f"}}]),
+            },
+        },
+        {
+            "trace_id": "t1",
+            "span_id": "s5",
+            "attributes": {
+                "mlflow.spanType": '"LLM"',
+                "mlflow.spanInputs": "null",
+                "mlflow.chat.tokenUsage": '{"input_tokens": 21, "output_tokens": 1}',
+            },
+        },
+    ],
+    "openinference": [
+        {
+            "name": "ChatCompletion",
+            "context": {"trace_id": "t1", "span_id": "s1"},
+            "start_time": T0.isoformat(),
+            "end_time": "2026-03-01T08:30:02.500000Z",
+            "attributes": {
+                "openinference.span.kind": "LLM",
+                "input.value": json.dumps(
+                    {
+                        "model": "m",
+                        "messages": [{"role": "user", "content": "Name a river."}],
+                        "max_tokens": 20,
+                    }
+                ),
+                "input.mime_type": "application/json",
+                "llm.token_count.prompt": 11,
+                "llm.token_count.completion": 4,
+            },
+        },
+        {
+            "name": "chain",
+            "context": {"trace_id": "t1", "span_id": "s2"},
+            "attributes": {"openinference.span.kind": "CHAIN", "input.value": "x"},
+        },
+        {
+            "name": "llm",
+            "context": {"trace_id": "t1", "span_id": "s3"},
+            "attributes": {
+                "openinference": {"span": {"kind": "LLM"}},
+                "llm": {
+                    "model_name": "m",
+                    "invocation_parameters": '{"temperature": 0.5}',
+                    "input_messages": [
+                        {"message": {"role": "system", "content": "Be brief."}},
+                        {"message": {"role": "user", "content": "One?"}},
+                    ],
+                },
+            },
+        },
+        {
+            "name": "llm",
+            "context": {"trace_id": "t1", "span_id": "s4"},
+            "attributes": {
+                "openinference.span.kind": "LLM",
+                "input.value": "__REDACTED__",
+                "llm.token_count.prompt": 21,
+            },
+        },
+    ],
 }
 
 RIVER = chat(("user", "Name a river."))
@@ -593,9 +1034,127 @@ EXPECTED: dict[str, list[dict[str, Any] | str]] = {
         },
         {"input_tokens": 42, "observed_output_tokens": None},
     ],
+    "openai-responses": [
+        {"custom_id": "a", "messages_json": RIVER, "requested_model": "m", "max_tokens": 20},
+        {
+            "custom_id": "b",
+            "messages_json": chat(BRIEF, ("user", "One?"), ("assistant", "Two"), ("user", "Three?")),
+            "workload": "greet",
+        },
+        "unsupported_parameter",
+        "unsupported_parameter",
+        "empty_prompt",
+        "missing_field",
+    ],
+    "anthropic-batch": [
+        {"custom_id": "a", "messages_json": RIVER, "requested_model": "m", "max_tokens": 20},
+        {"messages_json": chat(BRIEF, ("user", "One?")), "max_tokens": 5},
+        "unsupported_parameter",
+        "unsupported_parameter",
+        "missing_field",
+    ],
+    "gemini-batch": [
+        {"custom_id": "a", "messages_json": RIVER, "max_tokens": None},
+        {
+            "messages_json": chat(BRIEF, ("user", "One?"), ("assistant", "Two"), ("user", "Three?")),
+            "max_tokens": 9,
+        },
+        "unsupported_parameter",
+        "unsupported_parameter",
+        {
+            "messages_json": RIVER,
+            "observed_output_tokens": 32,
+            "requested_model": "m-002",
+            "event_time": T0,
+            "custom_id": None,
+        },
+        {"custom_id": "v", "messages_json": chat(BRIEF, ("user", "One?")), "max_tokens": 9},
+        "invalid_field",
+    ],
+    "bedrock-logs": [
+        {
+            "custom_id": "q1",
+            "messages_json": chat(BRIEF, ("user", "One?")),
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": 1.5,
+            "observed_output_tokens": 4,
+            "requested_model": "amazon.nova-lite-v1:0",
+        },
+        {"messages_json": RIVER, "max_tokens": 64, "observed_output_tokens": 2},
+        {"input_tokens": 10_000, "messages_json": None, "observed_output_tokens": 7},
+        "filtered",
+        "unsupported_parameter",
+        "filtered",
+        "missing_field",
+    ],
+    "bedrock-converse": [
+        {"messages_json": RIVER, "requested_model": "m", "custom_id": None},
+        {
+            "custom_id": "q2",
+            "messages_json": chat(BRIEF, ("user", "One?")),
+            "max_tokens": 20,
+            "observed_output_tokens": 2,
+            "observed_latency_s": 0.25,
+            "event_time": T0,
+        },
+        "unsupported_parameter",
+        "unsupported_parameter",
+    ],
+    "databricks": [
+        {
+            "custom_id": "q1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": 1.5,
+            "observed_output_tokens": 4,
+            "requested_model": "m",
+        },
+        {"prompt": "Once", "max_tokens": 5, "requested_model": "named", "event_time": T0},
+        "filtered",
+        "filtered",
+        {"input_tokens": 4000, "observed_output_tokens": 4},
+        {"messages_json": chat(BRIEF, ("user", "One?"))},
+        "invalid_field",
+        "missing_field",
+    ],
+    "mlflow": [
+        {
+            "custom_id": "t1/s1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": 1.5,
+            "observed_output_tokens": 4,
+            "requested_model": "m",
+        },
+        "filtered",
+        {"messages_json": chat(BRIEF, ("user", "One?")), "requested_model": "m"},
+        "unsupported_parameter",
+        {"input_tokens": 21, "observed_output_tokens": 1},
+    ],
+    "openinference": [
+        {
+            "custom_id": "t1/s1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": 2.5,
+            "observed_output_tokens": 4,
+        },
+        "filtered",
+        {"messages_json": chat(BRIEF, ("user", "One?")), "requested_model": "m"},
+        {"input_tokens": 21, "messages_json": None},
+    ],
 }
 
-FORMAT = {"azure-multimodal": "azure-llm", "burstgpt-old": "burstgpt"}
+FORMAT = {
+    "azure-multimodal": "azure-llm",
+    "burstgpt-old": "burstgpt",
+    "mlflow": "otel",
+    "openinference": "otel",
+}
 """Name of the format where the sample has another."""
 TABLES_OF_TEXT = ("azure-llm", "azure-multimodal", "burstgpt", "burstgpt-old")
 """Samples of formats that are CSV."""

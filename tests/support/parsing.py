@@ -44,7 +44,9 @@ def read_lines(
 
 
 def read_records(records: list[dict[str, Any]], reader: Reader | None = None) -> list[dict[str, Any]]:
-    """Return what became of each record of one object: its row, with the keys `outcome`, `code` and `field`.
+    """Return what became of each record of one object.
+
+    A result is the record's row with the keys `outcome`, `code` and `field`, and `reason` if it was filtered.
 
     The reader is told by the content, if none is given.
     """
@@ -59,7 +61,7 @@ def read_records(records: list[dict[str, Any]], reader: Reader | None = None) ->
         if drafts.quarantine:
             result |= {**drafts.quarantine[0], "outcome": Outcome.QUARANTINED}
         elif not drafts.rows:
-            result |= {"outcome": Outcome.FILTERED}
+            result |= {"outcome": Outcome.FILTERED, "reason": next(iter(drafts.counts.reasons), None)}
         else:
             error = drafts.errors[0]
             result |= drafts.row(0) | {"outcome": Outcome.REQUEST}

@@ -74,7 +74,7 @@ def _content(content: object) -> object:
         return content
     return [
         {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and part.get("type") in _TEXTS
+        if isinstance(part, dict) and str(part.get("type")) in _TEXTS
         else part
         for part in content
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tasks.base.errors import bounded
 from tasks.base.schema import SCHEMAS
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from tasks.extract.parse.quick_lines import QuickRows
     from tasks.extract.text.lines import RawLine
 
+_MOST_REASONS: Final = 100
+_REASON_CHARACTERS: Final = 100
+"""Reasons may name what a record says of itself, which can be anything."""
 CONFLICT: Final = -1
 """Instead of an ordinal: the name was first seen with another body."""
 
@@ -30,6 +35,8 @@ class Counts:
         Made outside of the window.
     shapes
         Of the requests: those of which only lengths are known.
+    reasons
+        Of those filtered: by what they are instead of requests that were asked for.
     """
 
     blank: int = 0
@@ -39,6 +46,14 @@ class Counts:
     errors: int = 0
     outside: int = 0
     shapes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def filter(self, reason: str) -> None:
+        """Count a record as filtered."""
+        self.filtered += 1
+        short = bounded(reason, _REASON_CHARACTERS)
+        known = short in self.reasons or len(self.reasons) < _MOST_REASONS
+        self.reasons[short if known else "other"] += 1
 
 
 COLUMNS: Final = tuple(SCHEMAS["requests"].names)

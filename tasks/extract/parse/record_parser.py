@@ -222,15 +222,18 @@ class RecordParser:
     def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
         logged = self._read(record)
         counts = drafts.counts
-        if isinstance(logged, Filtered) or not self._wanted(logged):
-            counts.filtered += 1
+        if isinstance(logged, Filtered):
+            counts.filter(logged.reason)
+            return
+        if not self._wanted(logged):
+            counts.filter("another model")
             return
         if self._settings.window is not None and logged.event_time is not None:
             start, end = self._settings.window
             if not start <= logged.event_time < end:
                 counts.outside += 1
                 if self._settings.window_filters:
-                    counts.filtered += 1
+                    counts.filter("another date")
                     return
         if logged.error is not None:
             parsed = _failed_line(logged, logged.error)

@@ -12,11 +12,11 @@ import orjson
 
 from tasks.extract.readers import registry
 from tasks.extract.readers.contract import is_name, unrecognised
-from tasks.extract.text.containers import csv_fields
+from tasks.extract.text.containers import csv_fields, holds_spans, spans_in
 from tasks.extract.text.decode import BOM
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.documents import is_concatenated, json_end, sample_documents
-from tasks.extract.text.nested import BATCHES, WRAPPED, NestedDocument, spans_of
+from tasks.extract.text.nested import BATCHES, WRAPPED, NestedDocument
 from tasks.extract.text.parquet_rows import PARQUET_MAGIC, ParquetRows
 from tasks.requests.formats import GENERIC
 
@@ -87,7 +87,7 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
     if concatenated:
         records = sample_documents(start, _SAMPLED)
         return Sniffed("document", wanted or registry.detect(records), records)
-    if records and not records[0].keys().isdisjoint(BATCHES):
+    if records and holds_spans(records[0]):
         return _otlp("otlp", records, wanted)
     if not more.strip():
         return _plain_or_wrapped("jsonl", start, records, wanted)
@@ -115,7 +115,7 @@ def _known(records: list[dict[str, Any]], wanted: Reader | None) -> Reader | Non
 
 
 def _otlp(kind: Kind, batches: list[dict[str, Any]], wanted: Reader | None) -> Sniffed:
-    spans = [span for batch in batches for span in spans_of(batch)]
+    spans = [span for batch in batches for span in spans_in(batch)]
     return Sniffed(kind, wanted or registry.READERS["otel"], spans[:_SAMPLED])
 
 

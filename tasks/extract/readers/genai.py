@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.extract.readers.contract import Filtered, Logged, count, invalid, label, parsed_json
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import attributes, call_of, first, numbered
-from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
+from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
 from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
         The span, and its attributes.
     """
     found = {**_of_events(record), **given}
-    kind = found.get("gen_ai.operation.name") or found.get("llm.request.type") or "chat"
+    kind = str(found.get("gen_ai.operation.name") or found.get("llm.request.type") or "chat")
     if kind not in CHAT | TEXT:
         return Filtered(f"span of operation {kind}")
     endpoint: Endpoint = "completions" if kind in TEXT else "chat"
@@ -126,7 +126,13 @@ def _prompt(found: Mapping[str, Any], endpoint: Endpoint) -> object:
         messages = _json_list(given, _INPUT)
         system = found.get(_SYSTEM)
         parts = [] if system is None else _json_list(system, _SYSTEM)
-        if messages is None or parts is None or is_lost(messages) or _without_text(messages):
+        if (
+            messages is None
+            or parts is None
+            or is_lost(messages)
+            or _without_text(messages)
+            or has_mark(parts)
+        ):
             return _LOST
         if parts:
             messages = [{"role": "system", "parts": parts}, *messages]

@@ -66,7 +66,7 @@ _ITEM_PARTS: Final = frozenset({"input_text", "output_text", "input_image", "inp
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell an observation by its type and its trace."""
-    return record.get("type") in TYPES and bool(
+    return str(record.get("type")) in TYPES and bool(
         {"trace_id", "traceId", "start_time", "startTime"} & record.keys()
     )
 
@@ -135,8 +135,8 @@ def _is_item(item: object) -> bool:
         return False
     content = item.get("content")
     parts = content if isinstance(content, list) else []
-    return item.get("type") in _ITEMS or any(
-        isinstance(part, dict) and part.get("type") in _ITEM_PARTS for part in parts
+    return str(item.get("type")) in _ITEMS or any(
+        isinstance(part, dict) and str(part.get("type")) in _ITEM_PARTS for part in parts
     )
 
 

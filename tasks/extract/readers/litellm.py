@@ -64,7 +64,7 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a call of a text model a request; embeddings, images and the like are none."""
-    kind = record.get("call_type")
+    kind = str(record.get("call_type"))
     if kind not in CHAT | TEXT | RESPONSES | ANTHROPIC:
         return Filtered(f"call of type {kind}")
     start = event_time(record, "startTime")
@@ -104,8 +104,9 @@ def _formed(kind: object, record: Mapping[str, Any]) -> Formed | None:
     given = record.get("messages")
     parsed = parsed_text(given)
     given = parsed if isinstance(parsed, list) else given
-    if not is_lost(given):
-        return _payload(kind, given, mapping(record.get("model_parameters")))
+    parameters = mapping(record.get("model_parameters"))
+    if not is_lost(given) and not has_mark(parameters):
+        return _payload(kind, given, parameters)
     sent = mapping(record.get("proxy_server_request"))
     sent = mapping(sent.get("body")) or sent
     body = {name: value for name, value in sent.items() if name not in _OF_PROXY}

@@ -14,7 +14,7 @@ from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import Filtered, Logged, count, label, mapping
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import call_of, flat, numbered
-from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
+from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
 from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _body(value: object) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     name = next((name for name in _CONTENT if value.get(name) is not None), None)
-    if name is None or is_lost(value[name]):
+    if name is None or is_lost(value[name]) or has_mark(value):
         return None
     turns = value[name]
     if name == "messages" and not (

@@ -1,14 +1,14 @@
 """OpenTelemetry spans of generative AI calls, one JSON object each, in OTLP batches or in tables.
 
 Spans are read by the conventions that their attributes are of: `genai` (OpenTelemetry's, OpenLLMetry's), and
-`openinference` (Phoenix, Arize). Other spans of a trace are filtered.
+`openinference` (Phoenix, Arize), and `mlflow`. Other spans of a trace are filtered.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.extract.readers import genai, openinference
+from tasks.extract.readers import genai, mlflow, openinference
 from tasks.extract.readers.contract import Filtered, Logged, Reader
 from tasks.extract.readers.spans import attributes
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell a span by an attribute of the conventions."""
     found = attributes(record)
-    return genai.recognises(found) or openinference.recognises(found)
+    return any(convention.recognises(found) for convention in (genai, openinference, mlflow))
 
 
 def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a span of a model call a request."""
     found = attributes(record)
+    if mlflow.recognises(found) and not _has_prompt(found):
+        return mlflow.read_span(record, found)
     if openinference.recognises(found) and not _has_prompt(found):
         return openinference.read_span(record, found)
     if genai.recognises(found):
@@ -39,4 +41,4 @@ def _has_prompt(found: Mapping[str, Any]) -> bool:
     )
 
 
-READER = Reader("otel", "OpenTelemetry spans: GenAI, OpenInference", matches, read)
+READER = Reader("otel", "Spans: OpenTelemetry GenAI, OpenInference, MLflow", matches, read)

@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ConfigurationError
 from tasks.extract.readers import (
+    anthropic_batch,
     azure,
     bedrock,
+    bedrock_converse,
+    bedrock_logs,
     burstgpt,
     canonical,
+    databricks,
+    gemini_batch,
     helicone,
     langfuse,
     litellm,
@@ -22,6 +27,7 @@ from tasks.extract.readers import (
     openai_batch,
     openai_body,
     openai_output,
+    openai_responses,
     otel,
     sharegpt,
     wildchat,
@@ -40,10 +46,16 @@ READERS_VERSION: Final = 2
 READERS: Final[dict[str, Reader]] = {
     found.READER.name: found.READER
     for found in (
+        openai_responses,
         openai_batch,
         openai_output,
+        anthropic_batch,
+        databricks,
+        gemini_batch,
         litellm,
         bedrock,
+        bedrock_logs,
+        bedrock_converse,
         otel,
         langfuse,
         helicone,

@@ -33,7 +33,19 @@ _CUT: Final = re.compile(r"\(litellm_truncated (?:skipped )?\d+ chars\)")
 _EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
 _EMPTY_TEXTS: Final = frozenset({"{}", "[]", "null", '""'})
 _NO_CONTENT: Final[tuple[object, ...]] = (None, [], {})
-_WITHIN: Final = ("content", "contents", "input", "messages", "parts", "prompt", "system", "text")
+_WITHIN: Final = (
+    "content",
+    "contents",
+    "input",
+    "instructions",
+    "messages",
+    "parts",
+    "prompt",
+    "system",
+    "systemInstruction",
+    "system_instruction",
+    "text",
+)
 
 
 def is_lost(content: object) -> bool:
@@ -44,9 +56,8 @@ def is_lost(content: object) -> bool:
     """
     if content in _EMPTY or (isinstance(content, str) and content.strip() in _EMPTY_TEXTS):
         return True
-    if isinstance(content, dict):
-        content = content.get("messages", content)
-    return has_mark(content) or _without_content(content)
+    messages = content.get("messages", content) if isinstance(content, dict) else content
+    return has_mark(content) or _without_content(messages)
 
 
 def has_mark(content: object) -> bool:

@@ -11,7 +11,7 @@ from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.extract.text.decode import BOM, decode_line
 from tasks.extract.text.documents import DocumentReader
 from tasks.extract.text.lines import BlockReader
-from tasks.extract.text.nested import OTLP, WRAPPED, NestedDocument, spans_of
+from tasks.extract.text.nested import BATCHES, OTLP, WRAPPED, NestedDocument, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,16 +132,38 @@ def _together(lines: list[RawLine]) -> RawLine:
     return lines[0]._replace(data=data, length=len(data))
 
 
+def holds_spans(record: Mapping[str, Any]) -> bool:
+    """Tell a record that is a batch of OTLP or a trace of MLflow."""
+    return not record.keys().isdisjoint(BATCHES) or _trace_spans(record) is not None
+
+
+def spans_in(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the spans of such a record."""
+    return [*spans_of(record), *_dicts(_trace_spans(record))]
+
+
 def _spans(lines: Iterator[RawLine]) -> Iterator[Item]:
-    """Yield the spans of OTLP batches, each a record of its own."""
+    """Yield the spans of OTLP batches and of MLflow's traces, each a record of its own."""
     number = 0
     for line in lines:
         found: list[dict[str, Any] | QuarantineError | None]
         try:
             record = decode_line(line)
-            found = [None] if record is None else [*spans_of(record)]
+            found = [None] if record is None else [*spans_in(record)]
         except QuarantineError as reason:
             found = [reason]
         for span in found:
             number += 1
             yield span, line._replace(number=number)
+
+
+def _trace_spans(record: Mapping[str, Any]) -> object:
+    """Return the spans of a trace of MLflow: `{info, data: {spans}}`, or a row of its search with `spans`."""
+    data = record.get("data")
+    if "info" in record and isinstance(data, dict) and isinstance(data.get("spans"), list):
+        return data["spans"]
+    return record.get("spans") if "trace_id" in record and "span_id" not in record else None
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

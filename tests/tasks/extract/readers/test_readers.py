@@ -102,12 +102,14 @@ def test_the_same_as_a_document(tmp_path: Path, name: str) -> None:
     check(run(tmp_path, several.encode(), "several.json"), name)
 
 
-@pytest.mark.parametrize("name", ["helicone", "wildchat", "sharegpt", "mooncake", "azure-multimodal"])
+@pytest.mark.parametrize(
+    "name", ["helicone", "wildchat", "sharegpt", "mooncake", "azure-multimodal", "databricks"]
+)
 def test_the_same_as_parquet(tmp_path: Path, name: str) -> None:
     records = [dict(record) for record in SAMPLES[name]]
     for record in records:
         for key, value in record.items():
-            if name == "helicone" and isinstance(value, dict):
+            if name in ("helicone", "databricks") and isinstance(value, dict):
                 record[key] = json.dumps(value)
     names = list(dict.fromkeys(key for record in records for key in record))
     table = pa.Table.from_pylist([{key: record.get(key) for key in names} for record in records])
@@ -137,7 +139,7 @@ def test_a_row_written_again_is_the_same_request(tmp_path: Path, name: str) -> N
 
 
 def test_no_secret_and_no_address_is_kept(tmp_path: Path) -> None:
-    for name in ("litellm", "wildchat"):
+    for name in ("litellm", "wildchat", "bedrock-logs"):
         result = run(tmp_path, as_lines(SAMPLES[name]), f"{name}.jsonl")
         for path in result.files("requests"):
             assert "never-shown" not in str(pq.read_table(path).to_pylist())
@@ -162,6 +164,15 @@ def test_otlp_batches_are_spans(tmp_path: Path) -> None:
         {"resourceSpans": [{"scopeSpans": [{"spans": spans[3:]}]}]},
     ]
     check(run(tmp_path, as_lines(batches)), "otel")
+
+
+def test_traces_of_mlflow_are_spans(tmp_path: Path) -> None:
+    spans = SAMPLES["mlflow"]
+    traces = [
+        {"info": {"trace_id": "t1"}, "data": {"spans": spans[:3]}},
+        {"trace_id": "t1", "state": "OK", "request": "x", "spans": spans[3:]},
+    ]
+    check(run(tmp_path, as_lines(traces)), "mlflow")
 
 
 def test_the_older_single_prompt_of_a_span(tmp_path: Path) -> None:

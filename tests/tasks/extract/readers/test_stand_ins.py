@@ -63,6 +63,26 @@ LOST: dict[str, Any] = {
     "LiteLLM, text completion": lambda n: litellm(
         user("redacted-by-litellm"), n, call_type="atext_completion"
     ),
+    "LiteLLM, system text of Responses masked": lambda n: litellm(
+        user("Hi"), n, call_type="aresponses", model_parameters={"instructions": "redacted-by-litellm"}
+    ),
+    "Langfuse, system text masked": lambda n: langfuse({"system": "[REDACTED]", "messages": user("Hi")}, n),
+    "GenAI, system text masked": lambda n: genai(
+        [{"role": "user", "parts": [{"type": "text", "content": "x"}]}],
+        n,
+        **{"gen_ai.system_instructions": [{"type": "text", "content": "[REDACTED]"}]},
+    ),
+    "OpenInference, system text masked": lambda n: openinference(
+        {"input.value": json.dumps({"system": "__REDACTED__", "messages": user("Hi")})}, n
+    ),
+    "MLflow, system text masked": lambda n: {
+        "span_id": "c",
+        "attributes": {
+            "mlflow.spanType": '"LLM"',
+            "mlflow.spanInputs": {"system": "[REDACTED]", "messages": user("Hi")},
+            "mlflow.chat.tokenUsage": {"input_tokens": n},
+        },
+    },
     "Langfuse, cut": lambda n: langfuse("<truncated due to size exceeding limit>", n),
     "Langfuse, cut, in a list": lambda n: langfuse("[<truncated due to size exceeding limit>]", n),
     "Langfuse, mask failed": lambda n: langfuse("<fully masked due to failed mask function>", n),
