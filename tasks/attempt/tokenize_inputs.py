@@ -28,7 +28,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets; `bad_rows`, codes of the refused); those of before,
+        `parts`, the names of table, tokens and offsets; `refused_rows`, by code); those of before,
         if the log has the step already.
 
     Raises
@@ -68,7 +68,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
         "parts": [requests.name, tokens.name, offsets.name],
-        "bad_rows": count_bad_rows(errors=[path for path, _ in refused]),
+        "refused_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }
     made = {"requests": [requests, tokens, offsets], "errors": errors}
     night.log.finish_step("tokenize", results, parts=made)
@@ -89,6 +89,6 @@ def _record_extracted(night: Night, extracted: ExtractResult) -> None:
         "formats": sorted({found.format for found in extracted.objects}),
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
-        "bad_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
+        "quarantined_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
     }
     night.log.finish_step("extract", results, parts={"quarantine": quarantine})
