@@ -53,7 +53,7 @@ test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker,
 	@$(PY) -m tests.servers.browser --install || true
 	@NIGHTBLEND_DEPLOYED=1 $(PY) -m tests.servers.postgres $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
-test-faults: $(STAMP) ## kills and failing writes at every durable write of a night (a few minutes)
+test-faults: $(STAMP) ## kills and failing writes at every durable write of a night
 	@NIGHTBLEND_FAULTS=all $(PY) -m pytest tests/faults -s
 
 MINUTES ?= 60
@@ -98,7 +98,7 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --quick $(BENCH)
 
-ci: lint test-kernels test-s3 test-warehouse test-dbt test-faults test-prefect bench-plan-quick test ## what continuous integration runs
+ci: lint test-kernels test-s3 test-warehouse test-dbt test-prefect bench-plan-quick test ## what continuous integration runs
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) $(VENV)-dbt .demo

@@ -31,7 +31,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
         `causes`, what most of those refused here were refused for; `parts`, the names of table, tokens and
-        offsets; `bad_rows`, the codes of the refused); those of before, if the log has the step already.
+        offsets; `refused_rows`, the codes of the refused); those of before, if the log has the step already.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "tokens": result.tokens,
         "causes": as_results(result.causes),
         "parts": [requests.name, tokens.name, offsets.name],
-        "bad_rows": count_bad_rows(errors=[path for path, _ in refused]),
+        "refused_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }
     made = {"requests": [requests, tokens, offsets], "errors": errors}
     night.log.finish_step("tokenize", results, parts=made)
@@ -93,6 +93,6 @@ def _record_extracted(night: Night, extracted: ExtractResult) -> None:
         "formats": sorted({found.format for found in extracted.objects}),
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
-        "bad_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
+        "quarantined_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
     }
     night.log.finish_step("extract", results, parts={"quarantine": quarantine})

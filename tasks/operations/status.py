@@ -185,15 +185,15 @@ def _rows_of(view: DateView) -> dict[str, Any]:
     extract, tokenize = (run.state.steps.get(name) for name in ("extract", "tokenize"))
     account = extract.results["account"] if extract is not None else {}
     ended = run.state.ended
-    bad = [step.results["bad_rows"] for step in (tokenize, extract) if step and "bad_rows" in step.results]
     # Steps that an earlier release has recorded do not say.
-    told = len(bad) == sum(step is not None for step in (tokenize, extract)) > 0
+    named = [(tokenize, "refused_rows"), (extract, "quarantined_rows")]
+    bad = [step.results.get(name) for step, name in named if step is not None]
     return {
         "requests": account.get("requests"),
         "outputs": sum(part.count for part in run.state.parts_of("outputs")),
         "errors": sum(part.count for part in run.state.parts_of("errors")) if tokenize is not None else None,
         "quarantined": account.get("quarantined"),
-        "bad_rows": [row for rows in bad for row in rows] if told else None,
+        "bad_rows": [row for rows in bad for row in rows or []] if bad and None not in bad else None,
         "exit_code": ended.exit_code if ended is not None and not run.is_live else None,
     }
 

@@ -156,7 +156,7 @@ def describe(state: RunState) -> dict[str, Any]:
     }
 
 
-_OF_TOKENIZE: Final = frozenset({"requests", "refused", "tokens", "parts"})
+_OF_TOKENIZE: Final = frozenset({"requests", "refused", "refused_rows", "tokens", "parts"})
 """Results of step tokenize that earlier versions recorded among those of step extract."""
 
 
