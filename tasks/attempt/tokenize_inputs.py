@@ -27,7 +27,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `causes`, what most of those refused here were refused for; `parts`, the names of table, tokens and
+        `causes`, where some were refused here, for what; `parts`, the names of table, tokens and
         offsets); those of before, if the log has the step already.
     """
     if "extract" not in night.log.state.steps:
@@ -56,13 +56,14 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
     for path, count in refused:
         night.log.write_part("errors", path, ext="parquet", count=count)
-    results = {
+    results: dict[str, Any] = {
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
-        "causes": as_results(result.causes),
         "parts": [requests.name, tokens.name, offsets.name],
     }
+    if result.causes:
+        results["causes"] = as_results(result.causes)
     night.log.finish_step("tokenize", results)
     return results
 
