@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 
 from engine.models.config import load_config
 from tasks.base.identity import digest_ids
-from tasks.profile.causes import as_results
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `causes`, where some were refused here, for what; `parts`, the names of table, tokens and
-        offsets); those of before, if the log has the step already.
+        `parts`, the names of table, tokens and offsets); those of before, if the log has the step already.
     """
     if "extract" not in night.log.state.steps:
         _record_extracted(night, inputs.extracted)
@@ -56,14 +54,12 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
     for path, count in refused:
         night.log.write_part("errors", path, ext="parquet", count=count)
-    results: dict[str, Any] = {
+    results = {
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
         "parts": [requests.name, tokens.name, offsets.name],
     }
-    if result.causes:
-        results["causes"] = as_results(result.causes)
     night.log.finish_step("tokenize", results)
     return results
 
