@@ -185,9 +185,7 @@ def _abort_if_mostly_quarantined(night: Night) -> None:
 
 
 def _abort_if_refused_for_one_cause(night: Night) -> None:
-    steps, limit = night.log.state.steps, night.settings.abort_quarantined_fraction
-    requests = Account(**steps["extract"].results["account"]).requests
-    cause = common_cause(steps["tokenize"].results, requests, limit)
+    cause = common_cause(night)
     if cause is not None:
         raise AbortedError(
             f"{cause}. Nothing was computed; --abort-quarantined-fraction 1 publishes them as errors."

@@ -12,7 +12,6 @@ from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
 from tasks.night.model import check_model
-from tasks.profile.causes import as_results
 from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `causes`, what most of those refused here were refused for; `parts`, the names of table, tokens and
-        offsets; `refused_rows`, the codes of the refused); those of before, if the log has the step already.
+        `parts`, the names of table, tokens and offsets; `refused_rows`, the codes of the refused); those of
+        before, if the log has the step already.
 
     Raises
     ------
@@ -70,7 +69,6 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "requests": result.requests,
         "refused": sum(count for _, count in refused),
         "tokens": result.tokens,
-        "causes": as_results(result.causes),
         "parts": [requests.name, tokens.name, offsets.name],
         "refused_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }

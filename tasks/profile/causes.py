@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.base.accounting import Account
 from tasks.base.errors import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tasks.night.night import Night
+
 NEARLY_ALL: Final = 0.9
 """Share of a run's requests above which one cause stops it."""
 FEWEST: Final = 10
 """Of so many requests at least: a few bad ones are results like any other."""
-_KEPT: Final = 5
 _NUMBER: Final = re.compile(r"\d+")
 _REMEDIES: Final = {
     ErrorCode.TEMPLATE_ERROR: "Give the model's folder the chat template that such chats need "
@@ -29,66 +31,42 @@ _REMEDIES: Final = {
 """For each code that step `tokenize` refuses requests with."""
 
 
-@dataclass(slots=True)
-class Cause:
-    """What some requests were refused for.
-
-    Attributes
-    ----------
-    code, field, message
-        Of the first of them; the others differ in numbers at most, such as the place of a message.
-    count
-        How many they are.
-    """
-
-    code: str
-    field: str | None
-    message: str
-    count: int = 0
-
-
-class Causes:
-    """Counts refused requests by cause."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], Cause] = {}
-
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in rows of the table errors."""
-        for row in rows:
-            key = row["code"], _NUMBER.sub("#", row["message"])
-            cause = self._found.setdefault(key, Cause(row["code"], row["field"], row["message"]))
-            cause.count += 1
-
-    def most(self) -> list[Cause]:
-        """Return the most frequent causes, most frequent first."""
-        return sorted(self._found.values(), key=lambda cause: -cause.count)[:_KEPT]
-
-
-def as_results(causes: Iterable[Cause]) -> list[dict[str, Any]]:
-    """Return causes as the results of a step hold them."""
-    return [asdict(cause) for cause in causes]
-
-
-def common_cause(results: Mapping[str, Any], requests: int, limit: float) -> str | None:
+def common_cause(night: Night) -> str | None:
     """Say what nearly all requests of a run were refused for, and the remedy; None if there is no such cause.
+
+    It is looked for after step `tokenize`. A run whose `abort_quarantined_fraction` is 1 has none.
+    """
+    steps = night.log.state.steps
+    requests = Account(**steps["extract"].results["account"]).requests
+    share = max(night.settings.abort_quarantined_fraction, NEARLY_ALL)
+    if requests < FEWEST or steps["tokenize"].results["refused"] <= share * requests:
+        return None
+    rows = night.read_table("errors", ["code", "field", "message"]).to_pylist()
+    return most_common(rows, requests, share)
+
+
+def most_common(rows: Iterable[Mapping[str, Any]], requests: int, share: float) -> str | None:
+    """Say what more than a `share` of `requests` were refused for; None if it is not one cause.
+
+    Messages of one cause differ in numbers at most, such as the place of a message or the tokens of a prompt;
+    the first one stands for all.
 
     Parameters
     ----------
-    results
-        Of step `tokenize`.
-    requests
-        All of the run, those refused while parsing included.
-    limit
-        A share of `requests`; `NEARLY_ALL` counts if it is higher. 1 finds nothing.
+    rows
+        Of the table errors: `code, field, message`.
     """
-    # Step records of earlier versions have no causes.
-    for found in results.get("causes", ())[:1]:
-        cause = Cause(**found)
-        if requests >= FEWEST and cause.count > max(limit, NEARLY_ALL) * requests:
-            where = f"{cause.field}: " if cause.field else ""
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for row in rows:
+        cause = row["code"], _NUMBER.sub("#", row["message"])
+        counts[cause] += 1
+        first.setdefault(cause, ": ".join(text for text in (row["field"], row["message"]) if text))
+    for cause, count in counts.most_common(1):
+        remedy = _REMEDIES.get(ErrorCode(cause[0]))
+        if count > share * requests and remedy is not None:
             return (
-                f"{cause.count} of {requests} requests cannot be answered for one cause, {cause.code} "
-                f"({where}{cause.message}). {_REMEDIES[ErrorCode(cause.code)]}"
+                f"{count} of {requests} requests cannot be answered for one cause, {cause[0]} "
+                f"({first[cause]}). {remedy}"
             )
     return None

@@ -19,7 +19,6 @@ from tokenizers import decoders
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
-from tasks.profile.causes import Cause, Causes
 from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -94,8 +93,6 @@ class TokenizeResult:
         `.npy`: int32 [tokens] and int64 [requests + 1].
     requests, errors, tokens
         Counts.
-    causes
-        What the most rows were refused for, most frequent first.
     """
 
     requests_file: Path
@@ -105,7 +102,6 @@ class TokenizeResult:
     requests: int
     errors: int
     tokens: int
-    causes: list[Cause]
 
 
 def load_tokenizer(
@@ -188,7 +184,6 @@ def tokenize_requests(
     names = ("requests.parquet", "errors.parquet", "tokens.npy", "offsets.npy")
     requests_file, errors_file, tokens_file, offsets_file = (out / name for name in names)
     rows_out = errors_out = total = 0
-    causes = Causes()
     with (
         pq.ParquetWriter(requests_file, SCHEMAS["requests"], compression="zstd") as requests,
         pq.ParquetWriter(errors_file, SCHEMAS["errors"], compression="zstd") as errors,
@@ -204,7 +199,6 @@ def tokenize_requests(
                     good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length, refuse)
                     requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
                     if bad:
-                        causes.add(bad)
                         errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
                     lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
                     for row in ids:
@@ -222,7 +216,6 @@ def tokenize_requests(
         requests=rows_out,
         errors=errors_out,
         tokens=total,
-        causes=causes.most(),
     )
 
 

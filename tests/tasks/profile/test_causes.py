@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tasks.profile.causes import Causes, as_results, common_cause
+from tasks.profile.causes import common_cause, most_common
 
 
 def refused(code: str, message: str, field: str | None = "messages") -> dict[str, Any]:
     return {"code": code, "field": field, "message": message}
-
-
-def results(*rows: dict[str, Any]) -> dict[str, Any]:
-    causes = Causes()
-    for row in rows:
-        causes.add([row])
-    return {"causes": as_results(causes.most())}
 
 
 LONG = [
@@ -29,23 +24,25 @@ BARE = [refused("template_error", "the tokenizer has no chat template")] * 19
 
 @pytest.mark.parametrize(("rows", "remedy"), [(LONG, "a longer context"), (BARE, "chat_template.jinja")])
 def test_nearly_all_for_one_cause(rows: list[dict[str, Any]], remedy: str) -> None:
-    found = results(refused("empty_prompt", "the prompt has no tokens"), *rows)
-    said = common_cause(found, 20, 0.2)
+    found = [refused("empty_prompt", "the prompt has no tokens"), *rows]
+    said = most_common(found, 20, 0.9)
     assert said is not None
     assert said.startswith("19 of 20 requests cannot be answered for one cause")
-    assert rows[0]["message"] in said
+    assert f"(messages: {rows[0]['message']})" in said
     assert remedy in said
     assert "\n" not in said
-    assert common_cause(found, 22, 0.2) is None, "three of them have an answer"
-    assert common_cause(found, 20, 1.0) is None, "so it was asked for"
-    assert common_cause(found, 20, 0.99) is None
-    assert common_cause(results(*rows[:9]), 9, 0.2) is None, "a few bad rows are results like any other"
-    assert common_cause({}, 20, 0.2) is None, "a step that an earlier version recorded"
-    assert common_cause(results(), 20, 0.2) is None
+    assert most_common(found, 22, 0.9) is None, "three of them have an answer"
+    assert most_common(found, 20, 0.95) is None
+    assert most_common(rows, 19, 1.0) is None, "so it was asked for"
+    assert most_common([], 20, 0.9) is None
 
 
 def test_two_causes_are_not_one() -> None:
-    assert common_cause(results(*LONG[:10], *BARE[:10]), 20, 0.2) is None
+    assert most_common([*LONG[:10], *BARE[:10]], 20, 0.9) is None
+
+
+def test_what_is_refused_while_parsing_is_no_matter_of_the_model() -> None:
+    assert most_common([refused("unsupported_parameter", "not supported", "tools")] * 20, 20, 0.9) is None
 
 
 @pytest.mark.parametrize(
@@ -60,6 +57,23 @@ def test_two_causes_are_not_one() -> None:
     ],
 )
 def test_every_code_of_this_step_has_a_remedy(code: str) -> None:
-    said = common_cause(results(*[refused(code, "m", None)] * 10), 10, 0.2)
+    said = most_common([refused(code, "m", None)] * 10, 10, 0.9)
     assert said is not None
     assert said.partition(f"for one cause, {code} (m). ")[2]
+
+
+@pytest.mark.parametrize(
+    ("requests", "limit", "told"), [(19, 0.2, True), (19, 1.0, False), (10, 0.2, True), (9, 0.2, False)]
+)
+def test_a_few_bad_rows_are_results_like_any_other(requests: int, limit: float, told: bool) -> None:
+    account = {"requests": requests, "lines": requests}
+    steps = {
+        "extract": SimpleNamespace(results={"account": account}),
+        "tokenize": SimpleNamespace(results={"refused": requests}),
+    }
+    night: Any = SimpleNamespace(
+        log=SimpleNamespace(state=SimpleNamespace(steps=steps)),
+        settings=SimpleNamespace(abort_quarantined_fraction=limit),
+        read_table=lambda *_: pa.Table.from_pylist(LONG[:requests]),
+    )
+    assert (common_cause(night) is not None) == told
