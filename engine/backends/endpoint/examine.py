@@ -167,7 +167,10 @@ class _Look:
         for again in range(BUSY_TRIES):
             response = self._send("POST", self._url + path, body)
             reply = read_reply(response.status_code, _json(response), response.headers)
-            if isinstance(reply, Reply) or reply.fate != "refused":
+            if isinstance(reply, Reply) or reply.fate in {"bad_request", "unusable"}:
+                break
+            # Of a failure the second one is believed.
+            if again and reply.fate == "failed":
                 break
             self._sleep(min(2.0**again, reply.wait_s or 30.0))
         if response.status_code in {401, 403}:
@@ -176,7 +179,11 @@ class _Look:
 
     def _send(self, method: str, url: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:
-            return self._client.request(method, url, json=body)
+            try:
+                return self._client.request(method, url, json=body)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                # A connection may be cut now and then.
+                return self._client.request(method, url, json=body)
         except httpx.TimeoutException:
             raise self._error("does not answer in time", "see that the server is up") from None
         except httpx.RequestError as error:

@@ -104,6 +104,10 @@ def test_a_busy_server_is_asked_again_and_a_broken_one_told() -> None:
     with openai_server(fault=lambda number, _: "503" if number < 3 else None) as server:
         assert look(f"url={server.url}").version == f"vllm 0.32.0 {MODEL}"
         assert len(server.seen.bodies) == 4
+    for once in ("reset", "half", "500", "abort", "429"):
+        with openai_server(fault=lambda number, _, once=once: None if number else once) as server:
+            assert look(f"url={server.url}").version == f"vllm 0.32.0 {MODEL}"
+            assert len(server.seen.bodies) == 2
     with (
         openai_server(fault=lambda *_: "500") as server,
         pytest.raises(OptionError, match="does not answer a request for one token: status 500"),
