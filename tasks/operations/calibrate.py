@@ -19,7 +19,7 @@ from engine.cost.step import measure_cpu
 from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
-from engine.runtime.core import EngineSettings
+from engine.runtime.settings import EngineSettings
 from engine.runtime.setup import RunnerSizes, make_runner
 from engine.simulate.calibrate import Calibration, calibrate
 from tasks.base.errors import ConfigurationError
