@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         "date": datetime.now(UTC).date().isoformat(),
         "requests": options.requests,
         "runs": found,
-        "ratios": ratios(found) if "before" in found else {},
+        "ratios": ratios(found),
     }
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
@@ -159,15 +159,18 @@ def timed(checkout: Path, command: list[str]) -> tuple[float, float]:
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """Return how many times less CPU time this build takes than the one before."""
-    before, after = found["before"], found["after"]
+    """Return how many times less CPU time this build takes than the one before, where both were measured."""
     pairs = {
-        "first night, installed": (before["fresh"], found["installed"]["warm"]),
-        "first night, nothing compiled": (before["fresh"], after["fresh"]),
-        "warm": (before["warm"], after["warm"]),
-        "version": (before["version"], after["version"]),
+        "first night, installed": ("before", "fresh", "installed", "warm"),
+        "first night, nothing compiled": ("before", "fresh", "after", "fresh"),
+        "warm": ("before", "warm", "after", "warm"),
+        "version": ("before", "version", "after", "version"),
     }
-    return {name: round(old["cpu_seconds"] / new["cpu_seconds"], 2) for name, (old, new) in pairs.items()}
+    made = {}
+    for name, (old, first, new, second) in pairs.items():
+        if first in found.get(old, {}) and second in found.get(new, {}):
+            made[name] = round(found[old][first]["cpu_seconds"] / found[new][second]["cpu_seconds"], 2)
+    return made
 
 
 if __name__ == "__main__":
