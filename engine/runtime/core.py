@@ -29,6 +29,7 @@ from engine.runtime.schedule.admission import admit
 from engine.runtime.schedule.forecast import RULES
 from engine.runtime.schedule.pacing import prepare
 from engine.runtime.schedule.preemption import relieve
+from engine.runtime.settings import EngineSettings
 from engine.runtime.state.runner import LogprobWish
 
 if TYPE_CHECKING:
@@ -45,49 +46,9 @@ if TYPE_CHECKING:
     from engine.runtime.schedule.revision import Reviser
     from engine.runtime.state.runner import Launched, Runner
 
+__all__ = ["REASONS", "Completion", "Engine", "EngineSettings"]
+
 REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """Sizes of the engine.
-
-    Attributes
-    ----------
-    kv_tokens
-        KV memory in tokens, rounded down to whole pages.
-    page_size
-        Tokens per page.
-    token_budget
-        Most tokens computed in one step; at least `max_sequences`.
-    max_sequences
-        Most requests running at a time.
-    pacing
-        Let the remaining work decide how many tokens a step computes, at most `token_budget`: for devices
-        that overlap compute and memory work.
-    admission
-        What has to fit into memory for a request to be admitted: a key of
-        `engine.runtime.schedule.forecast.RULES`.
-    verify
-        Check the invariants of the page pool after every step (slow; for tests).
-    """
-
-    kv_tokens: int
-    page_size: int = 16
-    token_budget: int = 1024
-    max_sequences: int = 256
-    pacing: bool = False
-    admission: str = "peak"
-    verify: bool = False
-
-    def __post_init__(self) -> None:
-        if self.token_budget < self.max_sequences:
-            raise CapacityError(
-                f"token_budget: {self.token_budget} is below max_sequences = {self.max_sequences}; "
-                "every running request needs one token per step"
-            )
-        if self.admission not in RULES:
-            raise CapacityError(f"admission: {self.admission!r} is unknown; choose one of {', '.join(RULES)}")
 
 
 @dataclass(frozen=True)

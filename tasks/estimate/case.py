@@ -15,7 +15,7 @@ from engine.cost.optimum import COMPUTE, LONGEST, MEMORY, optimum
 from engine.cost.step import pair_seconds, step_cost
 from engine.plan.policies import plan_tree
 from engine.plan.tree import cached_tokens
-from engine.runtime.core import EngineSettings
+from engine.runtime.settings import EngineSettings
 from engine.simulate.clock import drain_seconds, step_times
 from engine.simulate.simulate import SimulatedRun, simulate
 from tasks.estimate.machine import PAGE_SIZE

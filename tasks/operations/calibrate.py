@@ -20,7 +20,7 @@ from engine.models.config import load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.calibrate import Calibration, calibrate
-from engine.runtime.core import EngineSettings
+from engine.runtime.settings import EngineSettings
 from engine.runtime.setup import RunnerSizes, make_runner
 from tasks.base.errors import ConfigurationError
 from tasks.night.model import find_model

@@ -12,7 +12,7 @@ import numpy as np
 from engine.cost.devices import cpu_kv_tokens
 from engine.cost.optimum import kv_tokens_left
 from engine.cost.step import step_cost
-from engine.runtime.core import EngineSettings
+from engine.runtime.settings import EngineSettings
 from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from engine.cost.step import DeviceProfile, ModelShape
-from engine.runtime.core import EngineSettings
+from engine.runtime.settings import EngineSettings
 from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from engine.cost.step import DeviceProfile, ModelShape
-    from engine.runtime.core import EngineSettings
+    from engine.runtime.settings import EngineSettings
 
     Int32 = npt.NDArray[np.int32]
     Int64 = npt.NDArray[np.int64]

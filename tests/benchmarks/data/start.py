@@ -27,6 +27,8 @@ from typing import Any
 
 from tests.benchmarks.lib.places import RESULTS, ROOT, processor
 
+Taken = dict[tuple[str, str], list[tuple[float, float]]]
+"""Build and state -> seconds and CPU seconds of each run."""
 DAY = date(2026, 1, 15)
 OPTIONS = ("--job", "start", "--policy", "blend", "--max-bad-fraction", "0.1", "--device", "cpu")
 
@@ -36,21 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", type=Path, help="a checkout of an earlier commit")
     parser.add_argument("--rounds", type=int, default=3, help="of the warm runs; the fresh ones run once")
+    parser.add_argument("--printed", type=Path, help="measure nothing: the output of a run that was cut off")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--output", type=Path, default=RESULTS / "start.json")
     options = parser.parse_args(arguments)
     builds = {"after": ROOT} | ({"before": options.before.resolve()} if options.before else {})
-    with tempfile.TemporaryDirectory() as scratch:
-        logs = Path(scratch) / "logs"
-        write = [sys.executable, "-c", _WRITE, str(ROOT / "infra/demo"), str(logs), str(options.requests)]
-        subprocess.run(write, check=True)
-        found = measure(builds, Path(scratch), logs, options.rounds)
+    found = summary(printed(options.printed)) if options.printed else {}
+    if not options.printed:
+        with tempfile.TemporaryDirectory() as scratch:
+            logs = Path(scratch) / "logs"
+            write = [sys.executable, "-c", _WRITE, str(ROOT / "infra/demo"), str(logs), str(options.requests)]
+            subprocess.run(write, check=True)
+            found = measure(builds, Path(scratch), logs, options.rounds)
     report = {
         "machine": processor(),
         "date": datetime.now(UTC).date().isoformat(),
         "requests": options.requests,
         "runs": found,
-        "ratios": ratios(found) if options.before else {},
+        "ratios": ratios(found),
     }
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
@@ -71,8 +76,7 @@ def measure(builds: dict[str, Path], scratch: Path, logs: Path, rounds: int) -> 
     """Return seconds and CPU seconds of each build and state, the builds taking turns."""
     builds = {name: copied(path, scratch / name) for name, path in builds.items()}
     installed = copied(ROOT, scratch / "installed")
-    found: dict[str, Any] = {}
-    taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    taken: Taken = {}
 
     def run(name: str, state: str, command: list[str]) -> None:
         taken.setdefault((name, state), []).append(timed(builds[name], command))
@@ -97,9 +101,26 @@ def measure(builds: dict[str, Path], scratch: Path, logs: Path, rounds: int) -> 
         for name in builds:
             run(name, "warm", night())
             run(name, "version", ["--version"])
+    return summary(taken)
+
+
+def printed(log: Path) -> Taken:
+    """Return what a run has printed, as far as it came."""
+    taken: Taken = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if not line.startswith(("before ", "after ", "installed ")):
+            continue
+        name, *state, seconds, cpu = line.split()
+        taken.setdefault((name, " ".join(state)), []).append((float(seconds), float(cpu)))
+    return taken
+
+
+def summary(taken: Taken) -> dict[str, Any]:
+    """Return the medians by build and state, and of how many runs."""
+    found: dict[str, Any] = {}
     for (name, state), values in taken.items():
         seconds, cpu = (round(median(column), 3) for column in zip(*values, strict=True))
-        found.setdefault(name, {})[state] = {"seconds": seconds, "cpu_seconds": cpu}
+        found.setdefault(name, {})[state] = {"seconds": seconds, "cpu_seconds": cpu, "runs": len(values)}
     return found
 
 
@@ -138,15 +159,18 @@ def timed(checkout: Path, command: list[str]) -> tuple[float, float]:
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """Return how many times less CPU time this build takes than the one before."""
-    before, after = found["before"], found["after"]
+    """Return how many times less CPU time this build takes than the one before, where both were measured."""
     pairs = {
-        "first night, installed": (before["fresh"], found["installed"]["warm"]),
-        "first night, nothing compiled": (before["fresh"], after["fresh"]),
-        "warm": (before["warm"], after["warm"]),
-        "version": (before["version"], after["version"]),
+        "first night, installed": ("before", "fresh", "installed", "warm"),
+        "first night, nothing compiled": ("before", "fresh", "after", "fresh"),
+        "warm": ("before", "warm", "after", "warm"),
+        "version": ("before", "version", "after", "version"),
     }
-    return {name: round(old["cpu_seconds"] / new["cpu_seconds"], 2) for name, (old, new) in pairs.items()}
+    made = {}
+    for name, (old, first, new, second) in pairs.items():
+        if first in found.get(old, {}) and second in found.get(new, {}):
+            made[name] = round(found[old][first]["cpu_seconds"] / found[new][second]["cpu_seconds"], 2)
+    return made
 
 
 if __name__ == "__main__":

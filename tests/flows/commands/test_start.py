@@ -1,0 +1,33 @@
+"""What a command loads before it begins: a look at seconds would measure the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+
+def loaded(code: str) -> set[str]:
+    """Return the top packages that a process has loaded after `code`."""
+    asked = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}}, file=sys.stderr)"
+    found = subprocess.run(
+        [sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(found.stderr.split())
+
+
+def test_the_version_needs_the_standard_library_alone() -> None:
+    # Of what installs itself into every process nothing is counted.
+    found = loaded("from flows.cli import main\nmain(['--version'])")
+    assert not found & {"numba", "numpy", "polars", "prefect", "pyarrow", "pydantic", "rich", "torch"}
+
+
+@pytest.mark.parametrize("command", ["run", "status", "estimate"])
+def test_reading_logs_begins_without_torch(command: str) -> None:
+    """It takes three seconds of CPU time, and belongs to the engine's process."""
+    found = loaded(f"from flows.cli import load\nload({command!r}).make_parser()\nimport flows.api")
+    assert "polars" in found
+    assert not found & {"torch", "transformers", "matplotlib"}
