@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tasks.requests.sampling import Endpoint
 
 INT32_MAX: Final = 2**31 - 1
-_KIND: Final = re.compile(r"[\w.:/-]{1,60}", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s*(Z|UTC|[+-]\d\d:?\d\d)?", re.I
@@ -120,6 +119,9 @@ class Reader:
     read: Callable[[Mapping[str, Any]], Logged | Filtered]
     columns: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
+
+
+_KIND: Final = re.compile(r"[\w.:/-]{1,60}", re.ASCII)
 
 
 def kind_name(value: object) -> str:
