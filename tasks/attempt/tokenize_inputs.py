@@ -91,6 +91,7 @@ def _record_extracted(night: Night, extracted: ExtractResult) -> None:
         "formats": sorted({found.format for found in extracted.objects}),
         "late_objects": len(extracted.late),
         "outside_of_date": extracted.outside,
+        "filtered_by": extracted.filtered_by,
         "quarantined_rows": count_bad_rows(quarantine=extracted.files("quarantine")),
     }
     night.log.finish_step("extract", results, parts={"quarantine": quarantine})

@@ -188,6 +188,7 @@ def _extracted(name: Name, parsed: ParsedObject, *, reused: bool, late: bool) ->
         error=error,
         reused=reused,
         late=late,
+        filtered_by=parsed.filtered_by,
     )
 
 
@@ -200,6 +201,9 @@ def _tell(made: ExtractResult) -> None:
         ", ".join(f"{count} {name}" for name, count in made.account.counts().items()),
         ", ".join(formats),
     )
+    if made.filtered_by:
+        told = [f"{count} {reason}" for reason, count in made.filtered_by.items()]
+        log.info("filtered: %s", ", ".join(told[:_SHOWN]) + (", ..." if len(told) > _SHOWN else ""))
     if made.late:
         shown = ", ".join(made.late[:_SHOWN]) + (", ..." if len(made.late) > _SHOWN else "")
         log.warning("%d objects came after this date was read first: %s", len(made.late), shown)

@@ -181,6 +181,7 @@ def _described(parsed: ParsedObject) -> dict[str, Any]:
         "failure": asdict(parsed.failure) if parsed.failure else None,
         "outside": parsed.outside,
         "shapes": parsed.shapes,
+        "filtered_by": parsed.filtered_by,
     }
 
 
@@ -193,6 +194,8 @@ def _parsed(entry: Mapping[str, Any]) -> ParsedObject:
         int(entry["outside"]),
         int(entry["shapes"]),
         int(entry["size"]),
+        # Not in what earlier versions kept.
+        {str(reason): int(count) for reason, count in entry.get("filtered_by", {}).items()},
     )
 
 

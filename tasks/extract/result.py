@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.extract.parsed_rows import files_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
@@ -50,6 +52,8 @@ class ExtractedObject:
         Whether its rows came from an earlier parse.
     late
         Whether the date was read before without it.
+    filtered_by
+        Of the records filtered: how many for which reason.
     """
 
     source_uri: str
@@ -62,6 +66,7 @@ class ExtractedObject:
     error: ObjectError | None
     reused: bool
     late: bool
+    filtered_by: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,14 @@ class ExtractResult:
     def late(self) -> list[str]:
         """Objects that came after the date was read first."""
         return [found.source_uri for found in self.objects if found.late]
+
+    @property
+    def filtered_by(self) -> dict[str, int]:
+        """How many records were filtered, by the reason: most first."""
+        reasons: Counter[str] = Counter()
+        for found in self.objects:
+            reasons.update(found.filtered_by)
+        return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def outside(self) -> int:

@@ -118,6 +118,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         "errors": errors,
         "quarantined": account.quarantined,
         "filtered": account.filtered,
+        "filtered_by": extract.get("filtered_by", {}),
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "cached_tokens": _cached(answered),

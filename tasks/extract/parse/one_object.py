@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tasks.base.accounting import Account
@@ -49,6 +50,8 @@ class ParsedObject:
         Requests of which only lengths are known.
     bytes_read
         Stored bytes read.
+    filtered_by
+        Of the records filtered: how many for which reason.
     """
 
     account: Account
@@ -57,6 +60,7 @@ class ParsedObject:
     outside: int
     shapes: int
     bytes_read: int
+    filtered_by: dict[str, int] = field(default_factory=dict)
 
 
 class _Tally:
@@ -64,6 +68,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.lines = 0
+        self._reasons: Counter[str] = Counter()
         self._sums = dict.fromkeys(
             ("blank", "filtered", "quarantined", "requests", "errors", "outside", "shapes"), 0
         )
@@ -72,12 +77,14 @@ class _Tally:
         self.lines += lines
         for name in self._sums:
             self._sums[name] += getattr(counts, name)
+        self._reasons.update(counts.reasons)
 
     def result(self, name: str, failure: ReadFailure | None, bytes_read: int) -> ParsedObject:
         sums = self._sums
         outside, shapes = sums.pop("outside"), sums.pop("shapes")
         account = Account(lines=self.lines, object_errors=int(failure is not None), **sums)
-        return ParsedObject(account, name, failure, outside, shapes, bytes_read)
+        reasons = dict(sorted(self._reasons.items()))
+        return ParsedObject(account, name, failure, outside, shapes, bytes_read, reasons)
 
 
 def parse_object(

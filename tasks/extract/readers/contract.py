@@ -132,6 +132,14 @@ class Reader:
     mapping: Mapping[str, str] | None = None
 
 
+_KIND: Final = re.compile(r"[\w.:/-]{1,60}", re.ASCII)
+
+
+def kind_name(value: object) -> str:
+    """Return what a record calls its kind, for a reason: only if it is a name, since reasons are logged."""
+    return value if isinstance(value, str) and _KIND.fullmatch(value) else "unknown"
+
+
 def invalid(name: str, message: str) -> QuarantineError:
     """Return the error for a field of a record that cannot be used."""
     return QuarantineError(QuarantineCode.INVALID_FIELD, name, message)

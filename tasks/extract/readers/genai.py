@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.readers.contract import Filtered, Logged, count, invalid, label, parsed_json
+from tasks.extract.readers.contract import Filtered, Logged, count, invalid, kind_name, label, parsed_json
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import attributes, call_of, first, numbered
 from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
@@ -68,7 +68,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
     found = {**_of_events(record), **given}
     kind = str(found.get("gen_ai.operation.name") or found.get("llm.request.type") or "chat")
     if kind not in CHAT | TEXT:
-        return Filtered(f"span of operation {kind}")
+        return Filtered(f"span of operation {kind_name(kind)}")
     endpoint: Endpoint = "completions" if kind in TEXT else "chat"
     logged = call_of(
         record,

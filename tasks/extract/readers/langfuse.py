@@ -22,6 +22,7 @@ from tasks.extract.readers.contract import (
     between,
     count,
     event_time,
+    kind_name,
     label,
     mapping,
     missing,
@@ -75,7 +76,7 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a generation a request, by its lengths where its input was cut, masked or left out."""
     kind = record.get("type")
     if kind != "GENERATION":
-        return Filtered(f"observation of type {kind}")
+        return Filtered(f"observation of type {kind_name(kind)}")
     start_name = "start_time" if "start_time" in record else "startTime"
     start = event_time(record, start_name)
     end = optional_time(record, "end_time") or optional_time(record, "endTime")

@@ -20,6 +20,7 @@ from tasks.extract.readers.contract import (
     between,
     count,
     event_time,
+    kind_name,
     label,
     mapping,
     missing,
@@ -66,7 +67,7 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a call of a text model a request; embeddings, images and the like are none."""
     kind = str(record.get("call_type"))
     if kind not in CHAT | TEXT | RESPONSES | ANTHROPIC:
-        return Filtered(f"call of type {kind}")
+        return Filtered(f"call of type {kind_name(kind)}")
     start = event_time(record, "startTime")
     metadata = mapping(record.get("metadata"))
     answered = record.get("status") != "failure"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.forms import any_form
 from tasks.extract.forms.contract import Formed
-from tasks.extract.readers.contract import Filtered, Logged, count, label, mapping, parsed_json
+from tasks.extract.readers.contract import Filtered, Logged, count, kind_name, label, mapping, parsed_json
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import call_of
 from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only
@@ -44,7 +44,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
     found = {name: _plain(value) for name, value in given.items() if name.startswith((PREFIX, "invocation"))}
     kind = str(found.get(_TYPE))
     if kind not in _MODELS:
-        return Filtered(f"span of type {kind}")
+        return Filtered(f"span of type {kind_name(kind)}")
     usage = mapping(found.get(_USAGE))
     settings = {
         name: value

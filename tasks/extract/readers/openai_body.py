@@ -30,8 +30,8 @@ _NAMES: Final = ("custom_id", "request_id", "id")
 _GOES_ON: Final = ("continue_final_message", "add_generation_prompt")
 _TIMES: Final = ("event_time", "created", "created_at")
 """Of a row of a data set the first alone counts: it was created on another day than it is asked."""
-_OF_LOGS: Final = frozenset({"call_type", "response", "choices", "usage"})
-"""Fields of logs of calls, which other readers know."""
+_OF_LOGS: Final = frozenset({"call_type", "response", "choices", "usage", "modelId"})
+"""Fields of logs of calls and of Converse, which other readers know."""
 _SETTINGS: Final = HONOURED | {"model"}
 _OF_BODIES: Final = frozenset(
     {

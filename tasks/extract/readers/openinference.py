@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.forms import any_form
 from tasks.extract.forms.contract import Formed
-from tasks.extract.readers.contract import Filtered, Logged, count, label, mapping
+from tasks.extract.readers.contract import Filtered, Logged, count, kind_name, label, mapping
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import call_of, flat, numbered
 from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
@@ -50,7 +50,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
     )
     kind = found.get(KIND)
     if kind is not None and str(kind).upper() != "LLM":
-        return Filtered(f"span of kind {kind}")
+        return Filtered(f"span of kind {kind_name(kind)}")
     parameters = mapping(found.get(_PARAMETERS))
     made = _formed(found, parameters)
     model = label(parameters.get("model")) or label(found.get("llm.model_name"))

@@ -90,3 +90,10 @@ def test_spend_logs_of_other_apis() -> None:
 def test_other_calls_are_filtered(kind: object) -> None:
     (found,) = read_records([call("acompletion", RIVER) | {"call_type": kind}])
     assert found["outcome"] is Outcome.FILTERED
+    name = kind if isinstance(kind, str) else "None" if kind is None else str(kind)
+    assert found["reason"] == f"call of type {name}"
+
+
+def test_a_reason_holds_no_text_of_a_record() -> None:
+    (found,) = read_records([call("acompletion", RIVER) | {"call_type": "please keep this to yourself"}])
+    assert found["reason"] == "call of type unknown"

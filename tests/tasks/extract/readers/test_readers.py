@@ -19,6 +19,7 @@ from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.readers.contract import event_time
 from tasks.extract.readers.registry import READERS, find_reader
 from tasks.requests.formats import FORMATS
+from tasks.store.folder import FolderStore
 from tests.support.log_samples import EXPECTED, FORMAT, SAMPLES, T0, TABLES_OF_TEXT
 
 if TYPE_CHECKING:
@@ -157,6 +158,18 @@ def test_litellm_one_object_per_key(tmp_path: Path) -> None:
     assert len(result.files("requests")) == 1
 
 
+def test_reasons_are_kept_with_the_rows(tmp_path: Path) -> None:
+    source = tmp_path / "day.jsonl"
+    source.write_bytes(as_lines(SAMPLES["langfuse"]))
+    store = FolderStore(tmp_path / "store")
+    made = [
+        extract(str(source), job="job", run_date=DAY, scratch=tmp_path / name, store=store)
+        for name in ("first", "second")
+    ]
+    assert [result.objects[0].reused for result in made] == [False, True]
+    assert [result.filtered_by for result in made] == [{"observation of type SPAN": 1}] * 2
+
+
 def test_otlp_batches_are_spans(tmp_path: Path) -> None:
     spans = SAMPLES["otel"]
     batches = [
@@ -273,6 +286,9 @@ def test_requests_of_another_day(tmp_path: Path) -> None:
     window = (T0 - timedelta(hours=1), T0 + timedelta(seconds=1))
     result = run(tmp_path, as_lines(SAMPLES["litellm"]), window=window)
     assert (result.outside, result.account.filtered, result.account.requests) == (1, 2, 2)
+    assert result.filtered_by == {"another date": 1, "call of type aembedding": 1}
+    by_model = run(tmp_path, as_lines(SAMPLES["litellm"]), model_filter=("other",))
+    assert by_model.filtered_by == {"another model": 3, "call of type aembedding": 1}
     result = run(tmp_path, as_lines(SAMPLES["litellm"]), window=window, window_filters=False)
     assert (result.outside, result.account.filtered, result.account.requests) == (1, 1, 3)
 
@@ -432,7 +448,8 @@ def test_records_in_a_list_that_an_api_returned(tmp_path: Path, name: str) -> No
     page = {"object": "list", "data": SAMPLES[name], "meta": {"page": 1}}
     for indent in (None, 2):
         check(run(tmp_path, json.dumps(page, indent=indent).encode(), "page.json"), name)
-        check(run(tmp_path, json.dumps(page, indent=indent).encode(), "page.json", format=name), name)
+        text = json.dumps(page, indent=indent).encode()
+        check(run(tmp_path, text, "page.json", format=FORMAT.get(name, name)), name)
 
 
 def test_columns_of_a_list_that_is_wrapped(tmp_path: Path) -> None:
