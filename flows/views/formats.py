@@ -39,14 +39,13 @@ def print_examination(found: dict[str, Any]) -> None:
         console.print(f"... and {found['of'] - len(found['objects']):,} more objects")
     account = found["account"]
     console.print("")
-    told = ", ".join(
-        f"{account[name]:,} {name}" for name in ("requests", "errors", "quarantined", "filtered", "blank")
-    )
-    console.print(f"{account['lines']:,} lines: {told}")
+    told = ", ".join(f"{account[name]:,} {name}" for name in ("quarantined", "filtered", "blank"))
+    errors = f" ({_counted(account['errors'], 'error')} among them)" if account["errors"] else ""
+    requests = _counted(account["requests"], "request")
+    console.print(f"{_counted(account['lines'], 'line')}: {requests}{errors}, {told}")
     if found["lengths_only"]:
-        console.print(
-            f"{found['lengths_only']:,} requests are lengths without a text: for plan and estimate only"
-        )
+        only = _counted(found["lengths_only"], "request")
+        console.print(f"{only} without a text, with lengths alone: for plan and estimate only")
     if found["first_time"] is not None:
         rest = f"; {found['without_time']:,} do not tell" if found["without_time"] else ""
         console.print(f"made from {found['first_time']} to {found['last_time']}{rest}")
@@ -64,7 +63,7 @@ def print_examination(found: dict[str, Any]) -> None:
             table.add_row(reason["becomes"], f"{reason['count']:,}", why, first)
         console.print(table)
     console.print("")
-    console.print(f"A run would answer {found['answerable']:,} requests.")
+    console.print(f"A run would answer {_counted(found['answerable'], 'request')}.")
 
 
 def _print_look(console: Console, look: dict[str, Any]) -> None:
@@ -83,6 +82,10 @@ def _print_look(console: Console, look: dict[str, Any]) -> None:
         console.print(f"  fields: {', '.join(look['fields'])}")
     if look["unreadable"]:
         console.print(f"  unreadable from some place on: {look['unreadable']}")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _console() -> Console:

@@ -184,9 +184,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["formats", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "OpenAI Batch input (openai-batch), sure; made of jsonl" in shown
-    assert "2 lines: 1 requests, 0 errors, 1 quarantined, 0 filtered, 0 blank" in shown
+    assert "2 lines: 1 request, 1 quarantined, 0 filtered, 0 blank" in shown
     assert "unsupported_url" in shown
-    assert "A run would answer 1 requests." in shown
+    assert "A run would answer 1 request." in shown
     assert main(["formats", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["objects"][0]["format"] == "openai-batch"
     path.write_bytes(lines([{"question": "What?"}]))
