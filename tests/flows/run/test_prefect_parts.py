@@ -201,6 +201,7 @@ def test_the_page_of_a_night_keeps_its_tables_whole():
         "job": "j",
         "run_date": "2026-11-22",
         "status": "Completed",
+        "exit_code": 0,
         "reused": False,
         "published": True,
         **dict.fromkeys(("requests", "outputs", "errors", "quarantined", "filtered"), 1),
