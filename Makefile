@@ -54,7 +54,7 @@ test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker,
 	@NIGHTBLEND_DEPLOYED=1 $(PY) -m tests.servers.postgres $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
 test-faults: $(STAMP) ## kills and failing writes at every durable write of a night
-	@NIGHTBLEND_FAULTS=all $(PY) -m pytest tests/faults -s
+	@NIGHTBLEND_FAULTS=all $(PY) -m pytest tests/faults -n auto --maxprocesses 2
 
 MINUTES ?= 60
 soak: $(STAMP) ## the same, then several faults in each of many nights, for MINUTES=60; writes the figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -37,6 +38,8 @@ def print_examination(found: dict[str, Any]) -> None:
         _print_look(console, look)
     if found["of"] > len(found["objects"]):
         console.print(f"... and {found['of'] - len(found['objects']):,} more objects")
+    places = [look["uri"] for look in found["objects"]]
+    folder = commonprefix(places).rpartition("/")[0] + "/"  # noqa: RUF071 - cut at a slash
     account = found["account"]
     console.print("")
     told = ", ".join(f"{account[name]:,} {name}" for name in ("quarantined", "filtered", "blank"))
@@ -59,7 +62,7 @@ def print_examination(found: dict[str, Any]) -> None:
             why = f"{where}{reason['message']}" + (
                 "" if reason["becomes"] == "filtered" else f" ({reason['code']})"
             )
-            first = (reason["first"] or "").rpartition("/")[2]
+            first = (reason["first"] or "").removeprefix(folder)
             table.add_row(reason["becomes"], f"{reason['count']:,}", why, first)
         console.print(table)
     console.print("")

@@ -18,6 +18,10 @@ decide whether there is a request; what is inside `body` decides only whether th
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+OF_ENGINE: Final = "the engine that answers"
+"""How the message of an error begins that another engine would not make."""
 
 
 class ErrorCode(StrEnum):

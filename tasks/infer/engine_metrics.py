@@ -37,6 +37,8 @@ class EngineMetrics:
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._work, self._writer = work, writer
+        # Those were refused before there was an engine.
+        self._refused = len(work.answered - {row["request_id"] for row in work.rows})
         self.engine: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
         self.kv_tokens: int | None = 0
@@ -86,7 +88,8 @@ class EngineMetrics:
             self._prometheus.load(message, self._waiting(message["running"]))
 
     def _waiting(self, running: int) -> int:
-        return max(0, len(self._work.rows) - len(self._work.answered) - running)
+        answered = len(self._work.answered) - self._refused
+        return max(0, len(self._work.rows) - answered - running)
 
     def take_answered(self, finish_reason: str, requests: int) -> None:
         """Count requests that got an answer."""

@@ -16,6 +16,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow.compute as pc
+
+from engine.choices import NATIVE
 from engine.errors import EngineError
 from engine.models.checkpoint import check_weights
 from tasks.base.errors import ErrorCode, RequestError
@@ -66,8 +69,9 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     writer = PartWriter(night, work)
     session = EngineSession(night, work, writer)
     try:
+        planned = _is_planned(night, work)
         reused = reuse_answers(night, work, writer)
-        _answer_all(night, work, writer, session, on_progress, planned=not reused)
+        _answer_all(night, work, writer, session, on_progress, planned=planned and not reused)
     finally:
         session.close()
         # Not after losing the run: a stale writer's parts would be refused anyway.
@@ -108,7 +112,7 @@ def _answer_all(
     planned
         Whether the first folder, if there is one, is of all that is to be computed.
     """
-    suspects = Suspects(night.settings.engine_restarts, has_worked=bool(night.parts("outputs")))
+    suspects = Suspects(night.settings.engine_restarts, has_worked=_has_worked(night))
     while left := suspects.left(work.open_keys()):
         share = suspects.share(left)
         folder = night.scratch / FIRST_FOLDER
@@ -127,7 +131,8 @@ def _answer_all(
             asked = left if share is None else share.keys
             computing = computed_at_the_end(work, folder)
             # One that does not tell what it computes, but why it ends, knows better than any search.
-            may_pass = computing is None and session.said
+            # Our own tells as soon as it is there.
+            may_pass = computing is None and session.said and (session.ready or night.engine.name != NATIVE)
             if may_pass or not session.ready:
                 computing = []
             suspects.died(
@@ -141,6 +146,17 @@ def _answer_all(
             _set_aside(work, writer, culprit)
         if failure is None and share is None:
             break
+
+
+def _is_planned(night: Night, work: NightWork) -> bool:
+    """Tell whether the plan is of what remains now; after a failure within the attempt it is not."""
+    step = night.log.state.steps.get("plan")
+    return step is not None and step.results.get("answered_before") == len(work.answered)
+
+
+def _has_worked(night: Night) -> bool:
+    """Tell whether an engine of this run has answered something: reused answers are of other runs."""
+    return bool(pc.any(pc.equal(night.read_table("outputs", ["run_key"]).column(0), night.run_key)).as_py())
 
 
 def _check_disk(folder: Path) -> None:

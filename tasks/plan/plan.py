@@ -257,9 +257,12 @@ def _constraints(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None
 def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[int, int, Sampling]]:
     """Return (row, choice, settings) of every sequence to compute, in input order."""
     asked = []
+    longest = load_config(night.model_dir).max_positions
     for key in work.open_keys():
         row = work.members[key][0]
         settings = sampling_of(night, work.rows[row])
+        # What is left of the context: servers refuse a limit beyond it.
+        settings["max_tokens"] = min(settings["max_tokens"], longest - work.rows[row]["input_tokens"])
         missing = choices.missing(key, sequences(settings))
         seed = settings["seed"]
         del settings["n"]

@@ -102,9 +102,14 @@ def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str,
                     continue
                 chat = row["messages_json"]
                 found[row["request_id"]] = (
-                    {"prompt": row["prompt"]} if chat is None else {"messages": json.loads(chat)}
+                    {"prompt": row["prompt"]} if chat is None else {"messages": _as_given(json.loads(chat))}
                 )
     return [found[row["request_id"]] for row in rows]
+
+
+def _as_given(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages without our own word on whose turn it is."""
+    return [{name: value for name, value in turn.items() if name != "prefix"} for turn in messages]
 
 
 def sampling_of(night: Night, row: dict[str, Any]) -> dict[str, Any]:

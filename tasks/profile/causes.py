@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.accounting import Account
-from tasks.base.errors import ErrorCode
+from tasks.base.errors import OF_ENGINE, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +28,8 @@ _REMEDIES: Final = {
     ErrorCode.EMPTY_PROMPT: "Name logs with prompts",
     ErrorCode.NOT_REPLAYABLE: "Name logs with prompts",
 }
-"""For each code that step `tokenize` refuses requests with."""
+"""For each code that step `tokenize` refuses requests with, whatever the engine."""
+_REMEDY_OF_ENGINE: Final = "Name an engine that honours it, or leave it out of the requests"
 
 
 def common_cause(night: Night) -> str | None:
@@ -64,6 +65,8 @@ def most_common(rows: Iterable[Mapping[str, Any]], requests: int, share: float) 
         first.setdefault(cause, ": ".join(text for text in (row["field"], row["message"]) if text))
     for cause, count in counts.most_common(1):
         remedy = _REMEDIES.get(ErrorCode(cause[0]))
+        if cause[1].startswith(OF_ENGINE):
+            remedy = _REMEDY_OF_ENGINE
         if count > share * requests and remedy is not None:
             return (
                 f"{count} of {requests} requests cannot be answered for one cause, {cause[0]} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from engine import model_files
 from engine.backends import process
 from engine.backends.contract import DONE, FAILED, Ended
 from engine.errors import EngineError
-from engine.job.format import read_messages
+from engine.job.format import FORMAT_VERSION, read_messages
 from engine.model_files import ModelCheck, ModelFile, Stamp, file_digest, write_model_files
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def job(tmp_path: Path, weights: Path) -> Path:
     write_model_files(
         folder, weights.parent, [ModelFile(weights.name, Stamp.of(weights), file_digest(weights))]
     )
-    (folder / "job.json").write_text('{"format_version": 6, "model": "/m"}')
+    (folder / "job.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "model": "/m"}))
     return folder
 
 

@@ -22,6 +22,7 @@ from flows.run.failures import exit_code_of
 from flows.run.sequence import run_night
 from tasks.attempt import extract_inputs, tokenize_inputs
 from tasks.base.accounting import ExitCode
+from tasks.infer.uploads import Uploads
 from tasks.profile.tokenize import load_tokenizer
 from tasks.publish.current import date_log, publication_prefix
 from tasks.runlog import log as run_log
@@ -121,12 +122,16 @@ EXPECTED: Final = {
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The tokenizer is loaded once, and a store that fails is not waited for."""
+    """The tokenizer is loaded once, a store that fails is not waited for, and no answer comes meanwhile.
+
+    A kill ends the thread that stores parts with its process: here they are stored where they are made.
+    """
     loaded = cache(load_tokenizer)
     for module in (extract_inputs, tokenize_inputs):
         monkeypatch.setattr(module, "load_tokenizer", loaded)
     patient = run_log.NumberedRecords
     monkeypatch.setattr(run_log, "NumberedRecords", lambda store, prefix, _: patient(store, prefix, 0.2))
+    monkeypatch.setattr(Uploads, "put", lambda _, store, __: store())
     return monkeypatch
 
 

@@ -52,7 +52,9 @@ def asked(root: Path, server: OpenAIServer, **changed: Any):
 
 def ids_of(text: str) -> list[int]:
     tokenizer = load_tokenizer(str(DEMO_MODEL))
-    return tokenizer.encode([tokenizer.render([{"role": "user", "content": text}])], special=False)[0]
+    return tokenizer.encode([tokenizer.template.render([{"role": "user", "content": text}])], special=False)[
+        0
+    ]
 
 
 def read_lines(uri: str) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _snake(name: str) -> str:
 
 def _system(given: object) -> object:
     if isinstance(given, dict):
-        return _parts(given.get("parts"))
+        return _parts(given.get("parts", [given]))
     return [_part(part) for part in given] if isinstance(given, list) else given
 
 

@@ -22,7 +22,7 @@ from tasks.extract.readers.contract import (
     optional_time,
     text_id,
 )
-from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
+from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
         event_time=optional_time(response, "createTime"),
         output_tokens=None if answer[0] is None else answer[0] + (answer[1] or 0),
     )
-    if "contents" in request and is_lost(request["contents"]) and usage:
+    if "contents" in request and (is_lost(request["contents"]) or has_mark(request)):
         logged.shape = lengths_only(usage.get("promptTokenCount"), _TOKENS, "request.contents")
         return logged
     made = any_form.formed(request)

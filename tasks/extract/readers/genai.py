@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.readers.contract import Filtered, Logged, count, invalid, kind_name, label, parsed_json
 from tasks.extract.readers.recorded import recorded_settings
-from tasks.extract.readers.spans import attributes, call_of, first, numbered
+from tasks.extract.readers.spans import attributes, call_of, first, is_short, numbered
 from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
 from tasks.extract.readers.tools import with_tools
 
@@ -47,6 +47,8 @@ _INPUT: Final = "gen_ai.input.messages"
 _SYSTEM: Final = "gen_ai.system_instructions"
 _EVENT_CONTENT: Final = (_INPUT, _SYSTEM, "gen_ai.prompt", "gen_ai.tool.definitions")
 _TOKENS: Final = "gen_ai.usage.input_tokens"
+_OF_OBJECTS: Final = ("ai.generateObject", "ai.streamObject")
+"""Operations of the AI SDK whose answer is an object of a schema."""
 _OLD: Final = "gen_ai.prompt"
 _LOST: Final = object()
 """Instead of a prompt: it was left out, cut or masked."""
@@ -76,7 +78,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
         model=label(found.get("gen_ai.request.model")),
         output_tokens=count(first(found, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")),
     )
-    content = prompt_of(found, endpoint)
+    content = None if is_short(record) else prompt_of(found, endpoint)
     if content is None:
         logged.shape = lengths_only(first(found, _TOKENS, "gen_ai.usage.prompt_tokens"), _TOKENS, _INPUT)
         return logged
@@ -103,6 +105,9 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
     form = given.get("response_format")
     if form in ("text", None):
         given.pop("response_format", None)
+    if str(found.get("ai.operationId")).startswith(_OF_OBJECTS):
+        # The schema is kept on the span around it.
+        given.setdefault("response_format", "json_schema")
     kind = found.get("gen_ai.output.type")
     if kind not in (None, "", "text"):
         given.setdefault("response_format", kind)
@@ -137,7 +142,7 @@ def _prompt(found: Mapping[str, Any], endpoint: Endpoint) -> object:
         if parts:
             messages = [{"role": "system", "parts": parts}, *messages]
         chat = [_message(message) for message in messages]
-        return chat if endpoint == "chat" else "".join(str(text) for text in map(_plain, chat))
+        return chat if endpoint == "chat" else _completion(chat)
     of_sdk = parsed_text(found.get("ai.prompt.messages"))
     if isinstance(of_sdk, list):
         return of_sdk
@@ -208,8 +213,22 @@ def _part(part: object) -> object:
     return part
 
 
-def _plain(message: object) -> object:
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return content
-    return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+def _completion(chat: list[Any]) -> object:
+    """Return the prompt of a completion whose forms are all written as messages of the user.
+
+    A message is one of several prompts, one with a number a token; what is no text stays, to be refused.
+    """
+    texts = [_texts(message) for message in chat]
+    flat = [text for own in texts for text in own]
+    if all(isinstance(text, str) for text in flat):
+        prompts = ["".join(own) for own in texts]
+        return prompts[0] if len(prompts) == 1 else prompts
+    return flat[0] if len(flat) == 1 and isinstance(flat[0], list) else flat
+
+
+def _texts(message: object) -> list[Any]:
+    content = message.get("content") if isinstance(message, dict) else message
+    return [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        for part in (content if isinstance(content, list) else [content])
+    ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ConfigurationError
+from tasks.extract.forms.contract import with_system
 from tasks.extract.readers.contract import (
     Logged,
     Reader,
@@ -68,7 +69,7 @@ class _ByColumns:
         system = found.get("system")
         if "messages" in self.columns and found.get("messages") not in (None, ""):
             messages = parsed_json(content) if isinstance(content, str) else content
-            body["messages"] = messages
+            body["messages"] = with_system(system, messages) if isinstance(messages, list) else messages
         elif system in (None, ""):
             logged.endpoint = "completions"
             body["prompt"] = content

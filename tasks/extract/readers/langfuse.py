@@ -32,7 +32,7 @@ from tasks.extract.readers.contract import (
     text_id,
 )
 from tasks.extract.readers.recorded import recorded_settings
-from tasks.extract.readers.stand_ins import is_lost, lengths_only
+from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
 from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
@@ -103,7 +103,11 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
         return logged
     parameters = {**mapping(record.get("model_parameters")), **mapping(record.get("modelParameters"))}
     made = _formed(given, _without_wrapper_defaults(recorded_settings(parameters), parameters))
-    body = with_tools(made.body, record, metadata, mapping(metadata.get("attributes")))
+    attributes = mapping(metadata.get("attributes"))
+    body = with_tools(made.body, record, metadata, attributes)
+    wanted = parsed_text(metadata.get("response_format") or attributes.get("gen_ai.output.type"))
+    if wanted not in (None, "", "text", {}):
+        body.setdefault("response_format", wanted)
     if logged.requested_model:
         body["model"] = logged.requested_model
     logged.endpoint, logged.body, logged.rest = made.endpoint, body, made.rest

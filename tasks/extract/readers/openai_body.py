@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.readers.contract import Logged, Reader, event_time, text_id, without_last_answer
+from tasks.extract.readers.tools import NAMES as TOOLS
 from tasks.requests.sampling import CONTENT_FIELD, HONOURED, NEUTRAL, WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _OF_BODIES: Final = frozenset(
             "input",
         ),
         *("guided_choice", "guided_grammar", "guided_json", "guided_regex", "structured_outputs", "thinking"),
+        *("system", "system_prompt", "instructions", *TOOLS),
     }
 )
 """Fields that servers know; some change the answer and are not supported."""

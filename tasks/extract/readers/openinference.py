@@ -13,7 +13,7 @@ from tasks.extract.forms import any_form
 from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import Filtered, Logged, count, kind_name, label, mapping
 from tasks.extract.readers.recorded import recorded_settings
-from tasks.extract.readers.spans import call_of, flat, numbered
+from tasks.extract.readers.spans import call_of, flat, is_short, numbered
 from tasks.extract.readers.stand_ins import has_mark, is_lost, lengths_only, parsed_text
 from tasks.extract.readers.tools import with_tools
 
@@ -52,7 +52,7 @@ def read_span(record: Mapping[str, Any], given: Mapping[str, Any]) -> Logged | F
     if kind is not None and str(kind).upper() != "LLM":
         return Filtered(f"span of kind {kind_name(kind)}")
     parameters = mapping(found.get(_PARAMETERS))
-    made = _formed(found, parameters)
+    made = None if is_short(record) else _formed(found, parameters)
     model = label(parameters.get("model")) or label(found.get("llm.model_name"))
     logged = call_of(
         record,
@@ -112,8 +112,9 @@ def _message(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name.removeprefix("message."): value for name, value in given.items()}
     parts = [_part(item) for item in numbered(found, "contents")]
     message: dict[str, Any] = {"role": found.pop("role", None), "content": found.pop("content", None)}
-    if parts and message["content"] is None:
-        message["content"] = parts
+    if parts:
+        text = message["content"]
+        message["content"] = parts if text is None else [{"type": "text", "text": text}, *parts]
     for name, value in found.items():
         top = name.partition(".")[0]
         if top == "tool_calls":

@@ -39,7 +39,8 @@ def read(record: Mapping[str, Any]) -> Logged:
         {"role": ROLES.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
         for turn in turns_of(record, "conversations")
     ]
-    body: dict[str, Any] = {"messages": with_system(record.get("system"), without_last_answer(messages))}
+    system = record.get("system") or record.get("system_prompt")
+    body: dict[str, Any] = {"messages": with_system(system, without_last_answer(messages))}
     body = with_tools(body, record)
     if model := label(record.get("model")):
         body["model"] = model

@@ -77,15 +77,21 @@ def flat(found: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def is_short(record: Mapping[str, Any]) -> bool:
+    """Tell a span that has lost attributes to the limit of its exporter; nobody knows which."""
+    lost = first(record, "droppedAttributesCount", "dropped_attributes_count", "dropped_attributes")
+    return lost not in (None, 0, "0", "")
+
+
 def numbered(found: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
-    """Return the attributes `PREFIX.N.NAME` as a list of objects in the order of N."""
+    """Return the attributes `PREFIX.N.NAME` as objects in the order of N; none if one of them is missing."""
     items: dict[int, dict[str, Any]] = {}
     for name, value in found.items():
         if name.startswith(prefix):
             index, _, rest = name[len(prefix) :].removeprefix(".").partition(".")
             if rest and re.fullmatch(r"\d{1,6}", index) and value is not None:
                 items.setdefault(int(index), {})[rest] = value
-    return [item for _, item in sorted(items.items())]
+    return [items[index] for index in range(len(items))] if max(items, default=-1) < len(items) else []
 
 
 def _flatten(name: str, value: object, out: dict[str, Any]) -> None:

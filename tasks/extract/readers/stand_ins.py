@@ -28,8 +28,12 @@ MARKS: Final = frozenset(
 )
 """Texts that stand for a whole prompt, message or part: of LiteLLM (masked; a call that has no messages), of
 Langfuse (cut; masking failed), of OpenInference (hidden), and of masks in general."""
-_CUT: Final = re.compile(r"\(litellm_truncated (?:skipped )?\d+ chars\)")
+_CUT: Final = re.compile(r"\(litellm_truncated (?:skipped )?\d+ chars[.)]")
 """What LiteLLM's spend logs put for the middle of a long text."""
+_BEGUN: Final = re.compile(
+    r'\s*(?:\{\s*"(?:messages|model|prompt|input|contents|role|system)"|\[\s*\{\s*"(?:role|content|type|parts)")\s*:'
+)
+"""How the JSON of a body, of messages or of parts begins."""
 _EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
 _EMPTY_TEXTS: Final = frozenset({"{}", "[]", "null", '""'})
 _NO_CONTENT: Final[tuple[object, ...]] = (None, [], {})
@@ -63,7 +67,10 @@ def is_lost(content: object) -> bool:
 def has_mark(content: object) -> bool:
     """Tell whether a text, or one anywhere in messages, parts or a body, is a mark or was cut."""
     if isinstance(content, str):
-        return content.strip() in MARKS or ("litellm_truncated" in content and bool(_CUT.search(content)))
+        if content.strip() in MARKS or ("litellm_truncated" in content and bool(_CUT.search(content))):
+            return True
+        # An exporter's limit has cut it.
+        return _BEGUN.match(content) is not None and parsed_json(content) is None
     if isinstance(content, list):
         return any(has_mark(item) for item in content)
     if isinstance(content, dict):
@@ -110,7 +117,7 @@ def _without_content(messages: object) -> bool:
     gone = [
         message.get("content") in _NO_CONTENT and message.get("parts") in _NO_CONTENT
         for message in asked
-        if message["role"] != "assistant"
+        if message["role"] != "assistant" or "parts" in message
     ]
     empty = [message.get("content") in _EMPTY and message.get("parts") in _EMPTY for message in asked]
     return any(gone) or (bool(empty) and len(asked) == len(messages) and all(empty))

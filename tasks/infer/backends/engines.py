@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from engine.backends.endpoint.examine import examine
@@ -9,7 +10,7 @@ from engine.backends.endpoint.options import parse_options
 from engine.backends.facts import NATIVE_FACTS
 from engine.choices import ENDPOINT, NATIVE
 from engine.errors import OptionError
-from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
+from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
 from tasks.requests.sampling import effective_sampling, stored_sampling
 
@@ -122,13 +123,24 @@ def refusal_of(
             off = _OFF[name]
             if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k"}):
                 return _unsupported(name, facts)
-        if facts.prompts == "text" and row["token_ids"] is not None:
-            return _unsupported("prompt", facts, "takes no token ids")
+        if facts.prompts == "text":
+            if row["token_ids"] is not None:
+                return _unsupported("prompt", facts, "takes no token ids")
+            if _says_whose_turn(row["messages_json"]):
+                return _unsupported("continue_final_message", facts, "cannot be told whose turn it is")
         return None
 
     return refusal
 
 
+def _says_whose_turn(messages: str | None) -> bool:
+    """Tell whether a chat's last message says that it is gone on with, or is an answer that is not."""
+    if messages is None or '"prefix"' not in messages:
+        return False
+    last = json.loads(messages)[-1]
+    return bool(last.get("prefix")) or ("prefix" in last and last["role"] == "assistant")
+
+
 def _unsupported(name: str, facts: EngineFacts, why: str = "does not honour this setting") -> RequestError:
-    message = f"the engine that answers ({facts.version}) {why}"
+    message = f"{OF_ENGINE} ({facts.version}) {why}"
     return RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, message)

@@ -7,6 +7,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.choices import NATIVE
 from tasks.infer.give_way import announced, ask_for_device, machine_place, wait_until_free
 from tasks.infer.infer import infer
 from tasks.runlog.records import LogFormatError
@@ -47,6 +48,9 @@ def infer_here(
     dict
         See `tasks.infer.infer.infer`, also for what is raised.
     """
+    if night.engine.name != NATIVE:
+        # Its devices are elsewhere, and not ours to share out.
+        return infer(night, on_progress)
     place = place or machine_place(night.settings.device)
     with ExitStack() as held:
         if limit is None:

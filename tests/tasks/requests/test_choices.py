@@ -176,7 +176,7 @@ def test_logprobs_of_a_run(bodies) -> None:
 
 
 def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch) -> None:
-    """One engine killed while choices are incomplete, then the run stopped the same way and resumed."""
+    """A run stopped because its engine is killed while choices are incomplete; the next attempt's is, too."""
     started = []
 
     class Recorded(engine_process.EngineProcess):
@@ -199,13 +199,15 @@ def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch)
 
     monkeypatch.setattr(Choices, "add", killing_add)
     write_lines(tmp_path / "logs", "a.jsonl", requests())
-    request = night_request(tmp_path, max_sequences=3, engine_restarts=1)
+    request = night_request(tmp_path, max_sequences=3, engine_restarts=0)
     with opened(request, tmp_path / "one") as night, pytest.raises(infer.StoppedError):
         answer(night)
-    assert len(incomplete) == len(started) == 2
+    assert len(incomplete) == len(started) == 1
+    request = night_request(tmp_path, max_sequences=3, engine_restarts=1)
     with opened(request, tmp_path / "two") as night:
         answer(night)
         found = published(night)
+    assert (len(incomplete), len(started)) == (2, 3)
     assert found.keys() == bodies.keys()
     for name, body in bodies.items():
         if not name.startswith("d"):
