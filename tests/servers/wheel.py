@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from typing import TYPE_CHECKING
 
+from engine.jit_cache import folders
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def build_wheel(folder: Path) -> Path:
 def install_in_folder(wheel: Path, folder: Path) -> Path:
     """Install a wheel into a folder for `PYTHONPATH`, scripts in `bin`."""
     _run([*_PIP, "install", *_OFFLINE, "--target", str(folder), str(wheel)])
+    take_compiled_along(folder / "engine")
     return folder
 
 
@@ -68,24 +70,10 @@ def make_environment(wheel: Path, folder: Path) -> Path:
 
 
 def take_compiled_along(installed: Path) -> None:
-    """Give an installed engine what numba has compiled of the same sources in this checkout: a minute less.
-
-    numba keeps compiled functions by the path, time and size of their source.
-    """
-    from numba.core.caching import _CacheLocator
-
-    engine = ROOT / "engine"
-    for source in engine.rglob("*.py"):
-        target = installed / source.relative_to(engine)
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            continue
-        stat = source.stat()
-        os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        ours, theirs = (_CacheLocator.get_suitable_cache_subpath(str(path)) for path in (source, target))
-        for kept in engine.glob(f"__pycache__/numba-*/{ours}"):
-            copy = installed / "__pycache__" / kept.parent.name / theirs
-            if not copy.exists():
-                shutil.copytree(kept, copy)
+    """Give an installed engine the compiled functions of the same sources in this checkout: minutes less."""
+    for kept in folders():
+        if kept.exists():
+            shutil.copytree(kept, installed / "__pycache__" / kept.name, dirs_exist_ok=True)
 
 
 def write_decoys(folder: Path, *more: str) -> Path:
