@@ -93,7 +93,7 @@ tasks/extract: the objects of a date become rows
     tasks/base tasks/extract/parse tasks/extract/readers tasks/extract/text tasks/requests tasks/runlog
     tasks/store tasks/warehouse
 tasks/profile: rows become tokens and cost
-    engine engine/cost engine/models engine/plan tasks/base tasks/night tasks/runlog
+    engine engine/cost engine/models engine/plan tasks/base tasks/night tasks/requests tasks/runlog
 tasks/attempt: whose run it is; opening and ending an attempt
     engine/backends engine/models tasks/base tasks/extract tasks/infer/backends tasks/night tasks/profile
     tasks/runlog tasks/store tasks/warehouse
@@ -112,7 +112,7 @@ tasks/infer: the order becomes durable answers
 tasks/publish: answers become the current publication
     engine engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/infer/placement: where it is computed: here, or handed over
-    engine tasks/attempt tasks/base tasks/infer tasks/night tasks/runlog tasks/store
+    engine tasks/attempt tasks/base tasks/infer tasks/night tasks/profile tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
     engine engine/backends engine/cost engine/models engine/runtime tasks/attempt tasks/base
     tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish tasks/runlog

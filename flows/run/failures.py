@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import EngineError
 from tasks.base.accounting import AccountingError, ExitCode
+from tasks.base.disk import is_full
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeFailedError
 from tasks.infer.progress import EngineFailedError, StoppedError
@@ -46,8 +46,6 @@ TOLD = (
 
 
 NO_SPACE: Final = "No space left on device"
-_LEAST_BYTES: Final = 1 << 20
-"""A disk with less than this is full."""
 
 
 class UnexpectedError(Exception):
@@ -76,7 +74,7 @@ def stopped_by_full_disk(error: BaseException) -> StoppedError | None:
         found = found.__cause__ or found.__context__
     if found is None:
         return None
-    if isinstance(error, StoreUnavailableError) and shutil.disk_usage(folder).free >= _LEAST_BYTES:
+    if isinstance(error, StoreUnavailableError) and not is_full(folder):
         return None
     return StoppedError(
         f"the disk for scratch files is full ({folder}): free some of it, or set TMPDIR to a folder with "

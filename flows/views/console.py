@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from flows.views.bad_rows import bad_rows_text, exit_code_text
-from flows.views.progress_text import DOING, LONG_S, progress_text, share_of, so_far, waiting_text
+from flows.views.progress_text import DOING, LONG_S, Answering, share_of, so_far
 from tasks.base.bad_rows import ERROR, QUARANTINE
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ class ConsoleReporter:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._begun = self._told = self._phase_since = time.monotonic()
-        self._first: InferProgress | None = None
-        self._last: InferProgress | None = None
+        self._begun = self._told = time.monotonic()
+        self._answering = Answering()
 
     def begin(self, step: str) -> None:
         """Show that a step begins."""
@@ -38,7 +37,7 @@ class ConsoleReporter:
         # The first look at a long step comes when it has become one.
         self._told = self._begun - CALM_S + LONG_S
         if step == "infer":
-            self._first = self._last = None
+            self._answering = Answering()
         if step == "infer" and self._console.is_terminal:
             self._put_up(step, "the engine is starting")
         else:
@@ -49,8 +48,8 @@ class ConsoleReporter:
         if seconds < LONG_S:
             return
         text = so_far(DOING.get(step, step), seconds, amount)
-        if step == "infer" and self._last is not None:
-            waiting = waiting_text(self._last, time.monotonic() - self._phase_since)
+        if step == "infer" and self._answering.is_heard_of:
+            waiting = self._answering.waiting_text()
             if waiting is None:
                 return
             text = waiting
@@ -73,14 +72,9 @@ class ConsoleReporter:
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is."""
-        if self._last is None or self._last.phase != progress.phase:
-            self._phase_since = time.monotonic()
-        self._last = progress
-        if progress.phase != "answering":
+        text = self._answering.take(progress)
+        if text is None:
             return
-        if self._first is None or progress.seconds < self._first.seconds:
-            self._first = progress
-        text = progress_text(progress, self._first)
         if self._progress is not None:
             self._draw(progress.answered, progress.requests, text)
         else:

@@ -71,12 +71,10 @@ def print_examination(found: dict[str, Any]) -> None:
 
 def _print_look(console: Console, look: dict[str, Any]) -> None:
     sure = _SURE[look["how_sure"]].format(alike=look["alike"], looked_at=look["looked_at"])
-    taken = (
-        f"read as {look['title']} ({look['format']})"
-        if look["how_sure"] == "unknown"
-        else f"{look['title']} ({look['format']})"
+    read_as = "read as " if look["how_sure"] == "unknown" else ""
+    console.print(
+        f"{look['uri']}: {read_as}{look['title']} ({look['format']}), {sure}; made of {look['made_of']}"
     )
-    console.print(f"{look['uri']}: {taken}, {sure}; made of {look['made_of']}")
     if look["also"]:
         console.print(f"  could also be: {', '.join(look['also'])}; --format decides")
     if look["remark"]:

@@ -12,7 +12,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.views.progress_text import DOING, LONG_S, duration, progress_text, share_of, so_far, waiting_text
+from flows.views.progress_text import DOING, LONG_S, Answering, duration, share_of, so_far
 
 if TYPE_CHECKING:
     import logging
@@ -46,9 +46,8 @@ class FlowReporter:
         self._flow_run = UUID(flow_run.id) if flow_run.id else None
         self._bar: UUID | None = None
         self._away = False
-        self._begun = self._told = self._phase_since = 0.0
-        self._first: InferProgress | None = None
-        self._last: InferProgress | None = None
+        self._begun = self._told = 0.0
+        self._answering = Answering()
 
     def begin(self, step: str) -> None:
         """Put up the bar when step `infer` begins."""
@@ -66,10 +65,10 @@ class FlowReporter:
         share, text = 0.0, so_far(DOING.get(step, step), seconds, amount)
         if step != "infer":
             share = share_of(amount) if amount is not None else 0.0
-        elif self._last is None:
+        elif not self._answering.is_heard_of:
             text = so_far(self._beginning, seconds)
         else:
-            text = waiting_text(self._last, time.monotonic() - self._phase_since) or ""
+            text = self._answering.waiting_text() or ""
         if text and self._due():
             self._log.info(text)
             self._show(share, text)
@@ -81,16 +80,9 @@ class FlowReporter:
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is, not more often than every `CALM_S`."""
-        if self._last is None or self._last.phase != progress.phase:
-            self._phase_since = time.monotonic()
-        self._last = progress
-        if progress.phase != "answering":
+        text = self._answering.take(progress)
+        if text is None or not self._due():
             return
-        if self._first is None or progress.seconds < self._first.seconds:
-            self._first = progress
-        if not self._due():
-            return
-        text = progress_text(progress, self._first)
         self._log.info(text)
         self._show(progress.answered / progress.requests if progress.requests else 1.0, text)
 

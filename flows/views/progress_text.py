@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -23,6 +24,35 @@ _PHASES: Final = {
     "starting": "the engine is starting and loads the model",
     "compiling": "the model is loaded, the engine compiles and computes its first step",
 }
+
+
+class Answering:
+    """How step `infer` goes, as whoever shows it hears: what an engine is at, and since when."""
+
+    def __init__(self) -> None:
+        self._first: InferProgress | None = None
+        self._last: InferProgress | None = None
+        self._since = 0.0
+
+    @property
+    def is_heard_of(self) -> bool:
+        """Whether there was any progress."""
+        return self._last is not None
+
+    def take(self, progress: InferProgress) -> str | None:
+        """Take note of progress; return it in words, or None of an engine that does not answer yet."""
+        if self._last is None or self._last.phase != progress.phase:
+            self._since = time.monotonic()
+        self._last = progress
+        if progress.phase != "answering":
+            return None
+        if self._first is None or progress.seconds < self._first.seconds:
+            self._first = progress
+        return progress_text(progress, self._first)
+
+    def waiting_text(self) -> str | None:
+        """Return what an engine does that does not answer yet; None of one that does."""
+        return None if self._last is None else waiting_text(self._last, time.monotonic() - self._since)
 
 
 def progress_text(progress: InferProgress, first: InferProgress) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.backends.facts import EngineFacts
     from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
+    from tasks.profile.tokenize import PromptTokenizer
     from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     store = open_store(request.store_uri)
     store.probe()
     model_dir = find_model(request.model)
-    tokenizer = load_tokenizer(str(model_dir))
+    tokenizer = load_tokenizer(str(model_dir), run_date=resolved.run_date)
     settings = request.settings
     engine = find_engine(
         settings.engine,
@@ -103,7 +104,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         )
     model = model_digest(model_dir)
     listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
-    identity = answers_identity(request, resolved.run_date, model, model_dir, engine)
+    identity = answers_identity(request, resolved.run_date, model, tokenizer, engine)
     return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
@@ -124,7 +125,11 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
 
 
 def answers_identity(
-    request: NightRequest, run_date: date, model: str, model_dir: Path, engine: EngineFacts = NATIVE_FACTS
+    request: NightRequest,
+    run_date: date,
+    model: str,
+    tokenizer: PromptTokenizer,
+    engine: EngineFacts = NATIVE_FACTS,
 ) -> dict[str, Any]:
     """Return what determines the answers but for the input: the arguments of `tasks.base.identity.reuse_key`.
 
@@ -132,8 +137,8 @@ def answers_identity(
     ----------
     model
         `tasks.base.identity.model_digest`.
-    model_dir
-        Folder of the model; its tokenizer and chat template are looked at.
+    tokenizer
+        Of the model, loaded for `run_date`.
     engine
         What answers.
     """
@@ -145,6 +150,6 @@ def answers_identity(
         "defaults": settings.defaults.as_dict(),
         "run_seed": settings.run_seed,
         "dtype": settings.precision,
-        "rules": load_tokenizer(str(model_dir), run_date=run_date).rules(),
+        "rules": tokenizer.rules(),
         "answer_version": engine.answer_version,
     }

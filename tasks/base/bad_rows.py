@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ERROR: Final = "error"
 QUARANTINE: Final = "quarantine"
 NEARLY_ALL: Final = 0.9
-"""A night with a larger share of bad rows is one of errors."""
+"""A larger share of bad rows makes a night one of errors, and stops it early if they have one cause."""
 
 
 def count_bad_rows(errors: Sequence[Path] = (), quarantine: Sequence[Path] = ()) -> list[dict[str, Any]]:

@@ -37,8 +37,6 @@ LOOKED_AT: Final = 20
 """Objects that are told one by one."""
 _REASONS: Final = 10
 _FIELDS: Final = 30
-OTHER_DAY: Final = "made on another day than --run-date"
-NO_CALL: Final = "no call of a text model, such as an embedding or a span around a call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +193,7 @@ def examine(
             account=account.counts() | {"object_errors": account.object_errors},
             answerable=account.requests - account.errors - made.shapes,
             lengths_only=made.shapes,
-            reasons=_reasons(made, settings),
+            reasons=_reasons(made),
             first_time=first,
             last_time=last,
             without_time=without,
@@ -281,7 +279,7 @@ def _how_sure(alike: int, looked_at: int, also: tuple[str, ...]) -> Sureness:
     return "likely" if 2 * alike > looked_at else "unsure"
 
 
-def _reasons(made: ExtractResult, settings: ExtractSettings) -> tuple[Reason, ...]:
+def _reasons(made: ExtractResult) -> tuple[Reason, ...]:
     counts: Counter[tuple[str, str, str | None, str]] = Counter()
     first: dict[tuple[str, str, str | None, str], str] = {}
     columns = ["source_uri", "source_line", "code", "field", "message"]
@@ -293,9 +291,7 @@ def _reasons(made: ExtractResult, settings: ExtractSettings) -> tuple[Reason, ..
                     counts[key] += 1
                     first.setdefault(key, f"{row['source_uri']}:{row['source_line']}")
     reasons = [Reason(*key, count, first[key]) for key, count in counts.most_common(_REASONS)]  # type: ignore[arg-type]
-    outside = made.outside if settings.window_filters else 0
-    filtered = {NO_CALL: made.account.filtered - outside, OTHER_DAY: outside}
-    reasons += [Reason("filtered", "filtered", None, why, n, None) for why, n in filtered.items() if n]
+    reasons += [Reason("filtered", "filtered", None, why, n, None) for why, n in made.filtered_by.items()]
     return tuple(reasons)
 
 

@@ -37,8 +37,6 @@ class EngineMetrics:
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
         self._work, self._writer = work, writer
-        # Those were refused before there was an engine.
-        self._refused = len(work.answered - {row["request_id"] for row in work.rows})
         self.engine: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
         self.kv_tokens: int | None = 0
@@ -88,8 +86,7 @@ class EngineMetrics:
             self._prometheus.load(message, self._waiting(message["running"]))
 
     def _waiting(self, running: int) -> int:
-        answered = len(self._work.answered) - self._refused
-        return max(0, len(self._work.rows) - answered - running)
+        return max(0, len(self._work.rows) - self._work.done - running)
 
     def take_answered(self, finish_reason: str, requests: int) -> None:
         """Count requests that got an answer."""

@@ -11,16 +11,16 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from engine.choices import NATIVE
 from engine.errors import EngineError
 from engine.models.checkpoint import check_weights
+from tasks.base.disk import is_full
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.backends.engine_process import engine_process
 from tasks.infer.part_writer import PartWriter
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
-
-LEAST_BYTES: Final = 1 << 20
-"""An engine that dies while less is free has died of that."""
 
 
 def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
@@ -161,7 +158,7 @@ def _has_worked(night: Night) -> bool:
 
 def _check_disk(folder: Path) -> None:
     """Raise what an engine died of that had no room for its files."""
-    if shutil.disk_usage(folder).free < LEAST_BYTES:
+    if is_full(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 

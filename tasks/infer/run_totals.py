@@ -83,15 +83,7 @@ def run_totals(
 
 
 class _Answers:
-    """The durable answers of a run, those apart that it computed itself.
-
-    Attributes
-    ----------
-    reasons
-        Why answers ended, and how many.
-    computed
-        How many this run computed itself.
-    """
+    """The durable answers of a run, those apart that it computed itself."""
 
     def __init__(self, night: Night, work: NightWork) -> None:
         self._night, self._work = night, work
@@ -111,7 +103,6 @@ class _Answers:
                 lengths.append((usage["prompt_tokens"], usage["cached_tokens"], usage["completion_tokens"]))
         # What an engine has not told is not a number here.
         self._lengths = np.array(lengths, np.float64).reshape(-1, 3)
-        self.computed = len(self._computed)
         # Over all attempts, like the hit rate: the plan's own figures are those of what remained.
         self._tree = build_tree(*work.prompts(self._computed)) if self._computed else None
 

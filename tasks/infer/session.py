@@ -63,9 +63,6 @@ class EngineSession:
         # Seconds that engines have computed, and since when the present one does.
         self._computed = 0.0
         self._since: float | None = None
-        ids = {row["request_id"] for row in work.rows}
-        # Those have their error rows since they were parsed or tokenised; no engine will answer them.
-        self._refused = len(work.answered - ids)
 
     @contextmanager
     def engine_held(self, folder: Path) -> Iterator[None]:
@@ -133,7 +130,7 @@ class EngineSession:
         if self.ready:
             phase, expected = (PHASES[1], self._took[1]) if self._since is None else (PHASES[2], None)
         return InferProgress(
-            len(self._work.answered) - self._refused,
+            self._work.done,
             len(self._work.rows),
             self.answers.output_tokens,
             self.seconds(),

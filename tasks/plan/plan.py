@@ -165,8 +165,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     asked = _Asked.of(night, work, choices or Choices())
     rows, tokens, offsets = asked.rows, asked.tokens, asked.offsets
     prompt = np.diff(offsets)
-    limits = [sampling.max_tokens for _, _, sampling in asked.named]
-    max_new = np.minimum(limits, config.max_positions - prompt).astype(np.int64)
+    max_new = np.array([sampling.max_tokens for _, _, sampling in asked.named], np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
     group = workload_numbers([row["workload"] for row in rows])
     priority, window = _constraints(rows)

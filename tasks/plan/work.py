@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.base.schema import IDENTIFYING_COLUMNS
+from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
 from tasks.runlog.parts import request_parts
 
@@ -45,7 +46,10 @@ class NightWork:
     members
         Key -> the rows that get this answer; the first one is computed for all.
     answered
-        request_ids that have a durable output or error.
+        request_ids that have a durable output or error, those included that were refused before they had
+        tokens and are in no row.
+    refused
+        How many these are.
     """
 
     rows: list[dict[str, Any]]
@@ -54,6 +58,15 @@ class NightWork:
     key_of: list[str]
     members: dict[str, list[int]]
     answered: set[str]
+    refused: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.refused = len(self.answered - {row["request_id"] for row in self.rows})
+
+    @property
+    def done(self) -> int:
+        """How many of `rows` have a durable output or error."""
+        return len(self.answered) - self.refused
 
     def open_keys(self) -> list[str]:
         """Return the keys with a member that has no durable answer, in input order."""
@@ -102,14 +115,11 @@ def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str,
                     continue
                 chat = row["messages_json"]
                 found[row["request_id"]] = (
-                    {"prompt": row["prompt"]} if chat is None else {"messages": _as_given(json.loads(chat))}
+                    {"prompt": row["prompt"]}
+                    if chat is None
+                    else {"messages": without_turn(json.loads(chat))[0]}
                 )
     return [found[row["request_id"]] for row in rows]
-
-
-def _as_given(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages without our own word on whose turn it is."""
-    return [{name: value for name, value in turn.items() if name != "prefix"} for turn in messages]
 
 
 def sampling_of(night: Night, row: dict[str, Any]) -> dict[str, Any]:

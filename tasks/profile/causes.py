@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.accounting import Account
+from tasks.base.bad_rows import NEARLY_ALL
 from tasks.base.errors import OF_ENGINE, ErrorCode
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from tasks.night.night import Night
 
-NEARLY_ALL: Final = 0.9
-"""Share of a run's requests above which one cause stops it."""
 FEWEST: Final = 10
 """Of so many requests at least: a few bad ones are results like any other."""
 _NUMBER: Final = re.compile(r"\d+")

@@ -13,6 +13,7 @@ from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
+from tasks.requests.prompts import without_turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,15 +76,13 @@ class ChatTemplate:
         """
         if self.problem is not None:
             raise _template_error("messages", self.problem)
-        *before, last = messages
-        goes_on = last.get("prefix")
-        if goes_on is None and last["role"] == "assistant":
+        messages, goes_on = without_turn(messages)
+        if goes_on is None and messages[-1]["role"] == "assistant":
             raise RequestError(
                 ErrorCode.MISSING_PARAMETER,
                 "continue_final_message",
                 "the last message is the assistant's; say true to go on with it, false to begin a new turn",
             )
-        messages = [*before, {name: value for name, value in last.items() if name != "prefix"}]
         for index in self._left_out_of(messages, goes_on=bool(goes_on)):
             message = messages[index]
             if message["content"].strip():

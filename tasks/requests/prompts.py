@@ -18,7 +18,7 @@ from tasks.base.identity import canonical_json
 from tasks.requests.sampling import TURN_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 CONTENT_TAG: Final = {name: name.encode() + b"\0" for name in ("messages_json", "prompt", "token_ids")}
@@ -57,6 +57,16 @@ def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages_json": orjson.dumps(normal, option=orjson.OPT_SORT_KEYS).decode()}
     except TypeError:
         return {"messages_json": canonical_json(normal)}
+
+
+def without_turn(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], bool | None]:
+    """Return a chat in its normal form without `prefix`, and whether the answer goes on with its last one.
+
+    That is None where nothing says so: then a new turn begins, unless the last message is the assistant's.
+    """
+    *before, last = messages
+    rest = {name: value for name, value in last.items() if name != "prefix"}
+    return [*map(dict, before), rest], last.get("prefix")
 
 
 def _settle_turn(normal: list[dict[str, Any]], body: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from engine.backends.contract import Ended
-from engine.backends.endpoint.bodies import NoReply, Reply, read_reply, request_body
+from engine.backends.endpoint.bodies import NoReply, Reply, reply_in, request_body
 from engine.backends.endpoint.examine import CONNECT_S, facts_of
 from engine.backends.endpoint.feed import Feed, prefix_groups
 from engine.backends.endpoint.options import MOST_IN_FLIGHT, EndpointOptions
@@ -176,7 +176,7 @@ class _Asking:
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 response = await client.post(server.url + path, json=body)
-            found = read_reply(response.status_code, _json(response), response.headers)
+            found = reply_in(response)
         except TimeoutError:
             found, slow = NoReply("failed", f"no answer in {self._options.timeout_s:g} s"), True
         except httpx.RequestError as error:
@@ -234,10 +234,3 @@ class _Asking:
         self._attempts.pop(request, None)
         self._feed.settle(request)
         self._progress = time.monotonic()
-
-
-def _json(response: httpx.Response) -> object:
-    try:
-        return response.json()
-    except ValueError:
-        return None

@@ -15,6 +15,8 @@ from engine.backends.endpoint.kinds import KINDS, OTHER
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import httpx
+
     from engine.backends.endpoint.options import EndpointOptions
     from engine.runtime.sample.settings import Sampling
 
@@ -83,8 +85,21 @@ def request_body(
     return ("/chat/completions" if "messages" in prompt else "/completions"), {**body, **prompt}
 
 
+def json_of(response: httpx.Response) -> object:
+    """Return what a response holds; None if that is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def reply_in(response: httpx.Response) -> Reply | NoReply:
+    """Return the answer in a response, or why there is none."""
+    return read_reply(response.status_code, json_of(response), response.headers)
+
+
 def read_reply(status: int, body: object, headers: Mapping[str, str]) -> Reply | NoReply:
-    """Return the answer in a response, or why there is none.
+    """Return the answer in the parts of a response, or why there is none.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from engine.backends.endpoint.bodies import NoReply, Reply, read_reply, request_body
+from engine.backends.endpoint.bodies import NoReply, Reply, json_of, reply_in, request_body
 from engine.backends.endpoint.kinds import KINDS, OTHER, kind_of
 from engine.backends.endpoint.options import KEY_VARIABLE, OPTION, EndpointOptions
 from engine.backends.facts import Capabilities, EngineFacts
@@ -110,7 +110,7 @@ class _Look:
             raise self._error(
                 f"answers {response.status_code} to /models", "name the address up to and with /v1"
             )
-        body = _json(response)
+        body = json_of(response)
         models = body.get("data") if isinstance(body, dict) else None
         if not isinstance(models, list):
             raise self._error("has no list of models", "name the address of an OpenAI-compatible API")
@@ -134,7 +134,7 @@ class _Look:
         if not kind.version_path:
             return ""
         response = self._send("GET", f"{self._url.removesuffix('/v1')}{kind.version_path}")
-        body = _json(response) if response.status_code == 200 else None
+        body = json_of(response) if response.status_code == 200 else None
         return str(body.get(kind.version_field, "")) if isinstance(body, dict) else ""
 
     def _probe(self, asked: EndpointOptions, kind: Kind, sample: list[int]) -> EndpointOptions:
@@ -166,7 +166,7 @@ class _Look:
         path, body = request_body(options, settings, prompt)
         for again in range(BUSY_TRIES):
             response = self._send("POST", self._url + path, body)
-            reply = read_reply(response.status_code, _json(response), response.headers)
+            reply = reply_in(response)
             if isinstance(reply, Reply) or reply.fate in {"bad_request", "unusable"}:
                 break
             # Of a failure the second one is believed.
@@ -202,10 +202,3 @@ class _Look:
 
     def _error(self, message: str, remedy: str) -> OptionError:
         return OptionError(f"{OPTION} url", f"{self._url} {message}", remedy)
-
-
-def _json(response: httpx.Response) -> object:
-    try:
-        return response.json()
-    except ValueError:
-        return None

@@ -12,6 +12,7 @@ from engine.choices import ENDPOINT, NATIVE
 from engine.errors import OptionError
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
+from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import effective_sampling, stored_sampling
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def _says_whose_turn(messages: str | None) -> bool:
     """Tell whether a chat's last message says that it is gone on with, or is an answer that is not."""
     if messages is None or '"prefix"' not in messages:
         return False
-    last = json.loads(messages)[-1]
-    return bool(last.get("prefix")) or ("prefix" in last and last["role"] == "assistant")
+    turns, goes_on = without_turn(json.loads(messages))
+    return bool(goes_on) or (goes_on is not None and turns[-1]["role"] == "assistant")
 
 
 def _unsupported(name: str, facts: EngineFacts, why: str = "does not honour this setting") -> RequestError:

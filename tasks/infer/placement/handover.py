@@ -28,6 +28,7 @@ from tasks.infer.progress import InferProgress, StoppedError
 from tasks.night.model import find_model
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN
+from tasks.profile.tokenize import load_tokenizer
 from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live
 from tasks.runlog.places import run_prefix
 from tasks.runlog.records import Claim
@@ -96,7 +97,8 @@ def open_handed(
         )
     store.probe()
     model_dir = find_model(request.model)
-    identity = answers_identity(request, request.run_date, model_digest(model_dir), model_dir)
+    tokenizer = load_tokenizer(str(model_dir), run_date=request.run_date)
+    identity = answers_identity(request, request.run_date, model_digest(model_dir), tokenizer)
     _check_answers(state, request.model, identity, attempt.params.get("reuse_key"))
     with run_log.hold_for(handover.epoch, params):
         yield Night(

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import cli
-from flows.run import failures
 from flows.run.failures import exit_code_of, stopped_by_full_disk, without_prefect
 from flows.run.prefect_tasks import told
 from flows.run.sequence import Steps, run_night
+from tasks.base import disk
 from tasks.base.accounting import ExitCode
 from tasks.infer.progress import StoppedError
 from tasks.store.contract import StoreUnavailableError
@@ -72,7 +72,7 @@ def test_a_full_store_speaks_for_itself(monkeypatch, full):
     with pytest.raises(StoreUnavailableError):
         told(store)()
     # Unless it is the scratch disk, to which a part is copied.
-    monkeypatch.setattr(failures.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(StoppedError, match="TMPDIR"):
         told(store)()
     assert stopped_by_full_disk(OSError(errno.EIO, "Input/output error")) is None

@@ -27,7 +27,7 @@ from flows.run.failures import UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS, limit_name, may_pass, told
 from flows.views.artifacts import markdown, planned_rows, workload_rows
 from flows.views.events import EVENT, event_id
-from flows.views.progress import progress_text
+from flows.views.progress_text import progress_text
 from flows.watch import OVERDUE
 from tasks.base.errors import ConfigurationError
 from tasks.infer.progress import InferProgress

@@ -13,6 +13,7 @@ from tasks.attempt.extract_inputs import answers_identity
 from tasks.base.identity import reuse_key, run_key
 from tasks.night.night import NightSettings
 from tasks.night.request import NightRequest
+from tasks.profile.tokenize import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def keys(folder: Path, template: str, day: date, decoder: Any) -> tuple[str, str
     fast = PreTrainedTokenizerFast(tokenizer_object=inner)
     fast.chat_template = template
     fast.save_pretrained(folder)
-    identity = answers_identity(REQUEST, day, "digest", folder)
+    identity = answers_identity(REQUEST, day, "digest", load_tokenizer(str(folder), run_date=day))
     return run_key(inputs="i", **identity), reuse_key(**identity), identity["rules"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from flows.cli import main
 from tasks.base.errors import ConfigurationError
-from tasks.extract.examine import LOOKED_AT, NO_CALL, OTHER_DAY, Examination, examine
+from tasks.extract.examine import LOOKED_AT, Examination, examine
 from tasks.extract.readers.registry import READERS
 from tests.support.log_samples import EXPECTED, FORMAT, SAMPLES, TABLES_OF_TEXT
 
@@ -91,7 +91,12 @@ def test_reasons_are_counted_with_their_first_line(tmp_path: Path) -> None:
 def test_filtered_records_have_a_reason_and_times_are_told(tmp_path: Path) -> None:
     found = look(tmp_path, lines(SAMPLES["litellm"]))
     (reason,) = found.reasons
-    assert (reason.becomes, reason.message, reason.count, reason.first) == ("filtered", NO_CALL, 1, None)
+    assert (reason.becomes, reason.message, reason.count, reason.first) == (
+        "filtered",
+        "call of type aembedding",
+        1,
+        None,
+    )
     assert found.first_time is not None
     assert found.last_time is not None
     assert found.first_time <= found.last_time
@@ -102,12 +107,15 @@ def test_requests_of_another_day_and_sources_with_a_date(tmp_path: Path) -> None
     folder = tmp_path / "2026-03-01"
     folder.mkdir()
     found = look(folder, lines(SAMPLES["litellm"]), run_date=date(2026, 3, 2))
-    assert [(reason.message, reason.count) for reason in found.reasons] == [(NO_CALL, 1), (OTHER_DAY, 3)]
+    assert [(reason.message, reason.count) for reason in found.reasons] == [
+        ("another date", 3),
+        ("call of type aembedding", 1),
+    ]
     assert found.answerable == 0
     source = f"{tmp_path}/{{run_date}}/day.jsonl"
     # Its path decides.
     found = examine(source, run_date=date(2026, 3, 1), timezone="Pacific/Kiritimati")
-    assert [reason.message for reason in found.reasons] == [NO_CALL]
+    assert [reason.message for reason in found.reasons] == ["call of type aembedding"]
     with pytest.raises(ConfigurationError, match="--run-date: is needed"):
         examine(source)
 
