@@ -58,7 +58,7 @@ def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
         `dies`: request ids during whose first step it is killed, written later with `change`; `says`: it
         sends a `fatal` message instead; `hidden`: it does not say what it computes; `deaf`: it is killed
         before it is ready; `step_s`: how long a step takes; `answer_steps`: how many an answer takes;
-        `busy`: it says that another engine has the device.
+        `busy`: it says that another engine has the device; `early`: it says why it cannot begin.
     """
     from tasks.infer.backends import engine_process
     from tests.support.paths import ROOT
@@ -108,8 +108,10 @@ def main(folder: Path, descriptor: int) -> int:
     dies = set(script.get("dies", ()))
     running: dict[int, int] = {}
     with os.fdopen(descriptor, "wb") as pipe:
-        if script.get("busy"):
-            _send(pipe, {"type": "fatal", "message": script["busy"], "retryable": False, "busy": True})
+        said = script.get("busy") or script.get("early")
+        if said:
+            kind = {"retryable": False, "busy": True} if "busy" in script else {"retryable": True}
+            _send(pipe, {"type": "fatal", "message": said, **kind})
             return 1
         _send(
             pipe,

@@ -221,6 +221,14 @@ def test_an_engine_that_cannot_start_is_never_called_resumable(tmp_path, monkeyp
         assert night.parts("errors") == []
 
 
+def test_our_own_engine_that_always_fails_before_it_is_there_is_never_called_resumable(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", hidden=True, early="it has no lock")
+    with opened(asked(tmp_path, 3, engine_restarts=1), tmp_path / "scratch") as night:
+        plan(night)
+        with pytest.raises(EngineFailedError, match="without an answer, last: it has no lock"):
+            infer(night)
+
+
 def test_our_own_engine_tells_what_it_computes(tmp_path):
     with opened(asked(tmp_path, 3), tmp_path / "scratch") as night:
         answer(night)

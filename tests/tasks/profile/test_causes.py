@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tasks.base.errors import OF_ENGINE
 from tasks.profile.causes import common_cause, most_common
 
 
@@ -35,6 +36,13 @@ def test_nearly_all_for_one_cause(rows: list[dict[str, Any]], remedy: str) -> No
     assert most_common(found, 20, 0.95) is None
     assert most_common(rows, 19, 1.0) is None, "so it was asked for"
     assert most_common([], 20, 0.9) is None
+
+
+def test_what_nearly_all_are_refused_for_by_their_engine() -> None:
+    message = f"{OF_ENGINE} (some server 1) does not honour this setting"
+    said = most_common([refused("unsupported_parameter", message, "seed")] * 20, 20, 0.9)
+    assert said is not None
+    assert f"(seed: {message}). Name an engine that honours it" in said
 
 
 def test_two_causes_are_not_one() -> None:

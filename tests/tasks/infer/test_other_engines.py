@@ -1,0 +1,110 @@
+"""What is different for an engine that is not ours, and what is known of a run before one is started."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.backends.facts import NATIVE_FACTS, Capabilities, EngineFacts
+from engine.choices import ENDPOINT
+from engine.job.format import read_job
+from engine.models.config import load_config
+from tasks.infer import infer as step
+from tasks.infer.backends.engines import refusal_of
+from tasks.infer.part_writer import PartWriter
+from tasks.infer.placement import here
+from tasks.plan.plan import FIRST_FOLDER, plan
+from tasks.plan.work import load_work, prompts_as_given
+from tasks.requests.sampling import SamplingDefaults
+from tests.support.dated_nights import answer
+from tests.support.demo_nights import batch_line, night_request, opened, write_lines
+from tests.support.paths import DEMO_MODEL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = EngineFacts(ENDPOINT, "some server 1", Capabilities(), prompts="text")
+BEGUN = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "1 2"}]
+
+
+def chat(custom_id: str, **body: Any) -> str:
+    line = json.loads(batch_line(custom_id, "", **body))
+    line["body"]["messages"] = BEGUN
+    return json.dumps(line)
+
+
+@pytest.fixture
+def night(tmp_path: Path):
+    lines = [
+        batch_line("long", "Count from 3 to 6.", max_tokens=1_000_000),
+        batch_line("short", "Count from 4 to 7.", max_tokens=8),
+        chat("goes-on", continue_final_message=True),
+        chat("new-turn", continue_final_message=False),
+        batch_line("refused", "Count.", tools=[{"type": "function"}]),
+    ]
+    write_lines(tmp_path / "logs", "day.jsonl", lines)
+    with opened(night_request(tmp_path, kv_tokens=16384), tmp_path / "scratch") as found:
+        yield found
+
+
+def test_nobody_is_asked_for_more_tokens_than_the_context_has_room_for(night: Any) -> None:
+    plan(night)
+    job = read_job(night.scratch / FIRST_FOLDER)
+    work = load_work(night)
+    prompts = {row["request_id"]: row["input_tokens"] for row in work.rows}
+    names = {row["request_id"]: row["custom_id"] for row in work.rows}
+    asked = zip(job.request_ids, job.sampling, strict=True)
+    most = {names[name]: prompts[name] + sampling.max_tokens for name, sampling in asked}
+    assert most["long"] == load_config(DEMO_MODEL).max_positions
+    (short,) = (row["input_tokens"] for row in work.rows if row["custom_id"] == "short")
+    assert most["short"] == short + 8
+
+
+def test_servers_that_take_text_cannot_be_told_whose_turn_it_is(night: Any) -> None:
+    refusal = refusal_of(TEXT, SamplingDefaults())
+    rows = {row["custom_id"]: row for row in night.read_table("requests").to_pylist()}
+    refused = {name: error.field for name, row in rows.items() if (error := refusal(row)) is not None}
+    assert refused == dict.fromkeys(("goes-on", "new-turn"), "continue_final_message")
+    given = prompts_as_given(night, load_work(night).rows)
+    assert [one["messages"] for one in given[2:]] == [BEGUN, BEGUN]
+    assert all(refusal_of(NATIVE_FACTS, SamplingDefaults())(row) is None for row in rows.values())
+
+
+def test_what_was_refused_before_is_not_among_what_is_done(night: Any) -> None:
+    work = load_work(night)
+    assert (len(work.rows), work.refused, work.done, len(work.answered)) == (4, 1, 0, 1)
+    work.answered.add(work.rows[0]["request_id"])
+    assert work.done == 1
+    assert replace(work, members={}).done == 1
+
+
+def test_a_plan_counts_until_something_is_answered_and_only_own_answers_prove_an_engine(
+    night: Any,
+) -> None:
+    plan(night)
+    work = load_work(night)
+    assert step._is_planned(night, work)
+    writer = PartWriter(night, work)
+    other, own = work.open_keys()[:2]
+    writer.add_answer(other, answer(night, 5) | {"run_key": "another"})
+    assert not step._is_planned(night, work)
+    writer.close()
+    assert not step._has_worked(night)
+    writer = PartWriter(night, work)
+    writer.add_answer(own, answer(night, 5))
+    writer.close()
+    assert step._has_worked(night)
+
+
+def test_no_device_is_asked_for_where_servers_answer(night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("nothing of ours is needed")
+
+    for name in ("ask_for_device", "announced", "machine_place"):
+        monkeypatch.setattr(here, name, never)
+    monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
+    night.engine = TEXT
+    assert here.infer_here(night) == {"done": True}
