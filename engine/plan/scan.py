@@ -166,7 +166,7 @@ def _open_segment(scan: Scan, segment: int) -> None:
             break
 
 
-@njit_in_place
+@entry(in_place=True)
 def right_share(left_memory: float, right_memory: float) -> float:
     """Return the share of KV memory that the right side should hold.
 
@@ -248,6 +248,15 @@ def accept(scan: Scan, side: int, place: int) -> None:
     if side in (LEFT, RIGHT) and scan.cursor[AT_LEFT] == scan.cursor[LEFT_END] and scan.cursor[N_RIGHT] == 0:
         _open_segment(scan, scan.cursor[SEGMENT] + 1)
         wake(scan)
+
+
+@entry(in_place=True)
+def take_next(scan: Scan, side: int) -> int:
+    """Take the request that is next at `side` and return it, or NOBODY."""
+    request = propose(scan, side, 0)
+    if request != NOBODY:
+        accept(scan, side, 0)
+    return request
 
 
 @entry(in_place=True)

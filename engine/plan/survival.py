@@ -211,7 +211,7 @@ def means(distribution: Float64, node: Int32, above: Int32, limit: Int64, values
     out = np.empty(node.shape[0])
     for i in range(node.shape[0]):
         total, mass = 0.0, 0.0
-        first = bin_of(above[i] + 1) if above[i] > 0 else 0
+        first = bin_of(float(above[i] + 1)) if above[i] > 0 else 0
         for b in range(first, BINS):
             chance = distribution[node[i], b]
             total += chance * max(values[b], above[i] + 1.0) if values[b] < limit[i] else chance * limit[i]

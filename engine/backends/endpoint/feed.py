@@ -18,9 +18,8 @@ from engine.plan.scan import (
     NOBODY,
     RIGHT,
     RIGHT_MEMORY,
-    accept,
-    propose,
     right_share,
+    take_next,
 )
 from engine.plan.tree import build_tree
 
@@ -128,14 +127,13 @@ class Feed:
     def _next(self) -> int | None:
         """Return the next request of the plan, from the side that has less than its share in flight."""
         scan = self._scan
-        share = right_share(scan.waiting[LEFT_MEMORY], scan.waiting[RIGHT_MEMORY])
+        share = right_share(float(scan.waiting[LEFT_MEMORY]), float(scan.waiting[RIGHT_MEMORY]))
         light, heavy = self._out
         total = light + heavy
         side = RIGHT if heavy < share * total or (total == 0.0 and share > 0.0) else LEFT
         for one in (side, RIGHT if side == LEFT else LEFT):
-            request = propose(scan, one, 0)
+            request = take_next(scan, one)
             if request != NOBODY:
-                accept(scan, one, 0)
                 self._out[self._heavy[request]] += self._kv[request]
-                return int(request)
+                return request
         return None

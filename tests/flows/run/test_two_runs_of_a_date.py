@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flows.parameters.to_request import night_request
 from flows.run.failures import exit_code_of
-from flows.run.sequence import Silent, run_night
+from flows.run.sequence import run_night
 from tasks.night.fence import NewerListingError
 from tasks.operations.dates import view_date
+from tasks.publish.publish import publish
 from tasks.runlog.log import RunIsLiveError
 from tasks.store.folder import FolderStore
 from tests.support.dated_nights import FIRST, instead, night_of, write_day
@@ -19,21 +21,18 @@ from tests.support.dated_nights import FIRST, instead, night_of, write_day
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-class Late(Silent):
-    """Does something when step publish begins."""
-
-    def __init__(self, act: Any) -> None:
-        self._act = act
-
-    def begin(self, step: str) -> None:
-        if step == "publish":
-            self._act()
+    from tasks.night.night import Night
 
 
 def run(root: Path, act: Any = lambda: None, **changed: Any) -> dict[str, Any]:
+    """Run the night; `act` is called when its step publish begins."""
+
+    def late(night: Night) -> dict[str, Any]:
+        act()
+        return publish(night)
+
     parameters = night_of(root, run_date=FIRST, **changed)
-    return run_night(night_request(parameters), steps=instead(), reporter=Late(act))
+    return run_night(night_request(parameters), steps=replace(instead(), publish=late))
 
 
 def published(root: Path) -> int:
