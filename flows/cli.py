@@ -38,7 +38,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "trust": "compare planned and actual figures of past runs",
     },
     "What is kept": {
-        "rollback": "publish an earlier result of a date again",
+        "rollback": "show the publications of dates, and go back to earlier ones",
         "gc": "delete what is kept no longer",
         "forget": "take requests out of all that is kept",
     },
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return int(ExitCode.OK)
     if name == "--version":
-        print(f"nightblend {version()}")
+        from tasks.base.release import release
+
+        print(f"nightblend {release()}")
         return int(ExitCode.OK)
     if name not in NAMES:
         _refuse(name)
@@ -103,17 +105,6 @@ def usage() -> str:
             "`nightblend COMMAND --help` shows the options of a command, `nightblend --version` the version.",
         ]
     )
-
-
-def version() -> str:
-    """Return the version of the installed package; a bare checkout has none."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
-
-    try:
-        return version_of("nightblend")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def explain(error: BaseException) -> int:

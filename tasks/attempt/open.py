@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tasks.attempt.ended import end_killed, record_failed
+from tasks.base.release import release
 from tasks.night.fence import announce, check_first
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, NightRequest
@@ -76,6 +77,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
                 "reuse_key": inputs.reuse_key,
                 "model": str(inputs.model_dir),
                 "engine": {"name": inputs.engine.name, "version": inputs.engine.version},
+                "release": release(),
                 "publish": settings.publish,
                 "listed": reading.number,
                 "options": list(request.options),

@@ -116,6 +116,7 @@ def roll_back(
     run_date: date,
     *,
     to: str | None = None,
+    as_of: datetime | None = None,
     catalog: str | None = None,
     lease_s: float = 90.0,
 ) -> Publication:
@@ -125,6 +126,8 @@ def roll_back(
     ----------
     to
         Its id; None takes the one before the current one.
+    as_of
+        Aware. Without `to`: the one that was current then, which may be the current one.
     catalog
         URI of the Iceberg catalog; None leaves tables alone.
 
@@ -138,8 +141,12 @@ def roll_back(
     ConfigurationError
         If there is no such publication, or it has no files for tables.
     """
-    known = date_log(store, job, run_date, lease_s=lease_s).refresh().publications
-    chosen = _choose(known, to, f"{job} on {run_date.isoformat()}")
+    state = date_log(store, job, run_date, lease_s=lease_s).refresh()
+    where = f"{job} on {run_date.isoformat()}"
+    if to is None and as_of is not None:
+        chosen = _current_then(state, as_of, where)
+    else:
+        chosen = _choose(state.publications, to, where)
     if catalog is not None and "tables" not in chosen.details:
         raise ConfigurationError(
             "--catalog",
@@ -159,20 +166,32 @@ def roll_back(
     return found
 
 
+def _current_then(state: RunState, as_of: datetime, where: str) -> Published:
+    made = zip(state.published_at, state.publications, strict=True)
+    found = [entry for at, entry in made if datetime.fromisoformat(at) <= as_of]
+    if not found:
+        raise ConfigurationError(
+            "--as-of",
+            f"nothing of {where} was published at {as_of.isoformat()}",
+            "Name a later time, or a publication with --to",
+        )
+    return found[-1]
+
+
 def _choose(known: Sequence[Published], to: str | None, where: str) -> Published:
     if not known:
         raise ConfigurationError("--run-date", f"nothing was published for {where}", "Name another date")
     names = list(dict.fromkeys(entry.publication_id for entry in known))
     current = known[-1].publication_id
     if to is None:
-        before = [entry for entry in known if entry.publication_id != current]
-        if not before:
+        others = [entry for entry in known if entry.publication_id != current]
+        if not others:
             raise ConfigurationError(
                 "--run-date",
                 f"{current} is the only publication of {where}",
                 "There is nothing to go back to",
             )
-        return before[-1]
+        return others[-1]
     for entry in reversed(known):
         if entry.publication_id == to:
             return entry

@@ -54,6 +54,8 @@ class RunState:
         parts of, those and what was written later.
     publications
         All of them; the last one is the current one. A fresh attempt does not take them back.
+    published_at
+        When each of them was published, as its writer's clock said; for people.
     listed
         By run key: its last record that it has listed the source of the date, with the number of the record.
     superseded
@@ -71,6 +73,7 @@ class RunState:
     steps: Mapping[str, Step] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     publications: tuple[Published, ...] = ()
+    published_at: tuple[str, ...] = ()
     listed: Mapping[str, tuple[int, Listed]] = field(default_factory=dict)
     superseded: tuple[str, Mapping[str, Step], Mapping[str, Part]] | None = None
 
@@ -202,9 +205,10 @@ class _Draft:
                 )
         elif record.epoch == self.state.epoch:
             # A writer of another epoch was refused its number, unless something is broken: it never counts.
-            self._apply_current(body)
+            self._apply_current(record)
 
-    def _apply_current(self, body: object) -> None:
+    def _apply_current(self, record: LogRecord) -> None:
+        body = record.body
         match body:
             case Attempt():
                 self._open(body)
@@ -223,7 +227,11 @@ class _Draft:
                 self.state = replace(self.state, holder=None)
             case Published():
                 if current_publication(self.state) != body:
-                    self.state = replace(self.state, publications=(*self.state.publications, body))
+                    self.state = replace(
+                        self.state,
+                        publications=(*self.state.publications, body),
+                        published_at=(*self.state.published_at, record.at),
+                    )
             case Listed():
                 number = self.state.next_seq + self.records - 1
                 listed = {**self.state.listed, body.run_key: (number, body)}

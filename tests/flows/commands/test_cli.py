@@ -33,7 +33,7 @@ HEAVY = {"numpy", "numba", "polars", "pyarrow", "torch", "prefect", "boto3"}
         # The typing error is told before what is missing because of it.
         ("status --jb triage --store s", "nightblend status: --jb is not known; did you mean --job?"),
         ("status --run-date 2026-01-02", "nightblend status: --job, --store are missing."),
-        ("rollback --job j --store s", "nightblend rollback: --run-date is missing."),
+        ("rollback --job j", "nightblend rollback: --store is missing."),
         ("status --job j --store s --lag-days x", "nightblend status: --lag-days: 'x' is no whole number."),
         ("trust --job", "nightblend trust: --job needs a value."),
         ("report one two", "nightblend report: 'two' belongs to no option."),
