@@ -107,7 +107,11 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --quick $(BENCH)
 
-ci: lint test-kernels test-s3 test-warehouse test-dbt test-prefect bench-plan-quick test ## what continuous integration runs
+# Targets that keep one core busy go two at a time.
+ci: lint ## what continuous integration runs
+	@$(MAKE) --no-print-directory test-kernels
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-s3 test-warehouse test-dbt
+	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp .demo

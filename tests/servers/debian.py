@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def install(packages: Sequence[str], megabytes: int, present: Callable[[], bool]) -> str | None:
@@ -19,6 +22,19 @@ def install(packages: Sequence[str], megabytes: int, present: Callable[[], bool]
     if present():
         return None
     named = " ".join(packages)
+    with _one_at_a_time():
+        return None if present() else _install(packages, named, megabytes, present)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hold what all processes of this machine that install packages hold."""
+    with (Path(tempfile.gettempdir()) / "nightblend-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install(packages: Sequence[str], named: str, megabytes: int, present: Callable[[], bool]) -> str | None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return f"{named} is not installed, and only root on Debian can do it here"
     print(f"installing {named} (about {megabytes} MB)", flush=True)
