@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -60,6 +60,10 @@ MINUTES ?= 60
 soak: $(STAMP) ## the same, then several faults in each of many nights, for MINUTES=60; writes the figures
 	@NIGHTBLEND_FAULTS=$(MINUTES) NIGHTBLEND_FAULTS_WRITE=1 $(PY) -m pytest tests/faults -s
 
+test-monitoring: $(STAMP) ## scrapes, rules, alerts and the dashboard's queries with a real Prometheus, which it installs (Debian, root)
+	@$(PY) -m tests.servers.prometheus --install || true
+	@NIGHTBLEND_MONITORING=1 $(PY) -m pytest tests/monitoring --durations=3
+
 $(VENV)-dbt/.installed: infra/dbt/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-dbt for dbt: about 150 MB to download, 1 minute."
 	@[ -x $(VENV)-dbt/bin/python ] || $(PY) -m venv $(VENV)-dbt
@@ -110,7 +114,7 @@ bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 # Targets that keep one core busy go two at a time.
 ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-kernels
-	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-s3 test-warehouse test-dbt
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-s3 test-warehouse test-dbt test-monitoring
 	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test
 
 clean: ## remove the environment and the demo's files

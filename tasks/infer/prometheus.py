@@ -7,16 +7,18 @@ and the nightly; no request, prompt or tenant is in them.
 from __future__ import annotations
 
 import logging
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from engine.cost.metrics import METRICS, mbu, mfu, overlap_fraction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from threading import Thread
-    from wsgiref.simple_server import WSGIServer
+    from collections.abc import Iterable, Mapping
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
     from engine.cost.profiles import DeviceProfile
 
@@ -78,6 +80,13 @@ _OF_A_STEP: Final = {
 """Counter -> the field of a step message that is added to it."""
 
 
+class _Silent(WSGIRequestHandler):
+    """Writes no line about each scrape."""
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
 class PrometheusMetrics:
     """The metrics of one night; `serve` puts them on a port."""
 
@@ -117,9 +126,20 @@ class PrometheusMetrics:
     def serve(self, port: int) -> None:
         """Answer scrapes on a port; a port that is taken costs the metrics, not the night."""
         try:
-            self._server = start_http_server(port, registry=self.registry)
+            server = make_server("", port, self._answer, ThreadingWSGIServer, handler_class=_Silent)
         except OSError as error:
             log.warning("--metrics-port %d: no metrics are served: %s", port, error.strerror)
+            return
+        thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        self._server = (server, thread)
+
+    def _answer(self, asked: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        # Of the formats that a scraper takes, prometheus_client chooses OpenMetrics if it may, and renames
+        # `vllm:...` to `vllm_...` in it for each that does not speak of escaping (all before Prometheus 3).
+        asked.pop("HTTP_ACCEPT", None)
+        told: Iterable[bytes] = make_wsgi_app(self.registry)(asked, start)
+        return told
 
     def close(self) -> None:
         """Stop answering."""

@@ -64,11 +64,27 @@ def fed() -> PrometheusMetrics:
     return metrics
 
 
-def test_a_scrape_over_http() -> None:
+SCRAPERS = {
+    "curl": "*/*",
+    "Prometheus 2.42": (
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+        "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    ),
+    "Prometheus 3.5": (
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+        "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+        "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+    ),
+}
+
+
+@pytest.mark.parametrize("accept", SCRAPERS.values(), ids=SCRAPERS)
+def test_a_scrape_over_http(accept: str) -> None:
     metrics, port = fed(), free_port()
     metrics.serve(port)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             found = told(answer.read().decode())
     finally:
         metrics.close()
