@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Nights": {
         "run": "run one night",
+        "retry": "answer again what failed of a date",
         "backfill": "run past dates",
         "status": "show how a date stands, and what to type next",
         "serve": "run nights on a schedule from this process",

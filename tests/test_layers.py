@@ -96,7 +96,7 @@ tasks/profile: rows become tokens and cost
     engine engine/cost engine/models engine/plan tasks/base tasks/night tasks/requests tasks/runlog
 tasks/attempt: whose run it is; opening and ending an attempt
     engine/backends engine/models tasks/base tasks/extract tasks/infer/backends tasks/night tasks/profile
-    tasks/runlog tasks/store tasks/warehouse
+    tasks/requests tasks/runlog tasks/store tasks/warehouse
 tasks/plan: cost becomes an order
     engine engine/cost engine/job engine/models engine/plan engine/runtime engine/runtime/sample
     engine/simulate tasks/base tasks/night tasks/requests tasks/runlog

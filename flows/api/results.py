@@ -10,7 +10,7 @@ from flows.api.tables import read_table
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import parse_date
 from tasks.operations.dates import view_date
-from tasks.publish.current import publication_prefix
+from tasks.runlog.places import publication_prefix
 from tasks.store.contract import plain_path
 from tasks.store.open import open_store
 

@@ -50,7 +50,7 @@ class NightlyParameters(Form):
             "lease_s",
             "heartbeat_s",
         ),
-        "This run": ("rerun", "take_over", "force", "give_way", "catch_up_days"),
+        "This run": ("rerun", "failed_only", "take_over", "force", "give_way", "catch_up_days"),
         "Results": ("publish", "catalog", "report", "gpu_hour_price", "currency", "metrics_port"),
         "Prefect": ("compute_on",),
     }
@@ -305,6 +305,12 @@ class NightlyParameters(Form):
     )
     rerun: bool = Field(
         default=False, title="Run again", description="Compute everything again, also where it is finished."
+    )
+    failed_only: bool = Field(
+        default=False,
+        title="Failed only",
+        description="Answer only what has no answer in the date's current publication, and publish both "
+        "together.",
     )
     take_over: bool = Field(
         default=False, title="Take over", description="Take the date from another run that seems alive."

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from flows.parameters.nightly import NightlyParameters
     from tasks.estimate.estimate import EstimateRequest
 
-_ONCE: Final = frozenset({"run_date", "rerun", "take_over", "force", "give_way", "catch_up_days"})
+_ONCE: Final = frozenset(
+    {"run_date", "rerun", "take_over", "force", "give_way", "catch_up_days", "failed_only"}
+)
 """Fields that are about how one run came to be, not about what it computes."""
 
 
@@ -65,6 +67,7 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
         settings=settings,
         rerun=parameters.rerun,
         take_over=parameters.take_over,
+        failed_only=parameters.failed_only,
         model_filter=tuple(parameters.model_filter),
         log_format=parameters.format,
         columns=tuple(columns.items()),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.facts import NATIVE_FACTS
+from tasks.attempt.kept import find_earlier
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
@@ -16,6 +17,7 @@ from tasks.extract.listing import listing_digest
 from tasks.infer.backends.engines import check_defaults, find_engine
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
+from tasks.night.request import RETRY_OF
 from tasks.profile.tokenize import load_tokenizer
 from tasks.store.open import open_store
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.backends.facts import EngineFacts
+    from tasks.attempt.kept import Earlier
     from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
     from tasks.profile.tokenize import PromptTokenizer
@@ -37,7 +40,8 @@ class ExtractedInputs:
     """What step extract finds: the identity of a run, and its parsed but not yet recorded input.
 
     `origin` is what it was made from: the results of step `ORIGIN`; `reading` is when that was, as the log of
-    the date tells it.
+    the date tells it; `earlier` is the publication of which only what failed is answered, if that is asked
+    for.
     """
 
     run_date: date
@@ -49,6 +53,7 @@ class ExtractedInputs:
     extracted: ExtractResult
     origin: dict[str, Any]
     reading: Reading
+    earlier: Earlier | None = None
 
 
 def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = None) -> ExtractedInputs:
@@ -78,6 +83,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     )
     check_defaults(engine, settings.defaults)
     after = begin_reading(store, request.job, resolved.run_date)
+    earlier = find_earlier(store, request.job, resolved.run_date) if request.failed_only else None
     extracted = extract(
         request.source,
         job=request.job,
@@ -85,7 +91,8 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         scratch=scratch / "extract",
         store=store,
         settings=ExtractSettings(
-            defaults=settings.defaults,
+            # Answers are kept by the keys that they were made under.
+            defaults=(earlier and earlier.key_defaults) or settings.defaults,
             model_filter=request.model_filter,
             format=request.log_format,
             columns=dict(request.columns),
@@ -104,7 +111,8 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         )
     model = model_digest(model_dir)
     listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
-    identity = answers_identity(request, resolved.run_date, model, tokenizer, engine)
+    retry_of = earlier.run_key if earlier is not None else ""
+    identity = answers_identity(request, resolved.run_date, model, tokenizer, engine, retry_of)
     return ExtractedInputs(
         run_date=resolved.run_date,
         run_key=run_key(inputs=extracted.input_digest, **identity),
@@ -121,6 +129,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
             "answer_version": engine.answer_version,
         },
         reading=Reading(after, listing),
+        earlier=earlier,
     )
 
 
@@ -130,6 +139,7 @@ def answers_identity(
     model: str,
     tokenizer: PromptTokenizer,
     engine: EngineFacts = NATIVE_FACTS,
+    retry_of: str = "",
 ) -> dict[str, Any]:
     """Return what determines the answers but for the input: the arguments of `tasks.base.identity.reuse_key`.
 
@@ -141,8 +151,13 @@ def answers_identity(
         Of the model, loaded for `run_date`.
     engine
         What answers.
+    retry_of
+        Key of the run whose answers are kept; '' for none.
     """
     settings = request.settings
+    rules = dict(tokenizer.rules() or {})
+    if retry_of:
+        rules[RETRY_OF] = retry_of
     return {
         "job": request.job,
         "run_date": run_date,
@@ -150,6 +165,6 @@ def answers_identity(
         "defaults": settings.defaults.as_dict(),
         "run_seed": settings.run_seed,
         "dtype": settings.precision,
-        "rules": tokenizer.rules(),
+        "rules": rules,
         "answer_version": engine.answer_version,
     }

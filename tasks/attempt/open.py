@@ -9,7 +9,7 @@ from tasks.attempt.ended import end_killed, record_failed
 from tasks.base.release import release
 from tasks.night.fence import announce, check_first
 from tasks.night.night import Night
-from tasks.night.request import ORIGIN, NightRequest
+from tasks.night.request import ORIGIN, RETRY_OF, NightRequest
 from tasks.runlog.log import RunLog
 from tasks.runlog.places import run_prefix
 
@@ -79,6 +79,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
                 "engine": {"name": inputs.engine.name, "version": inputs.engine.version},
                 "release": release(),
                 "publish": settings.publish,
+                **({} if inputs.earlier is None else {RETRY_OF: inputs.earlier.run_key}),
                 "listed": reading.number,
                 "options": list(request.options),
                 "asked_by": request.asked_by,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from engine.models.config import load_config
+from tasks.attempt.kept import Kept, keep_answers
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
@@ -29,7 +30,8 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets; `refused_rows`, the codes of the refused); those of
+        `parts`, the names of table, tokens and offsets; `refused_rows`, the codes of the refused; `kept` of a
+        run that answers only what failed before: how many answers it keeps, and of which runs); those of
         before, if the log has the step already.
 
     Raises
@@ -43,8 +45,10 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     if known is not None:
         return known.results
     config = load_config(night.model_dir)
+    asked = inputs.extracted.files("requests")
+    kept = Kept(asked) if inputs.earlier is None else keep_answers(night, inputs.earlier, asked)
     result = tokenize_requests(
-        inputs.extracted.files("requests"),
+        kept.left,
         load_tokenizer(str(night.model_dir), vocab_size=config.vocab_size, run_date=night.run_date),
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
@@ -73,6 +77,9 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "refused_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }
     made = {"requests": [requests, tokens, offsets], "errors": errors}
+    if inputs.earlier is not None:
+        made["outputs"] = kept.write(night)
+        results["kept"] = {"answers": kept.answers, **inputs.earlier.told()}
     night.log.finish_step("tokenize", results, parts=made)
     return results
 

@@ -4,9 +4,11 @@ Three kinds of trouble are kept apart:
 
 - *Configuration*: a setting is wrong. Raised before any work, as one line that names the field and the
   remedy (`ConfigurationError`).
-- *A line that is no request*: it cannot be understood, or it cannot be told apart from another request. It
-  has no identity, so it cannot be answered or named in a result file; it is kept in quarantine with its
-  position, a `QuarantineCode` and a bounded piece of its text.
+- *A line that is no request*: it cannot be understood, or it cannot be told apart from another request. With
+  a `custom_id` it is an error row under that name all the same, with the reason's code as its `ErrorCode`, so
+  every `custom_id` comes back. Without one it cannot be named in a result file; it is kept in quarantine with
+  its position, a `QuarantineCode` and a bounded piece of its text. So is a second body under one `custom_id`:
+  the first one's answer or error is what comes back.
 - *A request that cannot be answered*: it was understood and has an identity (a `request_id`), but asks for
   something unsupported, out of range, too long or malformed inside its body. It gets one error row with an
   `ErrorCode` and one line in `errors.jsonl`, so whoever sent it finds each of its requests in the results.
@@ -49,6 +51,18 @@ class ErrorCode(StrEnum):
     """The engine failed on this request; trying again may help."""
     FAILED_BEFORE = "failed_before"
     """By the log the request failed where it was sent; the message has the server's status and reason."""
+    LINE_TOO_LONG = "line_too_long"
+    """The line of this `custom_id` is longer than the limit."""
+    INVALID_JSON = "invalid_json"
+    """The line of this `custom_id` is JSON beyond what is read: its numbers, texts or nesting."""
+    MISSING_FIELD = "missing_field"
+    """The record lacks a field beside its `custom_id` that it must have (`url`, `body`); `field` names it."""
+    INVALID_FIELD = "invalid_field"
+    """A field of the record cannot be used (`custom_id` is no text, `body` no object); `field` names it."""
+    UNSUPPORTED_URL = "unsupported_url"
+    """`url` names an endpoint that is not answered."""
+    UNSUPPORTED_METHOD = "unsupported_method"
+    """`method` is something other than POST."""
 
 
 class QuarantineCode(StrEnum):

@@ -17,6 +17,14 @@ ORIGIN: Final = "origin"
 """Step whose results say what a run was made from: `listing, objects, bytes, model, answer_version`."""
 
 
+RETRY_OF: Final = "retry_of"
+"""Where an attempt and a publication name the run whose answers they keep."""
+
+
+KEPT: Final = "kept"
+"""What the names of parts begin with that hold answers of before."""
+
+
 @dataclass(frozen=True, slots=True)
 class NightRequest:
     """What a person or a schedule asks for.
@@ -39,6 +47,8 @@ class NightRequest:
         Whose days are meant where a log says when its requests were made.
     options
         The options of `nightblend run` that ask for the same again; kept with the attempt for people.
+    failed_only
+        Answer only what has no answer in the date's current publication (`tasks.attempt.kept`).
     asked_by
         Id of the backfill that asks for it, kept with the attempt; '' for none.
     """
@@ -56,4 +66,5 @@ class NightRequest:
     columns: tuple[tuple[str, str], ...] = ()
     timezone: str = "UTC"
     options: tuple[str, ...] = ()
+    failed_only: bool = False
     asked_by: str = ""

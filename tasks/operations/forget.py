@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import digest
-from tasks.publish.current import Publication, date_log, make_current, publication_prefix
+from tasks.publish.current import Publication, date_log, make_current
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import BATCH_ROWS, GroupedWriter
+from tasks.runlog.places import publication_prefix
 from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import SCHEMAS
 from tasks.runlog.log import RunIsLiveError, RunLog
-from tasks.runlog.places import date_prefix
+from tasks.runlog.places import date_prefix, publication_prefix
 from tasks.runlog.state import current_publication
-from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,11 +38,6 @@ class Publication:
     run_key: str
     attempt_id: str
     results: dict[str, Any]
-
-
-def publication_prefix(job: str, run_date: date | str, publication_id: str) -> str:
-    """Return the prefix of the files of a publication."""
-    return check_key(f"{job}/published/run_date={run_date}/{publication_id}")
 
 
 def date_log(

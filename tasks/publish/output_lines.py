@@ -24,6 +24,7 @@ OUTPUT_COLUMNS: Final = (
     "choices",
     "usage",
     "finished_at",
+    "run_key",
 )
 """What `output_line` needs of a row."""
 

@@ -24,10 +24,12 @@ from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS
 from tasks.night.fence import announce, check_first, check_newest
 from tasks.night.model import model_name
-from tasks.publish.current import Publication, date_log, make_current, publication_prefix
+from tasks.night.request import KEPT, RETRY_OF
+from tasks.publish.current import Publication, date_log, make_current
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
-from tasks.publish.summary import summarise
+from tasks.publish.summary import results_of, summarise
 from tasks.runlog.parts import GroupedWriter, batches, request_parts
+from tasks.runlog.places import publication_prefix
 from tasks.runlog.records import utc_now
 from tasks.runlog.state import current_publication
 
@@ -108,6 +110,9 @@ def publish(night: Night) -> dict[str, Any]:
     known = night.log.state.steps.get("publish")
     if known is not None and _stands(night, known.results):
         return known.results
+    completed = _completed(night) if known is not None else None
+    if completed is not None:
+        return completed
     if night.settings.publish and night.reading is not None and night.reading.number is None:
         # A run that was finished before: only now it wants the date.
         night.reading = announce(night.log, night.reading)
@@ -125,7 +130,9 @@ def publish(night: Night) -> dict[str, Any]:
     local = night.scratch / "published"
     local.mkdir(parents=True, exist_ok=True)
     summary = {"publication_id": publication_id, **summary}
-    written = _write_files(local, files, summary, model_name(night.model_dir))
+    kept = results_of(night, "tokenize").get("kept") or {}
+    names = {night.run_key: model_name(night.model_dir), **kept.get("models", {})}
+    written = _write_files(local, files, summary, names)
     if night.settings.report:
         from tasks.report.files import write_report
 
@@ -164,6 +171,8 @@ def publish(night: Night) -> dict[str, Any]:
     }
     if night.settings.publish and night.reading is not None:
         results |= {"listing": night.reading.listing, "listed": night.reading.number}
+    defaults = kept.get("key_defaults") or night.settings.defaults.as_dict()
+    results |= {"key_defaults": defaults, **{k: kept[k] for k in (RETRY_OF, "models") if k in kept}}
     if night.settings.publish:
         make_current(
             night.store,
@@ -175,6 +184,22 @@ def publish(night: Night) -> dict[str, Any]:
         )
     night.log.finish_step("publish", results)
     return results
+
+
+def _completed(night: Night) -> dict[str, Any] | None:
+    """Return what is published of a run that keeps the answers of this finished one, and has answered more.
+
+    None if that is not the current publication, or was made of another listing of the source.
+    """
+    if not night.settings.publish or night.settings.force:
+        return None
+    current = current_publication(
+        date_log(night.store, night.job, night.run_date, lease_s=night.settings.lease_s).refresh()
+    )
+    if current is None or night.run_key not in (current.details.get(RETRY_OF) or ()):
+        return None
+    same = night.reading is not None and night.reading.listing == current.details.get("listing")
+    return dict(current.details) if same else None
 
 
 def _check_publishable(night: Night, results: dict[str, Any], date_state: RunState) -> None:
@@ -233,7 +258,9 @@ def check_rows(night: Night, files: dict[str, list[Path]]) -> Account:
     quarantined = sum(pq.read_metadata(path).num_rows for path in files["quarantine"])
     if quarantined != account.quarantined:
         raise AccountingError(f"{account.quarantined} lines were quarantined, {quarantined} are recorded")
-    _check_ids([asked_file], files["outputs"], files["errors"], account.requests)
+    # Requests whose answers are kept have no tokens here: they are those that the answers are of.
+    kept = [night.fetch(part) for part in night.parts("outputs", KEPT)]
+    _check_ids([asked_file, *kept], files["outputs"], files["errors"], account.requests)
     return account
 
 
@@ -266,7 +293,8 @@ def _ids(files: list[Path], share: int, shares: int) -> pl.Series:
     if not files:
         return pl.Series("request_id", [], pl.String)
     name = pl.col("request_id")
-    scan = pl.scan_parquet(files).select(name)
+    # Files of several tables have this column in common.
+    scan = pl.concat([pl.scan_parquet(path).select(name) for path in files])
     if shares > 1:
         scan = scan.filter(name.hash(seed=0) % shares == share)
     return scan.collect(engine="streaming").to_series()
@@ -288,12 +316,20 @@ def _publication_id(night: Night, summary: dict[str, Any]) -> str:
 
 
 def _write_files(
-    folder: Path, files: dict[str, list[Path]], summary: dict[str, Any], model: str
+    folder: Path, files: dict[str, list[Path]], summary: dict[str, Any], models: Mapping[str, str]
 ) -> list[Path]:
-    """Write all files of a publication to a local folder, part by part, and return them, the summary last."""
+    """Write all files of a publication to a local folder, part by part, and return them, the summary last.
+
+    `models` has the name of the model that answered in a run, by the run's key.
+    """
     written = []
+    own = models[summary["run_key"]]
     lines: dict[str, tuple[str, tuple[str, ...], Callable[[dict[str, Any]], dict[str, Any]]]] = {
-        "outputs": ("output.jsonl", OUTPUT_COLUMNS, lambda row: output_line(row, model)),
+        "outputs": (
+            "output.jsonl",
+            OUTPUT_COLUMNS,
+            lambda row: output_line(row, models.get(row["run_key"], own)),
+        ),
         "errors": ("errors.jsonl", ERROR_COLUMNS, error_line),
     }
     done, total = 0, sum(pq.read_metadata(path).num_rows for parts in files.values() for path in parts)

@@ -212,15 +212,14 @@ class BodyReader:
     def _work_out(self, endpoint: Endpoint, others: dict[str, Any]) -> Settled:
         kept = {name: others[name] for name in others if name in WITHOUT_EFFECT}
         canonical = canonical_json(others)
-        metadata = others.get("metadata")
-        labels = metadata if isinstance(metadata, dict) else {}
+        workload, tenant = labels(others)
         common: dict[str, Any] = {
             "canonical": canonical,
             "digest": hashlib.sha256(f"{endpoint} {canonical}".encode()).digest()[:8],
             "passthrough": kept,
             "passthrough_json": _passthrough({}, kept),
-            "workload": _label(labels.get("workload")) or DEFAULT_WORKLOAD,
-            "tenant": _label(labels.get("tenant")),
+            "workload": workload,
+            "tenant": tenant,
         }
         model = others.get("model")
         named = model if isinstance(model, str) else None
@@ -237,6 +236,13 @@ class BodyReader:
             sampling={name: explicit[name] for name in explicit if name != "max_tokens"} or None,
             answer_settings=canonical_json(answer_settings(effective_sampling(explicit, self._defaults))),
         )
+
+
+def labels(body: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the workload and the tenant that a body's metadata name."""
+    metadata = body.get("metadata")
+    given = metadata if isinstance(metadata, dict) else {}
+    return _label(given.get("workload")) or DEFAULT_WORKLOAD, _label(given.get("tenant"))
 
 
 def _may_be_rounded(rest: Mapping[str, Any]) -> bool:

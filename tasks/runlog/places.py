@@ -8,6 +8,7 @@ from tasks.store.contract import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from tasks.store.contract import Store
 
@@ -23,6 +24,11 @@ def run_prefix(job: str, run_date: str, run_key: str) -> str:
 def date_prefix(job: str, run_date: str) -> str:
     """Return the prefix of the log that fences the publication of a date."""
     return check_key(f"{job}/dates/run_date={run_date}")
+
+
+def publication_prefix(job: str, run_date: date | str, publication_id: str) -> str:
+    """Return the prefix of the files of a publication."""
+    return check_key(f"{job}/published/run_date={run_date}/{publication_id}")
 
 
 def logs_below(store: Store, folder: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 import questions as q
 import write_logs as w
 
-from tasks.base.errors import QuarantineCode
+from tasks.base.errors import ErrorCode, QuarantineCode
 from tasks.requests.sampling import SamplingDefaults
 from tests.support.parsing import Outcome, parse_lines
 
@@ -90,21 +90,22 @@ def test_the_project_reads_each_line_as_meant(written):
         place = ("demo", DAY, name)
         for outcome, row in parse_lines(data, place, SamplingDefaults(), max_line_bytes=2**20):
             outcomes[outcome] += 1
-            if outcome is Outcome.QUARANTINED:
+            if outcome in (Outcome.QUARANTINED, Outcome.ERROR):
                 codes[row["code"]] += 1
             elif outcome is Outcome.REQUEST:
                 workloads[row["workload"]] += row["duplicate_of"] is None
     assert outcomes == {
         Outcome.REQUEST: len(answers) + w.FILES,
         Outcome.BLANK: w.FILES,
-        Outcome.ERROR: 1,
-        Outcome.QUARANTINED: 4,
+        Outcome.ERROR: 3,
+        Outcome.QUARANTINED: 2,
     }
-    assert set(codes) == {
-        QuarantineCode.UNSUPPORTED_URL,
-        QuarantineCode.MISSING_FIELD,
-        QuarantineCode.DUPLICATE_CUSTOM_ID_CONFLICT,
-        QuarantineCode.INVALID_JSON,
+    assert codes == {
+        ErrorCode.UNSUPPORTED_URL: 1,
+        ErrorCode.MISSING_FIELD: 1,
+        ErrorCode.UNSUPPORTED_PARAMETER: 1,
+        QuarantineCode.DUPLICATE_CUSTOM_ID_CONFLICT: 1,
+        QuarantineCode.INVALID_JSON: 1,
     }
     assert workloads == Counter(item["task"] for item in answers.values())
 

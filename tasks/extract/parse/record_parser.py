@@ -6,21 +6,23 @@ an earlier request of the object has the same name, and `settle` corrects those 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tasks.base.errors import QuarantineCode, QuarantineError, bounded
+from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError, bounded
 from tasks.base.identity import canonical_json, digest, request_id
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
+from tasks.extract.parse.named import CUSTOM_ID, name_in, name_in_text
 from tasks.extract.parse.quick_lines import Frame, QuickLines
-from tasks.extract.readers.contract import Filtered
+from tasks.extract.readers.contract import Filtered, Logged
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
-from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine
+from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine, labels
 from tasks.requests.sampling import TURN_FIELDS
 
 if TYPE_CHECKING:
@@ -29,13 +31,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.base.errors import RequestError
     from tasks.extract.parse.quick_lines import QuickRows
-    from tasks.extract.readers.contract import Logged, Reader
+    from tasks.extract.readers.contract import Reader
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
-PARSER_VERSION: Final = 4
+PARSER_VERSION: Final = 5
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
@@ -98,6 +99,7 @@ class RecordParser:
         self._bodies = BodyReader(settings.defaults)
         self._reader = reader
         self._read = reader.read
+        self._name_field = (reader.mapping or {}).get(CUSTOM_ID, CUSTOM_ID)
         # It knows the names of one format.
         self._quick = QuickLines(self._learn, self._names) if reader is DEFAULT else None
 
@@ -124,6 +126,7 @@ class RecordParser:
 
     def add_line(self, line: RawLine, drafts: Drafts) -> None:
         """Make a draft of a line of JSON."""
+        record: Mapping[str, Any] | None = None
         try:
             record = decode_line(line, exact=False)
             if record is None:
@@ -132,9 +135,10 @@ class RecordParser:
             try:
                 self._add(record, line, drafts, exact=False)
             except InexactNumberError:
-                self._add(decode_line(line) or {}, line, drafts, exact=True)
+                record = decode_line(line) or {}
+                self._add(record, line, drafts, exact=True)
         except QuarantineError as reason:
-            self._quarantine(line, reason, drafts)
+            self._set_aside(record, line, reason, drafts)
 
     def add_record(
         self, record: Mapping[str, Any] | QuarantineError | None, line: RawLine, drafts: Drafts
@@ -143,12 +147,13 @@ class RecordParser:
         if record is None:
             drafts.counts.blank += 1
             return
+        if isinstance(record, QuarantineError):
+            self._set_aside(None, line, record, drafts)
+            return
         try:
-            if isinstance(record, QuarantineError):
-                raise record
             self._add(record, line, drafts, exact=True)
         except QuarantineError as reason:
-            self._quarantine(line, reason, drafts)
+            self._set_aside(record, line, reason, drafts)
 
     def settle(self, drafts: Drafts, ordinals: npt.NDArray[np.int64]) -> None:
         """Correct the drafts whose name was used before; `ordinals` are of `RepeatCounter.resolve`."""
@@ -244,11 +249,38 @@ class RecordParser:
         else:
             parsed = _shape_line(logged)
         self._draft(logged, parsed, line, drafts)
+
+    def _set_aside(
+        self, record: Mapping[str, Any] | None, line: RawLine, reason: QuarantineError, drafts: Drafts
+    ) -> None:
+        """Make what is no request an error under its own name; without one it goes to quarantine."""
+        if record is None:
+            name = name_in_text(line, reason.code, self._name_field)
+        else:
+            name = name_in(record, self._name_field)
+        if name is None:
+            self._quarantine(line, reason, drafts)
+            return
+        body = record.get("body") if record is not None else None
+        model = body.get("model") if isinstance(body, dict) else None
+        logged = Logged(custom_id=name, requested_model=model if isinstance(model, str) else None)
+        if logged.requested_model is not None and not self._wanted(logged):
+            drafts.counts.filter("another model")
+            return
+        error = RequestError(ErrorCode(reason.code.value), reason.field, reason.message)
+        parsed = _failed_line(logged, error)
+        labelled = body if isinstance(body, dict) else {}
+        parsed.workload, parsed.tenant = labels(labelled)
+        # Another line of the same name is the same one only if its bytes are.
+        text = digest("line", line.length, hashlib.sha256(line.data + line.end).hexdigest())
+        parsed.answer_key, parsed.body = text, bytes.fromhex(text[:32])
+        self._draft(logged, parsed, line, drafts)
+
+    def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine, drafts: Drafts) -> None:
+        counts = drafts.counts
         counts.requests += 1
         counts.errors += parsed.error is not None
         counts.shapes += logged.shape is not None
-
-    def _draft(self, logged: Logged, parsed: ParsedLine, line: RawLine, drafts: Drafts) -> None:
         own = request_id(*self._names, parsed.custom_id, parsed.answer_key, 0)
         values = self._values(logged, parsed) | {"request_id": own, "source_line": line.number}
         drafts.rows.append([values.get(name) for name in COLUMNS])

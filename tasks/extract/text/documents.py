@@ -89,7 +89,8 @@ class DocumentReader:
 
     def _line(self, number: int, offset: int, text: str) -> RawLine:
         data = text.encode("utf-8", "surrogateescape")
-        return RawLine(number, offset, len(data), data[:KEPT_BYTES], len(data) > self._limit)
+        kept, end = data[:KEPT_BYTES], data[KEPT_BYTES:][-KEPT_BYTES:]
+        return RawLine(number, offset, len(data), kept, len(data) > self._limit, end)
 
     def _up_to_next_object(self) -> str | None:
         """Return the text before the next object that begins a line, which becomes the present place.

@@ -38,6 +38,8 @@ class RawLine(NamedTuple):
         The bytes; only the first `KEPT_BYTES` if `too_long`.
     too_long
         Whether the line is over the limit.
+    end
+        At most the last `KEPT_BYTES` of what follows `data`, where that is cut.
     """
 
     number: int
@@ -45,6 +47,7 @@ class RawLine(NamedTuple):
     length: int
     data: bytes
     too_long: bool
+    end: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ class Block:
     offset
         Where it begins in the uncompressed object.
     pieces
-        Its text, in order; of a line that is too long the beginning. It may be overwritten by later blocks,
-        where it comes from memory that they share.
+        Its text, in order; of a line that is too long the beginning and the end. It may be overwritten by
+        later blocks, where it comes from memory that they share.
     lines
         How many lines it has; all but the object's last end in a line feed.
     length
@@ -113,8 +116,11 @@ class Block:
         """Return one of its lines; `number` is its number in the object."""
         length = end - begin
         too_long = length > max_line_bytes
-        data = bytes(self.data[begin : min(end, begin + KEPT_BYTES) if too_long else end])
-        return RawLine(number, self.offset + begin, length, data, too_long)
+        if not too_long:
+            return RawLine(number, self.offset + begin, length, bytes(self.data[begin:end]), too_long)
+        kept = min(end, begin + KEPT_BYTES)
+        data, last = bytes(self.data[begin:kept]), bytes(self.data[max(kept, end - KEPT_BYTES) : end])
+        return RawLine(number, self.offset + begin, length, data, too_long, last)
 
     def split(self, max_line_bytes: int) -> Iterator[RawLine]:
         """Yield its lines."""
@@ -128,7 +134,9 @@ class Block:
 
     def long_line(self) -> RawLine:
         """Return its one line that is too long."""
-        return RawLine(self.first, self.offset, self.length, bytes(self.data), True)  # noqa: FBT003
+        data = bytes(self.data)
+        kept, last = data[:KEPT_BYTES], data[KEPT_BYTES:]
+        return RawLine(self.first, self.offset, self.length, kept, True, last)  # noqa: FBT003
 
 
 class BlockReader:
@@ -160,7 +168,7 @@ class BlockReader:
                 end = chunk.find(b"\n")
                 rest = chunk if end < 0 else chunk[:end]
                 self._tail += len(rest)
-                self._skipped = (self._skipped + rest[:KEPT_BYTES])[:KEPT_BYTES]
+                self._skipped = _kept(self._skipped, rest)
                 if end < 0:
                     continue
                 yield self._long_line(1)
@@ -170,7 +178,7 @@ class BlockReader:
                 whole = self._cut()
                 if whole is not None:
                     yield whole
-                self._skipped = b"".join(self._held)[:KEPT_BYTES]
+                self._skipped = _kept(b"", b"".join(self._held))
                 self._held, self._held_bytes, self._feeds = [], 0, 0
             elif self._held_bytes >= self._size and self._tail < self._held_bytes:
                 whole = self._cut()
@@ -233,3 +241,9 @@ class BlockReader:
         self._offset += self._tail + end_bytes
         self._skipped, self._tail = None, 0
         return block
+
+
+def _kept(before: bytes, more: bytes) -> bytes:
+    """Return what is kept of a line that is too long: its first and its last `KEPT_BYTES`, together."""
+    text = before + more
+    return text if len(text) <= 2 * KEPT_BYTES else text[:KEPT_BYTES] + text[-KEPT_BYTES:]

@@ -27,7 +27,7 @@ from tasks.infer.placement.contract import (
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.night.model import find_model
 from tasks.night.night import Night
-from tasks.night.request import ORIGIN
+from tasks.night.request import ORIGIN, RETRY_OF
 from tasks.profile.tokenize import load_tokenizer
 from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live
 from tasks.runlog.places import run_prefix
@@ -98,7 +98,10 @@ def open_handed(
     store.probe()
     model_dir = find_model(request.model)
     tokenizer = load_tokenizer(str(model_dir), run_date=request.run_date)
-    identity = answers_identity(request, request.run_date, model_digest(model_dir), tokenizer)
+    retry_of = str(attempt.params.get(RETRY_OF, ""))
+    identity = answers_identity(
+        request, request.run_date, model_digest(model_dir), tokenizer, retry_of=retry_of
+    )
     _check_answers(state, request.model, identity, attempt.params.get("reuse_key"))
     with run_log.hold_for(handover.epoch, params):
         yield Night(

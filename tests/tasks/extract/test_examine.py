@@ -71,10 +71,10 @@ def test_reasons_are_counted_with_their_first_line(tmp_path: Path) -> None:
         {"custom_id": "d", "url": "/v1/chat/completions", "body": {"messages": SECRET}},
     ]
     found = look(tmp_path, lines(records) + b'{"x": "' + SECRET.encode() + b"\n")
-    assert (found.answerable, found.account["quarantined"], found.account["errors"]) == (1, 3, 1)
+    assert (found.answerable, found.account["quarantined"], found.account["errors"]) == (1, 1, 3)
     first = found.reasons[0]
     assert (first.becomes, first.code, first.field, first.count) == (
-        "quarantine",
+        "error",
         "unsupported_url",
         "url",
         2,
@@ -192,7 +192,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["formats", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "OpenAI Batch input (openai-batch), sure; made of jsonl" in shown
-    assert "2 lines: 1 request, 1 quarantined, 0 filtered, 0 blank" in shown
+    assert "2 lines: 2 requests (1 error among them), 0 quarantined, 0 filtered, 0 blank" in shown
     assert "unsupported_url" in shown
     assert "A run would answer 1 request." in shown
     assert main(["formats", str(path), "--json"]) == 0

@@ -187,7 +187,11 @@ def wrong_body(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcom
 
 
 def wrong_name(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
-    found["custom_id"] = rng.choice([3, "", [], {}, True, 1.5])
+    # Names that others do not have: two lines of one name are no two errors.
+    own = found["custom_id"]
+    found["custom_id"] = rng.choice(
+        [3 * rng.getrandbits(60), "", [own], {own: True}, 1.5 + rng.getrandbits(40)]
+    )
     return dumped(found), ("invalid_field", None)
 
 

@@ -286,13 +286,100 @@ def test_unsupported_and_invalid_fields_make_error_rows() -> None:
         ({"url": 5, "body": {}}, "invalid_field", "url"),
         ({"url": "/v1/embeddings", "body": {}}, "unsupported_url", "url"),
         ({"url": "/v1/completions", "body": {}, "method": "GET"}, "unsupported_method", "method"),
-        (chat(5), "invalid_field", "custom_id"),
         (chat(""), "invalid_field", "custom_id"),
+        (b'{"custom_id": "a", "body": {"x": NaN}}', "invalid_json", None),
+        (b'{"custom_id": "a", "url": "/v1/completions"', "invalid_json", None),
     ],
 )
 def test_lines_that_are_no_requests(line: object, code: str, field: str | None) -> None:
     assert code in set(QuarantineCode)
     assert reason(line) == (code, field)
+
+
+DEEP = b"[" * 300 + b"]" * 300
+DEEPER = b"[" * 30_000 + b"]" * 30_000
+LONG = b'"' + b"a" * (1 << 16) + b'"'
+NAMED = b'"custom_id": "n"'
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "code", "field"),
+    [
+        ({"custom_id": "n"}, "n", "missing_field", "url"),
+        ({"custom_id": "n", "url": "/v1/completions"}, "n", "missing_field", "body"),
+        ({"custom_id": "n", "url": "/v1/completions", "body": [1]}, "n", "invalid_field", "body"),
+        ({"custom_id": "n", "url": 5, "body": {}}, "n", "invalid_field", "url"),
+        ({"custom_id": "n", "url": "/v1/moderations", "body": {}}, "n", "unsupported_url", "url"),
+        (chat("n") | {"method": "GET"}, "n", "unsupported_method", "method"),
+        (chat("n") | {"method": ["POST"]}, "n", "unsupported_method", "method"),
+        (chat(5), "5", "invalid_field", "custom_id"),
+        (chat(1.5), "1.5", "invalid_field", "custom_id"),
+        (chat(["x", 1]), '["x",1]', "invalid_field", "custom_id"),
+        (chat({"a": None}), '{"a":null}', "invalid_field", "custom_id"),
+        (b'{%b, "url": "/v1/completions", "body": {"x": 1e999}}' % NAMED, "n", "invalid_json", None),
+        (b'{"url": "/v1/completions", "body": {}, "x": "\\ud800", %b}' % NAMED, "n", "invalid_json", None),
+        (b'{"body": %b, "x": {"custom_id": "no"}, %b}' % (DEEP, NAMED), "n", "invalid_json", None),
+        (b'{"x": [{"custom_id": "no"}], %b, "body": %b}' % (NAMED, DEEPER), "n", "invalid_json", None),
+        (b'{"x": [{"custom_id": "no"}], %b, "body": %b}' % (NAMED, LONG), "n", "line_too_long", None),
+        (b'\xef\xbb\xbf{"custom_id": 7, "body": %b}' % LONG, "7", "line_too_long", None),
+        (
+            b'{"body": %b, "custom_id":"\\u00e9\\"", "x": {"custom_id": "no"}, "y": [1]}' % LONG,
+            'é"',
+            "line_too_long",
+            None,
+        ),
+        (
+            b'{"body": {"custom_id": "no", "a": %b}, %b, "url": "/v1/completions"}' % (LONG, NAMED),
+            "n",
+            "line_too_long",
+            None,
+        ),
+    ],
+)
+def test_every_custom_id_comes_back(line: object, name: str, code: str, field: str | None) -> None:
+    (found,) = parse(line, b"{}")[:1]
+    outcome, row = found
+    assert outcome is Outcome.ERROR, row
+    assert (row["custom_id"], row["code"], row["field"]) == (name, code, field)
+    # Without its name it is in quarantine under the same code.
+    data = line if isinstance(line, bytes) else json.dumps(line).encode()
+    if field != "custom_id":
+        assert reason(data.replace(b'"custom_id"', b'"other_id_"')) == (code, field)
+
+
+def test_names_within_prompts_are_no_names_of_lines() -> None:
+    quoted = json.dumps({"body": '"custom_id": "no"', "x": "a" * (1 << 16)}).encode()
+    assert reason(quoted) == ("line_too_long", None)
+    behind = json.dumps({"x": "a" * (1 << 16), "body": 'a "custom_id": "no"}'}).encode()
+    assert reason(behind) == ("line_too_long", None)
+    nested = json.dumps({"x": "a" * (1 << 16), "body": {"custom_id": "no", "y": 1}}).encode()
+    assert reason(nested) == ("line_too_long", None)
+    cut = b'{"custom_id": "' + b"a" * (1 << 16) + b'", "x": 1}'
+    assert reason(cut) == ("line_too_long", None)
+
+
+def test_a_named_line_that_is_no_request_keeps_to_its_place_among_others() -> None:
+    bad = {"custom_id": "a", "url": "/v1/moderations", "body": {"input": "x", "metadata": {"tenant": "t"}}}
+    other = {"custom_id": "a", "url": "/v1/moderations", "body": {"input": "y"}}
+    found = parse(bad, bad, other, chat("a"), chat("b"), bad | {"custom_id": "b"})
+    assert [outcome for outcome, _ in found] == [
+        Outcome.ERROR,
+        Outcome.ERROR,
+        Outcome.QUARANTINED,
+        Outcome.QUARANTINED,
+        Outcome.REQUEST,
+        Outcome.QUARANTINED,
+    ]
+    rows = [row for _, row in found]
+    assert rows[1]["duplicate_of"] == rows[0]["request_id"] != rows[1]["request_id"]
+    assert rows[0]["tenant"] == "t"
+    assert {rows[place]["code"] for place in (2, 3, 5)} == {"duplicate_custom_id_conflict"}
+
+
+def test_the_model_filter_holds_for_named_lines_that_are_no_requests() -> None:
+    bad = {"custom_id": "a", "url": "/v1/moderations", "body": {"model": "m"}}
+    found = parse(bad, {**bad, "body": {"model": "n"}}, {"custom_id": "c"}, model_filter=("n",))
+    assert [outcome for outcome, _ in found] == [Outcome.FILTERED, Outcome.ERROR, Outcome.ERROR]
 
 
 def test_quarantined_text_is_bounded() -> None:
