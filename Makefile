@@ -53,8 +53,8 @@ test-prefect: $(STAMP) ## the deployed product: Prefect on PostgreSQL, a worker,
 	@$(PY) -m tests.servers.browser --install || true
 	@NIGHTBLEND_DEPLOYED=1 $(PY) -m tests.servers.postgres $(PY) -m pytest tests/deployed -n 2 --dist worksteal --durations=8
 
-test-faults: $(STAMP) ## kills and failing writes at every durable write of a night
-	@NIGHTBLEND_FAULTS=all $(PY) -m pytest tests/faults -n auto --maxprocesses 2
+test-faults: $(STAMP) ## kills at every durable write of a night, failing storage, clocks, leases (WRITE=1 writes the figures)
+	@NIGHTBLEND_FAULTS=all $(if $(WRITE),NIGHTBLEND_FAULTS_WRITE=1 )$(PY) -m pytest tests/faults -n auto --maxprocesses 2
 
 MINUTES ?= 60
 soak: $(STAMP) ## the same, then several faults in each of many nights, for MINUTES=60; writes the figures

@@ -124,8 +124,9 @@ def explain(error: BaseException) -> int:
         text += "; run with NIGHTBLEND_DEBUG=1 for the whole trace"
         if os.environ.get("NIGHTBLEND_DEBUG"):
             logging.getLogger(__name__).error("failed", exc_info=error)
-    hint = " Run the same command again to go on." if code is ExitCode.STOPPED else ""
-    print(f"nightblend: {text}{hint}", file=sys.stderr)
+    if code is ExitCode.STOPPED and "again" not in text:
+        text = f"{text.removesuffix('.')}. Run the same command again to go on."
+    print(f"nightblend: {text}", file=sys.stderr)
     return int(code)
 
 

@@ -180,16 +180,18 @@ def _forget_date(
             done.publication_id = stays
         if catalog is not None:
             # pyiceberg is slow to import.
+            from tasks.warehouse.catalogs import catalog_errors
             from tasks.warehouse.maintenance import maintain_tables
             from tasks.warehouse.replace import clear_date, open_warehouse
 
-            opened = open_warehouse(catalog, store.uri)
-            if current is None:
-                # A run that was killed before it was published can have left rows, in files that go now.
-                with of_date.hold():
-                    clear_date(opened, job, date.fromisoformat(day), check_owner=of_date.refresh)
-            # Manifests hold the least and greatest values of columns: those of before go at once.
-            maintain_tables(opened, keep_days=0.0)
+            with catalog_errors(catalog):
+                opened = open_warehouse(catalog, store.uri)
+                if current is None:
+                    # A run that was killed before it was published can have left rows, in files that go now.
+                    with of_date.hold():
+                        clear_date(opened, job, date.fromisoformat(day), check_owner=of_date.refresh)
+                # Manifests hold the least and greatest values of columns: those of before go at once.
+                maintain_tables(opened, keep_days=0.0)
     places = [f"{job}/{kind}/run_date={day}/" for kind in ("published", "parsed")]
     doomed = [info.key for place in places for info in store.list(place)]
     if stays is not None:
@@ -212,10 +214,12 @@ def _check_catalog(store: Store, job: str, day: str, current: Published, catalog
     if not current.details.get("tables"):
         return
     if catalog is not None:
+        from tasks.warehouse.catalogs import catalog_errors
         from tasks.warehouse.replace import has_date, open_warehouse
 
-        if has_date(open_warehouse(catalog, store.uri), job, date.fromisoformat(day)):
-            return
+        with catalog_errors(catalog):
+            if has_date(open_warehouse(catalog, store.uri), job, date.fromisoformat(day)):
+                return
     raise ConfigurationError(
         "--catalog",
         f"{day} is in tables" + (f", but not in those of {catalog}" if catalog is not None else ""),

@@ -200,13 +200,15 @@ def clean_up(
     # Snapshots first: no state of a table that can still be asked for needs the files that go then.
     if catalog is not None:
         # pyiceberg is slow to import.
+        from tasks.warehouse.catalogs import catalog_errors
         from tasks.warehouse.maintenance import files_in_use, maintain_tables
         from tasks.warehouse.replace import open_warehouse
 
-        opened = open_warehouse(catalog, store.uri)
-        if retention.snapshots is not None:
-            tables = maintain_tables(opened, keep_days=retention.snapshots, now=now, dry_run=dry_run)
-        used = files_in_use(opened, keep_days=retention.snapshots, now=now)
+        with catalog_errors(catalog):
+            opened = open_warehouse(catalog, store.uri)
+            if retention.snapshots is not None:
+                tables = maintain_tables(opened, keep_days=retention.snapshots, now=now, dry_run=dry_run)
+            used = files_in_use(opened, keep_days=retention.snapshots, now=now)
     garbage = _not_in_tables(store, job, garbage, catalog, used)
     if dry_run:
         return garbage, tables

@@ -73,6 +73,8 @@ def make_current(
         If another process holds the date's log for longer than two leases.
     StaleWriterError
         If another process has taken the date's log over.
+    StoreUnavailableError
+        If the store fails, or the catalog: some tables may be replaced then, and the log is as it was.
     """
     held = date_log(store, publication.job, publication.run_date, lease_s=lease_s, heartbeat_s=heartbeat_s)
     # Another publisher holds the log for one publication, so waiting for it is short or it is dead.
@@ -194,6 +196,7 @@ def _choose(known: Sequence[Published], to: str | None, where: str) -> Published
 
 def _replace_tables(store: Store, publication: Publication, catalog: str, held: RunLog) -> None:
     # pyiceberg is slow to import.
+    from tasks.warehouse.catalogs import catalog_errors
     from tasks.warehouse.replace import open_warehouse, replace_tables
 
     results = publication.results
@@ -207,12 +210,13 @@ def _replace_tables(store: Store, publication: Publication, catalog: str, held: 
     }
     if "ended_at" in run:
         run["ended_at"] = datetime.fromisoformat(run["ended_at"])
-    replace_tables(
-        open_warehouse(catalog, store.uri),
-        publication.job,
-        publication.run_date,
-        results["tables"],
-        publication_id=publication.id,
-        run=run,
-        check_owner=held.refresh,
-    )
+    with catalog_errors(catalog):
+        replace_tables(
+            open_warehouse(catalog, store.uri),
+            publication.job,
+            publication.run_date,
+            results["tables"],
+            publication_id=publication.id,
+            run=run,
+            check_owner=held.refresh,
+        )

@@ -106,6 +106,8 @@ def publish(night: Night) -> dict[str, Any]:
         If a run that read a newer listing has published the date, or holds it.
     NightOfErrorsError
         If nearly all rows have no answer, and those of the current publication have.
+    StoreUnavailableError
+        If the store or the catalog fails.
     """
     known = night.log.state.steps.get("publish")
     if known is not None and _stands(night, known.results):
@@ -371,9 +373,11 @@ def _stands(night: Night, results: dict[str, Any]) -> bool:
         return False
     if night.settings.catalog is None:
         return True
+    from tasks.warehouse.catalogs import catalog_errors
     from tasks.warehouse.replace import holds, open_warehouse
 
     if results.get("catalog") != night.settings.catalog:
         return False
-    catalog = open_warehouse(night.settings.catalog, night.store.uri)
-    return holds(catalog, night.job, night.run_date, results["tables"])
+    with catalog_errors(night.settings.catalog):
+        catalog = open_warehouse(night.settings.catalog, night.store.uri)
+        return holds(catalog, night.job, night.run_date, results["tables"])

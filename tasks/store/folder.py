@@ -56,7 +56,7 @@ class FolderStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
-        with self._errors(key), self._temporary(key, lambda out: out.write(data)) as temp:
+        with self._errors(key, writing=True), self._temporary(key, lambda out: out.write(data)) as temp:
             temp.replace(self._path(key))
         self._written = True
 
@@ -67,7 +67,7 @@ class FolderStore:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, out, 1 << 20)
 
-        with self._errors(key), self._temporary(key, copy) as temp:
+        with self._errors(key, writing=True), self._temporary(key, copy) as temp:
             temp.replace(self._path(key))
         self._written = True
 
@@ -79,7 +79,7 @@ class FolderStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Link a temporary file to the key, which fails if the key is taken."""
         target = self._path(key)
-        with self._errors(key), self._temporary(key, lambda out: out.write(data)) as temp:
+        with self._errors(key, writing=True), self._temporary(key, lambda out: out.write(data)) as temp:
             try:
                 os.link(temp, target)
             except FileExistsError:
@@ -167,14 +167,15 @@ class FolderStore:
             _sync_folder(folder)
 
     @contextmanager
-    def _errors(self, key: str, *, missing: bool = True) -> Iterator[None]:
+    def _errors(self, key: str, *, missing: bool = True, writing: bool = False) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, IsADirectoryError) as error:
-            if not missing:
-                raise
-            raise ObjectNotFoundError(self._path(key).as_uri()) from error
         except OSError as error:
+            # What is missing to a write is its folder: one that cannot be made, or has gone meanwhile.
+            if isinstance(error, FileNotFoundError | IsADirectoryError) and not writing:
+                if not missing:
+                    raise
+                raise ObjectNotFoundError(self._path(key).as_uri()) from error
             wrong = self._wrong(error)
             if wrong is None:
                 raise StoreUnavailableError(f"{self._path(key)}: {error.strerror or error}") from error
@@ -182,7 +183,8 @@ class FolderStore:
 
     def _wrong(self, error: OSError) -> ConfigurationError | None:
         """Return what only a change of settings can help against; None for an error that may pass."""
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+        paths = PermissionError | NotADirectoryError | FileExistsError | FileNotFoundError | IsADirectoryError
+        if isinstance(error, paths):
             message = f"cannot use {error.filename or self.root}: {error.strerror}"
         elif error.errno == errno.EROFS:
             message = f"{self.root} is read-only"

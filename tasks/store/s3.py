@@ -36,6 +36,7 @@ from tasks.store.s3_errors import (
     configuration_error,
     error_code,
     is_transient,
+    took_connection,
     unreachable,
 )
 from tasks.store.s3_ranges import Range, RangedReader, is_md5
@@ -66,7 +67,7 @@ class S3Store:
         The option that named the store, for errors.
     attempts
         How often an operation is tried before `StoreUnavailableError`, each attempt with the client's
-        own quick retries inside. An endpoint that has never answered is tried once.
+        own quick retries inside. An endpoint that takes no connection, and never has, is tried once.
     pause_s
         Pause after the first failed attempt; it doubles up to 8 s.
     """
@@ -279,7 +280,7 @@ class S3Store:
                     # Deleting is a right of its own, which may never have been granted.
                     later = self._written and use != _DELETE
                     raise (refuses_now(self.uri, wrong) if later else wrong) from None
-                if not self._answered:
+                if not self._answered and (attempt >= self._attempts or not took_connection(error)):
                     raise unreachable(error, self._field, endpoint) from None
                 if attempt >= self._attempts:
                     what = error_code(error) or type(error).__name__

@@ -82,6 +82,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT_TYPES)
 
 
+def took_connection(error: BaseException) -> bool:
+    """Tell whether something was there that broke the connection off."""
+    return isinstance(error, boto.ConnectionClosedError)
+
+
 def unreachable(error: BaseException, field: str, endpoint: str) -> ConfigurationError:
     """Return the error for an endpoint that has never answered."""
     if isinstance(error, boto.ClientError):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tasks.base.errors import ConfigurationError
+from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import is_s3, local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pyiceberg.catalog import Catalog
 
@@ -25,6 +27,40 @@ _SCHEMES: Final = {
     "http": "rest",
     "https": "rest",
 }
+_PASSING: Final = {
+    "sqlalchemy": frozenset({"OperationalError", "InterfaceError", "InternalError", "TimeoutError"}),
+    "pyiceberg": frozenset({"ServerError", "ServiceUnavailableError", "CommitStateUnknownException"}),
+}
+"""Package -> its errors of a catalog that is away, full or locked: another time it may do as it was asked."""
+
+
+@contextmanager
+def catalog_errors(uri: str) -> Iterator[None]:
+    """Tell a catalog that fails, or the store of its tables, from a fault of what was asked.
+
+    Parameters
+    ----------
+    uri
+        Of the catalog, for people.
+
+    Raises
+    ------
+    StoreUnavailableError
+        In the place of what drivers raise when they do not reach a catalog, or it has no room. Commits that
+        were made stay; whoever goes on makes the others.
+    """
+    try:
+        yield
+    except Exception as error:
+        # By name: a REST catalog needs no SQLAlchemy.
+        kind = type(error)
+        passing = kind.__name__ in _PASSING.get(kind.__module__.partition(".")[0], ())
+        if not passing and not isinstance(error, OSError):
+            raise
+        raise StoreUnavailableError(
+            f"the catalog {uri}, or the store of its tables, fails ({kind.__name__}): see that it runs, has "
+            "room and lets this user in, and run the same command again; what is durable counts"
+        ) from error
 
 
 def open_catalog(uri: str, warehouse: str, properties: Mapping[str, str] | None = None) -> Catalog:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.folder import FolderStore
+from tasks.store.s3 import S3Store
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -69,34 +70,36 @@ class Plan:
         return number, self.faults.get(number)
 
 
-class FaultyStore(FolderStore):
-    """A folder whose writes go wrong as planned."""
+class _Planned:
+    """Before a store: its writes go wrong as planned."""
 
-    def __init__(self, root: Path, plan: Plan) -> None:
-        super().__init__(root)
-        self.plan = plan
+    plan: Plan
 
     def open_stream(self, key: str) -> Any:
         self._check_alive()
-        return super().open_stream(key)
+        return super().open_stream(key)  # type: ignore[misc]
 
     def put(self, key: str, data: bytes) -> None:
+        write = super().put  # type: ignore[misc]
         if key.endswith(HEARTBEAT):
             if self.plan.dead:
                 # Of a thread that has no business any more: quietly.
                 raise OSError("the process is dead")
-            super().put(key, data)
+            write(key, data)
             return
-        self._write(lambda: super(FaultyStore, self).put(key, data))
+        self._write(lambda: write(key, data))
 
     def put_file(self, key: str, path: Path) -> None:
-        self._write(lambda: super(FaultyStore, self).put_file(key, path))
+        write = super().put_file  # type: ignore[misc]
+        self._write(lambda: write(key, path))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self._write(lambda: super(FaultyStore, self).put_if_absent(key, data))
+        write = super().put_if_absent  # type: ignore[misc]
+        return self._write(lambda: bool(write(key, data)))
 
     def delete(self, key: str) -> None:
-        self._write(lambda: super(FaultyStore, self).delete(key))
+        write = super().delete  # type: ignore[misc]
+        self._write(lambda: write(key))
 
     def _check_alive(self) -> None:
         if self.plan.dead:
@@ -117,6 +120,22 @@ class FaultyStore(FolderStore):
         if fault is Fault.NOT_ANSWERED:
             raise StoreUnavailableError(f"write {number} is done, and not answered")
         return result
+
+
+class FaultyStore(_Planned, FolderStore):
+    """A folder whose writes go wrong as planned."""
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        super().__init__(root)
+        self.plan = plan
+
+
+class FaultyS3Store(_Planned, S3Store):
+    """A bucket whose writes go wrong as planned, whatever happens to their requests besides."""
+
+    def __init__(self, bucket: str, prefix: str, plan: Plan) -> None:
+        super().__init__(bucket, prefix)
+        self.plan = plan
 
 
 def site_of_caller() -> str:

@@ -1,13 +1,14 @@
 """What an engine loses to a store whose writes take seconds, and to a Prefect server that dies in mid-run.
 
-    python -m tests.benchmarks.data.slow_store [--quick] [--write]
+    python -m tests.benchmarks.data.slow_store [--quick] [--write] [--only store|server] [--pairs N]
 
 The engine is one that takes a fixed time for every step and computes nothing, so what it loses is what it
-waits for whoever takes its messages. Four nights of equal requests are compared: step infer by itself,
+waits for whoever takes its messages. Pairs of nights of equal requests are compared: step infer by itself,
 undisturbed and with a store in which every write takes `write_s`; the whole night as a flow of a real Prefect
 server, undisturbed and with the server killed after the first durable part. `*_lost` are shares of the
 undisturbed one: of the time of all engine steps, and of the time from the begin of an attempt to its
-publication. All figures are measured.
+publication. They are medians over the pairs, whose two nights take turns in being the first; `pairs` has what
+each lost. All figures are measured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -213,6 +215,30 @@ def _parts(folder: Path) -> int:
     return len(log.refresh().parts_of("outputs"))
 
 
+CASES: dict[str, tuple[str, ...]] = {
+    "store": ("undisturbed", "slow_store"),
+    "server": ("flow_undisturbed", "flow_server_killed"),
+}
+"""What is compared: the undisturbed night, and the other one."""
+SHARES = {
+    "engine_time_lost_slow_store": ("store", "engine_seconds"),
+    "engine_time_lost_server_killed": ("server", "engine_seconds"),
+    "night_time_lost_server_killed": ("server", "night_seconds"),
+}
+"""Result -> what is compared, and by which figure."""
+
+
+def run_case(case: str, folder: Path, requests: int, write_s: float) -> dict[str, Any]:
+    """Run a night of `CASES`."""
+    folder.mkdir(parents=True)
+    if case.startswith("flow"):
+        found = night_as_flow(folder, requests, killed=case == "flow_server_killed")
+    else:
+        found = step_infer(folder, requests, write_s if case == "slow_store" else 0.0)
+    print(case, json.dumps(found), flush=True)
+    return found
+
+
 def lost(disturbed: dict[str, Any], undisturbed: dict[str, Any], name: str) -> float:
     """Return by what share a time is longer than the undisturbed one."""
     return round(disturbed[name] / undisturbed[name] - 1.0, 4)
@@ -224,6 +250,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the requests, writes of 1 s")
     parser.add_argument("--requests", type=int)
     parser.add_argument("--write", action="store_true", help="write results/slow_store.json")
+    parser.add_argument("--pairs", type=int, help="of nights (3; 1 with --quick)")
+    parser.add_argument("--only", choices=CASES, help="the others keep the figures that they have")
     parser.add_argument("--flow", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     requests = options.requests or (400 if options.quick else 1600)
@@ -231,38 +259,42 @@ def main() -> None:
         flow(options.flow, requests)
         return
     write_s = 1.0 if options.quick else 5.0
+    pairs = options.pairs or (1 if options.quick else 3)
     load = [round(value, 2) for value in os.getloadavg()]
-    cases: dict[str, dict[str, Any]] = {}
+    place = RESULTS / ("slow_store-quick.json" if options.quick else "slow_store.json")
+    results: dict[str, Any] = json.loads(place.read_text()) if options.only and place.exists() else {}
     with tempfile.TemporaryDirectory(prefix="nightblend-slow-") as name:
-        for case, run in {
-            "undisturbed": lambda folder: step_infer(folder, requests, 0.0),
-            "slow_store": lambda folder: step_infer(folder, requests, write_s),
-            "flow_undisturbed": lambda folder: night_as_flow(folder, requests, killed=False),
-            "flow_server_killed": lambda folder: night_as_flow(folder, requests, killed=True),
-        }.items():
-            folder = Path(name) / case
-            folder.mkdir()
-            cases[case] = {k: round(v, 3) for k, v in run(folder).items()}
-            print(case, json.dumps(cases[case]), flush=True)
-    flows = (cases["flow_server_killed"], cases["flow_undisturbed"])
-    results = {
-        "engine_time_lost_slow_store": lost(cases["slow_store"], cases["undisturbed"], "engine_seconds"),
-        "engine_time_lost_server_killed": lost(*flows, "engine_seconds"),
-        "night_time_lost_server_killed": lost(*flows, "night_seconds"),
-        "write_s": write_s,
-        "requests": requests,
-        "cases": cases,
-        "where": {
-            "label": "measured, with an engine of a fixed step time",
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{processor()}, {os.cpu_count()} cores",
-            "load_at_start": load,
-        },
-    }
+        for what in [options.only] if options.only else CASES:
+            nights: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES[what]}
+            for pair in range(pairs):
+                for case in CASES[what][:: -1 if pair % 2 else 1]:
+                    folder = Path(name) / case / str(pair)
+                    nights[case].append(run_case(case, folder, requests, write_s))
+            update(results, what, nights)
+            results.setdefault("where", {})[what] = {
+                "label": "measured, with an engine of a fixed step time",
+                "date": datetime.now(UTC).date().isoformat(),
+                "machine": f"{processor()}, {os.cpu_count()} cores",
+                "load_at_start": load,
+                "requests": requests,
+                **({"write_s": write_s} if what == "store" else {}),
+            }
     print(json.dumps(results, indent=2))
     if options.write:
-        place = RESULTS / ("slow_store-quick.json" if options.quick else "slow_store.json")
         place.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def update(results: dict[str, Any], what: str, nights: dict[str, list[dict[str, Any]]]) -> None:
+    """Put the figures of all pairs of nights (case -> one of each pair) into the results."""
+    undisturbed, disturbed = (nights[case] for case in CASES[what])
+    for share, (of, figure) in SHARES.items():
+        if of == what:
+            each = [lost(*pair, figure) for pair in zip(disturbed, undisturbed, strict=True)]
+            results[share] = round(statistics.median(each), 4)
+            results.setdefault("pairs", {})[share] = each
+    for case, found in nights.items():
+        medians = {name: round(statistics.median(night[name] for night in found), 3) for name in found[0]}
+        results.setdefault("cases", {})[case] = medians
 
 
 if __name__ == "__main__":

@@ -209,6 +209,37 @@ def test_wrong_folders_get_one_line(tmp_path: Path) -> None:
         FolderStore(tmp_path / "file" / "below").put("a", b"")
 
 
+def test_a_folder_that_cannot_be_made_or_has_gone_is_no_missing_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one below a share that is not mounted."""
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+
+    def mkdir(path: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    store = FolderStore(tmp_path / "share" / "store")
+    writes = (
+        lambda: store.put("a", b"1"),
+        lambda: store.put_if_absent("b", b"1"),
+        lambda: store.put_file("c", source),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        for write in writes:
+            with pytest.raises(ConfigurationError, match=r"--store: cannot use .*: No such file"):
+                write()
+    store.put("a", b"1")
+    store.root.parent.rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    for write in writes:
+        with pytest.raises(StoreUnavailableError, match="refuses now"):
+            write()
+    with pytest.raises(ObjectNotFoundError):
+        store.get("a")
+
+
 def test_folder_failures_are_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FolderStore(tmp_path)
 

@@ -12,6 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import (
     ClientError,
+    ConnectionClosedError,
     EndpointConnectionError,
     NoCredentialsError,
     ReadTimeoutError,
@@ -177,6 +178,18 @@ def test_passing_failures_are_retried(s3_bucket: str, error: Exception) -> None:
     fail_first(store, "put_object", [error] * 5)
     with pytest.raises(StoreUnavailableError, match="after 3 attempts"):
         store.put_if_absent("b", b"1")
+
+
+def test_connections_that_break_off_are_tried_again_from_the_first_one_on(s3_bucket: str) -> None:
+    store = make(s3_bucket)
+    fail_first(store, "put_object", [ConnectionClosedError(endpoint_url="x")] * 2)
+    assert store.put_if_absent("a", b"1")
+    # One that never does anything else is no store.
+    never = make(s3_bucket)
+    calls = fail_first(never, "put_object", [ConnectionClosedError(endpoint_url="x")] * 5)
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        never.put_if_absent("a", b"1")
+    assert len(calls) == 3
 
 
 def test_an_applied_put_with_a_lost_answer_is_refused_when_repeated(s3_bucket: str) -> None:
