@@ -85,7 +85,7 @@ test-llama-cpp: $(STAMP) $(VENV)-llama-cpp/.installed ## nights at llama.cpp's o
 bench-start: $(STAMP) ## seconds from the start to the first answer, compiled and not (BEFORE=a checkout to compare with)
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.data.start $(if $(BEFORE),--before "$(BEFORE)") $(ARGS)
 
-bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one)
+bench-logs: $(STAMP) ## how fast request logs are read (ARGS=--quick for a short one, --ratios for logs of tools)
 	@$(PY) -m tests.benchmarks.data.logs $(ARGS)
 
 bench-publish: $(STAMP) ## how fast a night is published, memory included (ARGS=--quick for a short one)

@@ -126,10 +126,25 @@ class DiskCache:
         self._places[0].flush()
 
 
+def _stamp(file: Path) -> str:
+    """Return a digest of the sources that a function of a file may be made of.
+
+    The engine's are all in the name of the folder; outside of it compiled functions call those of their own
+    room alone.
+    """
+    digest = hashlib.sha256(file.read_bytes())
+    if not file.is_relative_to(_PACKAGE):
+        for path in sorted(file.parent.glob("*.py")):
+            source = path.read_bytes()
+            if path != file and _MARK.search(source):
+                digest.update(source)
+    return digest.hexdigest()
+
+
 def _cache_in(folder: Path, function: Callable[..., object]) -> FunctionCache:
     """Return numba's cache of a function, in a folder of ours."""
     code = function.__code__
-    stamp = hashlib.sha256(Path(code.co_filename).read_bytes()).hexdigest()
+    stamp = _stamp(Path(code.co_filename))
     place = str(folder / function.__module__)
 
     class Locator(_CacheLocator):

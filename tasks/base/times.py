@@ -21,7 +21,8 @@ _FIRST: Final = 978_307_200
 """2001-01-01 in seconds since 1970."""
 _END: Final = 4_133_980_800
 """2101-01-01 in seconds since 1970."""
-_PER_SECOND: Final = (1, 10**3, 10**6, 10**9)
+_UNITS: Final = tuple((per, _FIRST * per, _END * per) for per in (1, 10**3, 10**6, 10**9))
+"""Units of numbers: how many are a second, the first one that is a time, the first one after."""
 _LONGEST_NUMBER: Final = 40
 
 _CLOCK: Final = r"(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?"
@@ -38,6 +39,8 @@ _ISO: Final = re.compile(
     rf"(?:[T ]\s*{_CLOCK}\s*{_ZONE}\s*{_REGION})?",
     re.IGNORECASE,
 )
+_COMMON: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
+"""The commonest of those that `_ISO` has."""
 _BASIC: Final = re.compile(
     r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)"
     r"(?:T?(?P<hour>\d\d)(?P<minute>\d\d)(?:(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?"
@@ -78,10 +81,12 @@ def parse_time(value: object) -> datetime | None:
     datetime or None
         In UTC; None if the value is no time.
     """
-    if isinstance(value, datetime):
-        return _in_utc(value)
+    if type(value) is float:
+        return _of_number(value)
     if isinstance(value, str):
         return _of_text(value.strip())
+    if isinstance(value, datetime):
+        return _in_utc(value)
     if isinstance(value, dict):
         inner = value.get("$date")
         if isinstance(inner, dict):
@@ -96,16 +101,22 @@ def _of_number(number: float) -> datetime | None:
     """Return the instant of a number, in the unit that its size tells."""
     if isinstance(number, float) and not math.isfinite(number):
         return None
-    for per_second in _PER_SECOND:
-        if _FIRST * per_second <= number < _END * per_second:
+    for per_second, first, end in _UNITS:
+        if first <= number < end:
             # Whole numbers are cut as texts are; what a float has beyond a microsecond is rounding.
             whole = isinstance(number, int)
             micro = number * 10**6 // per_second if whole else round(number * 1e6 / per_second)
-            return EPOCH + timedelta(microseconds=micro)
+            return EPOCH + timedelta(0, 0, micro)
     return _of_groups(_BASIC, str(number)) if isinstance(number, int) else None
 
 
 def _of_text(text: str) -> datetime | None:
+    if _COMMON.fullmatch(text):
+        # The same instants as by its groups, several times as fast.
+        try:
+            return _in_utc(datetime.fromisoformat(text))
+        except ValueError:
+            return None
     found = _of_groups(_ISO, text)
     if found is not None or not text:
         return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -98,7 +99,7 @@ class GroupParser:
         self._groups += 1
         objects: dict[Name, ParsedObject] = {}
         whole = True
-        with RowFiles(folder) as rows:
+        with RowFiles(folder) as rows, _without_collector():
             for name, stream in streams:
                 parsed = parse_object(
                     stream,
@@ -125,6 +126,18 @@ class GroupParser:
             for table, path in made.items():
                 files.setdefault(table, []).append(path)
         return Group(objects, files), whole
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Look for no cycles while a group is parsed: it makes none to speak of, and looking takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _together(names: Sequence[Name]) -> Iterator[list[Name]]:

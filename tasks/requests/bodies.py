@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 DEFAULT_WORKLOAD: Final = "default"
 _REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 4096
-# The fast parser makes whole numbers beyond 64 bits floats; written again, those have an exponent.
-_ROUNDED: Final = re.compile(rb"[:\[,]-?\d[\d.]*e\d")
+ROUNDED: Final = re.compile(rb"[:\[,]-?\d[\d.]*e\d")
+"""In JSON of `orjson`: a number that may have been a whole one beyond 64 bits, which it reads as a float."""
 
 
 class InexactNumberError(Exception):
@@ -197,7 +197,7 @@ class BodyReader:
             if not exact:
                 raise InexactNumberError from None
         else:
-            if not exact and _ROUNDED.search(key[1]):
+            if not exact and ROUNDED.search(key[1]):
                 raise InexactNumberError
             known = self._settled.get(key) if not exact else None
             if known is not None:
@@ -247,7 +247,7 @@ def labels(body: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _may_be_rounded(rest: Mapping[str, Any]) -> bool:
     try:
-        return _ROUNDED.search(orjson.dumps(rest)) is not None
+        return ROUNDED.search(orjson.dumps(rest)) is not None
     except (TypeError, ValueError):
         # A number or text that only the slow way can tell about.
         return True

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from engine.warm import make_ready
-from tasks.extract.parse import quick_scan
+from tasks.extract.parse import quick_scan, quick_texts
 from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.text.lines import BLOCK_BYTES
 
@@ -138,7 +138,7 @@ class ParsePool:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         # Else each of them would compile for itself.
-        make_ready(quick_scan.__name__, RepeatCounter.__module__)
+        make_ready(quick_scan.__name__, quick_texts.__name__, RepeatCounter.__module__)
         for index in range(self.processes or min(MOST_PROCESSES, _cores())):
             path = self.folder / f"block-{index}"
             size = BLOCK_BYTES + self.max_line_bytes + (2 << 20)

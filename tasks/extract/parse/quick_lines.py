@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Integers = npt.NDArray[np.int64]
 
-_FEWEST_LINES: Final = 8
+FEWEST_LINES: Final = 8
 """Fewer lines are not worth it."""
 _SHORTEST: Final = len('{"custom_id":"x","url":"","body":{"messages":[{"role":"user","content":""}]}}')
 _MOST_FRAMES: Final = 1024
@@ -94,6 +94,8 @@ class QuickRows:
         See `tasks.extract.parse.repeats.RepeatCounter.resolve`.
     duplicate_of : dict
         Row -> request_id of the first line with its name.
+    own : dict
+        Columns of which the rows of one frame have different values, by name.
     """
 
     block: Block
@@ -110,6 +112,7 @@ class QuickRows:
     message_ends: Integers
     bodies: npt.NDArray[np.uint64]
     duplicate_of: dict[int, str] = field(default_factory=dict)
+    own: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -148,6 +151,7 @@ class QuickRows:
             message_ends,
             self.bodies[kept],
             {place[row]: first for row, first in self.duplicate_of.items() if row not in rows},
+            {name: [values[row] for row in kept] for name, values in self.own.items()},
         )
 
 
@@ -205,9 +209,9 @@ class QuickLines:
         """
         lengths = ends - begins
         at = np.flatnonzero((lengths >= _SHORTEST) & (lengths <= max_line_bytes))
-        if len(at) < _FEWEST_LINES:
+        if len(at) < FEWEST_LINES:
             return None
-        data = _aligned(block.data)
+        data = aligned(block.data)
         begins, ends = begins[at], ends[at]
         out = np.empty(len(data) + 64, np.uint8)
         places = self._places(data, begins, ends, out)
@@ -306,9 +310,9 @@ class QuickLines:
         name_at, name_end = places[:, NAME], places[:, NAME_END]
         names = np.empty(int((name_end - name_at - 2).sum()), np.uint8)
         gather(data, name_at + 1, name_end - 1, names)
-        name_ends = _ends(name_end - name_at - 2)
+        name_ends = ends_of(name_end - name_at - 2)
         sizes = places[:, OUT_END] - places[:, OUT]
-        message_ends = _ends(sizes)
+        message_ends = ends_of(sizes)
         messages = out
         if message_ends[-1] != places[-1, OUT_END]:
             # Some of what was written belongs to no row.
@@ -376,13 +380,14 @@ def _packed(heads: list[_Head]) -> tuple[npt.NDArray[np.uint8], Integers]:
     return frozen(np.frombuffer(whole, np.uint8)), np.array(pieces, np.int64)
 
 
-def _aligned(text: bytes | memoryview) -> npt.NDArray[np.uint8]:
+def aligned(text: bytes | memoryview) -> npt.NDArray[np.uint8]:
     """Return the bytes as an array that can be read in words of eight."""
     data = np.frombuffer(text, np.uint8)
     return frozen(data if data.ctypes.data % 8 == 0 else data.copy())
 
 
-def _ends(sizes: Integers) -> Integers:
+def ends_of(sizes: Integers) -> Integers:
+    """Return where pieces of these sizes end, one after the other, with a 0 before."""
     ends = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=ends[1:])
     return ends
@@ -391,7 +396,7 @@ def _ends(sizes: Integers) -> Integers:
 def _picked(
     data: npt.NDArray[np.uint8], ends: Integers, rows: Integers
 ) -> tuple[npt.NDArray[np.uint8], Integers]:
-    picked = _ends(ends[rows + 1] - ends[rows])
+    picked = ends_of(ends[rows + 1] - ends[rows])
     out = np.empty(int(picked[-1]), np.uint8)
     gather(frozen(data), ends[rows], ends[rows + 1], out)
     return out, picked

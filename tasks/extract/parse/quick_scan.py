@@ -4,8 +4,7 @@ A line that differs from others in its name and its messages only is a *head* of
 *holes* in between, the values of `custom_id` and of `messages`: piece, hole, piece, hole, tail. Pieces are
 compared and holes are checked to the last byte. A line that is in any doubt is left alone.
 
-In all functions `at` is a place in the text and `to` one in the output; -1 for `at` is nowhere. They are in
-one file, since numba's cache looks at no other than that of the function that was called.
+In all functions `at` is a place in the text and `to` one in the output; -1 for `at` is nowhere.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ def _match(
         piece = pieces[head]
         size = piece[FIRST_END] - piece[FIRST]
         at = begin + size
-        if at >= end or not _equal(text, begin, heads, piece[FIRST], size):
+        if at >= end or not equal(text, begin, heads, piece[FIRST], size):
             continue
         if before < 0 or not _same_start(heads, pieces[before], piece):
             # Else its first hole is known already.
@@ -121,7 +120,7 @@ def _match(
             close, to = _hole(text, words, at, end, piece[NAME_FIRST] == 1, out, place[OUT], place)
         size = piece[SECOND_END] - piece[FIRST_END]
         at = close + size
-        if close < 0 or at >= end or not _equal(text, close, heads, piece[FIRST_END], size):
+        if close < 0 or at >= end or not equal(text, close, heads, piece[FIRST_END], size):
             continue
         at, to = _hole(text, words, at, end, piece[NAME_FIRST] == 0, out, to, place)
         if at < 0:
@@ -135,7 +134,7 @@ def _match(
 def _same_start(heads: UInt8, one: Int64, other: Int64) -> bool:
     size = one[FIRST_END] - one[FIRST]
     same = one[NAME_FIRST] == other[NAME_FIRST] and size == other[FIRST_END] - other[FIRST]
-    return bool(same) and _equal(heads, one[FIRST], heads, other[FIRST], size)
+    return bool(same) and equal(heads, one[FIRST], heads, other[FIRST], size)
 
 
 @njit_in_place
@@ -155,21 +154,21 @@ def gather(text: UInt8, begins: Int64, ends: Int64, out: UInt8) -> int:
     """Copy pieces of a text one after the other; return how many bytes that are."""
     to = 0
     for piece in range(begins.shape[0]):
-        to = _copy(text, begins[piece], ends[piece], out, to)
+        to = copy(text, begins[piece], ends[piece], out, to)
     return to
 
 
 @njit_in_place
 def _name(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> int:
     """Return where a text that is not empty and has no escapes ends, -1 for anything else."""
-    close = _skip_string(text, at, end)
+    close = skip_string(text, at, end)
     if close - at <= 2:
         return -1
     for place in range(at, close):
         if text[place] == _BACKSLASH:
             return -1
     # What it writes is overwritten.
-    return _literal(text, words, at, end, out, to)[0]
+    return literal(text, words, at, end, out, to)[0]
 
 
 @njit_in_place
@@ -180,8 +179,8 @@ def _messages(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int
     out[to] = _OPEN_LIST
     to += 1
     while True:
-        at, to = _message(text, words, _space(text, at + 1, end), end, out, to)
-        at = _space(text, at, end) if at >= 0 else end
+        at, to = _message(text, words, skip_space(text, at + 1, end), end, out, to)
+        at = skip_space(text, at, end) if at >= 0 else end
         if at >= end or (text[at] != _COMMA and text[at] != _CLOSE_LIST):
             return -1, to
         out[to] = text[at]
@@ -195,27 +194,27 @@ def _message(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int)
     """Write `{"content":...,"role":...}`, in whichever order they come."""
     if at >= end or text[at] != _OPEN:
         return -1, to
-    to = _copy(_CONTENT_STARTS, 0, _CONTENT_STARTS.shape[0], out, to)
+    to = copy(_CONTENT_STARTS, 0, _CONTENT_STARTS.shape[0], out, to)
     role = role_end = content = -1
     for member in range(2):
-        key = _space(text, at + 1, end)
-        key_end = _skip_string(text, key, end)
+        key = skip_space(text, at + 1, end)
+        key_end = skip_string(text, key, end)
         at = _colon(text, key_end, end)
         if at < 0:
             return -1, to
         if content < 0 and _is(text, key, key_end, _CONTENT):
             content = at
-            at, to = _literal(text, words, at, end, out, to)
+            at, to = literal(text, words, at, end, out, to)
         elif role < 0 and _is(text, key, key_end, _ROLE):
             role, role_end = at, _role(text, at, end)
             at = role_end
         else:
             return -1, to
-        at = _space(text, at, end) if at >= 0 else end
+        at = skip_space(text, at, end) if at >= 0 else end
         if at >= end or text[at] != (_COMMA if member == 0 else _CLOSE):
             return -1, to
-    to = _copy(_ROLE_FOLLOWS, 0, _ROLE_FOLLOWS.shape[0], out, to)
-    to = _copy(text, role, role_end, out, to)
+    to = copy(_ROLE_FOLLOWS, 0, _ROLE_FOLLOWS.shape[0], out, to)
+    to = copy(text, role, role_end, out, to)
     out[to] = _CLOSE
     return at + 1, to + 1
 
@@ -223,7 +222,7 @@ def _message(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int)
 @njit_in_place
 def _role(text: UInt8, at: int, end: int) -> int:
     """Return where the name of a role ends, -1 if it is none."""
-    close = _skip_string(text, at, end)
+    close = skip_string(text, at, end)
     known = (
         _is(text, at, close, _USER)
         or _is(text, at, close, _ASSISTANT)
@@ -234,7 +233,7 @@ def _role(text: UInt8, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
+def literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write a JSON text with no more escapes than it needs; return where it ends, -1 if it is none."""
     if at >= end or text[at] != _QUOTE:
         return -1, to
@@ -245,7 +244,7 @@ def _literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int)
         if at >= end or text[at] < 0x20:
             return -1, to
         if text[at] == _QUOTE:
-            return at + 1, _copy(text, start, at + 1, out, to)
+            return at + 1, copy(text, start, at + 1, out, to)
         if text[at] != _BACKSLASH:
             size = _utf8(text, at, end)
             if size == 0:
@@ -254,7 +253,7 @@ def _literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int)
         elif at + 1 < end and _is_short(text[at + 1]):
             at += 2
         else:
-            to = _copy(text, start, at, out, to)
+            to = copy(text, start, at, out, to)
             at, to = _rewritten(text, at + 1, end, out, to)
             if at < 0:
                 return -1, to
@@ -408,7 +407,7 @@ def _utf8(text: UInt8, at: int, end: int) -> int:
 
 
 @njit_in_place
-def _space(text: UInt8, at: int, end: int) -> int:
+def skip_space(text: UInt8, at: int, end: int) -> int:
     """Skip what JSON calls white space."""
     while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10):
         at += 1
@@ -420,15 +419,15 @@ def _colon(text: UInt8, at: int, end: int) -> int:
     """Return where the value behind a key begins, -1 if there is none."""
     if at < 0:
         return -1
-    at = _space(text, at, end)
+    at = skip_space(text, at, end)
     if at >= end or text[at] != _COLON:
         return -1
-    at = _space(text, at + 1, end)
+    at = skip_space(text, at + 1, end)
     return at if at < end else -1
 
 
 @njit_in_place
-def _skip_string(text: UInt8, at: int, end: int) -> int:
+def skip_string(text: UInt8, at: int, end: int) -> int:
     """Return where a text ends that begins here, -1 if none does."""
     if at >= end or text[at] != _QUOTE:
         return -1
@@ -443,11 +442,12 @@ def _skip_string(text: UInt8, at: int, end: int) -> int:
 
 @njit_in_place
 def _is(text: UInt8, at: int, end: int, wanted: UInt8) -> bool:
-    return end - at == wanted.shape[0] and _equal(text, at, wanted, 0, wanted.shape[0])
+    return end - at == wanted.shape[0] and equal(text, at, wanted, 0, wanted.shape[0])
 
 
 @njit_in_place
-def _equal(text: UInt8, at: int, other: UInt8, place: int, count: int) -> bool:
+def equal(text: UInt8, at: int, other: UInt8, place: int, count: int) -> bool:
+    """Tell whether `count` bytes are the same in both from their places on."""
     # With no way out in between and no signs, the compiler compares many at a time.
     different = np.uint8(0)
     for step in range(count):
@@ -456,7 +456,7 @@ def _equal(text: UInt8, at: int, other: UInt8, place: int, count: int) -> bool:
 
 
 @njit_in_place
-def _copy(text: UInt8, at: int, end: int, out: UInt8, to: int) -> int:
+def copy(text: UInt8, at: int, end: int, out: UInt8, to: int) -> int:
     """Copy `text[at:end]`; return where it ends in `out`."""
     if at >= 0 and to >= 0:
         # Indices without a sign need no test for counting from the end: the compiler copies many at a time.

@@ -18,6 +18,7 @@ from tasks.base.identity import canonical_json, digest, request_id
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.extract.parse.named import CUSTOM_ID, name_in, name_in_text
 from tasks.extract.parse.quick_lines import Frame, QuickLines
+from tasks.extract.parse.quick_logs import PER_REQUEST, Kind, QuickLogs
 from tasks.extract.readers.contract import Filtered, Logged
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.extract.parse.quick_lines import QuickRows
-    from tasks.extract.readers.contract import Reader
+    from tasks.extract.readers.contract import Brief, Reader
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
@@ -101,7 +102,11 @@ class RecordParser:
         self._read = reader.read
         self._name_field = (reader.mapping or {}).get(CUSTOM_ID, CUSTOM_ID)
         # It knows the names of one format.
-        self._quick = QuickLines(self._learn, self._names) if reader is DEFAULT else None
+        self._quick: QuickLines | QuickLogs | None = None
+        if reader is DEFAULT:
+            self._quick = QuickLines(self._learn, self._names)
+        elif reader.brief is not None:
+            self._quick = QuickLogs(reader.brief, self._learn_kind, self._names, settings.window)
 
     def add_block(self, block: Block, max_line_bytes: int, drafts: Drafts) -> None:
         """Make drafts of lines of JSON; the block's memory must stay as it is until they are settled."""
@@ -223,6 +228,30 @@ class RecordParser:
         for name in ("request_id", "custom_id", "source_line", "answer_key", "messages_json"):
             values.pop(name, None)
         return Frame(values, settings.answer_settings, settings.digest)
+
+    def _learn_kind(self, record: Mapping[str, Any], brief: Brief, mark: str) -> Kind | None:
+        """Work out what requests of one brief come to, from a record with stand-ins for its texts."""
+        try:
+            logged = self._read(record)
+            if isinstance(logged, Filtered) or logged.error is not None or logged.body is None:
+                return None
+            found = (logged.custom_id, logged.event_time, logged.output_tokens, logged.latency_s)
+            if found != brief[1:] or not self._wanted(logged) or logged.endpoint != "chat":
+                return None
+            body, endpoint = logged.body, logged.endpoint
+            parsed = self._bodies.read(logged.rest, endpoint, logged.custom_id, body, exact=False)
+            settings = self._bodies.settle(endpoint, body, exact=False)
+        except (QuarantineError, InexactNumberError):
+            return None
+        values = self._values(logged, parsed)
+        for name in ("custom_id", "answer_key", *PER_REQUEST):
+            values.pop(name, None)
+        messages = values.pop("messages_json", None)
+        told = repr((values, settings.canonical, settings.answer_settings))
+        if parsed.error is not None or messages is None or mark in told:
+            # Its texts are not in messages alone.
+            return None
+        return Kind(Frame(values, settings.answer_settings, settings.digest), messages)
 
     def _add(self, record: Mapping[str, Any], line: RawLine, drafts: Drafts, *, exact: bool) -> None:
         logged = self._read(record)

@@ -176,6 +176,9 @@ def quick_table(quick: QuickRows) -> pa.Table:
     for column in schema:
         if column.name in columns:
             continue
+        if column.name in quick.own:
+            columns[column.name] = pa.array(quick.own[column.name], column.type)
+            continue
         values = [frame.values.get(column.name) for frame in quick.frames]
         if all(value is None for value in values):
             columns[column.name] = pa.nulls(count, column.type)

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -103,6 +103,25 @@ class Filtered:
     reason: str
 
 
+class Brief(NamedTuple):
+    """A record in short: all that decides what `Reader.read` makes of it, and what it makes of the rest.
+
+    Attributes
+    ----------
+    decides
+        A JSON value: of two records with equal ones, and with the same of their `content` and `text`, `read`
+        makes the same request, but for the following.
+    custom_id, event_time, output_tokens, latency_s
+        As `read` gives them.
+    """
+
+    decides: Any
+    custom_id: str | None
+    event_time: datetime | None
+    output_tokens: int | None
+    latency_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """One format.
@@ -122,6 +141,10 @@ class Reader:
         Columns to read of a Parquet file; None reads all.
     mapping
         Of the generic reader: the fields of a request and their columns.
+    brief
+        Tells a record in short, for the quick way (`tasks.extract.parse.quick_logs`); returns None, or raises
+        `QuarantineError`, for a record that is for `read`. A text in a field `content` or `text` may only
+        become a message or a part of one: it may be a stand-in.
     """
 
     name: str
@@ -130,6 +153,7 @@ class Reader:
     read: Callable[[Mapping[str, Any]], Logged | Filtered]
     columns: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
+    brief: Callable[[Mapping[str, Any]], Brief | None] | None = None
 
 
 _KIND: Final = re.compile(r"[\w.:/-]{1,60}", re.ASCII)
@@ -186,6 +210,8 @@ def required_count(record: Mapping[str, Any], name: str, least: int = 0) -> int:
 
 def count(value: object) -> int | None:
     """Return a count of tokens from 0 to 2^31 - 1, None if the value is no such count."""
+    if type(value) is int:
+        return value if 0 <= value <= INT32_MAX else None
     number = _number(value)
     if number is None or not 0 <= number <= INT32_MAX or number != int(number):
         return None
@@ -251,6 +277,8 @@ def event_time(record: Mapping[str, Any], name: str, unit: float | None = None) 
     if value is None or value in ("", "0") or (value == 0 and not isinstance(value, bool)):
         return None
     found = parse_time(value)
+    if found is not None and found.year > EPOCH.year:
+        return found
     if found is None and unit is not None:
         number = _number(value)
         try:
@@ -264,7 +292,8 @@ def event_time(record: Mapping[str, Any], name: str, unit: float | None = None) 
 
 def between(start: datetime | None, end: datetime | None) -> float | None:
     """Return the seconds from start to end, None unless both are known and in order."""
-    return seconds((end - start).total_seconds()) if start and end else None
+    took = (end - start).total_seconds() if start and end else -1.0
+    return took if took >= 0 else None
 
 
 def optional_time(record: Mapping[str, Any], name: str, unit: float | None = None) -> datetime | None:

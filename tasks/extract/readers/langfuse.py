@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.extract.forms import any_form, responses
 from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import (
+    Brief,
     Filtered,
     Logged,
     Reader,
@@ -33,10 +34,11 @@ from tasks.extract.readers.contract import (
 )
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
-from tasks.extract.readers.tools import with_tools
+from tasks.extract.readers.tools import may_define, with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 TYPES: Final = frozenset(
     {
@@ -60,7 +62,21 @@ _PLAIN: Final = {
     "output": ("output", "completionTokens", "completion_tokens", "output_tokens"),
 }
 """Names of the tokens of each side in usage, of Langfuse and of APIs."""
+_PLAIN_NAMES: Final = frozenset(
+    {"input", "output", "total", "promptTokens", "completionTokens", "totalTokens"}
+)
+"""Names in usage that are no part of either side."""
 _BODY: Final = frozenset({"messages", "prompt", "contents", "input"})
+_OF_METADATA: Final = ("workload", "response_format")
+_DECIDES: Final = (
+    "input",
+    "model",
+    "modelParameters",
+    "model_parameters",
+    "name",
+    "provided_model_name",
+)
+"""What decides on a request, of metadata and of the record; attributes of metadata may as well."""
 _ITEMS: Final = frozenset({"message", "function_call", "function_call_output", "reasoning"})
 _ITEM_PARTS: Final = frozenset({"input_text", "output_text", "input_image", "input_file"})
 
@@ -77,20 +93,16 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     kind = record.get("type")
     if kind != "GENERATION":
         return Filtered(f"observation of type {kind_name(kind)}")
-    start_name = "start_time" if "start_time" in record else "startTime"
-    start = event_time(record, start_name)
-    end = optional_time(record, "end_time") or optional_time(record, "endTime")
     metadata = mapping(record.get("metadata"))
     asked, answered = _tokens(record)
+    start, latency = _times(record)
     logged = Logged(
         custom_id=text_id(record, "id"),
         requested_model=label(record.get("provided_model_name")) or label(record.get("model")),
         workload=label(metadata.get("workload")) or label(record.get("name")),
         event_time=start,
         output_tokens=answered,
-        latency_s=seconds(record.get("latency"))
-        if record.get("latency") is not None
-        else between(start, end),
+        latency_s=latency,
     )
     given = record.get("input")
     if isinstance(given, str):
@@ -112,6 +124,32 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
         body["model"] = logged.requested_model
     logged.endpoint, logged.body, logged.rest = made.endpoint, body, made.rest
     return logged
+
+
+def brief(record: Mapping[str, Any]) -> Brief | None:
+    """Tell a generation in short, unless its input is a JSON text."""
+    metadata = mapping(record.get("metadata"))
+    attributes = mapping(metadata.get("attributes"))
+    if record.get("type") != "GENERATION" or isinstance(record.get("input"), str):
+        return None
+    if may_define(record) or may_define(metadata) or may_define(attributes):
+        return None
+    decides = [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA)]
+    start, latency = _times(record)
+    answered = _tokens(record)[1]
+    return Brief(
+        (decides, attributes.get("gen_ai.output.type")), text_id(record, "id"), start, answered, latency
+    )
+
+
+def _times(record: Mapping[str, Any]) -> tuple[datetime | None, float | None]:
+    """Return when a generation began, and the seconds that it took."""
+    start = event_time(record, "start_time" if "start_time" in record else "startTime")
+    took = record.get("latency")
+    if took is not None:
+        return start, seconds(took)
+    end = optional_time(record, "end_time") or optional_time(record, "endTime")
+    return start, between(start, end)
 
 
 def _without_wrapper_defaults(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +199,9 @@ def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
     (`input_cached_tokens`); those who write usage themselves may leave them in. The total tells which;
     without one they count as taken out.
     """
-    sides = [_side(usage, side) for side in ("input", "output")]
+    sides = [_side(usage, "input"), _side(usage, "output")]
+    if not sides[0][1] and not sides[1][1]:
+        return sides[0][0], sides[1][0]
     total = next((usage[name] for name in ("total", "totalTokens", "total_tokens") if name in usage), None)
     whole = [None if plain is None and not details else (plain or 0) + details for plain, details in sides]
     choices = [
@@ -179,7 +219,13 @@ def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def _side(usage: Mapping[str, Any], side: str) -> tuple[int | None, int]:
     """Return the plain tokens of one side, and those that were put beside them."""
     names = _PLAIN[side]
-    plain = next((count(usage[name]) for name in names if usage.get(name) is not None), None)
+    plain = None
+    for name in names:
+        if usage.get(name) is not None:
+            plain = count(usage[name])
+            break
+    if usage.keys() <= _PLAIN_NAMES:
+        return plain, 0
     details = [
         count(value) or 0
         for name, value in usage.items()
@@ -188,4 +234,4 @@ def _side(usage: Mapping[str, Any], side: str) -> tuple[int | None, int]:
     return plain, sum(details)
 
 
-READER = Reader("langfuse", "Langfuse observations", matches, read)
+READER = Reader("langfuse", "Langfuse observations", matches, read, brief=brief)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.extract.forms import anthropic, any_form, responses
 from tasks.extract.forms.contract import NOTHING, Formed
 from tasks.extract.readers.contract import (
+    Brief,
     Filtered,
     Logged,
     Reader,
@@ -33,12 +34,17 @@ from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 CHAT: Final = frozenset({"completion", "acompletion"})
 TEXT: Final = frozenset({"text_completion", "atext_completion"})
 RESPONSES: Final = frozenset({"responses", "aresponses"})
 ANTHROPIC: Final = frozenset({"anthropic_messages", "aanthropic_messages"})
 _REST: Final = ("call_type", "status", "end_user", "request_tags", "cache_hit")
+_TEAMS: Final = ("user_api_key_team_alias", "user_api_key_team_id")
+_OF_METADATA: Final = (*_TEAMS, "workload")
+_DECIDES: Final = (*_REST, "model", "team_id", "messages", "model_parameters", "proxy_server_request")
+"""What decides on a request, of metadata and of the record, beside what each has of its own."""
 _OF_PROXY: Final = frozenset(
     {
         "cache",
@@ -68,24 +74,19 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     kind = str(record.get("call_type"))
     if kind not in CHAT | TEXT | RESPONSES | ANTHROPIC:
         return Filtered(f"call of type {kind_name(kind)}")
-    start = event_time(record, "startTime")
+    custom_id, start, answered, latency = _own(record)
     metadata = mapping(record.get("metadata"))
-    answered = record.get("status") != "failure"
-    teams = (
-        metadata.get("user_api_key_team_alias"),
-        metadata.get("user_api_key_team_id"),
-        record.get("team_id"),
-    )
+    teams = (*(metadata.get(name) for name in _TEAMS), record.get("team_id"))
     logged = Logged(
         endpoint="completions" if kind in TEXT else "chat",
-        custom_id=text_id(record, "id") or text_id(record, "request_id"),
+        custom_id=custom_id,
         rest={name: record[name] for name in _REST if record.get(name) is not None},
         requested_model=label(record.get("model")),
         workload=label(metadata.get("workload")),
         tenant=next(filter(None, map(label, teams)), None),
         event_time=start,
-        output_tokens=count(record.get("completion_tokens")) if answered else None,
-        latency_s=between(start, optional_time(record, "endTime")) if answered else None,
+        output_tokens=answered,
+        latency_s=latency,
     )
     made = _formed(kind, record)
     if made is None:
@@ -98,6 +99,23 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     logged.endpoint = made.endpoint
     logged.rest = {**made.rest, **logged.rest}
     return logged
+
+
+def brief(record: Mapping[str, Any]) -> Brief | None:
+    """Tell a call in short: one whose prompt is in its payload."""
+    metadata = mapping(record.get("metadata"))
+    decides = [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA)]
+    return Brief(decides, *_own(record))
+
+
+def _own(record: Mapping[str, Any]) -> tuple[str | None, datetime | None, int | None, float | None]:
+    """Return a call's name, its time, and length and latency of its answer."""
+    start = event_time(record, "startTime")
+    name = text_id(record, "id") or text_id(record, "request_id")
+    if record.get("status") == "failure":
+        return name, start, None, None
+    tokens = count(record.get("completion_tokens"))
+    return name, start, tokens, between(start, optional_time(record, "endTime"))
 
 
 def _formed(kind: object, record: Mapping[str, Any]) -> Formed | None:
@@ -148,4 +166,4 @@ def _prompt(content: object) -> object:
     return content
 
 
-READER = Reader("litellm", "LiteLLM S3 and spend logs", matches, read)
+READER = Reader("litellm", "LiteLLM S3 and spend logs", matches, read, brief=brief)

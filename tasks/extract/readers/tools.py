@@ -29,6 +29,7 @@ NAMES: Final = (
 )
 """Names of fields and attributes: of APIs, of Langfuse, of the GenAI conventions, of the AI SDK, of MLflow,
 of OpenInference and of OpenLLMetry."""
+_NAMES: Final = frozenset(NAMES)
 _NUMBERED: Final = ("llm.tools.", "llm.request.functions.")
 """Beginnings of attributes that spread definitions over several."""
 
@@ -36,6 +37,8 @@ _NUMBERED: Final = ("llm.tools.", "llm.request.functions.")
 def tool_definitions(*places: Mapping[str, Any]) -> object:
     """Return the first definitions of tools in any of the places; None if there are none."""
     for place in places:
+        if not may_define(place):
+            continue
         for name in NAMES:
             found = place.get(name)
             found = parsed_json(found) if isinstance(found, str) else found
@@ -45,6 +48,14 @@ def tool_definitions(*places: Mapping[str, Any]) -> object:
         if numbered:
             return [numbered]
     return None
+
+
+def may_define(place: Mapping[str, Any]) -> bool:
+    """Tell whether a place has any of the names that definitions have; they may hold none."""
+    if not _NAMES.isdisjoint(place):
+        return True
+    names = "\n".join(place)
+    return _NUMBERED[0] in names or _NUMBERED[1] in names
 
 
 def with_tools(body: dict[str, Any], *places: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """How fast request logs are read: JSONL to canonical Parquet, with hashing, dedupe and accounting.
 
-    python -m tests.benchmarks.data.logs [--quick] [--gb 5]
+    python -m tests.benchmarks.data.logs [--quick] [--gb 5] [--ratios]
 
 Writes `results/logs.json`: `jsonl_mb_s` (mean line 4 KB), `jsonl_small_mb_s` (400 bytes),
 `gz_mb_s` (4 KB lines; text bytes per second), `peak_mb` (most resident memory of all processes together),
 `log_gb`. Beside them: the same lines read by `json.loads` in one process, and the speed at a quarter of the
 size, to show that time and memory do not grow faster than the log; and CPU seconds of all processes per GB,
-which say more than MB/s on a machine that has other work. All figures are measured. A log lies on disk before
-it is read: writing it is over, so that its reading does not pay for it.
+which say more than MB/s on a machine that has other work. `tools` has the CPU seconds of logs of LiteLLM and
+Langfuse beside those of OpenAI batches, in turn in one process, and `ratio_to_quick_way`. All figures are
+measured. A log lies on disk before it is read: writing it is over, so that its reading does not pay for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import gzip
 import json
 import os
 import platform
-import random
 import resource
 import shutil
 import tempfile
@@ -26,68 +26,23 @@ import time
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import psutil
 
 from tasks.extract.extract import extract
+from tests.benchmarks.lib.logged_calls import FORMATS, lines
 from tests.benchmarks.lib.places import RESULTS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MB = 1e6
-REPEATED = 0.01
-"""Share of lines that repeat an earlier one: they get rows of their own."""
 
 
-def text_pool(size: int) -> str:
-    """Return words, quotes, line ends and some letters beyond ASCII."""
-    rng = random.Random(7)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(8000)]
-    words += ['"quoted"', "line\nend", "Grüße", "naïve", "tab\tstop"] * 20
-    out: list[str] = []
-    have = 0
-    while have < size:
-        chosen = rng.choices(words, k=1000)
-        out += chosen
-        have += sum(map(len, chosen)) + 1000
-    return " ".join(out)
-
-
-def lines(total: int, mean: int) -> Iterator[bytes]:
-    """Yield lines of `mean` bytes on average, until they are `total` bytes."""
-    rng = random.Random(total + mean)
-    # JSON text is cut from one pool, so that making the log costs less than reading it.
-    pool = json.dumps(text_pool(4 << 20), ensure_ascii=False)[1:-1].replace("\\", " ").replace('"', " ")
-    turns = json.dumps([{"role": "system", "content": 'Sort the tickets.\nAnswer with "one word".'}])[:-1]
-    head = '{"custom_id": "r-%d", "method": "POST", "url": "/v1/chat/completions", '
-    head += '"body": {"model": "m", "messages": '
-    tail = '], "max_tokens": %d, "temperature": 0, "metadata": {"workload": "tickets"}}}\n'
-    fixed = len(head) + len(tail) + len(turns) + 50
-    made = number = 0
-    last = b""
-    while made < total:
-        if last and rng.random() < REPEATED:
-            line = last
-        else:
-            size = max(8, int(rng.uniform(0.5, 1.5) * (mean - fixed)))
-            start = rng.randrange(len(pool) - size)
-            text = turns + ', {"role": "user", "content": "\\"' + pool[start : start + size] + '"}'
-            line = (head % number + text + tail % rng.choice((64, 128, 256))).encode()
-            number += 1
-        last = line
-        made += len(line)
-        yield line
-
-
-def write_log(path: Path, total: int, mean: int) -> int:
-    """Write a log and return its bytes of text."""
+def write_log(path: Path, total: int, mean: int, form: str = "openai-batch") -> int:
+    """Write a log of a format and return its bytes of text."""
     written = 0
     packed = path.suffix == ".gz"
     with gzip.open(path, "wb", compresslevel=1) if packed else path.open("wb") as out:
-        for line in lines(total, mean):
+        for line in lines(total, mean, form):
             out.write(line)
             written += len(line)
     os.sync()
@@ -165,6 +120,34 @@ def json_loop(path: Path, text_bytes: int) -> dict[str, Any]:
     return {"seconds": round(seconds, 2), "mb_s": round(text_bytes / MB / seconds, 1)}
 
 
+def beside_the_quick_way(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Read logs of tools beside one of OpenAI batches, each in this process, in turn; return the ratios.
+
+    CPU seconds of the whole of `extract`; the least of some rounds, since a shared machine has slow spells.
+    """
+    size, rounds = (10e6, 3) if quick else (20e6, 20)
+    paths = {form: folder / f"{form}.jsonl" for form in FORMATS}
+    used: dict[str, list[float]] = {form: [] for form in FORMATS}
+    text = {form: write_log(path, int(size), 4000, form) for form, path in paths.items()}
+    for turn in range(rounds + 1):
+        for form, path in paths.items():
+            spent = read(path, text[form])["cpu_s_per_gb"]
+            # The first turn loads what is compiled.
+            if turn:
+                used[form].append(spent)
+    typical = {form: min(values) for form, values in used.items()}
+    for path in paths.values():
+        path.unlink()
+    return {
+        "cpu_s_per_gb": used,
+        "ratio_to_quick_way": {
+            form: round(typical["openai-batch"] / spent, 2)
+            for form, spent in typical.items()
+            if form != "openai-batch"
+        },
+    }
+
+
 def measure(gb: float, folder: Path) -> dict[str, Any]:
     """Make the logs one after the other, read them, and return all figures."""
     cases = {
@@ -185,17 +168,38 @@ def measure(gb: float, folder: Path) -> dict[str, Any]:
     return found
 
 
+def where() -> dict[str, Any]:
+    """Return what ran where."""
+    return {
+        "label": "measured",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_at_end": [round(value, 2) for value in os.getloadavg()],
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("numba", "numpy", "orjson", "pyarrow")},
+        "machine": platform.platform(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a log of 0.2 GB instead of 5")
     parser.add_argument("--gb", type=float, default=5.0, help="size of the largest log")
+    parser.add_argument("--ratios", action="store_true", help="only logs of tools beside OpenAI batches")
     options = parser.parse_args()
     gb = 0.2 if options.quick else options.gb
     folder = Path(tempfile.mkdtemp(prefix="nightblend-logs-"))
     try:
-        cases = measure(gb, folder)
+        tools = beside_the_quick_way(folder, quick=options.quick)
+        print("tools", json.dumps(tools), flush=True)
+        cases = {} if options.ratios else measure(gb, folder)
     finally:
         shutil.rmtree(folder)
+    name = "logs-quick.json" if options.quick else "logs.json"
+    if options.ratios:
+        results = json.loads((RESULTS / name).read_text()) | {"tools": {**tools, "where": where()}}
+        (RESULTS / name).write_text(json.dumps(results, indent=2) + "\n")
+        return
     loop = cases["jsonl_quarter_json_loop"]["mb_s"]
     results = {
         "jsonl_mb_s": cases["jsonl"]["mb_s"],
@@ -207,18 +211,10 @@ def main() -> None:
         "json_loop_mb_s": loop,
         "json_loop_small_mb_s": cases["jsonl_small_json_loop"]["mb_s"],
         "ratio_to_json_loop": round(cases["jsonl"]["mb_s"] / loop, 2),
+        "tools": tools,
         "cases": cases,
-        "where": {
-            "label": "measured",
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "load_at_end": [round(value, 2) for value in os.getloadavg()],
-            "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("numba", "numpy", "orjson", "pyarrow")},
-            "machine": platform.platform(),
-        },
+        "where": where(),
     }
-    name = "logs-quick.json" if options.quick else "logs.json"
     (RESULTS / name).write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps({key: value for key, value in results.items() if key != "cases"}, indent=2))
 

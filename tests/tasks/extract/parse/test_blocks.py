@@ -191,7 +191,7 @@ def rows_of(data: bytes, folder: Path, *, quick: bool, most: int = 1 << 20) -> t
 def both_ways(data: bytes, most: int = 1 << 20) -> int:
     """Hold the two ways together; return how many rows came the quick way."""
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quick_lines, "_FEWEST_LINES", 1)
+        patch.setattr(quick_lines, "FEWEST_LINES", 1)
         folders = [Path(place) / name for name in ("quick", "general")]
         for folder in folders:
             folder.mkdir()

@@ -1,0 +1,304 @@
+"""The quick way for logs of tools: records that differ in their texts, names, times and lengths only.
+
+The long texts are taken out of a block of lines at once (`tasks.extract.parse.quick_texts`), so that what a
+parser makes of a line is short. What a reader says that a record comes to (`Brief`), beside its name, time
+and lengths, is worked out by the general way once, with stand-ins for the texts, and remembered. Lines for
+which that is not possible are left to the general way, which gives the same rows (a test holds the two
+together).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from binascii import hexlify
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from engine.arrays import frozen
+from tasks.base.errors import QuarantineError
+from tasks.extract.parse.quick_lines import FEWEST_LINES, Frame, QuickRows, aligned, ends_of
+from tasks.extract.parse.quick_texts import (
+    OUT,
+    OUT_END,
+    PLACES,
+    SHORTEST_MEMBER,
+    TEXT,
+    TEXT_END,
+    shorten,
+)
+from tasks.requests.bodies import ROUNDED
+from tasks.requests.prompts import CONTENT_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import date, datetime
+
+    import numpy.typing as npt
+
+    from tasks.extract.readers.contract import Brief
+    from tasks.extract.text.lines import Block
+
+    Integers = npt.NDArray[np.int64]
+
+_MOST_KINDS: Final = 1024
+_LONGEST_KEY: Final = 16 << 10
+_TRIAL: Final = 2000
+"""Lines after which it is seen whether the quick way is one."""
+_FEWEST: Final = 0.2
+"""Share of lines that it has to be the way for."""
+_CUT: Final = b"litellm_truncated"
+"""What is in a text that LiteLLM has cut; see `tasks.extract.readers.stand_ins`."""
+_TAG: Final = CONTENT_TAG["messages_json"]
+PER_REQUEST: Final = ("event_time", "observed_output_tokens", "observed_latency_s")
+"""Columns of `Brief`, behind the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What records of one brief have in common.
+
+    Attributes
+    ----------
+    frame
+        Their columns, and what enters their digests.
+    messages
+        Their `messages_json`, with stand-ins for texts.
+    """
+
+    frame: Frame
+    messages: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A kind, with its messages cut at the stand-ins: a first piece, then numbers of texts and pieces."""
+
+    frame: Frame
+    first: bytes
+    rest: tuple[tuple[int, bytes], ...]
+    texts: int
+    """One more than the highest number of a text."""
+
+
+class _Row(NamedTuple):
+    """A request that was read the quick way: the place of its line, and what is known of it."""
+
+    line: int
+    own: tuple[str | None, datetime | None, int | None, float | None]
+    frame: Frame
+    message: bytes
+
+
+class QuickLogs:
+    """Reads blocks of one object as far as it can.
+
+    Parameters
+    ----------
+    brief : callable
+        Of the reader.
+    learn : callable
+        Takes a record with stand-ins for its texts, its brief, and what all stand-ins begin with; returns
+        what is common to the requests of this kind, None if they are for the general way.
+    names : (str, date, str)
+        Job, date and object, which enter the ids of requests.
+    window : (datetime, datetime) or None
+        Requests made outside of it are for the general way.
+    """
+
+    def __init__(
+        self,
+        brief: Callable[[Mapping[str, Any]], Brief | None],
+        learn: Callable[[Mapping[str, Any], Brief, str], Kind | None],
+        names: tuple[str, date, str],
+        window: tuple[datetime, datetime] | None,
+    ) -> None:
+        self._brief, self._learn = brief, learn
+        job, run_date, source_uri = names
+        place = orjson.dumps(["request", job, run_date.isoformat(), source_uri])
+        self._id_start = place[:-1] + b',["custom_id",'
+        self._window = window
+        self._kinds: dict[bytes, _Known | None] = {}
+        self._once: set[bytes] = set()
+        # Nobody who writes a log can know it.
+        self._mark = secrets.token_hex(8)
+        self._mark_bytes = frozen(np.frombuffer(self._mark.encode(), np.uint8))
+        self._stand_in = re.compile(self._mark.encode() + rb"(\d\d)")
+        self._tried = self._read = 0
+        self._room = _Room(0, 0)
+
+    def read(self, block: Block, begins: Integers, ends: Integers, max_line_bytes: int) -> QuickRows | None:
+        """Read the lines of a block that can be read the quick way.
+
+        Parameters
+        ----------
+        block : Block
+            The block.
+        begins, ends : int64 [lines]
+            Its lines.
+        max_line_bytes : int
+            Longer lines are for the general way.
+
+        Returns
+        -------
+        QuickRows or None
+            None for no line.
+        """
+        lengths = ends - begins
+        at = np.flatnonzero((lengths > 0) & (lengths <= max_line_bytes))
+        if len(at) < FEWEST_LINES or (self._tried >= _TRIAL and self._read < _FEWEST * self._tried):
+            return None
+        begins, ends = begins[at], ends[at]
+        found = self._found(aligned(block.data), begins, ends)
+        self._tried += len(at)
+        self._read += len(found)
+        if not found:
+            return None
+        rows = np.array([row.line for row in found], np.int64)
+        return self._rows(block, at[rows], begins[rows], ends[rows], found)
+
+    def _found(self, data: npt.NDArray[np.uint8], begins: Integers, ends: Integers) -> list[_Row]:
+        """Return the requests of the lines that can be read."""
+        room = self._room
+        if room.size < len(data):
+            room = self._room = _Room(len(data), len(self._mark) + 2)
+        places = np.empty((len(begins), PLACES), np.int64)
+        words = data[: len(data) // 8 * 8].view(np.uint64)
+        count = shorten(
+            data, words, begins, ends, self._mark_bytes, room.left, room.texts, room.bounds, places
+        )
+        _leave_cut(room.held, room.bounds[:count], places)
+        bounds = room.bounds[:count].tolist()
+        left, contents = room.left.data, room.texts.data
+        found = []
+        for line, (start, end, text, text_end) in enumerate(
+            places[:, [OUT, OUT_END, TEXT, TEXT_END]].tolist()
+        ):
+            own = self._own(left[start:end]) if start >= 0 else None
+            if own is None or own[1].texts > text_end - text:
+                continue
+            brief, known = own
+            message: list[bytes | memoryview] = [known.first]
+            for number, piece in known.rest:
+                begin, close = bounds[text + number]
+                message += (contents[begin:close], piece)
+            # Without the rest of the brief, which would keep the record.
+            found.append(_Row(line, brief[1:], known.frame, b"".join(message)))
+        return found
+
+    def _own(self, left: memoryview) -> tuple[Brief, _Known] | None:
+        """Return what a record comes to; None if that is for the general way to say."""
+        try:
+            record = orjson.loads(left)
+            brief = self._brief(record) if type(record) is dict else None
+            if brief is None or not brief.custom_id:
+                return None
+            key = orjson.dumps(brief.decides)
+        except (QuarantineError, TypeError, ValueError):
+            return None
+        time, window = brief.event_time, self._window
+        if window is not None and time is not None and not window[0] <= time < window[1]:
+            return None
+        known = self._kinds[key] if key in self._kinds else self._remember(key, record, brief)
+        return None if known is None else (brief, known)
+
+    def _remember(self, key: bytes, record: Mapping[str, Any], brief: Brief) -> _Known | None:
+        if len(key) > _LONGEST_KEY or ROUNDED.search(key):
+            return None
+        if len(self._kinds) + len(self._once) >= _MOST_KINDS:
+            self._kinds.clear()
+            self._once.clear()
+        if key not in self._once:
+            # One that comes once may never come again.
+            self._once.add(key)
+            return None
+        self._once.remove(key)
+        learnt = self._learn(record, brief, self._mark)
+        known = None
+        if learnt is not None:
+            first, *parts = self._stand_in.split(learnt.messages.encode())
+            numbers = list(map(int, parts[::2]))
+            rest = tuple(zip(numbers, parts[1::2], strict=True))
+            known = _Known(learnt.frame, first, rest, max(numbers, default=-1) + 1)
+        self._kinds[key] = known
+        return known
+
+    def _rows(
+        self,
+        block: Block,
+        at: Integers,
+        begins: Integers,
+        ends: Integers,
+        found: list[_Row],
+    ) -> QuickRows:
+        count = len(at)
+        _, own, framed, messages = zip(*found, strict=True)
+        frames = list({id(frame): frame for frame in framed}.values())
+        place_of = {id(frame): place for place, frame in enumerate(frames)}
+        of = [place_of[id(frame)] for frame in framed]
+        frame_of = np.array(of, np.int64)
+        names, times, tokens, latencies = map(list, zip(*own, strict=True))
+        sha256 = hashlib.sha256
+        contents = b"".join([sha256(_TAG + message).digest() for message in messages])
+        named = hexlify(contents)
+        starts, tails = b'["answer","chat","', [f'",{f.answer_settings}]'.encode() for f in frames]
+        answers = b"".join(
+            [
+                sha256(b"".join((starts, named[begin:end], tails[frame]))).digest()
+                for (begin, end), frame in zip(pairwise(range(0, 64 * count + 1, 64)), of, strict=True)
+            ]
+        )
+        start, dumps = self._id_start, orjson.dumps
+        ids = b"".join([sha256(b"".join((start, dumps(name), b"]]"))).digest() for name in names])
+        texts = [name.encode() for name in names]
+        bodies = np.empty((count, 2), np.uint64)
+        bodies[:, 0] = np.frombuffer(contents, np.uint64)[::4]
+        bodies[:, 1] = np.frombuffer(b"".join([frame.digest for frame in frames]), np.uint64)[frame_of]
+        names = [name.encode() for name in names]
+        return QuickRows(
+            block,
+            block.first + at,
+            begins,
+            ends,
+            frame_of,
+            frames,
+            np.frombuffer(bytearray(ids), np.uint8).reshape(count, -1),
+            np.frombuffer(answers, np.uint8).reshape(count, -1),
+            np.frombuffer(b"".join(texts), np.uint8),
+            ends_of(np.array(list(map(len, texts)), np.int64)),
+            np.frombuffer(b"".join(messages), np.uint8),
+            ends_of(np.array(list(map(len, messages)), np.int64)),
+            bodies,
+            own=dict(zip(PER_REQUEST, (times, tokens, latencies), strict=True)),
+        )
+
+
+class _Room:
+    """Memory for what is left of the lines of a block, and for their texts.
+
+    It is used again and again: memory that is new costs more than what is done with it.
+    """
+
+    def __init__(self, size: int, stand_in: int) -> None:
+        self.size = size
+        most = size // SHORTEST_MEMBER + 1
+        self.left = np.empty(size + most * stand_in, np.uint8)
+        # It has a quick `find`.
+        self.held = bytearray(size + 64)
+        self.texts = np.frombuffer(self.held, np.uint8)
+        self.bounds = np.empty((most, 2), np.int64)
+
+
+def _leave_cut(held: bytearray, bounds: Integers, places: Integers) -> None:
+    """Leave lines alone that have a text which LiteLLM has cut."""
+    end = int(bounds[-1, 1]) if len(bounds) else 0
+    at = held.find(_CUT, 0, end)
+    while at >= 0:
+        text = np.searchsorted(bounds[:, 0], at, side="right") - 1
+        places[np.searchsorted(places[:, TEXT_END], text, side="right"), OUT] = -1
+        at = held.find(_CUT, at + 1, end)
