@@ -89,7 +89,7 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
         event_time=start,
         output_tokens=answered,
         latency_s=seconds(record.get("latency"))
-        if record.get("latency") is not None
+        if record.get("latency") not in (None, "")
         else between(start, end),
     )
     given = record.get("input")
