@@ -12,10 +12,11 @@ import orjson
 
 from tasks.extract.readers import registry
 from tasks.extract.readers.contract import is_name, unrecognised
-from tasks.extract.text.containers import csv_fields, holds_spans, spans_in
+from tasks.extract.text.containers import csv_fields, csv_rows, holds_spans, spans_in
 from tasks.extract.text.decode import BOM
 from tasks.extract.text.decompress import TextStream
 from tasks.extract.text.documents import is_concatenated, json_end, sample_documents
+from tasks.extract.text.frames import frame_rows
 from tasks.extract.text.nested import BATCHES, WRAPPED, NestedDocument
 from tasks.extract.text.parquet_rows import PARQUET_MAGIC, ParquetRows
 from tasks.requests.formats import GENERIC
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 256 << 10
 _SAMPLED: Final = 200
 _OTLP: Final = re.compile(rb'\[?\s*\{\s*"(' + "|".join(BATCHES).encode() + rb')"\s*:')
+
+_TRACE: Final = re.compile(rb'\[?\s*\{\s*"info"\s*:\s*\{[^{}]*"trace_id"')
+"""How a trace of MLflow begins."""
 
 
 @dataclass(slots=True)
@@ -77,12 +81,17 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
         records = sample_documents(start)
         if _OTLP.match(start):
             return _otlp("otlp-document", records, wanted)
+        if holds_spans(records[0]) if records else _TRACE.match(start):
+            return _otlp("traces", records, wanted)
         return _plain_or_wrapped("document", start, records, wanted)
     if not start.startswith((b"{", b"[")):
         names: dict[str, Any] = dict.fromkeys(csv_fields(first) or [])
-        reader = wanted or registry.detect([names])
-        if reader is not None and _has_columns(reader, names):
-            return Sniffed("csv", reader, [names])
+        rows = [names, *csv_rows(start)]
+        reader = wanted or registry.detect(rows)
+        known = reader is not None and any(_has_columns(reader, row) for row in rows)
+        if known or _is_table(list(names), more):
+            by_header = reader is None or _has_columns(reader, names)
+            return Sniffed("csv", reader, [names] if by_header else rows[1:])
     records, concatenated = _json_lines(start, complete=len(head) < size)
     if concatenated:
         records = sample_documents(start, _SAMPLED)
@@ -97,7 +106,10 @@ def sniff(text: TextStream, max_line_bytes: int, wanted: Reader | None) -> Sniff
 def _plain_or_wrapped(
     kind: Kind, start: bytes, records: list[dict[str, Any]], wanted: Reader | None
 ) -> Sniffed:
-    """Return what a document is: records, or one object with a list of records that a format knows."""
+    """Return what a document is: records, or one object that is a table or has a list of known records."""
+    rows = frame_rows(records[0]) if len(records) == 1 else None
+    if rows:
+        return Sniffed("frame", wanted or registry.detect(rows), rows[:_SAMPLED])
     if _known(records, wanted) is None:
         inner = NestedDocument(TextStream(io.BytesIO(start), "plain"), len(start), WRAPPED)
         nested = [record for record, _ in islice(inner, _SAMPLED) if isinstance(record, dict)]
@@ -117,6 +129,19 @@ def _known(records: list[dict[str, Any]], wanted: Reader | None) -> Reader | Non
 def _otlp(kind: Kind, batches: list[dict[str, Any]], wanted: Reader | None) -> Sniffed:
     spans = [span for batch in batches for span in spans_in(batch)]
     return Sniffed(kind, wanted or registry.READERS["otel"], spans[:_SAMPLED])
+
+
+def _is_table(names: list[str], more: bytes) -> bool:
+    """Tell the header of a CSV table: names of fields, the first of which may be empty (an index).
+
+    JSON behind it makes it a line of JSON that was broken.
+    """
+    if names[:1] == [""]:
+        names = names[1:]
+    lines = more.split(b"\n", _SAMPLED)[:_SAMPLED]
+    if any(line.lstrip().startswith((b"{", b"[")) for line in lines):
+        return False
+    return len(names) > 1 and all(is_name(name) for name in names)
 
 
 def looks_like(found: Sniffed, text: TextStream) -> str:

@@ -102,6 +102,8 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith(REQUEST):
             short = name.removeprefix(REQUEST)
             given[_NAMES.get(short, short)] = value
+    if "structured_output_schema" in given:
+        given.setdefault("response_format", _form_of(given.pop("structured_output_schema")))
     form = given.get("response_format")
     if form in ("text", None):
         given.pop("response_format", None)
@@ -112,6 +114,14 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in (None, "", "text"):
         given.setdefault("response_format", kind)
     return recorded_settings(given)
+
+
+def _form_of(value: object) -> object:
+    """Return a response format of what OpenLLMetry records of one: itself as JSON text, or its schema."""
+    found = parsed_text(value)
+    if isinstance(found, dict) and found.get("type") in ("json_object", "json_schema", "text"):
+        return found
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": found}}
 
 
 def _of_events(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.base.errors import ConfigurationError
+from tasks.base.errors import ConfigurationError, QuarantineCode, QuarantineError
 from tasks.extract.forms.contract import with_system
 from tasks.extract.readers.contract import (
     Logged,
@@ -18,6 +18,7 @@ from tasks.extract.readers.contract import (
     Shape,
     count,
     event_time,
+    fields_told,
     label,
     missing,
     parsed_json,
@@ -63,7 +64,11 @@ class _ByColumns:
             logged.endpoint = "completions"
             return logged
         if content is None:
-            raise missing(next(self.columns[name] for name in CONTENT if name in self.columns))
+            name = next(self.columns[name] for name in CONTENT if name in self.columns)
+            if name in record or name.partition(".")[0] in record:
+                raise missing(name)
+            message = f"there is no {name} among the fields {fields_told(record)}; --columns names another"
+            raise QuarantineError(QuarantineCode.MISSING_FIELD, name, message)
         body = {name: _setting(name, found.get(name)) for name in SETTINGS}
         body = {name: value for name, value in body.items() if value not in (None, "")}
         system = found.get("system")

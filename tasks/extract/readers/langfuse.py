@@ -114,7 +114,12 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
         logged.shape = lengths_only(asked, "usage_details.input", "input")
         return logged
     parameters = {**mapping(record.get("model_parameters")), **mapping(record.get("modelParameters"))}
-    made = _formed(given, _without_wrapper_defaults(recorded_settings(parameters), parameters))
+    settings = _without_wrapper_defaults(recorded_settings(parameters), parameters)
+    if isinstance(given, str) and _is_of_wrapper(parameters) and _is_text(record.get("output")):
+        # It records a chat as messages, and its answer as a message.
+        made = Formed({**settings, "prompt": given}, "completions")
+    else:
+        made = _formed(given, settings)
     attributes = mapping(metadata.get("attributes"))
     body = with_tools(made.body, record, metadata, attributes)
     wanted = parsed_text(metadata.get("response_format") or attributes.get("gen_ai.output.type"))
@@ -146,14 +151,25 @@ def _times(record: Mapping[str, Any]) -> tuple[datetime | None, float | None]:
     """Return when a generation began, and the seconds that it took."""
     start = event_time(record, "start_time" if "start_time" in record else "startTime")
     took = record.get("latency")
-    if took is not None:
+    if took not in (None, ""):
         return start, seconds(took)
     end = optional_time(record, "end_time") or optional_time(record, "endTime")
     return start, between(start, end)
 
 
+def _is_of_wrapper(parameters: Mapping[str, Any]) -> bool:
+    return parameters.keys() >= _WRAPPER.keys() and bool(_LIMITS & parameters.keys())
+
+
+def _is_text(output: object) -> bool:
+    """Tell the text of a completion from a message, which may come as JSON text."""
+    found = parsed_text(output)
+    is_message = isinstance(found, dict) and bool({"role", "type"} & found.keys())
+    return isinstance(output, str) and not is_message and not isinstance(found, list)
+
+
 def _without_wrapper_defaults(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    if not given.keys() >= _WRAPPER.keys() or not _LIMITS & given.keys():
+    if not _is_of_wrapper(given):
         return settings
     return {name: value for name, value in settings.items() if _WRAPPER.get(name) != value}
 

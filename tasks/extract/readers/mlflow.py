@@ -26,6 +26,8 @@ _USAGE: Final = "mlflow.chat.tokenUsage"
 _MODELS: Final = frozenset({"CHAT_MODEL", "LLM"})
 _ROLES: Final = {"human": "user", "ai": "assistant", "system": "system"}
 _CONTENT: Final = frozenset({"messages", "prompt", "input", "contents"})
+_OF_CLIENT: Final = frozenset({"extra_headers", "extra_query", "timeout"})
+"""What a call tells its client and not the server."""
 
 
 def recognises(found: Mapping[str, Any]) -> bool:
@@ -80,7 +82,7 @@ def _formed(found: Mapping[str, Any], settings: dict[str, Any]) -> Formed | None
     older = found.get("mlflow.chat.messages")
     if isinstance(given, dict) and _CONTENT & given.keys():
         lost = has_mark(given) or any(is_lost(given[name]) for name in _CONTENT & given.keys())
-        body = {**settings, **given}
+        body = {**settings, **_as_sent(given)}
         if isinstance(given.get("messages"), list):
             body["messages"] = [_message(message) for message in _one_list(given["messages"])]
         return None if lost else any_form.formed(body)
@@ -94,6 +96,15 @@ def _formed(found: Mapping[str, Any], settings: dict[str, Any]) -> Formed | None
     if is_lost(given):
         return None
     return Formed({**settings, "messages": given})
+
+
+def _as_sent(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a client's call as the body that it sends: `extra_body` holds fields of it."""
+    more = given.get("extra_body")
+    if not isinstance(more, dict):
+        more = {}
+    left = _OF_CLIENT | {"extra_body"} if more else _OF_CLIENT
+    return {name: value for name, value in given.items() if name not in left} | more
 
 
 def _one_list(messages: list[Any]) -> list[Any]:

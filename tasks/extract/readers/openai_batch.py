@@ -6,6 +6,7 @@ Choices a sender may notice:
   path (`/openai/deployments/NAME/chat/completions?api-version=...`), or as a whole address.
 - Without `url` (Mistral, Together, Fireworks) the body tells: `messages` is a chat, `prompt` a completion.
   An `input` may be a request of `/v1/responses` or of `/v1/embeddings`, so it is refused.
+- A line for `/v1/responses` is read as `openai-responses` reads it, so that one file may hold both.
 - `custom_id` may be absent; the request is then known by its content. `method` may be absent, else POST.
 - `body.metadata.workload` and `body.metadata.tenant` (strings) fill the columns of that name. The default
   workload is `default`, not the file's name: nightly exports are cut into parts whose names say nothing.
@@ -22,7 +23,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.base.errors import QuarantineCode, QuarantineError
-from tasks.extract.readers.contract import Logged, Reader, unrecognised
+from tasks.extract.forms import responses
+from tasks.extract.readers.contract import Logged, Reader, invalid, missing, text_id, unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +37,7 @@ _ENDPOINTS: Final[dict[str, Endpoint]] = {
 }
 _CHAT: Final = "/chat/completions"
 _TEXT: Final = "/completions"
+_RESPONSES: Final = "/responses"
 _ADDRESS: Final = re.compile(r"(?:https?://[^/\s?#]+)?((?:/[^/\s?#]+)+)(?:\?[^\s#]*)?", re.IGNORECASE)
 _ENVELOPE: Final = frozenset({"custom_id", "method", "url", "body"})
 _CONTENT: Final = ("messages", "prompt", "input")
@@ -50,9 +53,34 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged:
     """Make a line the request that it is."""
+    if is_of_responses(record.get("url")):
+        return _read_responses(record)
     endpoint, custom_id, body = _read_envelope(record)
     rest = {} if record.keys() <= _ENVELOPE else {k: v for k, v in record.items() if k not in _ENVELOPE}
     return Logged(body=body, endpoint=endpoint, custom_id=custom_id, rest=rest)
+
+
+def is_of_responses(url: object) -> bool:
+    """Tell `/v1/responses`, also with a host before it or as other services shorten it."""
+    return isinstance(url, str) and url.partition("?")[0].rstrip("/").endswith(_RESPONSES)
+
+
+def _read_responses(record: Mapping[str, Any]) -> Logged:
+    if record.get("method") not in (None, "POST"):
+        raise QuarantineError(QuarantineCode.UNSUPPORTED_METHOD, "method", "must be POST")
+    body = record.get("body")
+    if body is None:
+        raise missing("body")
+    if not isinstance(body, dict):
+        raise invalid("body", "must be an object")
+    made = responses.formed(body)
+    others = {name: value for name, value in record.items() if name not in _ENVELOPE}
+    return Logged(
+        body=made.body,
+        endpoint=made.endpoint,
+        custom_id=text_id(record, "custom_id"),
+        rest={**others, **made.rest},
+    )
 
 
 def _read_envelope(record: Mapping[str, Any]) -> tuple[Endpoint, str | None, dict[str, Any]]:

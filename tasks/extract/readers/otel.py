@@ -1,30 +1,34 @@
 """OpenTelemetry spans of generative AI calls, one JSON object each, in OTLP batches or in tables.
 
 Spans are read by the conventions that their attributes are of: `genai` (OpenTelemetry's, OpenLLMetry's), and
-`openinference` (Phoenix, Arize), and `mlflow`. Other spans of a trace are filtered.
+`openinference` (Phoenix, Arize), `mlflow`, and `langfuse_spans`. Other spans of a trace are filtered.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.readers import genai, mlflow, openinference
+from tasks.extract.readers import genai, langfuse_spans, mlflow, openinference
 from tasks.extract.readers.contract import Filtered, Logged, Reader
 from tasks.extract.readers.spans import attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_CONVENTIONS: Final = (genai, openinference, mlflow, langfuse_spans)
+
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell a span by an attribute of the conventions."""
     found = attributes(record)
-    return any(convention.recognises(found) for convention in (genai, openinference, mlflow))
+    return any(convention.recognises(found) for convention in _CONVENTIONS)
 
 
 def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a span of a model call a request."""
     found = attributes(record)
+    if langfuse_spans.recognises(found) and not _has_prompt(found):
+        return langfuse_spans.read_span(record, found)
     if mlflow.recognises(found) and not _has_prompt(found):
         return mlflow.read_span(record, found)
     if openinference.recognises(found) and not _has_prompt(found):
@@ -41,4 +45,4 @@ def _has_prompt(found: Mapping[str, Any]) -> bool:
     )
 
 
-READER = Reader("otel", "Spans: OpenTelemetry GenAI, OpenInference, MLflow", matches, read)
+READER = Reader("otel", "Spans: OpenTelemetry GenAI, OpenInference, MLflow, Langfuse", matches, read)

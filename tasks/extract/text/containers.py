@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.extract.text.decode import BOM, decode_line
 from tasks.extract.text.documents import DocumentReader
+from tasks.extract.text.frames import frame_rows
 from tasks.extract.text.lines import BlockReader
 from tasks.extract.text.nested import BATCHES, OTLP, WRAPPED, NestedDocument, spans_of
 
@@ -21,21 +24,23 @@ if TYPE_CHECKING:
     from tasks.extract.text.lines import RawLine, ReadFailure
     from tasks.extract.text.nested import Path
 
-Kind = Literal["jsonl", "otlp", "otlp-document", "wrapped", "document", "csv", "parquet"]
+Kind = Literal["jsonl", "otlp", "otlp-document", "traces", "wrapped", "frame", "document", "csv", "parquet"]
 """What an object is made of."""
 _PATHS: Final[Mapping[Kind, Path]] = {"otlp-document": OTLP, "wrapped": WRAPPED}
 
 
 def line_records(kind: Kind, text: TextStream, max_line_bytes: int) -> RecordSource:
     """Return the records of OTLP batches, of a JSON document or of a CSV table."""
-    if kind == "document" or kind in _PATHS:
+    if kind in ("document", "traces", "frame") or kind in _PATHS:
         path = _PATHS.get(kind)
         documents = (
             DocumentReader(text, max_line_bytes)
             if path is None
             else NestedDocument(text, max_line_bytes, path)
         )
-        return RecordSource(documents, lambda: documents.failure)
+        inside = {"traces": spans_in, "frame": _rows}.get(kind)
+        records = documents if inside is None else _spread(documents, inside)
+        return RecordSource(records, lambda: documents.failure)
     blocks = BlockReader(text, max_line_bytes)
     lines = (line for block in blocks for line in block.split(max_line_bytes))
     return RecordSource(
@@ -58,6 +63,16 @@ def csv_fields(data: bytes) -> list[str] | None:
     except (csv.Error, UnicodeDecodeError):
         return None
     return rows[0] if len(rows) == 1 else None
+
+
+def csv_rows(data: bytes, most: int = 20) -> list[dict[str, str]]:
+    """Return the first rows of the beginning of a CSV table, without those that have other fields."""
+    reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), strict=True)
+    rows: list[list[str]] = []
+    # The beginning may end inside of quotes.
+    with suppress(csv.Error):
+        rows.extend(islice(reader, most + 1))
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
 
 
 def _csv(lines: Iterator[RawLine], max_line_bytes: int) -> Iterator[Item]:
@@ -143,18 +158,33 @@ def spans_in(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _spans(lines: Iterator[RawLine]) -> Iterator[Item]:
-    """Yield the spans of OTLP batches and of MLflow's traces, each a record of its own."""
+    """Yield the spans of lines that are OTLP batches or MLflow's traces."""
+
+    def decoded() -> Iterator[Item]:
+        for line in lines:
+            try:
+                yield decode_line(line), line
+            except QuarantineError as reason:
+                yield reason, line
+
+    return _spread(decoded(), spans_in)
+
+
+def _spread(
+    records: Iterable[Item], inside: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+) -> Iterator[Item]:
+    """Yield what is inside of records, each a record of its own."""
     number = 0
-    for line in lines:
-        found: list[dict[str, Any] | QuarantineError | None]
-        try:
-            record = decode_line(line)
-            found = [None] if record is None else [*spans_in(record)]
-        except QuarantineError as reason:
-            found = [reason]
-        for span in found:
+    for record, line in records:
+        for one in inside(record) if isinstance(record, dict) else [record]:
             number += 1
-            yield span, line._replace(number=number)
+            yield one, line._replace(number=number)
+
+
+def _rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a table in one object; another object behind it is a record as it is."""
+    rows = frame_rows(document)
+    return [dict(document)] if rows is None else rows
 
 
 def _trace_spans(record: Mapping[str, Any]) -> object:
