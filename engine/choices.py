@@ -30,8 +30,10 @@ ESTIMATORS: Final = {
 
 NATIVE: Final = "native"
 ENDPOINT: Final = "endpoint"
+VLLM: Final = "vllm"
 ENGINES: Final = {
     NATIVE: "our own engine, on the device of this machine",
+    VLLM: "vLLM on the device of this machine, in the environment named by --engine-python",
     ENDPOINT: "servers with an OpenAI-compatible API, named by --engine-option url=URL",
 }
 """Engine -> what it is, in a few words; each is a room of `engine.backends`."""

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "doctor": "look whether a night could run",
         "estimate": "tell what a night of past logs would take and save",
         "calibrate": "measure this machine",
+        "compare": "measure engines and orders against each other",
     },
     "Nights": {
         "run": "run one night",

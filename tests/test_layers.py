@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FOLDERS = ("engine", "tasks", "flows")
 ENGINE_PACKAGES = {"httpx", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers", "triton"}
 """All that is installed where the engine runs by itself; httpx comes with transformers."""
+OTHER_ENGINES = {"vllm"}
+"""Imported only in the interpreter that has them, by the back ends of their names."""
 FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
 ROOMS = read_rooms("""
@@ -59,6 +61,9 @@ engine/runtime: the engine itself: its loop, which runner it gets, how fast it i
     engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/endpoint: servers with an OpenAI-compatible API as a back end
     engine engine/backends engine/job engine/plan engine/runtime/sample
+engine/backends/vllm: vLLM in its own process as a back end
+    engine engine/backends engine/cost engine/job engine/models engine/plan engine/runtime
+    engine/runtime/kv engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/native: our own engine as a back end
     engine engine/backends engine/cost engine/job engine/models engine/runtime engine/runtime/sample
     engine/runtime/schedule
@@ -80,7 +85,8 @@ tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an AP
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/extract/forms tasks/requests
 tasks/infer/backends: which back end answers a job, and what it can do
-    engine engine/backends engine/backends/endpoint engine/job tasks/base tasks/night tasks/requests
+    engine engine/backends engine/backends/endpoint engine/backends/vllm engine/job tasks/base tasks/night
+    tasks/requests
 tasks/runlog: the only memory of a run
     tasks/base tasks/store
 tasks/extract/parse: lines become rows
@@ -111,6 +117,9 @@ tasks/infer: the order becomes durable answers
     tasks/plan tasks/requests tasks/runlog tasks/store
 tasks/publish: answers become the current publication
     engine engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
+tasks/compare: engines and orders measured against each other
+    engine engine/backends tasks/attempt tasks/base tasks/infer/backends tasks/night tasks/plan tasks/profile
+    tasks/report
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/profile tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
@@ -125,7 +134,7 @@ flows/run: the sequence of steps, its Prefect tasks, and what failures become
     engine tasks/attempt tasks/base tasks/infer tasks/infer/placement tasks/night tasks/plan tasks/profile
     tasks/publish tasks/runlog tasks/store
 flows/views: what a person sees: console, progress, artifacts, tables
-    tasks/base tasks/estimate tasks/infer tasks/operations tasks/report tasks/store
+    tasks/base tasks/compare tasks/estimate tasks/infer tasks/operations tasks/report tasks/store
 flows/dates: many dates: backfills, those that were missed, the calendar
     flows/parameters flows/run flows/views tasks/base tasks/infer tasks/night tasks/operations tasks/store
 flows/placement: step infer on another machine of Prefect's
@@ -142,8 +151,8 @@ flows/deploy: deployments, work pools, serving, Prefect's plugin
     tasks/operations
 flows/commands: the command line: one file a command
     engine engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views
-    tasks/base tasks/estimate tasks/extract tasks/operations tasks/publish tasks/report tasks/store
-    tasks/warehouse
+    tasks/base tasks/compare tasks/estimate tasks/extract tasks/operations tasks/publish tasks/report
+    tasks/store tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 
@@ -170,7 +179,8 @@ def imports_of(folder: str) -> set[str]:
 
 
 def test_nothing_later_is_imported_by_anything_earlier() -> None:
-    assert imports_of("engine") <= ENGINE_PACKAGES | {"engine"} | sys.stdlib_module_names
+    known = ENGINE_PACKAGES | OTHER_ENGINES | {"engine"}
+    assert imports_of("engine") <= known | sys.stdlib_module_names
     assert imports_of("tasks") & {"flows", "prefect"} == set()
 
 

@@ -27,6 +27,8 @@ class Capabilities:
         A sampled answer is determined by its seed.
     logprobs, structured, images, lora
         It gives log probabilities; it constrains answers to a schema; it takes images; it has adapters.
+    steps
+        It tells of every step what was computed.
     """
 
     exact_hits: bool = False
@@ -36,6 +38,7 @@ class Capabilities:
     structured: bool = False
     images: bool = False
     lora: bool = False
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,6 @@ class EngineFacts:
 NATIVE_FACTS: Final = EngineFacts(
     NATIVE,
     str(ANSWER_VERSION),
-    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True),
+    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True, steps=True),
 )
 """Our own engine."""

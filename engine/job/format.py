@@ -88,6 +88,8 @@ class JobSettings:
         Path of the model folder.
     engine, options
         Which engine answers (a key of `engine.choices.ENGINES`), and its own options, which are JSON.
+    python
+        The interpreter that the engine runs in; None: this one.
     dtype, kv_dtype, device
         Compute precision and device, as `engine.cost.devices` names them.
     kv_tokens
@@ -99,6 +101,7 @@ class JobSettings:
     model: str
     engine: str = NATIVE
     options: dict[str, Any] = field(default_factory=dict)
+    python: str | None = None
     dtype: str = "float32"
     kv_dtype: str = "auto"
     device: str = "cpu"

@@ -34,6 +34,7 @@ def make_parser() -> CommandParser:
     parser.add_argument("--model", help="model folder or hub id")
     parser.add_argument("--catalog", help="as for `run`; none for files only")
     parser.add_argument("--engine", default=NATIVE, choices=ENGINES, help="as for `run`. Default: native.")
+    parser.add_argument("--engine-python", metavar="PATH", help="as for `run`: the interpreter to look at")
     parser.add_argument(
         "--engine-option", action="append", metavar="KEY=VALUE", help="as for `run`: the servers to look at"
     )

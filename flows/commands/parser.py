@@ -29,6 +29,7 @@ _METAVAR: Final = {
     "model_filter": "PATTERN",
     "columns": "FIELD=COLUMN",
     "engine_option": "KEY=VALUE",
+    "engine_python": "PATH",
     "currency": "CODE",
     "device_profile": "FILE",
     "out": "FILE",

@@ -38,7 +38,7 @@ class NightlyParameters(Form):
         "Sampling, where a request says nothing": (
             *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
         ),
-        "Engine": ("engine", "engine_option", "max_in_flight"),
+        "Engine": ("engine", "engine_python", "engine_option", "max_in_flight"),
         "Device and memory": (
             *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
             *("token_budget", "max_sequences", "page_size"),
@@ -173,11 +173,19 @@ class NightlyParameters(Form):
         json_schema_extra={"enum": list(ENGINES)},
         examples=[NATIVE],
     )
+    engine_python: str | None = Field(
+        default=None,
+        title="Python of the engine",
+        description="Path of the interpreter that has vLLM: engines have environments of their own. Empty is "
+        "the one that runs this.",
+        examples=["/opt/vllm/bin/python"],
+    )
     engine_option: list[str] = Field(
         default_factory=list,
         title="Engine options",
-        description="KEY=VALUE, for an engine elsewhere: url (once for each server), model, key_env (the "
-        "environment variable that holds the key), prompts, timeout_s, give_up_s, retries.",
+        description="KEY=VALUE. Of servers: url (once for each server), model, key_env (the environment "
+        "variable that holds the key), prompts, timeout_s, give_up_s, retries. Of vLLM: scheduling, pacing, "
+        "and fields of its EngineArgs, as tensor_parallel_size=2.",
         examples=["url=http://localhost:8000/v1"],
     )
     max_in_flight: int | None = Field(

@@ -77,14 +77,17 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
 
 
 def _settings(parameters: NightlyParameters) -> NightSettings:
-    check_engine(parameters.engine, parameters.engine_option, parameters.max_in_flight)
-    device = _device(parameters) if parameters.engine == NATIVE else _device_elsewhere(parameters)
+    check_engine(
+        parameters.engine, parameters.engine_option, parameters.max_in_flight, parameters.engine_python
+    )
+    device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
         policy=parameters.policy,
         lengths=parameters.lengths,
         device=device,
         engine=parameters.engine,
+        engine_python=parameters.engine_python,
         engine_options=tuple(parameters.engine_option),
         max_in_flight=parameters.max_in_flight,
         dtype=find_dtype(parameters.dtype, device),
@@ -118,6 +121,10 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
 
 def _device(parameters: NightlyParameters) -> str:
     here = parameters.compute_on is None
+    if not here and parameters.engine != NATIVE:
+        raise ConfigurationError(
+            option("compute_on"), f"does not go with --engine {parameters.engine} yet", "Leave it out"
+        )
     try:
         device = find_device(parameters.device) if here else device_elsewhere(parameters.device)
         # Another machine's GPU is looked at there.

@@ -80,6 +80,8 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         model_dir,
         tokenizer.encode,
         request.model,
+        python=settings.engine_python,
+        device=settings.device,
     )
     check_defaults(engine, settings.defaults)
     after = begin_reading(store, request.job, resolved.run_date)

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from engine.choices import NATIVE
 from engine.cost.devices import model_shape
 from engine.cost.metrics import density, idle_tail_seconds, mbu, mfu, overlap_fraction, useful_seconds
 from engine.cost.optimum import optimum
@@ -54,8 +53,8 @@ def run_totals(
     """
     steps = pl.DataFrame(pl.from_arrow(night.read_table("steps"))).sort("started_at", "step")
     answers = _Answers(night, work)
-    # Other engines do not tell their steps: nothing is known of them, which is not 0.
-    told = night.engine.name == NATIVE
+    # Some engines do not tell their steps: nothing is known of them, which is not 0.
+    told = night.engine.capabilities.steps
     totals: dict[str, Any] = {name: steps[name].sum() if told else None for name in _SUMS}
     totals |= {name: None if steps[name].null_count() else float(steps[name].sum()) for name in _LATER_SUMS}
     if not told:

@@ -46,9 +46,9 @@ class NightSettings:
     device
         `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them. Of an
         engine elsewhere it is `endpoint`, and `dtype` only what the plan counts with.
-    engine, engine_options, max_in_flight
-        A key of `engine.choices.ENGINES`, its options as KEY=VALUE, and the most requests that it gets at a
-        time; None: as many as it bears.
+    engine, engine_python, engine_options, max_in_flight
+        A key of `engine.choices.ENGINES`, the interpreter that it runs in (None: this one), its options as
+        KEY=VALUE, and the most requests that it gets at a time; None: as many as it bears.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
@@ -88,6 +88,7 @@ class NightSettings:
     kv_dtype: str = "auto"
     device: str = "cpu"
     engine: str = NATIVE
+    engine_python: str | None = None
     engine_options: tuple[str, ...] = ()
     max_in_flight: int | None = None
     part_seconds: float = 60.0

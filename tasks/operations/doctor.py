@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.choices import NATIVE
+from engine.choices import ENDPOINT, NATIVE
 from engine.cost.devices import DeviceError, find_device, find_dtype, lock_file
 from engine.errors import EngineError
 from tasks.base.errors import ConfigurationError, bounded
@@ -68,6 +68,7 @@ class Asked:
     model: str | None = None
     catalog: str | None = None
     engine: str = NATIVE
+    engine_python: str | None = None
     engine_option: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
@@ -93,9 +94,9 @@ def check_night(asked: Asked) -> Iterator[Check]:
         yield _checked("source", lambda: _source(asked, found[0]))
         yield _checked("catalog", lambda: _catalog(asked, found[0]))
     yield _checked("model", lambda: _model(asked))
-    if asked.engine == NATIVE:
+    if asked.engine != ENDPOINT:
         yield _checked("device", lambda: _device(asked, found[0] if found else None))
-    else:
+    if asked.engine != NATIVE:
         yield _checked("engine", lambda: _engine(asked))
 
 
@@ -174,12 +175,19 @@ def _model(asked: Asked) -> Check:
 
 
 def _engine(asked: Asked) -> Check:
-    check_engine(asked.engine, asked.engine_option, None)
+    check_engine(asked.engine, asked.engine_option, None, asked.engine_python)
     if asked.model is None:
         return Check("engine", SKIPPED, "needs the model, whose name and tokenizer it has to share")
     folder = find_model(asked.model)
     facts = find_engine(
-        asked.engine, asked.engine_option, None, folder, load_tokenizer(str(folder)).encode, asked.model
+        asked.engine,
+        asked.engine_option,
+        None,
+        folder,
+        load_tokenizer(str(folder)).encode,
+        asked.model,
+        python=asked.engine_python,
+        device=ENDPOINT if asked.engine == ENDPOINT else find_device(asked.device),
     )
     takes = "token ids" if facts.prompts == "ids" else "prompts as text, so hits of the plan are estimates"
     text = f"{facts.version} answers and takes {takes}"

@@ -135,6 +135,7 @@ class _Asked:
             kv_dtype=settings.kv_dtype,
             engine=night.engine.name,
             options=night.engine.options,
+            python=night.settings.engine_python,
             device=settings.device,
             kv_tokens=settings.kv_tokens,
             page_size=settings.page_size,

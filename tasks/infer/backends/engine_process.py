@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any
 
+from engine.backends.interpreter import command_for, environment_for
 from engine.job.format import read_messages, read_settings
 
 if TYPE_CHECKING:
@@ -29,18 +29,17 @@ class EngineProcess:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log_file = folder / "engine.log"
-        engine = read_settings(folder).engine
+        settings = read_settings(folder)
+        module = f"engine.backends.{settings.engine}"
         reading, writing = os.pipe()
-        # PYTHONSAFEPATH: a folder named `engine` where the run was started must not be imported instead.
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", f"engine.backends.{engine}", str(folder), str(writing)],
+                command_for(settings.python, module, str(folder), str(writing)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=environment,
+                env=environment_for(settings.python, folder),
                 pass_fds=(writing,),
             )
         os.close(writing)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from engine.backends.endpoint.examine import examine
 from engine.backends.endpoint.options import parse_options
 from engine.backends.facts import NATIVE_FACTS
-from engine.choices import ENDPOINT, NATIVE
+from engine.backends.vllm import examine as vllm
+from engine.backends.vllm.options import parse_options as parse_vllm_options
+from engine.choices import ENDPOINT, NATIVE, VLLM
 from engine.errors import OptionError
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
@@ -40,7 +42,9 @@ class Encode(Protocol):
     def __call__(self, texts: Sequence[str], *, special: bool) -> list[list[int]]: ...  # noqa: D102 - described by the class
 
 
-def check_engine(engine: str, options: Sequence[str], max_in_flight: int | None) -> None:
+def check_engine(
+    engine: str, options: Sequence[str], max_in_flight: int | None, python: str | None = None
+) -> None:
     """Check the options of an engine as they were typed; nothing is asked of it yet.
 
     Raises
@@ -48,15 +52,27 @@ def check_engine(engine: str, options: Sequence[str], max_in_flight: int | None)
     ConfigurationError
         Naming the option.
     """
-    if engine == NATIVE:
-        for name, given in (("--engine-option", options), ("--max-in-flight", max_in_flight)):
-            if given:
-                raise ConfigurationError(
-                    name, "is for an engine elsewhere", f"Leave it out, or add --engine {ENDPOINT}"
-                )
-        return
+    meant_for = {
+        "--engine-option": f"{VLLM} or {ENDPOINT}",
+        "--max-in-flight": ENDPOINT,
+        "--engine-python": VLLM,
+    }
+    has = {
+        NATIVE: (),
+        VLLM: ("--engine-option", "--engine-python"),
+        ENDPOINT: ("--engine-option", "--max-in-flight"),
+    }
+    given = {"--engine-option": options, "--max-in-flight": max_in_flight, "--engine-python": python}
+    for name, value in given.items():
+        if value and name not in has[engine]:
+            raise ConfigurationError(
+                name, "is for an engine elsewhere", f"Leave it out, or add --engine {meant_for[name]}"
+            )
     try:
-        parse_options(options, max_in_flight).headers()
+        if engine == VLLM:
+            parse_vllm_options(options)
+        elif engine == ENDPOINT:
+            parse_options(options, max_in_flight).headers()
     except OptionError as error:
         raise _configuration(error) from None
 
@@ -68,6 +84,9 @@ def find_engine(
     model_dir: Path,
     encode: Encode,
     model: str,
+    *,
+    python: str | None = None,
+    device: str = ENDPOINT,
 ) -> EngineFacts:
     """Return what is known of an engine, asking it if it is elsewhere.
 
@@ -78,18 +97,22 @@ def find_engine(
         either, if the options do not say.
     encode
         `tasks.profile.tokenize.PromptTokenizer.encode` of that model.
+    python, device
+        The interpreter that has the engine, None for this one, and what it is to compute on.
 
     Raises
     ------
     ConfigurationError
         One line, if it cannot be reached or does not have the model.
     """
-    check_engine(engine, options, max_in_flight)
+    check_engine(engine, options, max_in_flight, python)
     if engine == NATIVE:
         return NATIVE_FACTS
-    names = (model_name(model_dir), model, str(model_dir))
-    (sample,) = encode([SAMPLE], special=False)
     try:
+        if engine == VLLM:
+            return vllm.examine(parse_vllm_options(options), python, model_dir, on_cpu=device == "cpu")
+        names = (model_name(model_dir), model, str(model_dir))
+        (sample,) = encode([SAMPLE], special=False)
         return examine(parse_options(options, max_in_flight), names, sample)
     except OptionError as error:
         raise _configuration(error) from None

@@ -7,7 +7,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.choices import NATIVE
+from engine.choices import ENDPOINT
 from tasks.infer.give_way import announced, ask_for_device, machine_place, wait_until_free
 from tasks.infer.infer import infer
 from tasks.runlog.records import LogFormatError
@@ -48,7 +48,7 @@ def infer_here(
     dict
         See `tasks.infer.infer.infer`, also for what is raised.
     """
-    if night.engine.name != NATIVE:
+    if night.engine.name == ENDPOINT:
         # Its devices are elsewhere, and not ours to share out.
         return infer(night, on_progress)
     place = place or machine_place(night.settings.device)

@@ -1,0 +1,171 @@
+"""vLLM answering a job in this process: before every step we decide, then it computes.
+
+Each finished answer is sent at the end of its step, so whatever ends this process loses none.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from engine.backends.contract import Ended
+from engine.backends.vllm.examine import facts_of
+from engine.backends.vllm.feed import OurFeed, PlainFeed, simulated_order
+from engine.backends.vllm.items import REASONS, answer_item, sampling_fields
+from engine.backends.vllm.load import load
+from engine.backends.vllm.options import VllmOptions
+from engine.cost.devices import device_uuid, find_device, nominal_profile
+from engine.cost.metrics import StepSample, step_metrics
+from engine.cost.step import measure_cpu, step_cost
+from engine.job.format import Job, read_job, write_plan_file
+from engine.job.running import RunningFile
+from engine.runtime.sample.token_text import TokenText
+from engine.runtime.schedule.revision import Reviser
+from engine.warm import make_ready
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from engine.backends.contract import Send
+    from engine.backends.vllm.feed import Feed
+    from engine.backends.vllm.load import Loaded
+
+TWO_SIDED = ("blend", "interleave")
+"""Order policies that are decided while the engine runs; the others are an order and nothing else."""
+
+
+def prepare(device: str, send: Send) -> None:  # noqa: ARG001 - as `engine.backends.contract.Prepare` has it
+    """Load or compile the functions of the scheduler, so that no device waits for it."""
+    make_ready("engine.cost", "engine.plan.scan", "engine.runtime", begin=lambda: send({"type": "compiling"}))
+
+
+def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
+    """Answer the requests of a job; see `engine.backends.contract.Answer`."""
+    job = read_job(folder)
+    begin = time.perf_counter()
+    options = VllmOptions.of_job(job.settings.options)
+    # First of all: so an engine that dies while it loads is known to have computed nothing.
+    running = RunningFile(folder, job.settings.max_sequences)
+    place = find_device(job.settings.device)
+    loaded = load(job, options, place)
+    planned = job.profile or nominal_profile(place)
+    device = job.profile or (measure_cpu() if place == "cpu" else planned)
+    reviser = None
+    if job.replanning is not None:
+        reviser = Reviser(job.replanning, job.plan, loaded.shape, planned)
+    how = options.scheduling
+    if how == "auto":
+        how = "ours" if job.plan.policy in TWO_SIDED else "plan"
+    if how == "ours" and not loaded.hooked:
+        how = "simulated"
+    cost = step_cost(loaded.shape, planned)
+    feed: Feed
+    if how == "ours":
+        feed = OurFeed(job, loaded, cost, reviser, paced=options.pacing)
+    elif how == "simulated":
+        feed = PlainFeed(loaded, simulated_order(job, loaded, cost, paced=options.pacing))
+    else:
+        feed = PlainFeed(loaded, job.plan.order.tolist())
+    session = _Session(job, options, loaded, feed, send)
+    ready = {
+        "kv_tokens": loaded.kv_tokens,
+        "device": asdict(device),
+        "load_seconds": time.perf_counter() - begin,
+    }
+    send({"type": "ready", **facts_of(options).told(), **ready, "device_uuid": device_uuid(place)})
+    # Of the profile of the device at hand, unlike the plan's: what its work should have taken here.
+    here, replans = step_cost(loaded.shape, device), 0
+    while session.unfinished and not stop.is_set():
+        sample = session.step(running)
+        if sample is not None:
+            figures = step_metrics(sample, loaded.shape, here, loaded.kv_tokens // loaded.block_size)
+            send({"type": "step", **asdict(sample), **figures})
+        if how == "ours" and reviser is not None and reviser.replans > replans:
+            replans = reviser.replans
+            write_plan_file(folder / f"plan-{replans}.npz", reviser.plan)
+            send({"type": "plan", "file": f"plan-{replans}.npz"})
+    return Ended(not session.unfinished, session.counters | {"replans": replans})
+
+
+class _Session:
+    """One job in vLLM.
+
+    Attributes
+    ----------
+    counters
+        Of the whole job; figures that vLLM did not give are left out.
+    """
+
+    def __init__(self, job: Job, options: VllmOptions, loaded: Loaded, feed: Feed, send: Send) -> None:
+        self._job, self._loaded, self._feed, self._send = job, loaded, feed, send
+        self._seeded = not options.on_cpu
+        self._text_of = TokenText(loaded.engine.get_tokenizer())
+        self._began: dict[int, float] = {}
+        self.unfinished = len(job.request_ids)
+        names = ("prefill_tokens", "decode_tokens", "hit_tokens", "recomputed_tokens", "evicted_pages")
+        self.counters = dict.fromkeys(("steps", "finished", "preemptions", "peak_running", *names), 0)
+
+    def step(self, running: RunningFile) -> StepSample | None:
+        """Let vLLM compute one step, and send what it has finished; return its figures if it tells them."""
+        engine, scheduler = self._loaded.engine, self._loaded.scheduler
+        started_at, begin = time.time(), time.perf_counter()
+        for request in self._feed.before_step():
+            self._add(request)
+        running.write(self._feed.running())
+        outputs = engine.step()
+        now = time.time()
+        finished = [(int(one.request_id), one) for one in outputs if one.finished]
+        figures = scheduler.figures if self._loaded.hooked else None
+        for request in figures.first if figures is not None else ():
+            self._began.setdefault(request, started_at)
+        items = [self._item(request, output, now) for request, output in finished]
+        self._feed.after_step([(i, one.outputs[0].finish_reason == "stop") for i, one in finished], figures)
+        self._tell(items)
+        if figures is None:
+            return None
+        self.counters["steps"] += 1
+        values = asdict(figures)
+        for name in ("put_back", "first"):
+            del values[name]
+        for name in self.counters.keys() & values.keys():
+            self.counters[name] += values[name]
+        self.counters["peak_running"] = max(self.counters["peak_running"], figures.running)
+        seconds = time.perf_counter() - begin
+        return StepSample(
+            step=self.counters["steps"], started_at=started_at, seconds=seconds, nano_batches=1, **values
+        )
+
+    def _add(self, request: int) -> None:
+        job = self._job
+        fields = sampling_fields(job.sampling[request], self._loaded.model_stops, seeded=self._seeded)
+        tokens = job.tokens[job.offsets[request] : job.offsets[request + 1]].tolist()
+        self._loaded.add(str(request), tokens, fields)
+
+    def _item(self, request: int, output: Any, now: float) -> dict[str, Any]:  # noqa: ANN401 - vLLM's
+        times = self._began.pop(request, now), now
+        return answer_item(
+            self._job, request, output.outputs[0], output.num_cached_tokens, times, self._text_of
+        )
+
+    def _tell(self, items: list[dict[str, Any]]) -> None:
+        self.unfinished -= len(items)
+        answers = [item for item in items if item["finish_reason"] in REASONS]
+        self.counters["finished"] += len(answers)
+        if answers:
+            self._send({"type": "answers", "items": answers})
+        refusals = [
+            {
+                "request_id": item["request_id"],
+                "choice": item["choice"],
+                "code": "engine_error",
+                "field": None,
+                "message": f"vLLM ended it with {item['finish_reason']}",
+                "retryable": True,
+            }
+            for item in items
+            if item["finish_reason"] not in REASONS
+        ]
+        if refusals:
+            self._send({"type": "refused", "items": refusals})

