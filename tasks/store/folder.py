@@ -62,13 +62,13 @@ class FolderStore:
 
     def put_file(self, key: str, path: Path) -> None:
         """Copy to a temporary file and rename it."""
+        with path.open("rb") as source:
 
-        def copy(out: BinaryIO) -> None:
-            with path.open("rb") as source:
+            def copy(out: BinaryIO) -> None:
                 shutil.copyfileobj(source, out, 1 << 20)
 
-        with self._errors(key, writing=True), self._temporary(key, copy) as temp:
-            temp.replace(self._path(key))
+            with self._errors(key, writing=True), self._temporary(key, copy) as temp:
+                temp.replace(self._path(key))
         self._written = True
 
     def get_file(self, key: str, path: Path) -> None:

@@ -161,7 +161,7 @@ def _text(line: Mapping[str, Any]) -> str:
     return str(line["response"]["body"]["choices"][0]["message"]["content"])
 
 
-def check(night: Night, folder: Path, interrupted: int) -> Counter[str]:
+def check(night: Night, folder: Path, interrupted: int, most_each: int = PART_ANSWERS) -> Counter[str]:
     """Count what is wrong with what a night has come to, and check that nothing is.
 
     Parameters
@@ -169,6 +169,8 @@ def check(night: Night, folder: Path, interrupted: int) -> Counter[str]:
     interrupted
         How often a process of it was killed, or stopped because its store failed: each costs what had no
         part yet.
+    most_each
+        Most answers that each may have cost.
     """
     lines = night.published(folder)
     often = Counter(name for name, _ in lines)
@@ -181,7 +183,7 @@ def check(night: Night, folder: Path, interrupted: int) -> Counter[str]:
         nights=1,
     )
     assert (found["lost"], found["doubled"], found["wrong"]) == (0, 0, 0)
-    assert 0 <= found["wasted"] <= interrupted * PART_ANSWERS
+    assert 0 <= found["wasted"] <= interrupted * most_each
     return found
 
 
