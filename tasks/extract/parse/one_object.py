@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.base.accounting import Account
 from tasks.extract.parse.drafts import Drafts
+from tasks.extract.parse.events import joined
 from tasks.extract.parse.record_parser import RecordParser
 from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.parse.sniff import looks_like, parquet_records, sniff
@@ -150,7 +151,8 @@ def parse_object(
         path.unlink(missing_ok=True)
         return tally.result(name, failure, text.bytes_read)
     source = line_records(found.kind, text, max_line_bytes)
-    _parse_records(source.records, RecordParser(place, settings, used), rows, tally)
+    records = joined(source.records) if found.kind in ("otlp", "otlp-document") else source.records
+    _parse_records(records, RecordParser(place, settings, used), rows, tally)
     return tally.result(used.name, source.failure(), text.bytes_read)
 
 

@@ -27,7 +27,7 @@ def read(record: Mapping[str, Any]) -> Logged:
     return Logged(
         shape=Shape(required_count(record, "ContextTokens")),
         endpoint="completions",
-        rest={} if images in {None, ""} else {"NumImages": required_count(record, "NumImages")},
+        rest={} if images in (None, "") else {"NumImages": required_count(record, "NumImages")},
         event_time=None if record.get("TIMESTAMP") == NO_TIME else event_time(record, "TIMESTAMP"),
         output_tokens=required_count(record, "GeneratedTokens"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.readers import genai, langfuse_spans, mlflow, openinference
+from tasks.extract.readers import genai, langfuse_spans, mlflow, openinference, span_events
 from tasks.extract.readers.contract import Filtered, Logged, Reader
 from tasks.extract.readers.spans import attributes
 
@@ -26,6 +26,9 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Logged | Filtered:
     """Make a span of a model call a request."""
+    name = span_events.event_name(record)
+    if name is not None:
+        return span_events.read_event(record, name)
     found = attributes(record)
     if langfuse_spans.recognises(found) and not _has_prompt(found):
         return langfuse_spans.read_span(record, found)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _NANO: Final = 1e-9
 _OTLP_VALUES: Final = ("stringValue", "boolValue", "doubleValue")
+_OF_EVENT: Final = ("timestamp", "timeUnixNano", "time_unix_nano", "observedTimeUnixNano")
+"""When an event was made, which is when the answer was there."""
 _COLUMN: Final = "attributes."
 """Beginning of the columns of attributes in a table of spans."""
 
@@ -39,7 +41,7 @@ def attributes(record: Mapping[str, Any]) -> Mapping[str, Any]:
         return given
     if isinstance(given, list):
         pairs = (item for item in given if isinstance(item, dict) and isinstance(item.get("key"), str))
-        return {item["key"]: _otlp(item.get("value")) for item in pairs}
+        return {item["key"]: any_value(item.get("value")) for item in pairs}
     columns = {
         name.removeprefix(_COLUMN): value
         for name, value in record.items()
@@ -52,11 +54,11 @@ def call_of(
     record: Mapping[str, Any], *, endpoint: Endpoint, model: str | None, output_tokens: int | None
 ) -> Logged:
     """Return a span's call without its content: what it is called, when it was made, how long it took."""
-    start = _time(record, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "timestamp")
+    start = _time(record, "startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", *_OF_EVENT)
     end = _time(record, "endTimeUnixNano", "end_time_unix_nano", "end_time", "endTime", exact=False)
     return Logged(
         endpoint=endpoint,
-        custom_id=_span_id(record),
+        custom_id=span_id(record),
         requested_model=model,
         event_time=start,
         latency_s=between(start, end),
@@ -105,7 +107,7 @@ def _flatten(name: str, value: object, out: dict[str, Any]) -> None:
         out[name] = value
 
 
-def _otlp(value: object) -> object:
+def any_value(value: object) -> object:
     """Return the plain value of an OTLP `AnyValue`."""
     if not isinstance(value, dict):
         return value
@@ -118,14 +120,15 @@ def _otlp(value: object) -> object:
         return int(number) if isinstance(number, str) and re.fullmatch(r"-?\d{1,19}", number) else number
     items = value.get("arrayValue")
     if isinstance(items, dict) and isinstance(items.get("values"), list):
-        return [_otlp(item) for item in items["values"]]
+        return [any_value(item) for item in items["values"]]
     pairs = value.get("kvlistValue")
     if isinstance(pairs, dict) and isinstance(pairs.get("values"), list):
         return attributes({"attributes": pairs["values"]})
     return None
 
 
-def _span_id(record: Mapping[str, Any]) -> str | None:
+def span_id(record: Mapping[str, Any]) -> str | None:
+    """Return `TRACE/SPAN` of a span or of what was made in it, whatever the two are called."""
     context = record.get("context")
     place = context if isinstance(context, dict) else record
     trace, span = (

@@ -1,6 +1,7 @@
 """Records in lists inside of a document, each one a record: OTLP batches, and lists that are wrapped.
 
-OTLP is `{resourceSpans: [{scopeSpans: [{spans: [...]}]}]}`; what APIs return is `{data: [...], meta: ...}`.
+OTLP is `{resourceSpans: [{scopeSpans: [{spans: [...]}]}]}`, and the like for log records; what APIs return is
+`{data: [...], meta: ...}`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ Path: TypeAlias = tuple[tuple[str, ...], ...]
 """Names of the lists on the way to the records, the outermost first."""
 
 # The names of the protocol's JSON, of protobuf's own, and of the protocol before version 0.16.
-BATCHES: Final = ("resourceSpans", "resource_spans")
+BATCHES: Final = ("resourceSpans", "resource_spans", "resourceLogs", "resource_logs")
 OTLP: Final[Path] = (
     BATCHES,
-    ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans"),
-    ("spans",),
+    (
+        *("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans"),
+        *("scopeLogs", "scope_logs"),
+    ),
+    ("spans", "logRecords", "log_records"),
 )
 WRAPPED: Final[Path] = (("data", "records", "Records", "items", "requests", "rows", "observations"),)
 
