@@ -12,8 +12,9 @@ from engine.backends.facts import NATIVE_FACTS, Capabilities, EngineFacts
 from engine.choices import ENDPOINT
 from engine.job.format import read_job
 from engine.models.config import load_config
+from tasks.base.errors import ConfigurationError
 from tasks.infer import infer as step
-from tasks.infer.backends.engines import refusal_of
+from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
 from tasks.plan.plan import FIRST_FOLDER, plan
@@ -108,3 +109,43 @@ def test_no_device_is_asked_for_where_servers_answer(night: Any, monkeypatch: py
     monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
     night.engine = TEXT
     assert here.infer_here(night) == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "most", "python", "said"),
+    [
+        ("native", (), None, "/a/python", "--engine-python: .* add --engine vllm"),
+        ("native", ("a=1",), None, None, "--engine-option: .* add --engine vllm or endpoint"),
+        ("endpoint", ("url=http://a/v1",), None, "/a/python", "--engine-python: .* add --engine vllm"),
+        ("vllm", (), 3, None, "--max-in-flight: .* add --engine endpoint"),
+        ("vllm", ("scheduling=best",), None, None, "--engine-option scheduling: 'best' is unknown"),
+    ],
+)
+def test_options_are_for_the_engines_that_have_them(
+    engine: str, options: tuple[str, ...], most: int | None, python: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        check_engine(engine, options, most, python)
+    check_engine("vllm", ("enforce_eager=true",), None, "/a/python")
+    check_engine("native", (), None, None)
+
+
+def test_a_device_is_asked_for_where_vllm_computes(night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(here, "ask_for_device", lambda *_: asked.append("asked"))
+    monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
+    night.engine = EngineFacts("vllm", "vllm 1", Capabilities(steps=True))
+    assert here.infer_here(night) == {"done": True}
+    assert asked == ["asked"]
+
+
+def test_the_interpreter_of_the_engine_goes_with_the_job(night: Any) -> None:
+    night.settings = replace(night.settings, engine_python="/a/python")
+    night.engine = EngineFacts("vllm", "vllm 1", Capabilities(), options={"scheduling": "ours"})
+    plan(night)
+    settings = read_job(night.scratch / FIRST_FOLDER).settings
+    assert (settings.engine, settings.python, settings.options) == (
+        "vllm",
+        "/a/python",
+        {"scheduling": "ours"},
+    )
