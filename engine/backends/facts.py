@@ -79,6 +79,6 @@ class EngineFacts:
 NATIVE_FACTS: Final = EngineFacts(
     NATIVE,
     str(ANSWER_VERSION),
-    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True),
+    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True, structured=True),
 )
 """Our own engine."""
