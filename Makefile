@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers
+.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers test-structured
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -39,6 +39,9 @@ test-kernels: $(STAMP) ## Triton kernels and GPU benchmarks without a GPU: inter
 
 test-gpu: $(STAMP) ## on a machine with a GPU: every kernel and the engine on the device
 	@NIGHTBLEND_KERNELS=cuda $(PY) -m pytest tests/engine/kernels/triton tests/gpu
+
+test-structured: $(STAMP) ## every JSON schema of the tests under every policy: 2,600 constrained answers, all valid
+	@NIGHTBLEND_STRUCTURED=all $(PY) -m pytest tests/engine/runtime/sample/test_constraints.py -s --durations=3
 
 test-s3: $(STAMP) ## the S3 store and reading logs against Ceph radosgw, which it installs (Debian, root); a line of 1 GB
 	@$(PY) -m tests.servers.radosgw --install || true

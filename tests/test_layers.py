@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDERS = ("engine", "tasks", "flows")
-ENGINE_PACKAGES = {"httpx", "numba", "numpy", "safetensors", "tokenizers", "torch", "transformers", "triton"}
+ENGINE_PACKAGES = {
+    "httpx",
+    "llguidance",
+    "numba",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "triton",
+}
 """All that is installed where the engine runs by itself; httpx comes with transformers."""
 OTHER_ENGINES = {"vllm"}
 """Imported only in the interpreter that has them, by the back ends of their names."""
@@ -32,11 +42,12 @@ FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
 ROOMS = read_rooms("""
 engine: what every room of the engine uses: errors, compiled functions
+engine/grammar: what an answer may be constrained to, and whether that is enforced exactly
 engine/kernels: Triton kernels, each with its torch reference, and which of the two runs
 engine/models: models from their folders: configuration, weights, decoder, the schedule of a layer
     engine engine/kernels
-engine/runtime/sample: tokens from logits: settings of requests, log probabilities
-    engine engine/kernels
+engine/runtime/sample: tokens from logits: settings of requests, constraints, log probabilities
+    engine engine/grammar engine/kernels
 engine/cost: what a step costs: model shapes, devices, profiles and their fit, the optimum, metrics
     engine engine/models
 engine/runtime/state: what the scheduler works on: requests, running slots, a step; the contract of a runner
@@ -65,8 +76,8 @@ engine/backends/vllm: vLLM in its own process as a back end
     engine engine/backends engine/cost engine/job engine/models engine/plan engine/runtime
     engine/runtime/kv engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/native: our own engine as a back end
-    engine engine/backends engine/cost engine/job engine/models engine/runtime engine/runtime/sample
-    engine/runtime/schedule
+    engine engine/backends engine/cost engine/grammar engine/job engine/models engine/runtime
+    engine/runtime/sample engine/runtime/schedule
 engine/simulate: the same scheduler on a modelled device
     engine engine/cost engine/plan engine/runtime engine/runtime/kv engine/runtime/schedule
     engine/runtime/state
@@ -76,8 +87,8 @@ tasks/base: errors, accounting, schemas, identity, run date
     engine engine/cost
 tasks/extract/text: bytes become lines
     tasks/base
-tasks/requests: what a request asks for: body, prompt, sampling, choices
-    tasks/base
+tasks/requests: what a request asks for: body, prompt, sampling, constraints, choices
+    engine/grammar tasks/base
 tasks/store: where bytes live: the contract, a folder, S3, opening one
     tasks/base
 tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an API
@@ -85,7 +96,8 @@ tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an AP
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/extract/forms tasks/requests
 tasks/infer/backends: which back end answers a job, and what it can do
-    engine engine/backends engine/backends/endpoint engine/backends/vllm engine/job tasks/base tasks/night
+    engine engine/backends engine/backends/endpoint engine/backends/vllm engine/grammar engine/job
+    tasks/base tasks/night
     tasks/requests
 tasks/runlog: the only memory of a run
     tasks/base tasks/store

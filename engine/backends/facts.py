@@ -82,6 +82,6 @@ class EngineFacts:
 NATIVE_FACTS: Final = EngineFacts(
     NATIVE,
     str(ANSWER_VERSION),
-    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True, steps=True),
+    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True, structured=True, steps=True),
 )
 """Our own engine."""

@@ -7,7 +7,7 @@ oracle that any other implementation is tested against.
 from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.kv import copy_kv_prefix, store_kv
-from engine.kernels.next_token import draw, greedy
+from engine.kernels.next_token import TokenMasks, draw, greedy
 from engine.kernels.qk_rope_store import qk_rope_store
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
@@ -15,6 +15,7 @@ from engine.kernels.silu import silu_and_mul
 
 __all__ = [
     "AttentionGroup",
+    "TokenMasks",
     "add_rms_norm",
     "apply_rope",
     "causal_mask",

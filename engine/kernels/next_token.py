@@ -5,7 +5,7 @@ A draw is keyed by (seed, position), so that the batch does not matter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,6 +15,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
+
+
+class TokenMasks(NamedTuple):
+    """Which tokens rows of logits may take.
+
+    Attributes
+    ----------
+    rows
+        int32 [rows]: the mask of each row, an index into `bits`; -1: all tokens.
+    bits
+        int32 [masks, words]: token i is allowed if bit ``i % 32`` of word ``i // 32`` is set. There are bits
+        for the vocabulary at least.
+    """
+
+    rows: Tensor
+    bits: Tensor
+
+    def of(self, some: Tensor) -> TokenMasks:
+        """Return those of some rows, integers [n]."""
+        return TokenMasks(self.rows[some], self.bits)
 
 
 def _mix(h: Tensor) -> Tensor:
@@ -70,12 +90,28 @@ def restrict(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
-def greedy(logits: Tensor) -> Tensor:
-    """Return the most likely token of each row [rows, vocab], the lowest id among equals, int64 [rows]."""
+def allowed(logits: Tensor, masks: TokenMasks | None) -> Tensor:
+    """Return logits [rows, vocab] with -inf where a row's mask has no bit."""
+    if masks is None:
+        return logits
+    limited = torch.nonzero(masks.rows >= 0)[:, 0]
+    words = masks.bits[masks.rows[limited].to(torch.int64)]
+    place = torch.arange(32, dtype=torch.int32, device=logits.device)
+    bits = ((words[:, :, None] >> place) & 1).flatten(1)[:, : logits.shape[1]]
+    out = logits.clone()
+    out[limited] = logits[limited].masked_fill(bits == 0, -torch.inf)
+    return out
+
+
+def greedy(logits: Tensor, masks: TokenMasks | None = None) -> Tensor:
+    """Return the most likely token of each row [rows, vocab], the lowest id among equals, int64 [rows].
+
+    `masks` say which tokens the rows may take.
+    """
     if not use_triton(logits):
-        return logits.argmax(-1)
+        return allowed(logits, masks).argmax(-1)
     out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
-    return launch(logits, None, out, restricted=False)
+    return launch(logits, None, out, restricted=False, masks=masks)
 
 
 def draw(
@@ -87,6 +123,7 @@ def draw(
     positions: Tensor,
     *,
     restricted: bool,
+    masks: TokenMasks | None = None,
 ) -> Tensor:
     """Return a drawn token for each row, int64 [rows].
 
@@ -103,11 +140,16 @@ def draw(
         int64 [rows]; see `restrict` and `gumbel_noise`.
     restricted
         Whether any row has a top-k or top-p.
+    masks
+        Which tokens the rows may take; top-k and top-p are of these alone.
     """
     if not use_triton(logits):
-        return draw_reference(logits, temperature, top_k, top_p, seeds, positions, restricted=restricted)
+        return draw_reference(
+            logits, temperature, top_k, top_p, seeds, positions, restricted=restricted, masks=masks
+        )
     out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
-    return launch(logits, (temperature, top_k, top_p, seeds, positions), out, restricted=restricted)
+    given = temperature, top_k, top_p, seeds, positions
+    return launch(logits, given, out, restricted=restricted, masks=masks)
 
 
 def draw_reference(
@@ -119,9 +161,10 @@ def draw_reference(
     positions: Tensor,
     *,
     restricted: bool,
+    masks: TokenMasks | None = None,
 ) -> Tensor:
     """Return what `draw` does, by torch operations."""
-    scaled = logits.to(torch.float32) / temperature[:, None]
+    scaled = allowed(logits.to(torch.float32) / temperature[:, None], masks)
     if restricted:
         scaled = restrict(scaled, top_k, top_p)
     return (scaled + gumbel_noise(seeds, positions, logits.shape[1])).argmax(-1)
@@ -133,13 +176,32 @@ def settings(vocab_size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": max(1, block // 512)}
 
 
-def launch(logits: Tensor, rows: tuple[Tensor, ...] | None, out: Tensor, *, restricted: bool) -> Tensor:
+def launch(
+    logits: Tensor,
+    rows: tuple[Tensor, ...] | None,
+    out: Tensor,
+    *,
+    restricted: bool,
+    masks: TokenMasks | None = None,
+) -> Tensor:
     """Run the Triton kernel into `out` int64 [rows]; `rows` are the settings of `draw`, None for greedy."""
     if out.shape[0]:
         given = rows or (out,) * 5
-        flags = {"DRAW": rows is not None, "RESTRICT": restricted}
+        mask_rows, bits = masks or (out, out)
+        flags = {"DRAW": rows is not None, "RESTRICT": restricted, "MASKED": masks is not None}
         vocab = logits.shape[1]
-        draw_kernel[(out.shape[0],)](logits, *given, out, logits.stride(0), vocab, **flags, **settings(vocab))
+        draw_kernel[(out.shape[0],)](
+            logits,
+            *given,
+            mask_rows,
+            bits,
+            out,
+            logits.stride(0),
+            vocab,
+            bits.stride(0),
+            **flags,
+            **settings(vocab),
+        )
     return out
 
 
@@ -152,9 +214,20 @@ def mix32(h: tl.tensor) -> tl.tensor:
 
 
 @kernel
-def load_scaled(row: tl.tensor, place: tl.tensor, vocab: tl.tensor, temperature: tl.tensor) -> tl.tensor:
-    """Return logits over temperature in float32, -inf past the vocabulary."""
+def load_scaled(
+    row: tl.tensor,
+    place: tl.tensor,
+    vocab: tl.tensor,
+    temperature: tl.tensor,
+    words: tl.tensor,
+    limited: tl.tensor,
+    MASKED: tl.constexpr,
+) -> tl.tensor:
+    """Return logits over temperature in float32, -inf past the vocabulary and where a bit is not set."""
     x = tl.load(row + place, mask=place < vocab, other=-float("inf")).to(tl.float32)
+    if MASKED:
+        word = tl.load(words + (place >> 5), mask=(place < vocab) & limited, other=-1)
+        x = tl.where(((word >> (place & 31)) & 1) == 1, x, -float("inf"))
     # Zero has two signs, which compare equal as numbers but not as the integers of `ordered`.
     return tl.div_rn(x, temperature) + 0.0
 
@@ -180,6 +253,9 @@ def above(
     temperature: tl.tensor,
     rank: tl.tensor,
     largest: tl.tensor,
+    words: tl.tensor,
+    limited: tl.tensor,
+    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
     """Return how many tokens rank above `rank`, and the sum of their ``e^(x - largest)``."""
@@ -187,7 +263,7 @@ def above(
     mass = 0.0
     for first in range(0, vocab, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        x = load_scaled(row, place, vocab, temperature)
+        x = load_scaled(row, place, vocab, temperature, words, limited, MASKED)
         better = (ordered(x).to(tl.int64) > rank) & (place < vocab)
         count += tl.sum(better.to(tl.int32), 0)
         mass += tl.sum(tl.where(better, tl.exp(x - largest), 0.0), 0)
@@ -201,6 +277,9 @@ def threshold(
     temperature: tl.tensor,
     top_k: tl.tensor,
     top_p: tl.tensor,
+    words: tl.tensor,
+    limited: tl.tensor,
+    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
     """Return the rank above which all tokens may be drawn, and how many of those exactly at it may.
@@ -210,7 +289,8 @@ def threshold(
     """
     largest = -float("inf")
     for first in range(0, vocab, BLOCK):
-        x = load_scaled(row, first + tl.arange(0, BLOCK), vocab, temperature)
+        place = first + tl.arange(0, BLOCK)
+        x = load_scaled(row, place, vocab, temperature, words, limited, MASKED)
         largest = tl.maximum(largest, tl.max(x, 0))
     low = tl.full((), -(1 << 31), tl.int64)
     limit = tl.where((top_k > 0) & (top_k < vocab), top_k, vocab)
@@ -218,12 +298,12 @@ def threshold(
         high = ordered(largest).to(tl.int64)
         for _ in range(32):
             middle = (low + high) >> 1
-            count, _mass = above(row, vocab, temperature, middle, largest, BLOCK)
+            count, _mass = above(row, vocab, temperature, middle, largest, words, limited, MASKED, BLOCK)
             enough = count < limit
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
         low = high
-    count, mass = above(row, vocab, temperature, low, largest, BLOCK)
+    count, mass = above(row, vocab, temperature, low, largest, words, limited, MASKED, BLOCK)
     ties = (limit - count).to(tl.int32)
     cut = low
     if top_p < 1.0:
@@ -232,11 +312,11 @@ def threshold(
         high = ordered(largest).to(tl.int64)
         for _ in range(32):
             middle = (low + high) >> 1
-            count, mass = above(row, vocab, temperature, middle, largest, BLOCK)
+            count, mass = above(row, vocab, temperature, middle, largest, words, limited, MASKED, BLOCK)
             enough = (mass < share) | (count == 0)
             high = tl.where(enough, middle, high)
             low = tl.where(enough, low, middle + 1)
-        count, mass = above(row, vocab, temperature, high, largest, BLOCK)
+        count, mass = above(row, vocab, temperature, high, largest, words, limited, MASKED, BLOCK)
         within = tl.ceil((share - mass) / tl.exp(unordered(high) - largest))
         within = tl.maximum(tl.minimum(within, 1e9), 1.0).to(tl.int32)
         # At the rank where top-k ends, it may already have taken some of the equals away.
@@ -253,16 +333,28 @@ def draw_kernel(
     top_ps: tl.tensor,
     seeds: tl.tensor,
     positions: tl.tensor,
+    mask_rows: tl.tensor,
+    bits: tl.tensor,
     out: tl.tensor,
     stride: tl.tensor,
     vocab: tl.tensor,
+    bits_stride: tl.tensor,
     DRAW: tl.constexpr,
     RESTRICT: tl.constexpr,
+    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """``out = argmax(restrict(logits / temperature) + gumbel)`` if DRAW, else ``argmax(logits)``."""
+    """``out = argmax(restrict(logits / temperature) + gumbel)`` if DRAW, else ``argmax(logits)``.
+
+    If MASKED, the logits of tokens that a row may not take are -inf.
+    """
     index = tl.program_id(0).to(tl.int64)
     row = logits + index * stride
+    words, limited = bits, True
+    if MASKED:
+        mask_row = tl.load(mask_rows + index).to(tl.int64)
+        limited = mask_row >= 0
+        words = bits + tl.maximum(mask_row, 0) * bits_stride
     temperature = 1.0
     if DRAW:
         temperature = tl.load(temperatures + index)
@@ -271,15 +363,14 @@ def draw_kernel(
         key = mix32(key ^ (seed >> 32).to(tl.uint32))
         key = mix32(key ^ tl.load(positions + index).to(tl.uint32))
     if RESTRICT:
-        cut, ties = threshold(
-            row, vocab, temperature, tl.load(top_ks + index), tl.load(top_ps + index), BLOCK
-        )
+        top_k, top_p = tl.load(top_ks + index), tl.load(top_ps + index)
+        cut, ties = threshold(row, vocab, temperature, top_k, top_p, words, limited, MASKED, BLOCK)
     seen = 0
     best = -float("inf")
     token = tl.full((), 0, tl.int64)
     for first in range(0, vocab, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        x = load_scaled(row, place, vocab, temperature)
+        x = load_scaled(row, place, vocab, temperature, words, limited, MASKED)
         if RESTRICT:
             rank = ordered(x).to(tl.int64)
             equal = ((rank == cut) & (place < vocab)).to(tl.int32)

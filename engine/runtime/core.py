@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from engine.runtime import state
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.kv.invariants import check
 from engine.runtime.kv.pages import N_EVICTED, available, make_pool
+from engine.runtime.sample.constraints import Constraints
 from engine.runtime.sample.logprobs import LogprobStore
 from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
@@ -30,7 +32,7 @@ from engine.runtime.schedule.forecast import RULES
 from engine.runtime.schedule.pacing import prepare
 from engine.runtime.schedule.preemption import relieve
 from engine.runtime.settings import EngineSettings
-from engine.runtime.state.runner import LogprobWish
+from engine.runtime.state.runner import LogprobWish, MaskWish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from engine.runtime.sample.settings import Sampling
     from engine.runtime.schedule.flight import Flight
     from engine.runtime.schedule.revision import Reviser
-    from engine.runtime.state.runner import Launched, Runner
+    from engine.runtime.state.runner import Launched, Runner, StepResult
 
 __all__ = ["REASONS", "Completion", "Engine", "EngineSettings"]
 
@@ -55,7 +57,8 @@ REASONS = {state.STOPPED: "stop", state.LENGTH: "length"}
 class Completion:
     """A finished answer: token ids (stop token included), text, how it ended, Unix times of both ends.
 
-    `logprobs` has one entry per token id, where the request asked for them.
+    `logprobs` has one entry per token id, where the request asked for them. `failure` says why the answer
+    could not be held to its constraint, if so: then it is none.
     """
 
     request: int
@@ -66,6 +69,16 @@ class Completion:
     started_at: float
     finished_at: float
     logprobs: TokenLogprobs | None = None
+    failure: str | None = None
+
+
+@dataclass
+class _InFlight:
+    """A step that was launched, and its result once it has been waited for."""
+
+    flight: Flight
+    launched: Launched
+    result: StepResult | None = None
 
 
 class Engine:
@@ -104,6 +117,8 @@ class Engine:
         self._stops = np.array(decoder.config.stop_token_ids, np.int64)
         self._checker = StopChecker(sampling, tokenizer)
         self._logprobs = LogprobStore(sampling)
+        config = decoder.config
+        self._constraints = Constraints(sampling, tokenizer, config.vocab_size, config.stop_token_ids)
         prompt = np.diff(start)
         max_new = np.minimum([s.max_tokens for s in sampling], decoder.config.max_positions - prompt)
         self._check_capacity(prompt, max_new)
@@ -133,7 +148,7 @@ class Engine:
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
         runner.begin(sampling, self.slots)
-        self._in_flight: deque[tuple[Flight, Launched]] = deque()
+        self._in_flight: deque[_InFlight] = deque()
         self._spare = [flights.make_flight(settings.max_sequences) for _ in range(runner.lag + 1)]
         self.surplus_tokens = 0
 
@@ -194,7 +209,7 @@ class Engine:
         nano_batches = self._launch() if launched else 1
         finished = []
         while len(self._in_flight) > (self._runner.lag if launched else 0):
-            finished += self._arrive(*self._in_flight.popleft())
+            finished += self._arrive(self._in_flight.popleft())
         if self._reviser is not None and self._reviser.due(self.slots):
             self._revise(self._reviser)
         counts = self.slots.counts
@@ -226,7 +241,7 @@ class Engine:
         """Take in what is in flight without going on: before the engine is stopped."""
         finished = []
         while self._in_flight:
-            finished += self._arrive(*self._in_flight.popleft())
+            finished += self._arrive(self._in_flight.popleft())
         return finished
 
     def _revise(self, reviser: Reviser) -> None:
@@ -243,8 +258,9 @@ class Engine:
         pool, requests, slots, scan = self.pool, self.requests, self.slots, self.scan
         for i in range(relieve(pool, requests, slots, scan, self._cost, self._preempted)):
             request, slot = self._preempted[i].tolist()
-            for flight, _ in self._in_flight:
-                flights.take_back(requests, flight, slot)
+            for step in self._in_flight:
+                flights.take_back(requests, step.flight, slot)
+            self._constraints.forget(request)
             self._parked[request] = slots.output[slot, : requests.generated[request]].copy()
         settings = self.settings
         outlook, tokens = prepare(
@@ -273,18 +289,43 @@ class Engine:
         requests = self.slots.request[self._work.sample_slots[:count]].astype(np.int64)
         rows = self._logprobs.rows(requests)
         wish = LogprobWish(rows, self._logprobs.most(requests[rows]))
-        launched = self._runner.launch(self._work, self.slots, requests, wish)
+        limited = self._constraints.rows(requests)
+        if len(limited):
+            fill = partial(self._fill_masks, limited, requests[limited])
+            masks = MaskWish(limited, self._constraints.words, fill)
+            launched = self._runner.launch(self._work, self.slots, requests, wish, masks)
+        else:
+            launched = self._runner.launch(self._work, self.slots, requests, wish)
         flight = self._spare.pop()
         flights.assume(self.requests, self.slots, self._work, flight)
-        self._in_flight.append((flight, launched))
+        self._in_flight.append(_InFlight(flight, launched))
         return launched.nano_batches
 
-    def _arrive(self, flight: Flight, launched: Launched) -> list[Completion]:
-        """Put the sampled tokens in their places and take out the answers that are complete."""
+    def _fill_masks(self, samples: Int64, requests: Int64, out: Int32) -> None:
+        """Write the masks of some samples of the step that is being launched.
+
+        What they may take depends on the tokens of the step before, so its result is waited for. What is in
+        flight then is this step alone, which the device computes meanwhile.
+        """
+        for step in self._in_flight:
+            self._take_in(step)
+        places = self.requests.generated[requests].tolist()
+        slots = self._work.sample_slots[samples].tolist()
+        answers = [self.slots.output[slot, :place] for slot, place in zip(slots, places, strict=True)]
+        self._constraints.fill(requests.tolist(), answers, out)
+
+    def _take_in(self, step: _InFlight) -> StepResult:
+        """Wait for a step and put the tokens that it sampled in their places."""
+        if step.result is None:
+            step.result = step.launched.wait()
+            flights.fill(self.requests, self.slots, step.flight, step.result.tokens, self._stops)
+        return step.result
+
+    def _arrive(self, step: _InFlight) -> list[Completion]:
+        """Take in what a step sampled and take out the answers that are complete."""
         slots, requests = self.slots, self.requests
-        result = launched.wait()
+        result, flight = self._take_in(step), step.flight
         count = int(flight.size[0])
-        flights.fill(requests, slots, flight, result.tokens, self._stops)
         live = flight.live[:count] == 1
         if result.logprobs is not None:
             self._logprobs.append(flight.request[:count], live, result.logprobs)
@@ -294,12 +335,16 @@ class Engine:
             output = slots.output[slot, : flight.place[i] + 1]
             if reasons[i] != state.STOPPED and self._checker.stopped(request, output):
                 reasons[i] = state.STOPPED
+        for i in self._constraints.rows(flight.request[:count]).tolist():
+            output = slots.output[flight.slot[i], : flight.place[i] + 1]
+            if live[i] and self._constraints.ended(int(flight.request[i]), output):
+                reasons[i] = state.STOPPED
         flights.end(requests, flight)
         done = np.flatnonzero(reasons != state.UNFINISHED)
         finished = [self._completion(int(flight.slot[i]), int(reasons[i])) for i in done.tolist()]
         ended = np.ascontiguousarray(flight.slot[done])
-        for later, _ in self._in_flight:
-            self.surplus_tokens += sum(flights.forget(later, slot) for slot in ended.tolist())
+        for later in self._in_flight:
+            self.surplus_tokens += sum(flights.forget(later.flight, slot) for slot in ended.tolist())
         scheduler.retire(self.pool, slots, self.scan, ended)
         self._spare.append(flight)
         return finished
@@ -308,6 +353,7 @@ class Engine:
         request = int(self.slots.request[slot])
         output = self.slots.output[slot, : self.requests.generated[request]].copy()
         self._ended[request] = reason == state.STOPPED
+        self._constraints.forget(request)
         return Completion(
             request=request,
             token_ids=output,
@@ -317,4 +363,5 @@ class Engine:
             started_at=float(self._started_at[request]),
             finished_at=time.time(),
             logprobs=self._logprobs.take(request),
+            failure=self._constraints.failures.get(request),
         )

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tasks.base.errors import RequestError
 
 VERSIONS: Final[dict[str, int]] = {
-    "requests": 2,
+    "requests": 3,
     "profiles": 1,
     "outputs": 3,
-    "errors": 2,
+    "errors": 3,
     "quarantine": 1,
     "steps": 2,
     "device_samples": 1,
@@ -49,6 +49,8 @@ SAMPLING: Final = pa.struct(
         pa.field("ignore_eos", pa.bool_()),
         pa.field("n", pa.int32()),
         pa.field("logprobs", pa.int32()),
+        # As `engine.grammar.constraint` writes it.
+        pa.field("constraint", pa.string()),
     ]
 )
 _TOKEN_LOGPROB: Final = [

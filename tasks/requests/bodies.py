@@ -229,6 +229,9 @@ class BodyReader:
             explicit = explicit_sampling(others, endpoint)
         except RequestError as error:
             return Settled(**common, requested_model=named, error=error)
+        if "constraint" in explicit:
+            # The order of a schema's keys, which canonical JSON does not show, is that of the answer.
+            common["digest"] = hashlib.sha256(common["digest"] + explicit["constraint"].encode()).digest()[:8]
         return Settled(
             **common,
             requested_model=named,

@@ -5,6 +5,7 @@ OpenAI service: a run answers greedily (temperature 0) with 256 tokens unless to
 are part of the run's identity. A setting that is given is either honoured or refused by its name:
 
 - `HONOURED` fields are checked for type and range (`invalid_parameter`);
+- fields that constrain the answer are checked by `tasks.requests.structured`;
 - `WITHOUT_EFFECT` fields do not change the answer and pass through to the results;
 - `NEUTRAL` fields are accepted at the values that mean "off" and refused otherwise (`unsupported_parameter`);
 - every other field is refused (`unsupported_parameter`) unless it is null, which asks for nothing.
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
 from tasks.base.identity import default_seed
+from tasks.requests.structured import FIELDS as CONSTRAINTS
+from tasks.requests.structured import constraint_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,14 +107,12 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "raw": (False,),
     "reasoning_effort": (),
     "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "return_full_text": (False,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "safe_prompt": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": ({},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -192,7 +193,7 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
         `unsupported_parameter`, naming the first such field in alphabetical order; `invalid_parameter`, if
         the answer is to be a new turn and to go on with the last one.
     """
-    known = HONOURED | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
+    known = HONOURED | CONSTRAINTS | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
     for name in sorted(body):
         value = body[name]
         neutral = _neutral(name, body, endpoint)
@@ -220,15 +221,17 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
     Returns
     -------
     dict
-        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs`; a
-        setting that the body leaves unset is absent. `max_completion_tokens` becomes `max_tokens`, a `stop`
-        string becomes a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's complement. `n` is
-        present if above 1, `logprobs` if asked for: the number of alternatives wanted per token, from 0.
+        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs,
+        constraint`; a setting that the body leaves unset is absent. `max_completion_tokens` becomes
+        `max_tokens`, a `stop` string becomes a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's
+        complement. `n` is present if above 1, `logprobs` if asked for: the number of alternatives wanted per
+        token, from 0.
 
     Raises
     ------
     RequestError
-        `invalid_parameter`, naming the field.
+        `invalid_parameter`, naming the field; `unsupported_parameter`, if the answer cannot be constrained
+        as it is asked for.
     """
     settings: dict[str, Any] = {}
     for name in sorted(HONOURED - {"logprobs", "top_logprobs"}):
@@ -241,8 +244,8 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
             raise _invalid(name, "max_tokens and max_completion_tokens are both given and differ")
         if checked != [] and (name, checked) != ("n", 1):
             settings[key] = checked
-    alternatives = _logprobs(body, endpoint)
-    return settings if alternatives is None else {**settings, "logprobs": alternatives}
+    found = {"logprobs": _logprobs(body, endpoint), "constraint": constraint_of(body)}
+    return settings | {name: value for name, value in found.items() if value is not None}
 
 
 def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> dict[str, Any]:
@@ -251,8 +254,9 @@ def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) 
     Returns
     -------
     dict
-        All settings of the engine except `seed`, `n` and `logprobs`, which are present only if they were
-        given. (So the keys of answers that ask for neither are those of before there were such settings.)
+        All settings of the engine except `seed`, `n`, `logprobs` and `constraint`, which are present only if
+        they were given. (So the keys of answers that ask for none are those of before there were such
+        settings.)
     """
     unset = {"stop": [], "stop_token_ids": [], "ignore_eos": False}
     return {**defaults.as_dict(), **unset, **explicit}
@@ -273,12 +277,12 @@ def engine_sampling(row: Mapping[str, Any], defaults: SamplingDefaults, run_seed
     Returns
     -------
     dict
-        `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs`, all
-        present; `logprobs` is None if not asked for.
+        `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs,
+        constraint`, all present; the last two are None if not asked for.
     """
     settings = effective_sampling(stored_sampling(row), defaults)
     settings.setdefault("seed", default_seed(row["request_id"], run_seed))
-    return {"n": 1, "logprobs": None, **settings}
+    return {"n": 1, "logprobs": None, "constraint": None, **settings}
 
 
 def stored_sampling(row: Mapping[str, Any]) -> dict[str, Any]:

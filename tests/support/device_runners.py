@@ -26,7 +26,7 @@ RAN: set[Bucket] = set()
 class Poisoned(DeviceRunner):
     """Overwrites every buffer with nonsense before each launch, and remembers the shapes it ran."""
 
-    def launch(self, work, slots, requests, wish):
+    def launch(self, work, slots, requests, wish, masks=None):
         with torch.inference_mode():
             self._staging._device.fill_(123456789)
             self._staging._host[(self._staging._turn + 1) % len(self._staging._host)].fill_(-987654321)
@@ -36,7 +36,7 @@ class Poisoned(DeviceRunner):
         bucket = self._buckets.of(int(work.size[0]), int(work.size[1]))
         assert bucket in self._buckets.all()
         RAN.add(bucket)
-        return super().launch(work, slots, requests, wish)
+        return super().launch(work, slots, requests, wish, masks)
 
 
 def mixed_sampling(seed: int, *, drawn: bool) -> list[Sampling]:

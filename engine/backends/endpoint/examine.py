@@ -29,7 +29,7 @@ CONNECT_S: Final = 10.0
 PROBE_S: Final = 120.0
 """A server may be busy with others."""
 BUSY_TRIES: Final = 5
-_BEYOND: Final = ("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs")
+_BEYOND: Final = ("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "constraint")
 """Fields of `Sampling` that not every server honours."""
 
 

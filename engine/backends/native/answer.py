@@ -23,6 +23,7 @@ from engine.cost.devices import (
 )
 from engine.cost.metrics import step_metrics
 from engine.cost.step import measure_cpu, step_cost
+from engine.grammar.constraint import field_of
 from engine.job.format import Job, read_job, write_plan_file
 from engine.job.running import RunningFile
 from engine.models.config import ModelConfig, load_config
@@ -95,9 +96,13 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     cost, pages = step_cost(shape, device), runner.kv_tokens // settings.page_size
 
     def send_answers(finished: list[Completion]) -> None:
-        if finished:
-            items = [answer_item(job, completion, token_text) for completion in finished]
+        answered = [completion for completion in finished if completion.failure is None]
+        if answered:
+            items = [answer_item(job, completion, token_text) for completion in answered]
             send({"type": "answers", "items": items})
+        refused = [refused_item(job, completion) for completion in finished if completion.failure is not None]
+        if refused:
+            send({"type": "refused", "items": refused})
 
     replans = 0
     while engine.unfinished and not stop.is_set():
@@ -164,6 +169,18 @@ def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict
         "started_at": completion.started_at,
         "finished_at": completion.finished_at,
         "logprobs": None if completion.logprobs is None else _logprobs(completion, token_text),
+    }
+
+
+def refused_item(job: Job, completion: Completion) -> dict[str, Any]:
+    """Return a sequence that could not be held to its constraint, as it is sent."""
+    return {
+        "request_id": job.request_ids[completion.request],
+        "choice": job.choices[completion.request],
+        "code": "unsupported_parameter",
+        "field": field_of(job.sampling[completion.request].constraint or ""),
+        "message": f"the answer could not be held to it: {completion.failure}",
+        "retryable": False,
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.kernels import copy_kv_prefix
+from engine.kernels import TokenMasks, copy_kv_prefix
 from engine.runtime.cpu.batch import step_inputs
 from engine.runtime.sample.logprobs import measure
 from engine.runtime.sample.sampler import Sampler
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.models.decoder import Decoder
     from engine.runtime.sample.settings import Sampling
     from engine.runtime.state import Slots, Work
-    from engine.runtime.state.runner import Launched, LogprobWish
+    from engine.runtime.state.runner import Launched, LogprobWish, MaskWish
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,14 @@ class CpuRunner:
         self._sampler = Sampler(sampling)
         self._last = np.zeros(len(slots.request), np.int64)
 
-    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+    def launch(
+        self,
+        work: Work,
+        slots: Slots,
+        requests: Int64,
+        wish: LogprobWish,
+        masks: MaskWish | None = None,
+    ) -> Launched:
         """Compute a step; see `Runner`."""
         self._resolve(work)
         inputs = step_inputs(work, slots, self.decoder.config, self.page_size, self._gather_tokens)
@@ -82,7 +89,12 @@ class CpuRunner:
             positions = torch.from_numpy(work.positions[work.sample_rows[:count]] + 1)
             drawn, restricted = self._sampler.drawn(requests)
             sampled = self._sampler(
-                logits, torch.from_numpy(requests), positions, torch.from_numpy(drawn), restricted=restricted
+                logits,
+                torch.from_numpy(requests),
+                positions,
+                torch.from_numpy(drawn),
+                restricted=restricted,
+                masks=None if masks is None else _token_masks(masks, count),
             )
             self._last[work.sample_slots[:count]] = sampled.numpy()
             logprobs = None
@@ -99,3 +111,12 @@ class CpuRunner:
         work.tokens[last[waiting]] = self._last[work.slot[:n][waiting]]
         if (work.tokens[: work.size[W_TOKENS]] == PLACEHOLDER).any():
             raise RuntimeError("a placeholder is not the last token of its sequence")
+
+
+def _token_masks(wish: MaskWish, count: int) -> TokenMasks:
+    """Return the masks of a step with `count` samples."""
+    bits = np.empty((len(wish.rows), wish.words), np.int32)
+    wish.fill(bits)
+    rows = np.full(count, -1, np.int32)
+    rows[wish.rows] = np.arange(len(wish.rows))
+    return TokenMasks(torch.from_numpy(rows), torch.from_numpy(bits))

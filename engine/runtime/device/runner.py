@@ -18,6 +18,7 @@ from engine.models.lanes import InTurn, StreamLanes
 from engine.models.schedule import OVERLAPPING
 from engine.runtime.device.attention import AttentionOps, DeviceInputs
 from engine.runtime.device.graphs import StepGraphs
+from engine.runtime.device.masks import StagedMasks
 from engine.runtime.device.nano_batches import cut, make_halves
 from engine.runtime.device.overlap import Strategy
 from engine.runtime.device.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
@@ -27,7 +28,7 @@ from engine.runtime.sample.sampler import Sampler
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Bucket, Buckets, HalvedBucket
 from engine.runtime.state import RUNNING, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS, make_work
-from engine.runtime.state.runner import Launched, LogprobWish, StepResult
+from engine.runtime.state.runner import Launched, LogprobWish, MaskWish, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from engine.arrays import Int64
     from engine.cost.step import StepCost
+    from engine.kernels import TokenMasks
     from engine.models.decoder import Decoder
     from engine.models.lanes import Lanes
     from engine.runtime.device.graphs import AnyBucket
@@ -152,6 +154,7 @@ class DeviceRunner:
             (self.lag + 1, 2, entries), dtype=torch.int32, pin_memory=self._on_device.type == "cuda"
         )
         self._turn = 0
+        self._masks = StagedMasks(len(self._last), self._on_device, self.lag + 1)
 
     def capture(self, *, lazily: bool = False) -> int:
         """Capture a graph for every bucket, largest first; return how many. Does nothing on the CPU.
@@ -188,7 +191,14 @@ class DeviceRunner:
             sampler(self._logits, zeros, zeros, every, restricted=True)
             measure(self._logits, zeros, 20)
 
-    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+    def launch(
+        self,
+        work: Work,
+        slots: Slots,
+        requests: Int64,
+        wish: LogprobWish,
+        masks: MaskWish | None = None,
+    ) -> Launched:
         """Start a step; see `engine.runtime.state.runner.Runner`."""
         bucket = self._buckets.of(int(work.size[W_TOKENS]), int(work.size[W_SEQUENCES]))
         drawn, restricted = self._sampler.drawn(requests)
@@ -212,7 +222,9 @@ class DeviceRunner:
             self._update_table(slots)
             self._copy_pages(step, len(copies))
             self._graphs(halved or bucket)
-            sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish)
+            # The step before is waited for, and masks are made, while the device computes this one.
+            limits = None if masks is None else self._masks.send(masks, int(work.size[W_SAMPLES]))
+            sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish, limits)
         return replace(sampled, nano_batches=OVERLAPPING) if halved else sampled
 
     def _with_groups(self, bucket: Bucket, work: Work, slots: Slots, host: HostStep) -> Bucket:
@@ -317,12 +329,18 @@ class DeviceRunner:
         )
 
     def _sample(
-        self, step: DeviceStep, count: int, drawn: int, restricted: bool, wish: LogprobWish
+        self,
+        step: DeviceStep,
+        count: int,
+        drawn: int,
+        restricted: bool,
+        wish: LogprobWish,
+        masks: TokenMasks | None,
     ) -> _InFlight:
         logits = self._logits[:count]
         rows = step.drawn_rows[:drawn].to(torch.int64)
         requests, positions = step.sample_request[:count].to(torch.int64), step.sample_position[:count]
-        tokens = self._sampler(logits, requests, positions, rows, restricted=restricted)
+        tokens = self._sampler(logits, requests, positions, rows, restricted=restricted, masks=masks)
         self._last.index_copy_(0, step.sample_slot[:count].to(torch.int64), tokens)
         logprobs = None
         if len(wish.rows):

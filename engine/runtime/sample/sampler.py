@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.arrays import Int64
+    from engine.kernels import TokenMasks
 
 DRAW_ROWS = 256
 """Rows drawn at a time: sorting a large vocabulary in float32 takes much memory per row."""
@@ -47,7 +48,14 @@ class Sampler:
         return rows, bool(self._restricted[requests[rows]].any())
 
     def __call__(
-        self, logits: Tensor, requests: Tensor, positions: Tensor, rows: Tensor, *, restricted: bool
+        self,
+        logits: Tensor,
+        requests: Tensor,
+        positions: Tensor,
+        rows: Tensor,
+        *,
+        restricted: bool,
+        masks: TokenMasks | None = None,
     ) -> Tensor:
         """Return int64 [R]: the tokens chosen from `logits` [R, vocab].
 
@@ -57,8 +65,10 @@ class Sampler:
             Integers [R]: the request, and the place in its sequence that each new token will take.
         rows, restricted
             What `drawn` returned, the rows on the device.
+        masks
+            Which tokens the rows may take; None: all.
         """
-        tokens = kernels.greedy(logits)
+        tokens = kernels.greedy(logits, masks)
         for first in range(0, rows.shape[0], DRAW_ROWS):
             some = rows[first : first + DRAW_ROWS]
             asked = requests[some]
@@ -70,5 +80,6 @@ class Sampler:
                 self._seed[asked],
                 positions[some].to(torch.int64),
                 restricted=restricted,
+                masks=masks and masks.of(some),
             )
         return tokens

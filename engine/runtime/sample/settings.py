@@ -27,6 +27,9 @@ class Sampling:
         Whether the model's own stop tokens are ignored.
     logprobs
         How many alternatives per token are wanted beside its own log probability; None: neither.
+    constraint
+        What the whole answer has to be (`engine.grammar.constraint`); None: anything. The answer ends where
+        the constraint allows nothing more, whatever `ignore_eos` says.
     """
 
     max_tokens: int
@@ -38,3 +41,4 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    constraint: str | None = None

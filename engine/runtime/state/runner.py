@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from engine.arrays import Int64
+    from engine.arrays import Int32, Int64
     from engine.models.decoder import Decoder
     from engine.runtime.sample.logprobs import Measured
     from engine.runtime.sample.settings import Sampling
@@ -25,6 +25,26 @@ class LogprobWish:
 
     rows: Int64
     top: int
+
+
+@dataclass(frozen=True)
+class MaskWish:
+    """Which samples of a step may take some tokens only.
+
+    Attributes
+    ----------
+    rows
+        int64 [m]: indices of the samples.
+    words
+        Of a mask: bit ``i % 32`` of word ``i // 32`` is set if token i is allowed.
+    fill
+        Writes the masks into the first m rows of an int32 array [at least m, words]. It waits for the step
+        before, so a runner calls it as late as it can: when all but the sampling has been launched.
+    """
+
+    rows: Int64
+    words: int
+    fill: Callable[[Int32], None]
 
 
 @dataclass(frozen=True)
@@ -75,12 +95,21 @@ class Runner(Protocol):
         """Prepare for a run over requests with these settings in these slots."""
         ...
 
-    def launch(self, work: Work, slots: Slots, requests: Int64, wish: LogprobWish) -> Launched:
+    def launch(
+        self,
+        work: Work,
+        slots: Slots,
+        requests: Int64,
+        wish: LogprobWish,
+        masks: MaskWish | None = None,
+    ) -> Launched:
         """Start a step; `work` and `slots` may change once this returns.
 
         Parameters
         ----------
         requests
             int64 [R]: the request of each sampled row.
+        masks
+            Which samples may take some tokens only; None: none.
         """
         ...

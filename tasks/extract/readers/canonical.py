@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tasks.requests.sampling import Endpoint
 
-_UNSTORED: Final = frozenset({"n", "logprobs"})
+_UNSTORED: Final = frozenset({"constraint", "n", "logprobs"})
 
 
 def matches(record: Mapping[str, Any]) -> bool:
@@ -85,6 +85,9 @@ def _settings(stored: object, endpoint: Endpoint) -> dict[str, Any]:
     settings = {name: value for name, value in given.items() if name not in _UNSTORED}
     if "n" in given:
         settings["n"] = given["n"]
+    if "constraint" in given:
+        # Its kinds have the names that they have there.
+        settings["structured_outputs"] = parsed_json(given["constraint"])
     if "logprobs" in given and endpoint == "chat":
         settings |= {"logprobs": True, "top_logprobs": given["logprobs"]}
     elif "logprobs" in given:

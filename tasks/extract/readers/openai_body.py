@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.extract.readers.contract import Logged, Reader, event_time, text_id, without_last_answer
 from tasks.extract.readers.tools import NAMES as TOOLS
 from tasks.requests.sampling import CONTENT_FIELD, HONOURED, NEUTRAL, WITHOUT_EFFECT
+from tasks.requests.structured import FIELDS as CONSTRAINTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,7 @@ _OF_LOGS: Final = frozenset({"call_type", "response", "choices", "usage", "model
 _SETTINGS: Final = HONOURED | {"model"}
 _OF_BODIES: Final = frozenset(
     {
-        *(*_SETTINGS, *NEUTRAL, *WITHOUT_EFFECT, *_GOES_ON, "messages"),
+        *(*_SETTINGS, *CONSTRAINTS, *NEUTRAL, *WITHOUT_EFFECT, *_GOES_ON, "messages"),
         *(
             "bad_words",
             "chat_template",
@@ -46,8 +47,7 @@ _OF_BODIES: Final = frozenset(
             "grammar",
             "input",
         ),
-        *("guided_choice", "guided_grammar", "guided_json", "guided_regex", "structured_outputs", "thinking"),
-        *("system", "system_prompt", "instructions", *TOOLS),
+        *("thinking", "system", "system_prompt", "instructions", *TOOLS),
     }
 )
 """Fields that servers know; some change the answer and are not supported."""

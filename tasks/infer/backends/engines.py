@@ -12,6 +12,7 @@ from engine.backends.vllm import examine as vllm
 from engine.backends.vllm.options import parse_options as parse_vllm_options
 from engine.choices import ENDPOINT, NATIVE, VLLM
 from engine.errors import OptionError
+from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
 from tasks.requests.prompts import without_turn
@@ -32,6 +33,7 @@ _OFF: Final[Mapping[str, Any]] = {
     "stop_token_ids": [],
     "ignore_eos": False,
     "logprobs": None,
+    "constraint": None,
 }
 """Sampling settings as they are where a request does not ask for them."""
 
@@ -146,7 +148,8 @@ def refusal_of(
             # A greedy answer does not depend on some of them.
             off = _OFF[name]
             if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k"}):
-                return _unsupported(name, facts)
+                field = field_of(settings[name]) if name == "constraint" else name
+                return _unsupported(field, facts)
         if facts.prompts == "text":
             if row["token_ids"] is not None:
                 return _unsupported("prompt", facts, "takes no token ids")

@@ -22,7 +22,7 @@ SHAPE = ModelShape(1000, 300, 2, 16, 64, 5200)
 REQUESTS = [
     ("a", 0, Sampling(max_tokens=5)),
     ("b/é", 0, Sampling(7, 0.7, 20, 0.9, 2**64 - 1, ("\n\n", "Stop ü"), (3, 9), ignore_eos=True)),
-    ("b/é", 1, Sampling(max_tokens=1, seed=2**63, logprobs=5)),
+    ("b/é", 1, Sampling(max_tokens=1, seed=2**63, logprobs=5, constraint='{"choice":["é","b"]}')),
 ]
 
 
@@ -73,7 +73,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 7"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 8"):
             read_job(tmp_path)
 
 

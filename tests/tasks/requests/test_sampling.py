@@ -144,7 +144,7 @@ def test_two_names_of_one_setting_must_agree() -> None:
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("functions", [{}]),
-        ("response_format", {"type": "json_object"}),
+        ("response_formats", {"type": "json_object"}),
         ("logit_bias", {"5": 1}),
         ("presence_penalty", 0.1),
         ("frequency_penalty", -1),
@@ -228,6 +228,7 @@ def test_engine_settings_are_complete_and_seeded() -> None:
         "ignore_eos": False,
         "n": 1,
         "logprobs": None,
+        "constraint": None,
     }
     assert engine_sampling({"request_id": "r", "max_tokens": None, "sampling": None}, DEFAULTS, 3)[
         "max_tokens"

@@ -47,7 +47,7 @@ def _qk_rope_store(norm: bool, fp8: bool) -> Spec:
     )
 
 
-def _draw(draw: bool, restrict: bool) -> Spec:
+def _draw(draw: bool, restrict: bool, masked: bool = False) -> Spec:
     pointers = {
         "logits": "*bf16",
         "out": "*i64",
@@ -56,10 +56,15 @@ def _draw(draw: bool, restrict: bool) -> Spec:
         "top_ps": "*fp32",
     }
     return Spec(
-        "greedy" if not draw else "draw_restricted" if restrict else "draw",
+        ("greedy" if not draw else "draw_restricted" if restrict else "draw") + "_masked" * masked,
         draw_kernel,
-        {**pointers, "seeds": "*i64", "positions": "*i64", "stride": "i32", "vocab": "i32"},
-        {"DRAW": draw, "RESTRICT": restrict, **sampling_settings(128256)},
+        {
+            **pointers,
+            **dict.fromkeys(("seeds", "positions"), "*i64"),
+            **dict.fromkeys(("mask_rows", "bits"), "*i32"),
+            **dict.fromkeys(("stride", "vocab", "bits_stride"), "i32"),
+        },
+        {"DRAW": draw, "RESTRICT": restrict, "MASKED": masked, **sampling_settings(128256)},
     )
 
 
@@ -67,6 +72,8 @@ SPECS = [
     _draw(draw=False, restrict=False),
     _draw(draw=True, restrict=False),
     _draw(draw=True, restrict=True),
+    _draw(draw=False, restrict=False, masked=True),
+    _draw(draw=True, restrict=True, masked=True),
     _rms(add=False),
     _rms(add=True),
     _qk_rope_store(norm=False, fp8=False),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels.next_token import draw, draw_reference, greedy
+from engine.kernels.next_token import TokenMasks, draw, draw_reference, greedy
 from tests.engine.kernels.triton.launches import HALF, normal, poisoned_allocations
 
 
@@ -66,3 +66,45 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
     logits[0, [17, 4500]] = 5.0
     logits[2, 4699] = torch.inf
     assert greedy(logits).tolist() == [17, 0, 4699]
+
+
+def token_masks(rows: int, vocab: int) -> tuple[TokenMasks, torch.Tensor]:
+    """Return masks, some rows without one, with words for more tokens than there are, and as bools."""
+    rng = np.random.default_rng(3)
+    words = -(-vocab // 32) + 2
+    allowed = rng.random((3, words * 32)) < np.array([[0.5], [0.02], [0.0]])
+    # A single token, and the last one, which is in the sign of a word or at the end of a block.
+    allowed[2, vocab - 1] = allowed[1, vocab // 2] = True
+    bits = torch.from_numpy(np.packbits(allowed, axis=1, bitorder="little").view(np.int32).copy())
+    index = torch.tensor([-1 if i % 4 == 3 else i % 4 for i in range(rows)], dtype=torch.int32)
+    may = torch.from_numpy(allowed[:, :vocab])[index.clamp(min=0).long()] | (index < 0)[:, None]
+    return TokenMasks(index, bits), may
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab", "dtype", "restricted"),
+    [
+        (13, 1000, torch.float32, False),
+        (8, 96, torch.float32, True),
+        (8, 4700, HALF, True),
+        (5, 5120, HALF, False),
+    ],
+)
+def test_masked_rows_draw_from_their_tokens_alone(
+    rows: int, vocab: int, dtype: torch.dtype, restricted: bool
+) -> None:
+    logits, given = (normal(rows, vocab) * 3).to(dtype), settings(rows)
+    masks, may = token_masks(rows, vocab)
+    cut = logits.masked_fill(~may.to(logits.device), -torch.inf)
+    on_device = TokenMasks(masks.rows.to(logits.device), masks.bits.to(logits.device))
+    found = draw(logits, *given, restricted=restricted, masks=on_device)
+    assert found.tolist() == draw_reference(cut, *given, restricted=restricted).tolist()
+    of_masks = draw_reference(logits, *given, restricted=restricted, masks=on_device)
+    assert found.tolist() == of_masks.tolist()
+    assert greedy(logits, on_device).tolist() == greedy(cut).tolist()
+    chosen = torch.arange(rows), found.cpu()
+    assert may[chosen].all()
+    some = torch.arange(0, rows, 2, device=logits.device)
+    part = tuple(setting[some] for setting in given)
+    again = draw(logits[some], *part, restricted=restricted, masks=on_device.of(some))
+    assert again.tolist() == found[some].tolist()

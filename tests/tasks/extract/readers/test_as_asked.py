@@ -101,7 +101,7 @@ def test_a_column_of_system_texts_goes_before_messages() -> None:
     assert [turn["content"] for turn in json.loads(found["messages_json"])] == ["In French.", "One?"]
 
 
-def test_a_schema_that_was_asked_for_is_refused_wherever_it_is() -> None:
+def test_a_schema_that_was_asked_for_is_honoured_or_refused_wherever_it_is() -> None:
     observation = {
         "id": "o",
         "traceId": "t",
@@ -111,8 +111,12 @@ def test_a_schema_that_was_asked_for_is_refused_wherever_it_is() -> None:
         "input": [USER],
     }
     assert one(observation)["outcome"] is Outcome.REQUEST
+    found = one(observation | {"metadata": {"response_format": '{"type":"json_object"}'}})
+    assert (found["outcome"], found["field"]) == (Outcome.REQUEST, None)
+    assert found["sampling"]["constraint"] == '{"json":{"type":"object"}}'
     for metadata in (
-        {"response_format": '{"type":"json_object"}'},
+        {"response_format": '{"type":"json_schema","json_schema":{"schema":{"not":{}}}}'},
+        # It shows no schema.
         {"attributes": {"gen_ai.output.type": "json"}},
     ):
         found = one(observation | {"metadata": metadata})
