@@ -181,7 +181,7 @@ def _check_exact(key: str, value: object) -> None:
         for name, item in value.items():
             _check_exact(key, name)
             _check_exact(key, item)
-    elif _is_number(value) and abs(value) >= LARGEST:
+    elif isinstance(value, int | float) and abs(value) >= LARGEST:
         _refuse(key, "holds a number that would be rounded; it must be below 2^53")
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.base.errors import ConfigurationError
 from tasks.operations.dates import LEASE_S
-from tasks.publish.current import date_log, publication_prefix, roll_back
+from tasks.publish.current import date_log, roll_back
 from tasks.runlog.log import RunIsLiveError, RunLog, StaleWriterError
-from tasks.runlog.places import run_prefix
+from tasks.runlog.places import publication_prefix, run_prefix
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
 

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from flows.parameters.to_request import night_request
 from flows.run.sequence import run_night
 from tasks.attempt import extract_inputs
-from tasks.publish.current import date_log, publication_prefix
+from tasks.publish.current import date_log
 from tasks.runlog import log as run_log
 from tasks.runlog.liveness import this_process
 from tasks.runlog.log import RunLog
-from tasks.runlog.places import run_prefix
+from tasks.runlog.places import publication_prefix, run_prefix
 from tasks.runlog.state import current_publication
 from tasks.store.folder import FolderStore
 from tasks.store.s3 import S3Store

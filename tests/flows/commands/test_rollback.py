@@ -14,7 +14,8 @@ from flows.run.sequence import run_night
 from tasks.base.release import release
 from tasks.operations.dates import view_date
 from tasks.operations.publications import go_back, publications_of
-from tasks.publish.current import date_log, publication_prefix
+from tasks.publish.current import date_log
+from tasks.runlog.places import publication_prefix
 from tasks.store.folder import FolderStore
 from tests.support.dated_nights import FIRST, day, instead, night_of, write_day
 

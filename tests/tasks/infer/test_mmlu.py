@@ -20,7 +20,8 @@ from tasks.infer.infer import infer
 from tasks.plan.plan import plan
 from tasks.plan.work import load_work
 from tasks.profile.profile import profile
-from tasks.publish.publish import publication_prefix, publish
+from tasks.publish.publish import publish
+from tasks.runlog.places import publication_prefix
 from tests.support.demo_nights import batch_line, night_request, opened, write_lines
 from tests.support.mmlu import mmlu_lines, texts
 from tests.support.nights import read_published

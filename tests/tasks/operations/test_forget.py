@@ -12,10 +12,9 @@ from tasks.base.accounting import Account
 from tasks.base.errors import ConfigurationError
 from tasks.operations.forget import Wanted, forget
 from tasks.profile.profile import profile
-from tasks.publish.current import publication_prefix
 from tasks.publish.publish import publish
 from tasks.runlog.log import RunIsLiveError, RunLog
-from tasks.runlog.places import date_prefix, run_prefix
+from tasks.runlog.places import date_prefix, publication_prefix, run_prefix
 from tasks.runlog.state import current_publication
 from tests.support.nights import (
     DAY,

@@ -10,8 +10,9 @@ import pytest
 
 from tasks.base.errors import ConfigurationError
 from tasks.operations.retention import Retention, clean_up, find_garbage
-from tasks.publish.current import publication_prefix, roll_back
+from tasks.publish.current import roll_back
 from tasks.publish.publish import publish
+from tasks.runlog.places import publication_prefix
 from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
 from tasks.warehouse.tables import TABLES

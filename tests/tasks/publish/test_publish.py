@@ -20,11 +20,11 @@ from tasks.base.schema import SCHEMAS
 from tasks.night.model import model_name
 from tasks.profile.profile import profile
 from tasks.publish.output_lines import dump_line, output_line
-from tasks.publish.publish import NightOfErrorsError, publication_prefix, publish
+from tasks.publish.publish import NightOfErrorsError, publish
 from tasks.publish.summary import answer_lengths
 from tasks.runlog.log import RunLog, StaleWriterError
 from tasks.runlog.parts import BATCH_BYTES, GROUP_BYTES, GroupedWriter, batches
-from tasks.runlog.places import date_prefix
+from tasks.runlog.places import date_prefix, publication_prefix
 from tasks.runlog.state import current_publication
 from tasks.store.folder import FolderStore
 from tests.support.finished_nights import fill
