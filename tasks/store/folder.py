@@ -183,8 +183,14 @@ class FolderStore:
 
     def _wrong(self, error: OSError) -> ConfigurationError | None:
         """Return what only a change of settings can help against; None for an error that may pass."""
-        paths = PermissionError | NotADirectoryError | FileExistsError | FileNotFoundError | IsADirectoryError
-        if isinstance(error, paths):
+        of_paths = (
+            PermissionError,
+            NotADirectoryError,
+            FileExistsError,
+            FileNotFoundError,
+            IsADirectoryError,
+        )
+        if isinstance(error, of_paths):
             message = f"cannot use {error.filename or self.root}: {error.strerror}"
         elif error.errno == errno.EROFS:
             message = f"{self.root} is read-only"

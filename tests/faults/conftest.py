@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import cache
+from functools import cache, partialmethod
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import boto3
 import botocore.endpoint
 import pytest
+from botocore.config import Config
 
 from tasks.attempt import extract_inputs, tokenize_inputs
 from tasks.infer.uploads import Uploads
@@ -57,16 +58,14 @@ def impatient(stored_at_once: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     patch = stored_at_once
 
     def config(**settings: Any) -> Any:
-        return real(**settings | {"read_timeout": READ_TIMEOUT_S})
+        return Config(**settings | {"read_timeout": READ_TIMEOUT_S})
 
-    real = s3.Config
     patch.setattr(s3, "Config", config)
     # Reading its description of all services takes a client a second.
     session = boto3.session.Session()
     patch.setattr(boto3.session, "Session", lambda: session)
-    defaults = s3.S3Store.__init__.__kwdefaults__
-    patch.setitem(defaults, "attempts", 2)
-    patch.setitem(defaults, "pause_s", 0.002)
+    brief = partialmethod(s3.S3Store.__init__, attempts=2, pause_s=0.002)
+    patch.setattr(s3.S3Store, "__init__", brief)
     patch.setattr(botocore.endpoint, "time", SimpleNamespace(time=time.time, sleep=lambda _: None))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     return patch

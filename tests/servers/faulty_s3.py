@@ -162,8 +162,9 @@ class FaultyS3:
         if fault is StorageFault.RESET:
             _reset(request)
             return
-        if fault in _NOT_DONE:
-            _answer(request, *_refusal(*_NOT_DONE[fault]))
+        refused = _NOT_DONE.get(fault) if fault is not None else None
+        if refused is not None:
+            _answer(request, *_refusal(*refused))
             return
         status, headers, data = self._forward(request, body)
         if fault is StorageFault.DONE_RESET:

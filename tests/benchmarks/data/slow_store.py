@@ -264,7 +264,8 @@ def main() -> None:
     place = RESULTS / ("slow_store-quick.json" if options.quick else "slow_store.json")
     results: dict[str, Any] = json.loads(place.read_text()) if options.only and place.exists() else {}
     with tempfile.TemporaryDirectory(prefix="nightblend-slow-") as name:
-        for what in [options.only] if options.only else CASES:
+        chosen: list[str] = [options.only] if options.only else list(CASES)
+        for what in chosen:
             nights: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES[what]}
             for pair in range(pairs):
                 for case in CASES[what][:: -1 if pair % 2 else 1]:
