@@ -53,7 +53,8 @@ class Look:
         `sure` if all records that were looked at are of this format and of no other, `likely` if most are,
         `unsure` if fewer are, `unknown` if none is of any format, `given` if the format was named.
     made_of
-        How its records are found: `jsonl`, `document`, `otlp`, `otlp-document`, `csv`, `parquet`, `table`.
+        How its records are found: `jsonl`, `document`, `wrapped`, `frame`, `otlp`, `otlp-document`, `traces`,
+        `csv`, `parquet`, `table`.
     looked_at, alike
         Records at its beginning, and how many of them are of the format.
     also

@@ -68,6 +68,8 @@ class Log:
         Reasons for which records beside the calls are filtered.
     twice
         Calls that the tool may record twice, both times as sent.
+    cached
+        Whether it tells the prompt tokens that the server took from its cache; None where no server answered.
     notes
         What else is left out, in words, for the table.
     """
@@ -92,6 +94,7 @@ class Log:
     refused_as: Mapping[str, str] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     twice: frozenset[str] = frozenset()
+    cached: bool | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -162,6 +165,7 @@ _OTEL: Mapping[str, Any] = {
         ("max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "top_k"), EVERY
     ),
     "no_output": UNCOUNTED,
+    "cached": False,
 }
 _LANGFUSE: Mapping[str, Any] = {
     "tool": "Langfuse",
@@ -173,6 +177,7 @@ _LANGFUSE: Mapping[str, Any] = {
         "top_p": calls("usual values"),
     },
     "no_output": UNCOUNTED,
+    "cached": True,
 }
 
 LOGS: tuple[Log, ...] = (
@@ -182,6 +187,7 @@ LOGS: tuple[Log, ...] = (
         packages=_OI,
         script="openinference",
         format="otel",
+        cached=True,
         leaves_out={"top_k": EVERY},
         no_output=UNCOUNTED,
     ),
@@ -191,6 +197,7 @@ LOGS: tuple[Log, ...] = (
         packages=_TL,
         script="traceloop",
         format="otel",
+        cached=True,
         leaves_out=dict.fromkeys(
             ("max_completion_tokens", "seed", "stop", "n", "logprobs", "top_logprobs", "top_k"), EVERY
         ),
@@ -245,6 +252,7 @@ LOGS: tuple[Log, ...] = (
         packages=_ML,
         script="mlflow",
         format="otel",
+        cached=True,
         no_output=UNCOUNTED | _TEXTS,
         notes=("lengths of text completions",),
     ),
@@ -261,6 +269,7 @@ LOGS: tuple[Log, ...] = (
         script="litellm_callbacks",
         format="litellm",
         sent="s3",
+        cached=True,
         leaves_out={"top_k": EVERY},
         missing=calls("failure"),
         twice=_TEXTS,
@@ -275,6 +284,7 @@ LOGS: tuple[Log, ...] = (
         script="litellm_callbacks",
         format="litellm",
         sent="chat",
+        cached=True,
         leaves_out={"top_k": EVERY},
         no_output=UNCOUNTED,
     ),
@@ -285,6 +295,7 @@ LOGS: tuple[Log, ...] = (
         script="litellm_callbacks",
         format="litellm",
         sent="responses",
+        cached=True,
         # It sends 16 where less was asked for.
         changed={"unicode": {"max_tokens": 16}, "limit": {"max_tokens": 16}},
     ),

@@ -56,7 +56,7 @@ def render(compared: Sequence[Compared]) -> str:
 def _left_out(log: Log) -> str:
     fields = [f"`{name}`" for name in log.leaves_out if log.leaves_out[name] is None]
     fields += [f"`{name}` at its usual value" for name, where in log.leaves_out.items() if where is not None]
-    return ", ".join([*fields, *log.notes])
+    return ", ".join([*fields, *log.notes, *(["cached tokens"] if log.cached is False else [])])
 
 
 def parts(text: str) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ PYTHON = ROOT / ".venv-producers" / "bin" / "python"
 MINUTES = 4
 LEAST_TOOLS = 12
 LEAST_CALLS = 150
+
+CACHED = re.compile(r"""cache[a-z_.]*[\\"]+[^}]{0,90}?[" ]4\b""")
+"""How the tokens are told that the server says to have taken from its cache: 4 of each call."""
 
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="the tools are not installed (make test-producers installs them)"
@@ -127,6 +131,9 @@ def test_what_is_said_to_be_left_out_would_be_seen(log: Log, made: Made) -> None
         # What asks for nothing by itself (`tool_choice` beside `tools`) goes with another field.
         assert rows, name
         assert any(kept != without for without, kept in rows) or name in WITH_ANOTHER, name
+    if log.cached is not None:
+        text = "".join(path.read_text() for path in made.folder(log).rglob("*") if path.is_file())
+        assert (CACHED.search(text) is not None) is log.cached
     for names in (log.missing, log.lengths, log.no_output, frozenset(log.refused_as)):
         assert names <= {call.name for call in sent}
 
