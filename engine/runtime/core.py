@@ -330,7 +330,11 @@ class Engine:
         if result.logprobs is not None:
             self._logprobs.append(flight.request[:count], live, result.logprobs)
         reasons = flight.reason[:count]
-        for i in np.flatnonzero(self._checker.watched[flight.request[:count]] & live).tolist():
+        watched = np.flatnonzero(self._checker.watched[flight.request[:count]] & live)
+        if len(watched):
+            last = slots.output[flight.slot[watched], flight.place[watched]]
+            watched = watched[self._checker.may_stop(flight.request[watched], last)]
+        for i in watched.tolist():
             request, slot = int(flight.request[i]), int(flight.slot[i])
             output = slots.output[slot, : flight.place[i] + 1]
             if reasons[i] != state.STOPPED and self._checker.stopped(request, output):

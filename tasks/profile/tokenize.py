@@ -1,5 +1,7 @@
 """Prompts to token ids: chat template, then the tokenizer's own threads over batches of rows.
 
+While the tokenizer's threads, one for each core, are at a batch, the chats of the next one are rendered.
+
 A chat prompt is rendered with `add_generation_prompt=True` and encoded without further special tokens (the
 template writes them); a completions prompt is encoded with the special tokens the tokenizer adds by default.
 """
@@ -7,9 +9,10 @@ template writes them); a completions prompt is encoded with the special tokens t
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +25,14 @@ from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from datetime import date
     from types import TracebackType
 
 BATCH_ROWS: Final = 1024
+_Found: TypeAlias = "dict[int, list[int] | RequestError]"
+"""By the place of a row in its batch: its tokens, or why it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ def tokenize_requests(
     out : Path
         Folder for the results; it is created.
     batch_rows : int
-        Rows held in memory at once.
+        Rows that are encoded at once; three times as many are held in memory at most.
     refuse : callable
         Tells why the engine of the night cannot answer a row; None: it can.
 
@@ -193,21 +199,19 @@ def tokenize_requests(
         offsets.append(np.zeros(1, np.int64))
         files = list(files)
         rows = sum(pq.read_metadata(path).num_rows for path in files)
-        for path in files:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=batch_rows):
-                    good, ids, bad = _tokenize_batch(batch.to_pylist(), tokenizer, context_length, refuse)
-                    requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
-                    if bad:
-                        errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
-                    lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
-                    for row in ids:
-                        tokens.append(np.asarray(row, np.int32))
-                    offsets.append(total + np.cumsum(lengths))
-                    total += int(lengths.sum())
-                    rows_out += len(good)
-                    errors_out += len(bad)
-                    tell(rows_out + errors_out, rows, "requests")
+        for batch, found in _encoded(_batches(files, batch_rows), tokenizer):
+            good, ids, bad = _sorted_out(batch, found, tokenizer, context_length, refuse)
+            requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
+            if bad:
+                errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
+            lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
+            for row in ids:
+                tokens.append(np.asarray(row, np.int32))
+            offsets.append(total + np.cumsum(lengths))
+            total += int(lengths.sum())
+            rows_out += len(good)
+            errors_out += len(bad)
+            tell(rows_out + errors_out, rows, "requests")
     return TokenizeResult(
         requests_file,
         errors_file,
@@ -219,13 +223,41 @@ def tokenize_requests(
     )
 
 
-def _tokenize_batch(
-    rows: list[dict[str, Any]],
-    tokenizer: PromptTokenizer,
-    context_length: int,
-    refuse: Callable[[Mapping[str, Any]], RequestError | None],
-) -> tuple[list[dict[str, Any]], list[list[int]], list[dict[str, Any]]]:
-    found: dict[int, list[int] | RequestError] = {}
+def _batches(files: Iterable[Path], size: int) -> Iterator[list[dict[str, Any]]]:
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=size):
+                yield batch.to_pylist()
+
+
+def _encoded(
+    batches: Iterable[list[dict[str, Any]]], tokenizer: PromptTokenizer
+) -> Iterator[tuple[list[dict[str, Any]], _Found]]:
+    """Yield batches in order with the tokens of each row, or why it has none.
+
+    While one is encoded, the next one is read and rendered; whoever takes them may hold the one before.
+    """
+    with ThreadPoolExecutor(1, "tokenize") as pool:
+        before: tuple[list[dict[str, Any]], Future[_Found]] | None = None
+        for rows in batches:
+            rendered = _rendered(rows, tokenizer)
+            # Only one batch is at the tokenizer, whose threads use every core.
+            found = pool.submit(_tokens_of, *rendered, tokenizer)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = rows, found
+        if before is not None:
+            yield before[0], before[1].result()
+
+
+def _rendered(
+    rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer
+) -> tuple[_Found, dict[bool, dict[int, str]]]:
+    """Return what is known of rows without the tokenizer, and the texts of the others.
+
+    The texts are told apart by whether they get the tokenizer's special tokens.
+    """
+    found: _Found = {}
     texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
     for index, row in enumerate(rows):
         try:
@@ -237,10 +269,25 @@ def _tokenize_batch(
                 found[index] = _given_ids(row["token_ids"])
         except RequestError as error:
             found[index] = error
+    return found, texts
+
+
+def _tokens_of(found: _Found, texts: dict[bool, dict[int, str]], tokenizer: PromptTokenizer) -> _Found:
     for special, wanted in texts.items():
         if wanted:
             encoded = tokenizer.encode(list(wanted.values()), special=special)
             found.update(zip(wanted, encoded, strict=True))
+    return found
+
+
+def _sorted_out(
+    rows: Sequence[Mapping[str, Any]],
+    found: _Found,
+    tokenizer: PromptTokenizer,
+    context_length: int,
+    refuse: Callable[[Mapping[str, Any]], RequestError | None],
+) -> tuple[list[dict[str, Any]], list[list[int]], list[dict[str, Any]]]:
+    """Return the rows that can be answered, their tokens, and the rows of the table errors."""
     good, kept, bad = [], [], []
     for index, row in enumerate(rows):
         ids = found[index]

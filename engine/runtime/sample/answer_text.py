@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import decoders
+
+from engine.runtime.sample.token_text import TokenText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,10 +42,12 @@ class AnswerText:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_of: dict[int, int] = {}
         self._before: tuple[list[int], str] = [], ""
-        if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
+        self._adds_bytes = backend is not None and isinstance(backend.decoder, decoders.ByteLevel)
+        if not self._adds_bytes:
             self._byte_of = self._byte_tokens()
             self._before = self._word()
         self._without_text: dict[int, bool] = {}
+        self._bytes = TokenText(tokenizer) if _adds_up(tokenizer) else None
 
     def __call__(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, without special ones; a cut character is U+FFFD."""
@@ -69,6 +74,20 @@ class AnswerText:
         """Return the last `count` tokens that have a text of their own, or a name that is `shown`."""
         found = (token for token in reversed(token_ids) if token in shown or not self._is_silent(token))
         return list(islice(found, count))[::-1]
+
+    def bytes_of(self, token: int, shown: frozenset[int] = frozenset()) -> bytes | None:
+        """Return the UTF-8 bytes that a token adds to an answer, whatever stands around it.
+
+        Special tokens add none, those in `shown` their names. None if the text of a token depends on others.
+        """
+        if token in shown:
+            return self.special[token].encode()
+        if self._is_silent(token):
+            return b""
+        if self._bytes is None or not (self._adds_bytes or self._before[1]):
+            return None
+        found = self._bytes(token)
+        return found if found.decode(errors="replace") == self([token]) else None
 
     def _is_silent(self, token: int) -> bool:
         """Tell whether a token has no text: a special one, or an id that the vocabulary does not have."""
@@ -111,3 +130,38 @@ class AnswerText:
         for word in _WORDS:
             yield from (vocabulary[piece] for piece in (word, "\u2581" + word) if piece in vocabulary)
         yield from islice(vocabulary.values(), _SCANNED)
+
+
+def _adds_up(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the text of tokens, after a word, is that of each of them one after the other.
+
+    Known are decoders over bytes and those in the manner of SentencePiece, as long as nothing is done to the
+    text afterwards.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or _decodes_by_itself(tokenizer):
+        return False
+    told = json.loads(backend.to_str())
+    cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", 0)
+    if cleans and (forced or told["model"].get("type") != "BPE"):
+        return False
+    decoder = told.get("decoder") or {}
+    steps = decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
+    return [step.get("type") for step in steps] == ["ByteLevel"] or all(map(_is_plain, steps))
+
+
+def _decodes_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a class that decodes in a way of its own, such as without what comes after some mark."""
+    own = [kind.__name__ for kind in type(tokenizer).__mro__ if {"decode", "_decode"} & vars(kind).keys()]
+    return not set(own) <= {"TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizerBase"}
+
+
+def _is_plain(step: dict[str, Any]) -> bool:
+    """Tell a step in the manner of SentencePiece that looks at one token, or at the first space alone."""
+    kind = step.get("type")
+    if kind == "Replace":
+        return step.get("pattern") == {"String": "\u2581"} and step.get("content") == " "
+    if kind == "Strip":
+        return step.get("content") == " " and step.get("start", 2) <= 1 and step.get("stop") == 0
+    return kind in ("ByteFallback", "Fuse") or (kind == "Metaspace" and step.get("replacement") == "\u2581")

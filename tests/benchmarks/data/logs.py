@@ -7,8 +7,9 @@ Writes `results/logs.json`: `jsonl_mb_s` (mean line 4 KB), `jsonl_small_mb_s` (4
 `log_gb`. Beside them: the same lines read by `json.loads` in one process, and the speed at a quarter of the
 size, to show that time and memory do not grow faster than the log; and CPU seconds of all processes per GB,
 which say more than MB/s on a machine that has other work. `tools` has the CPU seconds of logs of LiteLLM and
-Langfuse beside those of OpenAI batches, in turn in one process, and `ratio_to_quick_way`. All figures are
-measured. A log lies on disk before it is read: writing it is over, so that its reading does not pay for it.
+Langfuse beside those of OpenAI batches, in turn in one process, and `ratio_to_quick_way`; `tokenising` has
+the seconds of tokenising on one core and on all, and their ratio, for lines of 400 bytes and of 4 KB. All
+figures are measured. A log lies on disk before it is read: its reading does not pay for its writing.
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
 from tasks.extract.extract import extract
+from tasks.profile.tokenize import load_tokenizer, tokenize_requests
 from tests.benchmarks.lib.logged_calls import FORMATS, lines
 from tests.benchmarks.lib.places import RESULTS
+from tests.support.tokenizers import byte_level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MB = 1e6
+_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
 def write_log(path: Path, total: int, mean: int, form: str = "openai-batch") -> int:
@@ -148,6 +159,46 @@ def beside_the_quick_way(folder: Path, *, quick: bool) -> dict[str, Any]:
     }
 
 
+def tokenising(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Tokenise a log on one core and on all, in turn in one process; return seconds and ratios.
+
+    Wall time, the least of some rounds; the tokenizer is made on the spot.
+    """
+    model = folder / "tokenizer"
+    fast = byte_level()
+    fast.chat_template = _TEMPLATE
+    fast.save_pretrained(model)
+    tokenizer = load_tokenizer(str(model))
+    found = {}
+    for mean, size in ((400, 1e6), (4000, 2e6)):
+        path = folder / f"chats-{mean}.jsonl"
+        write_log(path, int(size / 4 if quick else size), mean)
+        rows = extract(str(path), job="bench", run_date=date(2026, 1, 1), scratch=folder / path.stem)
+        seconds: dict[str, list[float]] = {"one": [], "all": []}
+        for _ in range(2 if quick else 6):
+            for name, times in seconds.items():
+                with cores(1 if name == "one" else None):
+                    begin = time.perf_counter()
+                    tokenize_requests(
+                        rows.files("requests"), tokenizer, context_length=1 << 20, out=folder / "tokens"
+                    )
+                    times.append(round(time.perf_counter() - begin, 3))
+        ratio = round(min(seconds["one"]) / min(seconds["all"]), 2)
+        found[f"{mean} bytes"] = {"seconds": seconds, "ratio": ratio}
+    return found
+
+
+@contextmanager
+def cores(count: int | None) -> Iterator[None]:
+    """Keep all threads of this process to some cores; None leaves them all."""
+    allowed = os.sched_getaffinity(0)
+    for which in (set(sorted(allowed)[:count]), allowed):
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(thread.name), which)
+        if which is not allowed:
+            yield
+
+
 def measure(gb: float, folder: Path) -> dict[str, Any]:
     """Make the logs one after the other, read them, and return all figures."""
     cases = {
@@ -192,12 +243,17 @@ def main() -> None:
     try:
         tools = beside_the_quick_way(folder, quick=options.quick)
         print("tools", json.dumps(tools), flush=True)
+        tokens = tokenising(folder, quick=options.quick)
+        print("tokenising", json.dumps(tokens), flush=True)
         cases = {} if options.ratios else measure(gb, folder)
     finally:
         shutil.rmtree(folder)
     name = "logs-quick.json" if options.quick else "logs.json"
     if options.ratios:
-        results = json.loads((RESULTS / name).read_text()) | {"tools": {**tools, "where": where()}}
+        results = json.loads((RESULTS / name).read_text()) | {
+            "tools": {**tools, "where": where()},
+            "tokenising": {**tokens, "where": where()},
+        }
         (RESULTS / name).write_text(json.dumps(results, indent=2) + "\n")
         return
     loop = cases["jsonl_quarter_json_loop"]["mb_s"]
@@ -212,6 +268,7 @@ def main() -> None:
         "json_loop_small_mb_s": cases["jsonl_small_json_loop"]["mb_s"],
         "ratio_to_json_loop": round(cases["jsonl"]["mb_s"] / loop, 2),
         "tools": tools,
+        "tokenising": tokens,
         "cases": cases,
         "where": where(),
     }

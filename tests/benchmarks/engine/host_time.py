@@ -2,12 +2,15 @@
 
     python -m tests.benchmarks.engine.host_time            # prints and writes results/host_time.json
     python -m tests.benchmarks.engine.host_time --quick    # 100 steps, writes nothing
+    python -m tests.benchmarks.engine.host_time --stops    # the rows about stop strings again
 
 Everything that the host does for a step runs: scheduling, filling and sending the step's buffers, block-table
 changes, sampling calls, taking in the result of the step before. The forward pass is left out: on a GPU it
 is one call that replays a graph. On the CPU sampling is computed and not only launched, over few logits; one
-row has the same draws, each replaced by a constant, which is nearer to what a launch costs. In the last row
-eight requests at a time share half of their prompts, and the pages worth reading once are looked for.
+row has the same draws, each replaced by a constant, which is nearer to what a launch costs. In another row
+eight requests at a time share half of their prompts, and the pages worth reading once are looked for. The
+last three rows have 512 sequences, texts of answers and made-up draws: without stop strings, with two each,
+and with two for which the last tokens are decoded after every one, as it was once.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import platform
 import statistics
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 import numpy as np
@@ -33,9 +36,11 @@ from engine.plan.policies import make_plan
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.device.runner import DeviceRunner
 from engine.runtime.sample.settings import Sampling
+from engine.runtime.sample.stops import StopChecker
 from tests.benchmarks.gpu.bench import Bench
 from tests.benchmarks.gpu.engine import LLAMA_8B, TINY, random_weights
 from tests.benchmarks.lib import places
+from tests.support.tokenizers import byte_level
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 RESULT = places.RESULTS / "host_time.json"
 TOKENS, SEQUENCES, LENGTH, GOAL_MS = 2000, 1000, 256, 2.0
+WITH_STOPS: Final = 512
+STOPS: Final = ("\n\n", "</answer>")
 
 
 @contextmanager
@@ -58,16 +65,44 @@ def draws_left_out() -> Iterator[None]:
         yield
 
 
-def steps(count: int, temperature: float, *, sharing: bool = False) -> list[StepSample]:
+@contextmanager
+def made_up_draws() -> Iterator[None]:
+    """Every draw gives any token, at next to no cost."""
+    rng = torch.Generator().manual_seed(1)
+
+    def draw(logits, *settings, restricted) -> torch.Tensor:
+        del settings, restricted
+        return torch.randint(logits.shape[1], (logits.shape[0],), generator=rng)
+
+    with patch.object(kernels, "draw", draw):
+        yield
+
+
+@contextmanager
+def every_token_decoded() -> Iterator[None]:
+    """Made-up draws, and no token tells that it can end no stop string."""
+    with made_up_draws(), patch.object(StopChecker, "_ends", lambda *_: True):
+        yield
+
+
+def steps(
+    count: int,
+    temperature: float,
+    *,
+    sharing: bool = False,
+    sequences: int = SEQUENCES,
+    stop: tuple[str, ...] = (),
+) -> list[StepSample]:
     """Run until `count` steps were full; prompts are as long as answers, so half of the tokens decode.
 
     With `sharing` half of a prompt is that of seven others too, and pages that are worth it are read once.
     """
+    most = TOKENS * sequences // SEQUENCES
     bench = Bench(torch.device("cpu"), torch.float32, dry=True)
     config = replace(LLAMA_8B, **TINY, head_dim=16, windows=(None,))
     decoder = Decoder(config, random_weights(config, bench))
     # Arrivals of finished requests' places per step are the prompts' share of a step over their length.
-    requests = SEQUENCES + (TOKENS - SEQUENCES) * (count + 4 * LENGTH) // LENGTH
+    requests = sequences + (most - sequences) * (count + 4 * LENGTH) // LENGTH
     rng = np.random.default_rng(0)
     start = np.arange(requests + 1, dtype=np.int64) * LENGTH
     tokens = rng.integers(0, config.vocab_size, start[-1]).astype(np.int32)
@@ -76,23 +111,24 @@ def steps(count: int, temperature: float, *, sharing: bool = False) -> list[Step
         halves[:] = halves[np.arange(requests) // 8 * 8]
     # The first ones end one after the other, so that the run is steady at once.
     answers = np.full(requests, LENGTH)
-    answers[:SEQUENCES] = rng.integers(2, LENGTH, SEQUENCES)
+    answers[:sequences] = rng.integers(2, LENGTH, sequences)
     sampling = [
-        Sampling(max_tokens=int(n), temperature=temperature, seed=i, ignore_eos=True)
+        Sampling(max_tokens=int(n), temperature=temperature, seed=i, ignore_eos=True, stop=stop)
         for i, n in enumerate(answers)
     ]
-    kv_tokens = SEQUENCES * (2 * LENGTH + 32)
-    settings = EngineSettings(kv_tokens, 16, TOKENS, SEQUENCES)
+    kv_tokens = sequences * (2 * LENGTH + 32)
+    settings = EngineSettings(kv_tokens, 16, most, sequences)
     shape = ModelShape.of(config, 4)
     cascade = step_cost(shape, replace(NOMINAL["h100"], shared_read=0.1)) if sharing else None
-    runner = DeviceRunner(decoder, kv_tokens, 16, TOKENS, SEQUENCES, 2 * LENGTH, cascade=cascade)
+    runner = DeviceRunner(decoder, kv_tokens, 16, most, sequences, 2 * LENGTH, cascade=cascade)
+    tokenizer = byte_level() if sequences == WITH_STOPS else None
     runner._graphs = lambda _: None
     plan = make_plan("fcfs", tokens, start, answers.astype(np.float64), shape, NOMINAL["h100"], seed=1)
-    engine = Engine(runner, None, settings, tokens, start, sampling, plan)
+    engine = Engine(runner, tokenizer, settings, tokens, start, sampling, plan)
     full: list[StepSample] = []
     while engine.unfinished and len(full) < count:
         _, step = engine.step()
-        if step.tokens >= 0.95 * TOKENS and step.sequences >= 0.95 * SEQUENCES:
+        if step.tokens >= 0.95 * most and step.sequences >= 0.95 * sequences:
             full.append(step)
     if len(full) < count:
         raise RuntimeError(f"only {len(full)} of {count} steps were full")
@@ -103,19 +139,26 @@ def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="100 steps: a trial, not a result")
-    quick = parser.parse_args().quick
+    parser.add_argument("--stops", action="store_true", help="only the rows about stop strings")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, dict[str, float]] = {}
-    for name, temperature, without, sharing in (
-        ("greedy", 0.0, nullcontext, False),
-        ("drawn", 0.8, nullcontext, False),
-        ("drawn, draws left out", 0.8, draws_left_out, False),
-        ("greedy, shared pages", 0.0, nullcontext, True),
+    found: dict[str, dict[str, Any]] = {}
+    few: dict[str, Any] = {"sequences": WITH_STOPS}
+    for name, temperature, without, others in (
+        ("greedy", 0.0, nullcontext, {}),
+        ("drawn", 0.8, nullcontext, {}),
+        ("drawn, draws left out", 0.8, draws_left_out, {}),
+        ("greedy, shared pages", 0.0, nullcontext, {"sharing": True}),
+        ("512, no stop strings", 0.8, made_up_draws, few),
+        ("512, stop strings", 0.8, made_up_draws, {**few, "stop": STOPS}),
+        ("512, all decoded", 0.8, every_token_decoded, {**few, "stop": STOPS}),
     ):
+        if options.stops and others.get("sequences") is None:
+            continue
         # The first tenth warms caches up.
-        count = 100 if quick else 1000
+        count = 100 if options.quick or without is every_token_decoded else 1000
         with without():
-            measured = steps(count + count // 10, temperature, sharing=sharing)[count // 10 :]
+            measured = steps(count + count // 10, temperature, **others)[count // 10 :]
         times = [1e3 * step.seconds for step in measured]
         found[name] = {
             "steps": count,
@@ -132,7 +175,7 @@ def main() -> None:
         )
         print(f"   p50 {row['ms_p50']:.2f} ms, mean {row['ms_mean']:.2f}, p95 {row['ms_p95']:.2f}", end="")
         print(f"   goal {GOAL_MS} ms")
-    if quick:
+    if options.quick:
         return
     about = {
         "label": "measured on the host, without the forward pass; sampling computed but where it says so",
@@ -142,6 +185,12 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "goal_ms": GOAL_MS,
     }
+    if options.stops:
+        # Another day and machine than the other rows may have.
+        for row in found.values():
+            row |= {"device": about["device"], "date": about["date"], "load_at_end": about["load_at_end"]}
+        found = {**json.loads(RESULT.read_text()), **found}
+        about = {}
     RESULT.write_text(json.dumps({**about, **found}, indent=2) + "\n")
     print(f"wrote {RESULT}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ import torch
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import CapacityError
 from engine.plan.policies import POLICIES, make_plan
+from engine.runtime.sample.answer_text import AnswerText
 from engine.runtime.sample.settings import Sampling
 from tests.support.engines import assert_idle, run_engine, some_prompts
 from tests.support.models import CONFIGS, decoder_of, flatten, greedy, reference_model
+from tests.support.tokenizers import byte_level
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
@@ -161,6 +165,27 @@ def test_stop_token_ids_end_an_answer():
     expected = free[0].token_ids.tolist()
     assert stopped[0].token_ids.tolist() == expected[: expected.index(third) + 1]
     assert stopped[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_stop_strings_end_each_answer_at_its_own(lag):
+    """Among requests with other stops and with none, some of which end in the same step."""
+    decoder, tokenizer = decoder_of(reference_model("llama")), byte_level()
+    prompts, text = some_prompts(3, 24), AnswerText(tokenizer)
+    plain = Sampling(max_tokens=20, ignore_eos=True)
+    _, free = run_engine(decoder, prompts, [plain] * len(prompts), tokenizer=tokenizer)
+    answers = [free[i].token_ids.tolist() for i in range(len(prompts))]
+    stops = [(text(ids[i % 12 : i % 12 + 2]) or "none",) if i % 4 else () for i, ids in enumerate(answers)]
+    sampling = [replace(plain, stop=stop) for stop in stops]
+    _, done = run_engine(decoder, prompts, sampling, tokenizer=tokenizer, lag=lag)
+    ended = 0
+    for i, (ids, stop) in enumerate(zip(answers, stops, strict=True)):
+        ends = (n for n in range(1, 21) if any(one in text(ids[:n]) for one in stop))
+        first = next(ends, None)
+        assert done[i].token_ids.tolist() == ids[:first]
+        assert done[i].finish_reason == ("length" if first is None else "stop")
+        ended += first is not None
+    assert ended > len(prompts) / 4
 
 
 def test_memory_too_small_for_one_request_names_the_setting():

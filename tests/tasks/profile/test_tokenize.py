@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import suppress
 from datetime import date
 from itertools import pairwise
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tasks.base.errors import ConfigurationError, RequestError
 from tasks.base.schema import SCHEMAS
+from tasks.profile.chat_template import ChatTemplate
 from tasks.profile.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
 
 if TYPE_CHECKING:
@@ -230,6 +232,43 @@ def test_a_token_that_the_tokenizer_puts_first_and_a_piece_of_text_are_checked_t
         [{"prompt": "hello"}], load_tokenizer(str(tmp_path / "bos"), vocab_size=beyond), tmp_path / "b"
     )
     assert messages_of(result)[0].startswith("the chat template or the tokenizer adds [BOS]")
+
+
+def test_chats_are_rendered_while_those_before_are_encoded(
+    tokenizer: PromptTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what comes out is what a single batch gives, refused rows in between included."""
+    refused = [{"role": "system", "content": "x"}] * 2
+    contents = [
+        {
+            "messages_json": json.dumps(
+                [{"role": "user", "content": f"number {number}"}] if number % 3 else refused
+            )
+        }
+        for number in range(12)
+    ]
+    whole, expected = tokenize(contents, tokenizer, tmp_path / "whole")
+    rendered: list[int] = []
+    later = threading.Event()
+    render, encode = ChatTemplate.render, PromptTokenizer.encode
+
+    def rendering(self: ChatTemplate, messages: Any) -> str:
+        rendered.append(len(messages))
+        if len(rendered) > 4:
+            later.set()
+        return render(self, messages)
+
+    def encoding(self: PromptTokenizer, texts: Any, *, special: bool) -> list[list[int]]:
+        # The first batch waits until the second one is rendered.
+        assert later.wait(30)
+        return encode(self, texts, special=special)
+
+    monkeypatch.setattr(ChatTemplate, "render", rendering)
+    monkeypatch.setattr(PromptTokenizer, "encode", encoding)
+    parts, ids = tokenize(contents, tokenizer, tmp_path / "parts", batch_rows=4)
+    assert ids == expected
+    assert errors(parts) == errors(whole)
+    assert len(errors(parts)) == 4
 
 
 def test_no_rows(tokenizer: PromptTokenizer, tmp_path: Path) -> None:
