@@ -19,7 +19,7 @@ from typing import Any
 
 from tasks.compare.compare import Variant, compare
 from tests.benchmarks.lib.places import RESULTS, processor
-from tests.servers.vllm_cpu import INSTALLED, PYTHON, WHY, vllm_server
+from tests.servers.vllm_cpu import INSTALLED, PYTHON, SERVED, WHY, vllm_server
 from tests.support.demo_nights import night_request, write_lines
 from tests.support.mmlu import mmlu_lines
 from tests.support.paths import DEMO_MODEL
@@ -68,7 +68,7 @@ def measure(scratch: Path, rounds: int, questions: int) -> dict[str, Any]:
         variants = [
             *(Variant("native", policy) for policy in ("blend", "fcfs")),
             *(Variant("vllm", policy, eager, python) for policy in ("blend", "fcfs", "dfs")),
-            *(Variant("endpoint", policy, (f"url={url}",)) for policy in ("blend", "fcfs")),
+            *(Variant("endpoint", policy, (f"url={url}", f"model={SERVED}")) for policy in ("blend", "fcfs")),
         ]
         return compare(
             night_request(scratch, part_seconds=60.0, **SIZES),

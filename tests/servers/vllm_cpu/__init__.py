@@ -23,6 +23,8 @@ INSTALLED = PYTHON.parents[1] / ".installed"
 WHY = "vLLM is not installed (make test-vllm installs it)"
 START_S = 300.0
 BLOCK = 32
+SERVED = "demo"
+"""Name of the model at the server."""
 
 
 @contextmanager
@@ -40,6 +42,7 @@ def vllm_server(
     }
     options = {
         "model": str(model),
+        "served-model-name": SERVED,
         "dtype": "float32",
         "port": str(port),
         "host": "127.0.0.1",
