@@ -169,7 +169,7 @@ def _names(properties: object) -> Sequence[str]:
     return list(properties) if isinstance(properties, dict) else []
 
 
-def _check_exact(key: str, value: object) -> None:
+def _check_exact(key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Refuse a value that an answer could not have exactly."""
     if isinstance(value, str):
         if _UNSPELLABLE.search(value):

@@ -334,11 +334,11 @@ def draw_kernel(
     seeds: tl.tensor,
     positions: tl.tensor,
     mask_rows: tl.tensor,
-    bits: tl.tensor,
+    masks: tl.tensor,
     out: tl.tensor,
     stride: tl.tensor,
     vocab: tl.tensor,
-    bits_stride: tl.tensor,
+    masks_stride: tl.tensor,
     DRAW: tl.constexpr,
     RESTRICT: tl.constexpr,
     MASKED: tl.constexpr,
@@ -350,11 +350,11 @@ def draw_kernel(
     """
     index = tl.program_id(0).to(tl.int64)
     row = logits + index * stride
-    words, limited = bits, True
+    words, limited = masks, True
     if MASKED:
         mask_row = tl.load(mask_rows + index).to(tl.int64)
         limited = mask_row >= 0
-        words = bits + tl.maximum(mask_row, 0) * bits_stride
+        words = masks + tl.maximum(mask_row, 0) * masks_stride
     temperature = 1.0
     if DRAW:
         temperature = tl.load(temperatures + index)

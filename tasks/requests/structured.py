@@ -30,7 +30,7 @@ FIELDS: Final = frozenset({"response_format", "structured_outputs", *GUIDED})
 """Fields of a body that constrain its answer."""
 
 _ANY_OBJECT: Final = {"type": "object"}
-_PLAIN: Final = ({"type": "text"}, {})
+_PLAIN: Final[tuple[dict[str, str], ...]] = ({"type": "text"}, {})
 _OUTPUT_KINDS: Final[Mapping[str, Kind]] = {
     "json": "json",
     "regex": "regex",

@@ -61,8 +61,8 @@ def _draw(draw: bool, restrict: bool, masked: bool = False) -> Spec:
         {
             **pointers,
             **dict.fromkeys(("seeds", "positions"), "*i64"),
-            **dict.fromkeys(("mask_rows", "bits"), "*i32"),
-            **dict.fromkeys(("stride", "vocab", "bits_stride"), "i32"),
+            **dict.fromkeys(("mask_rows", "masks"), "*i32"),
+            **dict.fromkeys(("stride", "vocab", "masks_stride"), "i32"),
         },
         {"DRAW": draw, "RESTRICT": restrict, "MASKED": masked, **sampling_settings(128256)},
     )
