@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 7)
+Folder (format version 8)
     job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -33,6 +33,7 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
+Version 8 has the sampling settings that change logits, and the one for the text of stops.
 Version 7 has engines beside our own: their options, prompts as text, the messages `refused` and `load`.
 Version 6 calls the preemptions of a step, and those among the counters, `preemptions`; before it they were
 `retractions`, as the tables still call them.
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"
@@ -213,6 +214,7 @@ def read_job(folder: Path) -> Job:
             request_ids.append(entry.pop("request_id"))
             choices.append(entry.pop("choice"))
             entry["stop"], entry["stop_token_ids"] = tuple(entry["stop"]), tuple(entry["stop_token_ids"])
+            entry["logit_bias"] = tuple((token, bias) for token, bias in entry["logit_bias"])
             sampling.append(Sampling(**entry))
     plan = read_plan_file(folder / PLAN_FILE)
     replanning = None

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tasks.base.errors import RequestError
 
 VERSIONS: Final[dict[str, int]] = {
-    "requests": 2,
+    "requests": 3,
     "profiles": 1,
     "outputs": 3,
-    "errors": 2,
+    "errors": 3,
     "quarantine": 1,
     "steps": 2,
     "device_samples": 1,
@@ -49,6 +49,17 @@ SAMPLING: Final = pa.struct(
         pa.field("ignore_eos", pa.bool_()),
         pa.field("n", pa.int32()),
         pa.field("logprobs", pa.int32()),
+        pa.field("presence_penalty", pa.float64()),
+        pa.field("frequency_penalty", pa.float64()),
+        pa.field("repetition_penalty", pa.float64()),
+        pa.field("min_p", pa.float64()),
+        pa.field("min_tokens", pa.int32()),
+        # JSON: a list of pairs (token id, bias), in the order of the ids.
+        pa.field("logit_bias", pa.string()),
+        pa.field("include_stop_str_in_output", pa.bool_()),
+        pa.field("echo", pa.bool_()),
+        # JSON: variables of the chat template.
+        pa.field("chat_template_kwargs", pa.string()),
     ]
 )
 _TOKEN_LOGPROB: Final = [

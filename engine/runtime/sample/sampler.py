@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from engine import kernels
+from engine.runtime.sample.penalties import Penalties
 from engine.runtime.sample.settings import Sampling
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.arrays import Int64
+    from engine.runtime.sample.penalties import Prompts, Touched
 
 DRAW_ROWS = 256
 """Rows drawn at a time: sorting a large vocabulary in float32 takes much memory per row."""
+TOUCHED_ROWS = 32
+"""Rows whose logits are changed at a time, which takes several times as much."""
 
 
 class Sampler:
@@ -28,7 +32,15 @@ class Sampler:
     known on the host, so that nothing has to be read back.
     """
 
-    def __init__(self, settings: Sequence[Sampling], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        settings: Sequence[Sampling],
+        device: torch.device | str = "cpu",
+        *,
+        prompts: Prompts | None = None,
+        stops: Sequence[int] = (),
+        vocab_size: int = 0,
+    ) -> None:
         rows = [*settings, Sampling(max_tokens=1)]
         seeds = np.array([s.seed & 0xFFFFFFFFFFFFFFFF for s in rows], np.uint64)
         self._temperature = torch.tensor([s.temperature for s in rows], dtype=torch.float32, device=device)
@@ -37,6 +49,8 @@ class Sampler:
         self._seed = torch.from_numpy(seeds.view(np.int64)).to(device)
         self._drawn = np.array([s.temperature > 0 for s in rows])
         self._restricted = np.array([s.top_k > 0 or s.top_p < 1 for s in rows])
+        self._penalties = Penalties(settings, prompts, stops, vocab_size, device)
+        self.touched = self._penalties.touched
 
     def drawn(self, requests: Int64) -> tuple[Int64, bool]:
         """Return which rows are not greedy, and whether any of those has a top-k or top-p.
@@ -47,7 +61,15 @@ class Sampler:
         return rows, bool(self._restricted[requests[rows]].any())
 
     def __call__(
-        self, logits: Tensor, requests: Tensor, positions: Tensor, rows: Tensor, *, restricted: bool
+        self,
+        logits: Tensor,
+        requests: Tensor,
+        positions: Tensor,
+        rows: Tensor,
+        *,
+        restricted: bool,
+        touched: Touched | None = None,
+        last: Tensor | None = None,
     ) -> Tensor:
         """Return int64 [R]: the tokens chosen from `logits` [R, vocab].
 
@@ -57,6 +79,10 @@ class Sampler:
             Integers [R]: the request, and the place in its sequence that each new token will take.
         rows, restricted
             What `drawn` returned, the rows on the device.
+        touched
+            What the method `touched` returned: rows whose logits are changed first.
+        last
+            See `engine.runtime.sample.penalties.Penalties`.
         """
         tokens = kernels.greedy(logits)
         for first in range(0, rows.shape[0], DRAW_ROWS):
@@ -71,4 +97,27 @@ class Sampler:
                 positions[some].to(torch.int64),
                 restricted=restricted,
             )
+        if touched is not None and last is not None:
+            for first in range(0, len(touched.rows), TOUCHED_ROWS):
+                part = touched.part(first, first + TOUCHED_ROWS)
+                self._choose(logits, positions, part, last, tokens)
         return tokens
+
+    def _choose(self, logits: Tensor, positions: Tensor, step: Touched, last: Tensor, tokens: Tensor) -> None:
+        """Choose the tokens of rows whose logits are changed."""
+        rows, asked = (torch.from_numpy(part).to(logits.device) for part in (step.rows, step.requests))
+        changed = self._penalties(logits[rows].to(torch.float32), step, last)
+        chosen = kernels.greedy(changed)
+        if self._drawn[step.requests].any():
+            temperature = self._temperature[asked]
+            drawn = kernels.draw(
+                changed,
+                torch.where(temperature > 0, temperature, 1.0),
+                self._top_k[asked],
+                self._top_p[asked],
+                self._seed[asked],
+                positions[rows].to(torch.int64),
+                restricted=bool(self._restricted[step.requests].any()),
+            )
+            chosen = torch.where(temperature > 0, drawn, chosen)
+        tokens.index_copy_(0, rows, chosen)

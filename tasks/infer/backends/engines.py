@@ -13,7 +13,7 @@ from engine.errors import OptionError
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
 from tasks.requests.prompts import without_turn
-from tasks.requests.sampling import effective_sampling, stored_sampling
+from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ _OFF: Final[Mapping[str, Any]] = {
     "stop_token_ids": [],
     "ignore_eos": False,
     "logprobs": None,
+    **OFF,
 }
 """Sampling settings as they are where a request does not ask for them."""
 
@@ -122,7 +123,10 @@ def refusal_of(
         for name in facts.unsupported:
             # A greedy answer does not depend on some of them.
             off = _OFF[name]
-            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k"}):
+            # A chat is rendered here, unless the engine does that.
+            if name == "chat_template_kwargs" and facts.prompts == "ids":
+                continue
+            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k", "min_p"}):
                 return _unsupported(name, facts)
         if facts.prompts == "text":
             if row["token_ids"] is not None:

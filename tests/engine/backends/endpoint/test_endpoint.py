@@ -16,8 +16,9 @@ import pytest
 
 from engine.backends.contract import STOPPED
 from engine.backends.endpoint.answer import answer
-from engine.backends.endpoint.examine import examine
-from engine.backends.endpoint.options import parse_options
+from engine.backends.endpoint.bodies import request_body
+from engine.backends.endpoint.examine import examine, facts_of
+from engine.backends.endpoint.options import EndpointOptions, parse_options
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import RetryableError
 from engine.job.format import JobSettings, read_messages, write_job
@@ -306,3 +307,21 @@ def test_what_counts_cached_tokens_exactly_tells_them(tmp_path) -> None:
     assert [item["cached_tokens"] for _, item in sorted(items(messages).items())] == [
         len(prompt) - 1 for prompt in wanted
     ]
+
+
+def test_settings_that_change_logits_are_sent_where_they_are_honoured() -> None:
+    changed = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.5, "min_p": 0.1}
+    settings = Sampling(
+        8, **changed, min_tokens=2, logit_bias=((5, 1.0), (7, -2.0)), include_stop_str_in_output=True
+    )
+    chat = {"messages": [], "chat_template_kwargs": {"enable_thinking": False}}
+    _, body = request_body(EndpointOptions(("http://x",), kind="vllm", extended=True), settings, chat)
+    assert {name: body[name] for name in changed} == changed
+    assert (body["min_tokens"], body["logit_bias"]) == (2, {"5": 1.0, "7": -2.0})
+    assert body["include_stop_str_in_output"]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    _, plain = request_body(EndpointOptions(("http://x",), kind="vllm", extended=True), Sampling(8), [1])
+    assert (plain["repetition_penalty"], plain["min_tokens"], plain["presence_penalty"]) == (1.0, 0, 0.0)
+    assert "logit_bias" not in plain
+    for kind, unsupported in (("vllm", {"logprobs"}), ("openai-compatible", {*changed, "logit_bias"})):
+        assert unsupported <= set(facts_of(EndpointOptions(("http://x",), kind=kind)).unsupported)
