@@ -285,7 +285,11 @@ def test_a_server_without_token_ids_gets_the_request_s_own_text(tmp_path) -> Non
         facts = written(tmp_path, prompts(2), [server], prompts=texts)
         assert facts.prompts == "text"
         assert facts.version == f"openai-compatible {MODEL} as text"
-        assert set(facts.unsupported) == {"top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs"}
+        assert set(facts.unsupported) == {
+            *("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "logit_bias", "min_p"),
+            *("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens"),
+            *("include_stop_str_in_output", "chat_template_kwargs"),
+        }
         ended, messages = outcome(tmp_path)
     assert ended.complete
     found = items(messages)
