@@ -33,7 +33,8 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
-Version 8 has constraints among the sampling settings (`engine.grammar.constraint`).
+Version 8 has constraints among the sampling settings (`engine.grammar.constraint`), the settings that change
+logits, and the one for the text of stops.
 Version 7 has engines beside our own: their options, prompts as text, the messages `refused` and `load`.
 Version 6 calls the preemptions of a step, and those among the counters, `preemptions`; before it they were
 `retractions`, as the tables still call them.
@@ -217,6 +218,7 @@ def read_job(folder: Path) -> Job:
             request_ids.append(entry.pop("request_id"))
             choices.append(entry.pop("choice"))
             entry["stop"], entry["stop_token_ids"] = tuple(entry["stop"]), tuple(entry["stop_token_ids"])
+            entry["logit_bias"] = tuple((token, bias) for token, bias in entry["logit_bias"])
             sampling.append(Sampling(**entry))
     plan = read_plan_file(folder / PLAN_FILE)
     replanning = None

@@ -7,7 +7,7 @@ oracle that any other implementation is tested against.
 from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.kv import copy_kv_prefix, store_kv
-from engine.kernels.next_token import TokenMasks, draw, greedy
+from engine.kernels.next_token import TokenMasks, allowed, draw, greedy
 from engine.kernels.qk_rope_store import qk_rope_store
 from engine.kernels.rms_norm import add_rms_norm, rms_norm
 from engine.kernels.rope import apply_rope, rope_table
@@ -17,6 +17,7 @@ __all__ = [
     "AttentionGroup",
     "TokenMasks",
     "add_rms_norm",
+    "allowed",
     "apply_rope",
     "causal_mask",
     "copy_kv_prefix",

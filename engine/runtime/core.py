@@ -24,6 +24,7 @@ from engine.runtime.kv.invariants import check
 from engine.runtime.kv.pages import N_EVICTED, available, make_pool
 from engine.runtime.sample.constraints import Constraints
 from engine.runtime.sample.logprobs import LogprobStore
+from engine.runtime.sample.penalties import Prompts, is_touched
 from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler
@@ -147,7 +148,10 @@ class Engine:
         self._ended = np.zeros(len(max_new), np.int8)
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
-        runner.begin(sampling, self.slots)
+        if any(map(is_touched, sampling)):
+            runner.begin(sampling, self.slots, Prompts(self.requests.tokens, self.requests.start))
+        else:
+            runner.begin(sampling, self.slots)
         self._in_flight: deque[_InFlight] = deque()
         self._spare = [flights.make_flight(settings.max_sequences) for _ in range(runner.lag + 1)]
         self.surplus_tokens = 0

@@ -49,6 +49,17 @@ SAMPLING: Final = pa.struct(
         pa.field("ignore_eos", pa.bool_()),
         pa.field("n", pa.int32()),
         pa.field("logprobs", pa.int32()),
+        pa.field("presence_penalty", pa.float64()),
+        pa.field("frequency_penalty", pa.float64()),
+        pa.field("repetition_penalty", pa.float64()),
+        pa.field("min_p", pa.float64()),
+        pa.field("min_tokens", pa.int32()),
+        # JSON: a list of pairs (token id, bias), in the order of the ids.
+        pa.field("logit_bias", pa.string()),
+        pa.field("include_stop_str_in_output", pa.bool_()),
+        pa.field("echo", pa.bool_()),
+        # JSON: variables of the chat template.
+        pa.field("chat_template_kwargs", pa.string()),
         # As `engine.grammar.constraint` writes it.
         pa.field("constraint", pa.string()),
     ]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.base.errors import ErrorCode, RequestError
-from tasks.plan.work import sampling_of
+from tasks.plan.work import prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, sequences
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class AnswerCollector:
         self._night, self._work, self._writer = night, work, writer
         self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
         self.choices = Choices()
+        self._prompts: dict[str, str] | None = None
         self.taken = self.output_tokens = 0
 
     def take(self, item: dict[str, Any]) -> tuple[str, int] | None:
@@ -45,7 +46,17 @@ class AnswerCollector:
         if items is None:
             return None
         answer = answer_of(items, row["input_tokens"], settings, self._night)
+        if settings.get("echo"):
+            _put_before(self._echoed()[row["request_id"]], answer)
         return answer["finish_reason"], self._writer.add_answer(key, answer)
+
+    def _echoed(self) -> dict[str, str]:
+        """Return the prompts of the requests whose answers begin with them, read once."""
+        if self._prompts is None:
+            rows = [row for row in self._work.rows if (row["sampling"] or {}).get("echo")]
+            given = prompts_as_given(self._night, rows)
+            self._prompts = {row["request_id"]: one["prompt"] for row, one in zip(rows, given, strict=True)}
+        return self._prompts
 
     def refuse(self, items: Sequence[dict[str, Any]]) -> None:
         """Take in choices that cannot be answered: nor can then their requests."""
@@ -94,6 +105,13 @@ def answer_of(
         "started_at": _utc(min(item["started_at"] for item in items)),
         "finished_at": _utc(max(item["finished_at"] for item in items)),
     }
+
+
+def _put_before(prompt: str, answer: dict[str, Any]) -> None:
+    """Put the prompt before the text of an answer and of its choices: `echo` of the completions API."""
+    answer["text"] = prompt + answer["text"]
+    if answer["choices"] is not None:
+        answer["choices"] = [{**one, "text": prompt + one["text"]} for one in answer["choices"]]
 
 
 def _answer_tokens(item: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -265,9 +266,13 @@ def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[in
         settings["max_tokens"] = min(settings["max_tokens"], longest - work.rows[row]["input_tokens"])
         missing = choices.missing(key, sequences(settings))
         seed = settings["seed"]
-        del settings["n"]
+        # These are made of prompts and answers around the engine.
+        for name in ("n", "echo", "chat_template_kwargs"):
+            settings.pop(name, None)
         for name in ("stop", "stop_token_ids"):
             settings[name] = tuple(settings[name])
+        if "logit_bias" in settings:
+            settings["logit_bias"] = tuple(map(tuple, json.loads(settings["logit_bias"])))
         asked += [(row, i, Sampling(**{**settings, "seed": choice_seed(seed, i)})) for i in missing]
     return asked
 

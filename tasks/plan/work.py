@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tasks.base.schema import IDENTIFYING_COLUMNS
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
+from tasks.requests.template_variables import BEGINS, KWARGS, variables_of
 from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str,
     wanted = {row["request_id"] for row in rows}
     found: dict[str, dict[str, Any]] = {}
     with pq.ParquetFile(night.fetch(request_parts(night.log.state)[0])) as file:
-        for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt"]):
+        for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt", "sampling"]):
             for row in batch.to_pylist():
                 if row["request_id"] not in wanted:
                     continue
@@ -117,9 +118,16 @@ def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str,
                 found[row["request_id"]] = (
                     {"prompt": row["prompt"]}
                     if chat is None
-                    else {"messages": without_turn(json.loads(chat))[0]}
+                    else {"messages": without_turn(json.loads(chat))[0], **_to_template(row)}
                 )
     return [found[row["request_id"]] for row in rows]
+
+
+def _to_template(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a row says to the chat template, by the names of the servers that know it."""
+    found = variables_of(row)
+    begins = {BEGINS: found.pop(BEGINS)} if BEGINS in found else {}
+    return {**begins, **({KWARGS: found} if found else {})}
 
 
 def sampling_of(night: Night, row: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ does not say, it is refused, since either can be meant and the answers differ.
 
 from __future__ import annotations
 
+import json
 from contextvars import ContextVar
 from datetime import date, datetime, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
+from tasks.base.identity import canonical_json
 from tasks.requests.prompts import without_turn
+from tasks.requests.template_variables import BEGINS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +26,25 @@ CLOCK: Final = "strftime_now"
 _REMEMBERED: Final = 4096
 _NOW: ContextVar[datetime] = ContextVar("now of a chat template")
 
-Pattern = tuple[bool, tuple[tuple[str, bool], ...]]
-"""Whether the last message is gone on with; of each message its role, and whether it has a name."""
+
+class _How(NamedTuple):
+    """How a chat is rendered.
+
+    Attributes
+    ----------
+    goes_on, begins
+        Whether the last message is gone on with; else whether a turn of the assistant begins.
+    variables
+        The template's own ones, as JSON.
+    """
+
+    goes_on: bool
+    begins: bool
+    variables: str
+
+
+Pattern = tuple[_How, tuple[tuple[str, bool], ...]]
+"""How it is rendered; of each message its role, and whether it has a name."""
 
 
 class ChatTemplate:
@@ -65,8 +85,12 @@ class ChatTemplate:
             return None
         return self._now.isoformat()
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> str:
         """Render a chat, as `tasks.requests.prompts` has it, into the text the model continues.
+
+        `variables` are those of `tasks.requests.template_variables`.
 
         Raises
         ------
@@ -77,20 +101,23 @@ class ChatTemplate:
         if self.problem is not None:
             raise _template_error("messages", self.problem)
         messages, goes_on = without_turn(messages)
-        if goes_on is None and messages[-1]["role"] == "assistant":
+        given = dict(variables or {})
+        begins = given.pop(BEGINS, True)
+        if goes_on is None and messages[-1]["role"] == "assistant" and begins:
             raise RequestError(
                 ErrorCode.MISSING_PARAMETER,
                 "continue_final_message",
                 "the last message is the assistant's; say true to go on with it, false to begin a new turn",
             )
-        for index in self._left_out_of(messages, goes_on=bool(goes_on)):
+        how = _How(bool(goes_on), bool(begins), canonical_json(given))
+        for index in self._left_out_of(messages, how):
             message = messages[index]
             if message["content"].strip():
                 place = f"message {index + 1} of {len(messages)}, of role {message['role']}"
                 raise _template_error(f"messages[{index}].role", f"the chat template leaves out {place}")
-        return self._render(messages, goes_on=bool(goes_on))
+        return self._render(messages, how)
 
-    def _left_out_of(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> tuple[int, ...]:
+    def _left_out_of(self, messages: Sequence[Mapping[str, str]], how: _How) -> tuple[int, ...]:
         """Return which messages the template would leave out without a word.
 
         Which ones it shows depends on the roles, their order and their number. So it is tried once for each
@@ -98,7 +125,7 @@ class ChatTemplate:
         them for a reason (it trims them, takes reasoning out of earlier answers), and a short one is found
         anywhere.
         """
-        pattern = goes_on, tuple((message["role"], "name" in message) for message in messages)
+        pattern = how, tuple((message["role"], "name" in message) for message in messages)
         known = self._left_out.get(pattern)
         if known is None:
             known = self._try(pattern)
@@ -108,20 +135,20 @@ class ChatTemplate:
         return known
 
     def _try(self, pattern: Pattern) -> tuple[int, ...]:
-        goes_on, turns = pattern
+        how, turns = pattern
         texts = [f"qzjx{index}kv" for index in range(len(turns))]
         messages = [
             {"role": role, "content": text} | ({"name": "n"} if named else {})
             for (role, named), text in zip(turns, texts, strict=True)
         ]
         try:
-            shown = self._render(messages, goes_on=goes_on).casefold()
+            shown = self._render(messages, how).casefold()
         except RequestError:
             # It refuses such messages with a word, which the real ones then get.
             return ()
         return tuple(index for index, text in enumerate(texts) if text not in shown)
 
-    def _render(self, messages: Sequence[Mapping[str, str]], *, goes_on: bool) -> str:
+    def _render(self, messages: Sequence[Mapping[str, str]], how: _How) -> str:
         try:
             if self.clock is not None:
                 _set_clock(self._source)
@@ -130,14 +157,15 @@ class ChatTemplate:
                 text: str = self._tokenizer.apply_chat_template(
                     messages,
                     tokenize=False,
-                    add_generation_prompt=not goes_on,
-                    continue_final_message=goes_on,
+                    add_generation_prompt=how.begins and not how.goes_on,
+                    continue_final_message=how.goes_on,
+                    **json.loads(how.variables),
                 )
             finally:
                 _NOW.reset(shown)
         except Exception as error:  # noqa: BLE001 - a template is a program of the model's author
             reason = _first_line(error)
-            if goes_on and isinstance(error, ValueError):
+            if how.goes_on and isinstance(error, ValueError):
                 # `transformers` puts the text itself into this error.
                 reason = "it does not show the last message as it is, so no answer can go on with it"
             raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None

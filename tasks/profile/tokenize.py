@@ -23,6 +23,7 @@ from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bound
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.chat_template import ChatTemplate
+from tasks.requests.template_variables import variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -262,7 +263,9 @@ def _rendered(
     for index, row in enumerate(rows):
         try:
             if row["messages_json"] is not None:
-                texts[False][index] = tokenizer.template.render(json.loads(row["messages_json"]))
+                texts[False][index] = tokenizer.template.render(
+                    json.loads(row["messages_json"]), variables_of(row)
+                )
             elif row["prompt"] is not None:
                 texts[True][index] = row["prompt"]
             else:
@@ -297,6 +300,7 @@ def _sorted_out(
         counted = {**row, "input_tokens": len(ids)}
         try:
             _check_prompt(row, ids, tokenizer, context_length)
+            _check_settings(row, tokenizer)
             refusal = refuse(row)
         except RequestError as error:
             refusal = error
@@ -321,6 +325,19 @@ def _check_prompt(
     if len(ids) + 1 > context_length:
         message = f"{len(ids)} prompt tokens + 1 do not fit the context length of {context_length}"
         raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
+
+
+def _check_settings(row: Mapping[str, Any], tokenizer: PromptTokenizer) -> None:
+    """Check what of the settings depends on the model's vocabulary, or on the form of the prompt."""
+    settings = row["sampling"] or {}
+    if settings.get("logit_bias"):
+        most = max(token for token, _ in json.loads(settings["logit_bias"]))
+        if most >= tokenizer.vocab_size:
+            message = f"the model has no token {most}: its ids are from 0 to {tokenizer.vocab_size - 1}"
+            raise RequestError(ErrorCode.INVALID_PARAMETER, "logit_bias", message)
+    if settings.get("echo") and row["token_ids"] is not None:
+        message = "a prompt that is given as token ids is not given back"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "echo", message)
 
 
 def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> str:

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
-from tasks.base.identity import default_seed
+from tasks.base.identity import canonical_json, default_seed
 from tasks.requests.structured import FIELDS as CONSTRAINTS
 from tasks.requests.structured import constraint_of
+from tasks.requests.template_variables import template_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,11 +32,18 @@ CONTENT_FIELD: Final[dict[Endpoint, str]] = {"chat": "messages", "completions": 
 
 HONOURED: Final = frozenset(
     {
+        "frequency_penalty",
         "ignore_eos",
+        "include_stop_str_in_output",
+        "logit_bias",
         "logprobs",
         "max_completion_tokens",
         "max_tokens",
+        "min_p",
+        "min_tokens",
         "n",
+        "presence_penalty",
+        "repetition_penalty",
         "seed",
         "stop",
         "stop_token_ids",
@@ -46,6 +54,12 @@ HONOURED: Final = frozenset(
     }
 )
 """Sampling fields the engine honours."""
+
+HONOURED_IN: Final[dict[Endpoint, frozenset[str]]] = {
+    "chat": frozenset({"add_generation_prompt", "chat_template_kwargs", "reasoning_effort"}),
+    "completions": frozenset({"echo"}),
+}
+"""Fields that mean something in requests to one endpoint alone."""
 
 WITHOUT_EFFECT: Final = frozenset(
     {
@@ -83,17 +97,12 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "extra_body": ({},),
     "extra_headers": ({},),
     "extra_query": ({},),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "guardrails": ([],),
-    "include_stop_str_in_output": (False,),
     "kv_transfer_params": ({},),
     "length_penalty": (1,),
-    "logit_bias": ({}, []),
     "logits_processors": ([],),
-    "min_p": (0,),
-    "min_tokens": (0,),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "model_kwargs": ({},),
@@ -101,12 +110,10 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "no_stop_trim": (False,),
     "num_beams": (1,),
     "plugins": ([],),
-    "presence_penalty": (0,),
     "priority": (0,),
     "provider": ({},),
     "raw": (False,),
     "reasoning_effort": (),
-    "repetition_penalty": (1,),
     "return_full_text": (False,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
@@ -129,11 +136,26 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 
 `best_of` is also neutral where it equals `n`: the best n of n are all of them. `add_special_tokens` is
 neutral at what the endpoint does anyway: true for completions, false for chats, whose template writes them.
-Empty is not always off: `web_search_options: {}` asks for a search. In chat `TURN_FIELDS` may say more.
+Empty is not always off: `web_search_options: {}` asks for a search. In chat `TURN_FIELDS` may say more, and
+fields of `HONOURED_IN` any value.
 """
 
 TURN_FIELDS: Final = ("add_generation_prompt", "continue_final_message")
 """Whether an answer is a new turn or goes on with the last message; see `tasks.requests.prompts`."""
+
+OFF: Final[dict[str, Any]] = {
+    "chat_template_kwargs": "",
+    "echo": False,
+    "frequency_penalty": 0.0,
+    "include_stop_str_in_output": False,
+    "logit_bias": "",
+    "min_p": 0.0,
+    "min_tokens": 0,
+    "n": 1,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""Settings that are kept only where a request asks for something, with the values that ask for nothing."""
 
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARACTERS: Final = 1000
@@ -193,7 +215,11 @@ def check_supported(body: Mapping[str, Any], endpoint: Endpoint) -> None:
         `unsupported_parameter`, naming the first such field in alphabetical order; `invalid_parameter`, if
         the answer is to be a new turn and to go on with the last one.
     """
-    known = HONOURED | CONSTRAINTS | WITHOUT_EFFECT | {"model", CONTENT_FIELD[endpoint]}
+    known = (
+        HONOURED | CONSTRAINTS | WITHOUT_EFFECT | HONOURED_IN[endpoint] | {"model", CONTENT_FIELD[endpoint]}
+    )
+    if endpoint == "chat":
+        _goes_on(body)
     for name in sorted(body):
         value = body[name]
         neutral = _neutral(name, body, endpoint)
@@ -221,11 +247,12 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
     Returns
     -------
     dict
-        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs,
-        constraint`; a setting that the body leaves unset is absent. `max_completion_tokens` becomes
-        `max_tokens`, a `stop` string becomes a list, `top_k` -1 becomes 0 (off), a negative `seed` its two's
-        complement. `n` is present if above 1, `logprobs` if asked for: the number of alternatives wanted per
-        token, from 0.
+        Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, logprobs,
+        constraint`, and those of `OFF`; a setting that the body leaves unset is absent.
+        `max_completion_tokens` becomes `max_tokens`, a `stop` string becomes a list, `top_k` -1 becomes 0
+        (off), a negative `seed` its two's complement. `n` is present if above 1, the others of `OFF` if they
+        are not at the value there, `logprobs` if asked for: the number of alternatives wanted per token, from
+        0.
 
     Raises
     ------
@@ -242,9 +269,18 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
         key = "max_tokens" if name == "max_completion_tokens" else name
         if settings.get(key, checked) != checked:
             raise _invalid(name, "max_tokens and max_completion_tokens are both given and differ")
-        if checked != [] and (name, checked) != ("n", 1):
+        if checked != [] and (name not in OFF or checked != OFF[name]):
             settings[key] = checked
+    if settings.get("min_tokens", 0) > settings.get("max_tokens", _INT32_MAX):
+        raise _invalid("min_tokens", "must be at most max_tokens")
+    settings |= template_variables(body) if endpoint == "chat" else _echo(body)
     found = {"logprobs": _logprobs(body, endpoint), "constraint": constraint_of(body)}
+    if found["logprobs"] is not None and "echo" in settings:
+        message = "log probabilities of the prompt are not given"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "echo", message)
+    if found["constraint"] is not None and "min_tokens" in settings:
+        message = "an answer that is constrained ends where it is complete"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "min_tokens", message)
     return settings | {name: value for name, value in found.items() if value is not None}
 
 
@@ -254,8 +290,8 @@ def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) 
     Returns
     -------
     dict
-        All settings of the engine except `seed`, `n`, `logprobs` and `constraint`, which are present only if
-        they were given. (So the keys of answers that ask for none are those of before there were such
+        All settings of the engine except `seed`, `logprobs`, `constraint` and those of `OFF`, which are
+        present only if they were given. (So the keys of answers that ask for none are those of before there were such
         settings.)
     """
     unset = {"stop": [], "stop_token_ids": [], "ignore_eos": False}
@@ -297,6 +333,11 @@ def shares_answer(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> bo
     A request that samples without a seed was sent twice to get two answers.
     """
     return bool(effective_sampling(explicit, defaults)["temperature"] == 0 or "seed" in explicit)
+
+
+def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
+    value = body.get("echo")
+    return {"echo": True} if value is not None and _flag("echo", value) else {}
 
 
 def _goes_on(body: Mapping[str, Any]) -> bool:
@@ -389,11 +430,34 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
+def _logit_bias(name: str, value: object) -> str:
+    """Return the biases in one form: the JSON of pairs (token id, bias), those of 0 left out; '' for none."""
+    if value == []:
+        return ""
+    if not isinstance(value, dict):
+        raise _invalid(name, "must be an object of biases by token id")
+    found = {}
+    for key, bias in value.items():
+        if not key.isascii() or not key.isdigit() or int(key[:11]) > _INT32_MAX:
+            raise _invalid(name, "its names must be token ids")
+        if found.setdefault(int(key), bias := _number(name, bias, -100, 100)) != bias:
+            raise _invalid(name, "it has two biases of one token")
+    pairs = [[token, bias] for token, bias in sorted(found.items()) if bias]
+    return canonical_json(pairs) if pairs else ""
+
+
 _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
+    "frequency_penalty": lambda name, value: _number(name, value, -2, 2),
     "ignore_eos": _flag,
+    "include_stop_str_in_output": _flag,
+    "logit_bias": _logit_bias,
     "max_completion_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
     "max_tokens": lambda name, value: _integer(name, value, 1, _INT32_MAX),
+    "min_p": lambda name, value: _number(name, value, 0, 1),
+    "min_tokens": lambda name, value: _integer(name, value, 0, _INT32_MAX),
     "n": lambda name, value: _integer(name, value, 1, MAX_CHOICES),
+    "presence_penalty": lambda name, value: _number(name, value, -2, 2),
+    "repetition_penalty": lambda name, value: _number(name, value, 0, 100, above=True),
     "seed": lambda name, value: _integer(name, value, -(2**63), _UINT64 - 1) % _UINT64,
     "stop": _stop,
     "stop_token_ids": _stop_token_ids,

@@ -33,7 +33,7 @@ class ScriptedRunner:
         self._last = np.asarray(start)[1:] + np.asarray(output) - 1 - np.asarray(start)[:-1]
         self.steps: list[np.ndarray] = []
 
-    def begin(self, sampling, slots) -> None:
+    def begin(self, sampling, slots, prompts=None) -> None:
         pass
 
     def launch(self, work, _slots, requests, _wish) -> _Known:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from engine.backends.endpoint.kinds import KINDS, OTHER
+from engine.backends.endpoint.kinds import CHANGING, KINDS, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +80,11 @@ def request_body(
             body["ignore_eos"] = settings.ignore_eos
         if "stop_token_ids" in kind.honours:
             body["stop_token_ids"] = list(settings.stop_token_ids)
+        body |= {name: getattr(settings, name) for name in CHANGING if name in kind.honours}
+        if settings.logit_bias:
+            body["logit_bias"] = {str(token): bias for token, bias in settings.logit_bias}
+        if settings.include_stop_str_in_output:
+            body["include_stop_str_in_output"] = True
     if isinstance(prompt, list):
         return "/completions", {**body, "prompt": prompt}
     return ("/chat/completions" if "messages" in prompt else "/completions"), {**body, **prompt}

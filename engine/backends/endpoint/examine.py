@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from engine.backends.endpoint.bodies import NoReply, Reply, json_of, reply_in, request_body
-from engine.backends.endpoint.kinds import KINDS, OTHER, kind_of
+from engine.backends.endpoint.kinds import CHANGING, KINDS, OTHER, kind_of
 from engine.backends.endpoint.options import KEY_VARIABLE, OPTION, EndpointOptions
 from engine.backends.facts import Capabilities, EngineFacts
 from engine.choices import ENDPOINT
@@ -29,8 +29,12 @@ CONNECT_S: Final = 10.0
 PROBE_S: Final = 120.0
 """A server may be busy with others."""
 BUSY_TRIES: Final = 5
-_BEYOND: Final = ("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "constraint")
-"""Fields of `Sampling` that not every server honours."""
+_BEYOND: Final = (
+    *("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "constraint"),
+    *CHANGING,
+    *("logit_bias", "include_stop_str_in_output", "chat_template_kwargs"),
+)
+"""Fields of `Sampling`, and what is said to the chat template, that not every server honours."""
 
 
 def examine(

@@ -45,6 +45,8 @@ class Kind:
     exact_hits: bool = False
 
 
+CHANGING: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens")
+"""Fields that change logits by a number, sent by these names."""
 _OFF: Final = (("min_p", 0.0), ("frequency_penalty", 0.0), ("presence_penalty", 0.0))
 
 KINDS: Final = {
@@ -55,7 +57,12 @@ KINDS: Final = {
             "vllm",
             "/version",
             "version",
-            frozenset({"top_k", "seed", "stop_token_ids", "ignore_eos"}),
+            frozenset(
+                {
+                    *("top_k", "seed", "stop_token_ids", "ignore_eos", *CHANGING),
+                    *("logit_bias", "include_stop_str_in_output", "chat_template_kwargs"),
+                }
+            ),
             # Without these the model's generation_config.json decides.
             (*_OFF, ("repetition_penalty", 1.0), ("return_token_ids", True)),
         ),
@@ -64,7 +71,8 @@ KINDS: Final = {
             "llamacpp",
             "/props",
             "build_info",
-            frozenset({"top_k", "seed", "ignore_eos"}),
+            # Its penalties look at the last 64 tokens alone.
+            frozenset({"top_k", "seed", "ignore_eos", "min_p"}),
             (*_OFF, ("repeat_penalty", 1.0), ("typical_p", 1.0), ("cache_prompt", True)),
             # The largest number asks for a random seed.
             seeds=2**32 - 1,

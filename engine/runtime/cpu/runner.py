@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from engine.arrays import Int64
     from engine.models.decoder import Decoder
+    from engine.runtime.sample.penalties import Prompts
     from engine.runtime.sample.settings import Sampling
     from engine.runtime.state import Slots, Work
     from engine.runtime.state.runner import Launched, LogprobWish, MaskWish
@@ -63,9 +64,12 @@ class CpuRunner:
         zeros = np.zeros(math.prod(shape) * embed.element_size(), np.uint8)
         self._cache = torch.from_numpy(zeros).view(embed.dtype).view(shape)
 
-    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+    def begin(self, sampling: Sequence[Sampling], slots: Slots, prompts: Prompts | None = None) -> None:
         """Prepare for a run; see `Runner`."""
-        self._sampler = Sampler(sampling)
+        config = self.decoder.config
+        self._sampler = Sampler(
+            sampling, prompts=prompts, stops=config.stop_token_ids, vocab_size=config.vocab_size
+        )
         self._last = np.zeros(len(slots.request), np.int64)
 
     def launch(
@@ -86,15 +90,17 @@ class CpuRunner:
             logits = self.decoder.forward(inputs, self._cache)
             if count == 0:
                 return _Computed(StepResult(np.zeros(0, np.int64), None))
-            positions = torch.from_numpy(work.positions[work.sample_rows[:count]] + 1)
+            positions = work.positions[work.sample_rows[:count]] + 1
             drawn, restricted = self._sampler.drawn(requests)
             sampled = self._sampler(
                 logits,
                 torch.from_numpy(requests),
-                positions,
+                torch.from_numpy(positions),
                 torch.from_numpy(drawn),
                 restricted=restricted,
                 masks=None if masks is None else _token_masks(masks, count),
+                touched=self._sampler.touched(requests, positions, work.sample_slots[:count], slots.output),
+                last=torch.from_numpy(self._last),
             )
             self._last[work.sample_slots[:count]] = sampled.numpy()
             logprobs = None

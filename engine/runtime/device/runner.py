@@ -24,6 +24,7 @@ from engine.runtime.device.overlap import Strategy
 from engine.runtime.device.staging import DeviceStep, Dummies, HostStep, Staging, fill_step, table_changes
 from engine.runtime.kv.shared_pages import Groups, find_groups, leading_single_rows, make_room
 from engine.runtime.sample.logprobs import Measured, measure
+from engine.runtime.sample.penalties import Prompts
 from engine.runtime.sample.sampler import Sampler
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.buckets import Bucket, Buckets, HalvedBucket
@@ -42,11 +43,20 @@ if TYPE_CHECKING:
     from engine.models.lanes import Lanes
     from engine.runtime.device.graphs import AnyBucket
     from engine.runtime.device.overlap import Overlap
+    from engine.runtime.sample.penalties import Touched
     from engine.runtime.state import Slots, Work
 
 COPY_PAGES = 32
 """Pages copied at a time, which bounds the memory that it takes."""
-_COSTLY = Sampling(max_tokens=1, temperature=1.0, top_k=50, top_p=0.9)
+_COSTLY = Sampling(
+    max_tokens=1,
+    temperature=1.0,
+    top_k=50,
+    top_p=0.9,
+    presence_penalty=0.1,
+    repetition_penalty=1.1,
+    min_p=0.1,
+)
 
 
 @dataclass(frozen=True)
@@ -143,12 +153,19 @@ class DeviceRunner:
             staging.send()
         self._graphs = StepGraphs(self._forward, self._on_device)
 
-    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
+    def begin(self, sampling: Sequence[Sampling], slots: Slots, prompts: Prompts | None = None) -> None:
         """Prepare for a run; see `engine.runtime.state.runner.Runner`."""
         if slots.pages.shape[1] > self._width or len(slots.request) > self._dummies.slot:
             raise CapacityError("the runner was made for shorter or fewer sequences than the engine's")
         self._dummies = self._dummies._replace(request=len(sampling))
-        self._sampler = Sampler(sampling, self._on_device)
+        config = self.decoder.config
+        self._sampler = Sampler(
+            sampling,
+            self._on_device,
+            prompts=prompts,
+            stops=config.stop_token_ids,
+            vocab_size=config.vocab_size,
+        )
         entries = self._mirror.size
         self._changes = torch.zeros(
             (self.lag + 1, 2, entries), dtype=torch.int32, pin_memory=self._on_device.type == "cuda"
@@ -185,10 +202,18 @@ class DeviceRunner:
         """Sample the most rows in the costliest way, to see what memory it takes."""
         rows = self._logits.shape[0]
         with torch.inference_mode():
-            sampler = Sampler([_COSTLY], self._on_device)
+            nothing = Prompts(np.zeros(0, np.int32), np.zeros(2, np.int64))
+            sampler = Sampler(
+                [_COSTLY], self._on_device, prompts=nothing, vocab_size=self.decoder.config.vocab_size
+            )
             every = torch.arange(rows, device=self._on_device)
             zeros = torch.zeros(rows, dtype=torch.int64, device=self._on_device)
-            sampler(self._logits, zeros, zeros, every, restricted=True)
+            # A token each, so that there is something to count.
+            nowhere = np.zeros(rows, np.int64)
+            touched = sampler.touched(
+                nowhere, nowhere + 1, nowhere.astype(np.int32), np.zeros((1, 1), np.int32)
+            )
+            sampler(self._logits, zeros, zeros, every, restricted=True, touched=touched, last=self._last)
             measure(self._logits, zeros, 20)
 
     def launch(
@@ -202,6 +227,10 @@ class DeviceRunner:
         """Start a step; see `engine.runtime.state.runner.Runner`."""
         bucket = self._buckets.of(int(work.size[W_TOKENS]), int(work.size[W_SEQUENCES]))
         drawn, restricted = self._sampler.drawn(requests)
+        count = int(work.size[W_SAMPLES])
+        touched = self._sampler.touched(
+            requests, work.positions[work.sample_rows[:count]] + 1, work.sample_slots[:count], slots.output
+        )
         copies = work.copies[: work.size[W_COPIES]]
         host = self._staging.next()
         fill_step(work, requests, host, bucket, self._dummies)
@@ -223,8 +252,8 @@ class DeviceRunner:
             self._copy_pages(step, len(copies))
             self._graphs(halved or bucket)
             # The step before is waited for, and masks are made, while the device computes this one.
-            limits = None if masks is None else self._masks.send(masks, int(work.size[W_SAMPLES]))
-            sampled = self._sample(step, int(work.size[W_SAMPLES]), len(drawn), restricted, wish, limits)
+            limits = None if masks is None else self._masks.send(masks, count)
+            sampled = self._sample(step, count, len(drawn), restricted, wish, limits, touched)
         return replace(sampled, nano_batches=OVERLAPPING) if halved else sampled
 
     def _with_groups(self, bucket: Bucket, work: Work, slots: Slots, host: HostStep) -> Bucket:
@@ -336,11 +365,21 @@ class DeviceRunner:
         restricted: bool,
         wish: LogprobWish,
         masks: TokenMasks | None,
+        touched: Touched | None,
     ) -> _InFlight:
         logits = self._logits[:count]
         rows = step.drawn_rows[:drawn].to(torch.int64)
         requests, positions = step.sample_request[:count].to(torch.int64), step.sample_position[:count]
-        tokens = self._sampler(logits, requests, positions, rows, restricted=restricted, masks=masks)
+        tokens = self._sampler(
+            logits,
+            requests,
+            positions,
+            rows,
+            restricted=restricted,
+            masks=masks,
+            touched=touched,
+            last=self._last,
+        )
         self._last.index_copy_(0, step.sample_slot[:count].to(torch.int64), tokens)
         logprobs = None
         if len(wish.rows):

@@ -30,6 +30,11 @@ class Sampling:
     constraint
         What the whole answer has to be (`engine.grammar.constraint`); None: anything. The answer ends where
         the constraint allows nothing more, whatever `ignore_eos` says.
+    presence_penalty, frequency_penalty, repetition_penalty, min_p, min_tokens, logit_bias
+        What is changed of the logits before a token is chosen (`engine.runtime.sample.penalties`); 0, 0, 1,
+        0, 0 and no pairs (token id, bias) change nothing. Up to `min_tokens` no stop string ends the answer.
+    include_stop_str_in_output
+        Whether the stop string that ends the answer is part of its text.
     """
 
     max_tokens: int
@@ -42,3 +47,10 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     constraint: str | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    include_stop_str_in_output: bool = False

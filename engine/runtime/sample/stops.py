@@ -98,7 +98,10 @@ class StopChecker:
             return True
         if not settings.stop or self._text is None or not self._ends(settings, last):
             return False
-        stops, ids = self._strings(settings.stop), output.tolist()
+        ids = output.tolist()
+        if settings.min_tokens:
+            return len(ids) > settings.min_tokens and self._cut(settings, ids) is not None
+        stops = self._strings(settings.stop)
         if stops.plain:
             text = self._text(self._text.last(ids, stops.window))
             if any(s in text for s in stops.plain):
@@ -110,25 +113,35 @@ class StopChecker:
         return any(s in text for s in stops.named)
 
     def text(self, request: int, output: Int32) -> str:
-        """Return the answer's text without special tokens, cut before the first stop string."""
+        """Return the answer's text without special tokens, cut before the first stop string, or behind it."""
         if self._text is None:
             return ""
-        ids = output.tolist()
-        text = self._text(ids)
-        if not self.settings[request].stop:
-            return text
-        stops = self._strings(self.settings[request].stop)
-        text = text[: _first(text, stops.plain)]
+        ids, settings = output.tolist(), self.settings[request]
+        cut = self._cut(settings, ids) if settings.stop else None
+        return self._text(ids) if cut is None else cut
+
+    def _cut(self, settings: Sampling, ids: list[int]) -> str | None:
+        """Return the text of an answer up to the first stop string; None if there is none in it."""
+        if self._text is None:
+            return None
+        stops, least, found = self._strings(settings.stop), settings.min_tokens, []
+        behind = settings.include_stop_str_in_output
+        # One that is over before a stop may end the answer is text like any other.
+        text, before = self._text(ids), self._text(ids[:least]) if least else ""
+        end = _first(text, stops.plain, len(before), behind=behind)
+        if end is not None:
+            found.append(text[:end])
         if stops.named:
             pieces = list(self._text.split(ids, stops.shown))
-            left = _first("".join(piece for piece, _ in pieces), stops.named)
+            early = sum(len(piece) for piece, _ in self._text.split(ids[:least], stops.shown))
+            left = _first("".join(piece for piece, _ in pieces), stops.named, early, behind=behind)
             if left is not None:
                 kept = []
                 for piece, is_name in pieces:
                     kept.append("" if is_name else piece[:left])
                     left = max(left - len(piece), 0)
-                text = min(text, "".join(kept), key=len)
-        return text
+                found.append("".join(kept))
+        return min(found, key=len, default=None)
 
     def _strings(self, stop: tuple[str, ...]) -> _Strings:
         if stop not in self._known:
@@ -166,7 +179,14 @@ class StopChecker:
         )
 
 
-def _first(text: str, strings: Sequence[str]) -> int | None:
-    """Return where the first of `strings` begins in `text`; None if none is in it."""
-    places = [place for place in (text.find(s) for s in strings) if place >= 0]
-    return min(places) if places else None
+def _first(text: str, strings: Sequence[str], least: int, *, behind: bool) -> int | None:
+    """Return where the first of `strings` begins in `text`, or if `behind` ends; None if none is in it.
+
+    One that ends within the first `least` characters does not count.
+    """
+    places = [(text.find(s, max(least - len(s) + 1, 0) if least else 0), len(s)) for s in strings]
+    found = [(place, length) for place, length in places if place >= 0]
+    if not found:
+        return None
+    place, length = min(found)
+    return place + length if behind else place

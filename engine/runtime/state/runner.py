@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.arrays import Int32, Int64
     from engine.models.decoder import Decoder
     from engine.runtime.sample.logprobs import Measured
+    from engine.runtime.sample.penalties import Prompts
     from engine.runtime.sample.settings import Sampling
     from engine.runtime.state.slots import Slots
     from engine.runtime.state.work import Work
@@ -91,8 +92,11 @@ class Runner(Protocol):
     page_size: int
     decoder: Decoder
 
-    def begin(self, sampling: Sequence[Sampling], slots: Slots) -> None:
-        """Prepare for a run over requests with these settings in these slots."""
+    def begin(self, sampling: Sequence[Sampling], slots: Slots, prompts: Prompts | None = None) -> None:
+        """Prepare for a run over requests with these settings in these slots.
+
+        Their prompts are given if any of them looks at its tokens (`engine.runtime.sample.penalties`).
+        """
         ...
 
     def launch(

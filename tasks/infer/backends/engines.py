@@ -16,7 +16,7 @@ from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
 from tasks.requests.prompts import without_turn
-from tasks.requests.sampling import effective_sampling, stored_sampling
+from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +34,7 @@ _OFF: Final[Mapping[str, Any]] = {
     "ignore_eos": False,
     "logprobs": None,
     "constraint": None,
+    **OFF,
 }
 """Sampling settings as they are where a request does not ask for them."""
 
@@ -147,7 +148,10 @@ def refusal_of(
         for name in facts.unsupported:
             # A greedy answer does not depend on some of them.
             off = _OFF[name]
-            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k"}):
+            # A chat is rendered here, unless the engine does that.
+            if name == "chat_template_kwargs" and facts.prompts == "ids":
+                continue
+            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k", "min_p"}):
                 field = field_of(settings[name]) if name == "constraint" else name
                 return _unsupported(field, facts)
         if facts.prompts == "text":

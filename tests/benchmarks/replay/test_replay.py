@@ -47,7 +47,7 @@ class Modelled:
         self.now, self.seen = 0.0, []
         self.decoder = SimpleNamespace(config=SimpleNamespace(vocab_size=50))
 
-    def begin(self, sampling, slots) -> None:
+    def begin(self, sampling, slots, prompts=None) -> None:
         pass
 
     def launch(self, work, _slots, requests, _wish):

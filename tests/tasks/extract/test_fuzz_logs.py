@@ -206,7 +206,7 @@ def other_method(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outc
 
 
 def unsupported(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
-    name = rng.choice(["tools", "logit_bias", "response_format", "no_such_field", "\u0000"])
+    name = rng.choice(["tools", "suffix", "response_format", "no_such_field", "\u0000"])
     found["body"][name] = {"a": 1}
     return dumped(found), ("unsupported_parameter", None)
 

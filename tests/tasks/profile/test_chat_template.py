@@ -220,3 +220,42 @@ def test_a_template_without_a_clock_has_no_date() -> None:
     assert template_of(llama + "{{ date_string }}|{{ messages[0].content }}").render(chat("user:a")) == (
         "22 Nov 2026|a"
     )
+
+
+WITH_VARIABLES = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if enable_thinking is defined and not enable_thinking %}"
+    "<no thoughts>{% endif %}{% endif %}{{ reasoning_effort }}"
+)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"enable_thinking": False}, {"enable_thinking": True, "reasoning_effort": "low"}, {"other": 1}],
+)
+def test_variables_reach_the_template_as_transformers_gives_them(variables: dict[str, Any]) -> None:
+    template = template_of(WITH_VARIABLES)
+    messages = chat("user:one", "assistant:two", "user:three")
+    given = {**variables, "tokenize": False}
+    expected = tokenizer_with(WITH_VARIABLES).apply_chat_template(
+        messages, add_generation_prompt=True, **given
+    )
+    assert template.render(messages, variables) == expected
+    without = tokenizer_with(WITH_VARIABLES).apply_chat_template(
+        messages, add_generation_prompt=False, **given
+    )
+    assert template.render(messages, {**variables, "add_generation_prompt": False}) == without != expected
+    # Who says that no turn begins has said whose turn it is.
+    ended = messages[:2]
+    assert refusal(template, ended)[0] == ErrorCode.MISSING_PARAMETER
+    shown = template.render(ended, {"add_generation_prompt": False})
+    assert shown == "<user>one<assistant>two"
+
+
+def test_a_message_that_is_left_out_for_a_variable_is_named() -> None:
+    template = template_of("{% if long %}{{ messages[0].content }}{% endif %}{{ messages[-1].content }}")
+    messages = chat("user:one", "user:two")
+    assert template.render(messages, {"long": True}) == "onetwo"
+    with pytest.raises(RequestError, match="message 1 of 2"):
+        template.render(messages, {"long": False})
+    assert template.render(messages, {"long": True}) == "onetwo"

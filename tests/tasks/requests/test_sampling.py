@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
-from tasks.base.identity import default_seed
+from tasks.base.identity import answer_key, default_seed
 from tasks.requests.sampling import (
     HONOURED,
     NEUTRAL,
+    OFF,
     WITHOUT_EFFECT,
     SamplingDefaults,
     check_supported,
@@ -145,15 +148,9 @@ def test_two_names_of_one_setting_must_agree() -> None:
         ("tool_choice", "required"),
         ("functions", [{}]),
         ("response_formats", {"type": "json_object"}),
-        ("logit_bias", {"5": 1}),
-        ("presence_penalty", 0.1),
-        ("frequency_penalty", -1),
         ("best_of", 2),
         ("suffix", "x"),
         ("echo", True),
-        ("min_p", 0.1),
-        ("repetition_penalty", 1.1),
-        ("reasoning_effort", "high"),
         ("something_new", 1),
         ("prompt", "x"),
     ],
@@ -186,8 +183,8 @@ def test_neutral_values_and_fields_without_effect_pass() -> None:
         ("extra_body", {"top_a": 1}),
         ("priority", False),
         ("priority", 1),
-        ("include_stop_str_in_output", True),
-        ("include_stop_str_in_output", 0),
+        ("no_stop_trim", True),
+        ("no_stop_trim", 0),
         ("detokenize", False),
         ("web_search_options", {}),
         ("thinking", {}),
@@ -251,3 +248,95 @@ def test_defaults_out_of_range_name_their_option() -> None:
         SamplingDefaults(max_tokens=0)
     with pytest.raises(ConfigurationError, match="--top-p"):
         SamplingDefaults(top_p=0.0)
+
+
+def test_settings_that_change_logits_are_kept_only_where_they_ask_for_something() -> None:
+    off = {name: value for name, value in OFF.items() if isinstance(value, int | float)} | {"logit_bias": {}}
+    assert explicit_sampling(off | {"chat_template_kwargs": {}, "reasoning_effort": None}) == {}
+    assert explicit_sampling({"logit_bias": []}) == {}
+    assert explicit_sampling(
+        {"presence_penalty": 1, "frequency_penalty": -0.5, "repetition_penalty": 1.2, "min_p": 0.1}
+        | {"min_tokens": 3.0, "logit_bias": {"11": -100, "5": 2, "7": 0}, "include_stop_str_in_output": True}
+    ) == {
+        "presence_penalty": 1.0,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.2,
+        "min_p": 0.1,
+        "min_tokens": 3,
+        "logit_bias": "[[5,2.0],[11,-100.0]]",
+        "include_stop_str_in_output": True,
+    }
+    assert explicit_sampling({"echo": True}, "completions") == {"echo": True}
+    kwargs = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    assert explicit_sampling(kwargs) == {
+        "chat_template_kwargs": '{"enable_thinking":false,"reasoning_effort":"low"}'
+    }
+    assert explicit_sampling({"add_generation_prompt": False}) == {
+        "chat_template_kwargs": '{"add_generation_prompt":false}'
+    }
+    assert explicit_sampling({"add_generation_prompt": False, "continue_final_message": True}) == {}
+
+
+def test_each_of_them_is_part_of_what_an_answer_is_known_by() -> None:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"presence_penalty": 1},
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 1},
+        {"repetition_penalty": 1.5},
+        {"min_p": 0.5},
+        {"min_tokens": 1},
+        {"logit_bias": {"1": 1}},
+        {"include_stop_str_in_output": True},
+        {"chat_template_kwargs": {"a": 1}},
+        {"reasoning_effort": "low"},
+        {"add_generation_prompt": False},
+    ]
+    settings = [effective_sampling(explicit_sampling(body), SamplingDefaults()) for body in asked]
+    assert len({answer_key("chat", "c", one) for one in settings}) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": "1"}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"99999999999999999999": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": 1, "01": 2}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        ({"reasoning_effort": "most"}, "reasoning_effort"),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            "reasoning_effort",
+        ),
+        ({"add_generation_prompt": 0}, "add_generation_prompt"),
+        ({"include_stop_str_in_output": 1}, "include_stop_str_in_output"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        explicit_sampling(body)
+    assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_PARAMETER, field)
+
+
+def test_fields_of_one_endpoint_are_refused_at_the_other() -> None:
+    for field, value, endpoint in [
+        ("echo", True, "chat"),
+        ("chat_template_kwargs", {"a": 1}, "completions"),
+        ("reasoning_effort", "low", "completions"),
+        ("add_generation_prompt", False, "completions"),
+    ]:
+        with pytest.raises(RequestError) as caught:
+            check_supported({field: value}, endpoint)
+        assert (caught.value.code, caught.value.field) == (ErrorCode.UNSUPPORTED_PARAMETER, field)
+    with pytest.raises(RequestError, match="of the prompt"):
+        explicit_sampling({"echo": True, "logprobs": 1}, "completions")

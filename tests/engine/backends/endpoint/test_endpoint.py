@@ -16,8 +16,9 @@ import pytest
 
 from engine.backends.contract import STOPPED
 from engine.backends.endpoint.answer import answer
-from engine.backends.endpoint.examine import examine
-from engine.backends.endpoint.options import parse_options
+from engine.backends.endpoint.bodies import request_body
+from engine.backends.endpoint.examine import examine, facts_of
+from engine.backends.endpoint.options import EndpointOptions, parse_options
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import RetryableError
 from engine.job.format import JobSettings, read_messages, write_job
@@ -284,7 +285,11 @@ def test_a_server_without_token_ids_gets_the_request_s_own_text(tmp_path) -> Non
         facts = written(tmp_path, prompts(2), [server], prompts=texts)
         assert facts.prompts == "text"
         assert facts.version == f"openai-compatible {MODEL} as text"
-        assert set(facts.unsupported) == {"top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs"}
+        assert set(facts.unsupported) == {
+            *("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "logit_bias", "min_p"),
+            *("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens"),
+            *("include_stop_str_in_output", "chat_template_kwargs"),
+        }
         ended, messages = outcome(tmp_path)
     assert ended.complete
     found = items(messages)
@@ -306,3 +311,21 @@ def test_what_counts_cached_tokens_exactly_tells_them(tmp_path) -> None:
     assert [item["cached_tokens"] for _, item in sorted(items(messages).items())] == [
         len(prompt) - 1 for prompt in wanted
     ]
+
+
+def test_settings_that_change_logits_are_sent_where_they_are_honoured() -> None:
+    changed = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.5, "min_p": 0.1}
+    settings = Sampling(
+        8, **changed, min_tokens=2, logit_bias=((5, 1.0), (7, -2.0)), include_stop_str_in_output=True
+    )
+    chat = {"messages": [], "chat_template_kwargs": {"enable_thinking": False}}
+    _, body = request_body(EndpointOptions(("http://x",), kind="vllm", extended=True), settings, chat)
+    assert {name: body[name] for name in changed} == changed
+    assert (body["min_tokens"], body["logit_bias"]) == (2, {"5": 1.0, "7": -2.0})
+    assert body["include_stop_str_in_output"]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    _, plain = request_body(EndpointOptions(("http://x",), kind="vllm", extended=True), Sampling(8), [1])
+    assert (plain["repetition_penalty"], plain["min_tokens"], plain["presence_penalty"]) == (1.0, 0, 0.0)
+    assert "logit_bias" not in plain
+    for kind, unsupported in (("vllm", {"logprobs"}), ("openai-compatible", {*changed, "logit_bias"})):
+        assert unsupported <= set(facts_of(EndpointOptions(("http://x",), kind=kind)).unsupported)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -42,9 +42,9 @@ def ids_of(kind: str, *pieces: str) -> list[int]:
     return found
 
 
-def check(kind: str, ids: Sequence[int], *stop: str) -> tuple[str, int | None]:
+def check(kind: str, ids: Sequence[int], *stop: str, **settings: Any) -> tuple[str, int | None]:
     """Return the answer's text, and after how many tokens it stops."""
-    checker = StopChecker([Sampling(max_tokens=9, stop=stop)], tokenizer_of(kind))
+    checker = StopChecker([Sampling(max_tokens=9, stop=stop, **settings)], tokenizer_of(kind))
     output = np.array(ids, np.int32)
     ends = (n for n in range(1, len(ids) + 1) if checker.stopped(0, output[:n]))
     return checker.text(0, output), next(ends, None)
@@ -161,3 +161,35 @@ def test_generation_stops_exactly_where_the_text_has_its_stop(kind: str, data: s
         assert len(cut) == text(ids[:first]).index(stop)
     else:
         assert cut == whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_string_may_be_part_of_the_text(kind: str) -> None:
+    whole = "One two three two one."
+    ids = tokenizer_of(kind)(whole, add_special_tokens=False)["input_ids"]
+    text = text_of(kind)(ids)
+    for stop in ("two", "three two", " one", "e t"):
+        cut, ended = check(kind, ids, stop)
+        with_it, ended_too = check(kind, ids, stop, include_stop_str_in_output=True)
+        assert ended == ended_too
+        assert with_it == cut + stop == text[: text.index(stop) + len(stop)]
+    assert check(kind, ids, "nowhere", include_stop_str_in_output=True) == (text, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_string_among_the_least_tokens_is_text(kind: str) -> None:
+    text, tokenizer = text_of(kind), tokenizer_of(kind)
+    first = tokenizer("One two three", add_special_tokens=False)["input_ids"]
+    ids = [*first, *tokenizer(" and two one.", add_special_tokens=False)["input_ids"]]
+    whole = text(ids)
+    assert check(kind, ids, "two")[0] == whole[: whole.index("two")]
+    cut, ended = check(kind, ids, "two", min_tokens=len(first))
+    assert cut == whole[: whole.rindex("two")]
+    assert ended == next(n for n in range(len(first) + 1, len(ids) + 1) if text(ids[:n]).count("two") == 2)
+    cut, _ = check(kind, ids, "two", min_tokens=len(first), include_stop_str_in_output=True)
+    assert cut == whole[: whole.rindex("two") + 3]
+    # One that ends behind the least tokens counts, wherever it begins.
+    begin = whole.index("three")
+    around = whole[begin : whole.index("and") + 3]
+    assert check(kind, ids, around, min_tokens=len(first))[0] == whole[:begin]
+    assert check(kind, ids, "two", min_tokens=len(ids)) == (whole, None)

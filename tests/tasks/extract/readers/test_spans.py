@@ -133,14 +133,22 @@ def test_parts_as_json_text_are_parts() -> None:
         ({"gen_ai.openai.request.response_format": "json_schema"}, "response_format"),
         ({"gen_ai.request.structured_output_schema": "{}"}, "response_format"),
         ({"gen_ai.request.structured_output_schema": '{"type": "json_object"}'}, "response_format"),
-        ({"gen_ai.request.frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"llm.presence_penalty": 0.5}, "presence_penalty"),
+        ({"gen_ai.request.frequency_penalty": 3}, "frequency_penalty"),
+        ({"llm.presence_penalty": -3}, "presence_penalty"),
         ({"gen_ai.request.something_new": 1}, "something_new"),
     ],
 )
 def test_settings_of_spans_are_honoured_or_refused(asked: dict[str, Any], field: str) -> None:
     found = read(span(GENAI | asked))
     assert (found["outcome"], found["field"]) == (Outcome.ERROR, field)
+
+
+def test_penalties_of_spans_are_honoured() -> None:
+    asked = {"gen_ai.request.frequency_penalty": 0.5, "llm.presence_penalty": -0.5}
+    found = read(span(GENAI | asked))
+    assert found["outcome"] is Outcome.REQUEST
+    given = {name: value for name, value in found["sampling"].items() if name.endswith("_penalty")}
+    assert given == {"frequency_penalty": 0.5, "presence_penalty": -0.5}
 
 
 def test_settings_without_effect_pass() -> None:
