@@ -291,8 +291,8 @@ def effective_sampling(explicit: Mapping[str, Any], defaults: SamplingDefaults) 
     -------
     dict
         All settings of the engine except `seed`, `logprobs`, `constraint` and those of `OFF`, which are
-        present only if they were given. (So the keys of answers that ask for none are those of before there were such
-        settings.)
+        present only if they were given. (So the keys of answers that ask for none are those of before there
+        were such settings.)
     """
     unset = {"stop": [], "stop_token_ids": [], "ignore_eos": False}
     return {**defaults.as_dict(), **unset, **explicit}
