@@ -7,6 +7,7 @@ night, as long as it is let.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -18,6 +19,7 @@ import pytest
 from flows.run.failures import exit_code_of
 from tasks.base.accounting import ExitCode
 from tasks.store.contract import StoreUnavailableError
+from tests.benchmarks.lib.places import RESULTS
 from tests.support.fault_nights import Night, check, record
 from tests.support.faults import KILLS, Fault, KilledError, write_sites
 
@@ -99,6 +101,15 @@ def test_the_process_that_goes_on_is_killed_as_well(
             raise AssertionError(f"writes {number} and {second}") from wrong
         tally["kills"] += kills
     record(f"killed_twice_{fault.name.lower()}", tally)
+
+
+def test_the_figures_that_are_kept_are_those_of_enough_faults() -> None:
+    """Written by `make test-faults WRITE=1`."""
+    kept = json.loads((RESULTS / "faults.json").read_text())
+    assert (kept["lost"], kept["doubled"], kept["wrong"]) == (0, 0, 0)
+    assert kept["kills"] >= 200
+    assert sum(of["faults"] for name, of in kept["kinds"].items() if name.startswith("storage")) >= 1000
+    assert kept["wasted_share_beyond_a_part_each"] <= 0.05
 
 
 @pytest.mark.skipif(not LONG.isdigit(), reason="make soak")
