@@ -79,7 +79,7 @@ test-llama-cpp: $(STAMP) $(VENV)-llama-cpp/.installed ## nights at llama.cpp's o
 	@$(PY) -m pytest tests/flows/test_llama_cpp.py --durations=3
 
 $(VENV)-producers/.installed: tests/producers/requirements.txt | $(STAMP)
-	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 minutes."
+	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 to 6 minutes."
 	@[ -x $(VENV)-producers/bin/python ] || $(PY) -m venv $(VENV)-producers
 	@$(VENV)-producers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/producers/requirements.txt
 	@touch $@
