@@ -97,7 +97,7 @@ test-vllm: $(STAMP) $(VENV)-vllm/.installed ## nights in vLLM on the CPU, in an 
 	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py --durations=5
 
 $(VENV)-producers/.installed: tests/producers/requirements.txt | $(STAMP)
-	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 minutes."
+	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 to 6 minutes."
 	@[ -x $(VENV)-producers/bin/python ] || $(PY) -m venv $(VENV)-producers
 	@$(VENV)-producers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/producers/requirements.txt
 	@touch $@

@@ -151,8 +151,9 @@ def parse_object(
         path.unlink(missing_ok=True)
         return tally.result(name, failure, text.bytes_read)
     source = line_records(found.kind, text, max_line_bytes)
-    records = joined(source.records) if found.kind in ("otlp", "otlp-document") else source.records
-    _parse_records(records, RecordParser(place, settings, used), rows, tally)
+    spans = found.kind in ("otlp", "otlp-document")
+    found_records = joined(source.records) if spans else source.records
+    _parse_records(found_records, RecordParser(place, settings, used), rows, tally)
     return tally.result(used.name, source.failure(), text.bytes_read)
 
 
