@@ -85,8 +85,8 @@ class StopChecker:
             token = int(tokens[at])
             ends = self._ends(self.settings[int(requests[at])], token)
             found[at] = self._tokens[rows[at], token] = _ENDS if ends else _GOES_ON
-        ends: npt.NDArray[np.bool_] = found == _ENDS
-        return ends
+        may: npt.NDArray[np.bool_] = found == _ENDS
+        return may
 
     def stopped(self, request: int, output: Int32) -> bool:
         """Return whether the answer so far (int32 [n], n >= 1) has reached one of its stops.
