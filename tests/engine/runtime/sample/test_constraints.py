@@ -111,7 +111,9 @@ def test_every_answer_is_valid(policy: str) -> None:
     ]
     assert sum(complete) > 0.9 * len(schemas)
     assert not any(answer.failure for answer in done.values())
-    assert engine.counters()["preemptions"] > 0
+    if policy in ("blend", "dfs"):
+        # In the other orders the few of a short test may all fit.
+        assert engine.counters()["preemptions"] > 0
     assert_idle(engine)
     if ALL:
         print(f"\n{policy}: {sum(complete)} complete of {len(complete)}, {engine.counters()}")
