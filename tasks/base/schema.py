@@ -49,19 +49,6 @@ SAMPLING: Final = pa.struct(
         pa.field("ignore_eos", pa.bool_()),
         pa.field("n", pa.int32()),
         pa.field("logprobs", pa.int32()),
-        pa.field("presence_penalty", pa.float64()),
-        pa.field("frequency_penalty", pa.float64()),
-        pa.field("repetition_penalty", pa.float64()),
-        pa.field("min_p", pa.float64()),
-        pa.field("min_tokens", pa.int32()),
-        # JSON: a list of pairs (token id, bias), in the order of the ids.
-        pa.field("logit_bias", pa.string()),
-        pa.field("include_stop_str_in_output", pa.bool_()),
-        pa.field("echo", pa.bool_()),
-        # JSON: variables of the chat template.
-        pa.field("chat_template_kwargs", pa.string()),
-        # As `engine.grammar.constraint` writes it.
-        pa.field("constraint", pa.string()),
     ]
 )
 _TOKEN_LOGPROB: Final = [
@@ -170,6 +157,7 @@ _CONTENT: Final = [
     _col("observed_latency_s", pa.float64(), "s", "Time a logged answer took, if known", null=True),
     _col("max_tokens", pa.int32(), "tokens", "Most output tokens; null: the run's default", null=True),
     _col("sampling", SAMPLING, "", "Settings the request gave itself; null: none", null=True),
+    _col("settings_json", pa.string(), "json", "More of them: of logits, texts and the template", null=True),
     _col("priority", pa.int32(), "", "Higher is sooner; null: no preference", null=True),
     _col("deadline", UTC, "UTC", "When the answer is needed, if ever", null=True),
 ]

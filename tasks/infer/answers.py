@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.plan.work import prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, sequences
+from tasks.requests.template_variables import more_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class AnswerCollector:
     def _echoed(self) -> dict[str, str]:
         """Return the prompts of the requests whose answers begin with them, read once."""
         if self._prompts is None:
-            rows = [row for row in self._work.rows if (row["sampling"] or {}).get("echo")]
+            rows = [row for row in self._work.rows if more_settings(row).get("echo")]
             given = prompts_as_given(self._night, rows)
             self._prompts = {row["request_id"]: one["prompt"] for row, one in zip(rows, given, strict=True)}
         return self._prompts

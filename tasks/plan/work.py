@@ -26,6 +26,7 @@ COLUMNS = [
     "observed_output_tokens",
     "max_tokens",
     "sampling",
+    "settings_json",
     "priority",
     "deadline",
 ]
@@ -90,7 +91,9 @@ class NightWork:
 def load_work(night: Night) -> NightWork:
     """Read the recorded requests of a run and what the log says is answered."""
     table, tokens, offsets = (night.fetch(part) for part in request_parts(night.log.state))
-    rows = pq.read_table(table, columns=COLUMNS).to_pylist()
+    # A run of an earlier release has not all of them.
+    known = set(pq.read_schema(table).names)
+    rows = pq.read_table(table, columns=[name for name in COLUMNS if name in known]).to_pylist()
     defaults = night.settings.defaults
     key_of: list[str] = []
     members: dict[str, list[int]] = {}
@@ -110,7 +113,7 @@ def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str,
     wanted = {row["request_id"] for row in rows}
     found: dict[str, dict[str, Any]] = {}
     with pq.ParquetFile(night.fetch(request_parts(night.log.state)[0])) as file:
-        for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt", "sampling"]):
+        for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt", "settings_json"]):
             for row in batch.to_pylist():
                 if row["request_id"] not in wanted:
                     continue

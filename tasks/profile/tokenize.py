@@ -23,7 +23,7 @@ from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bound
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.chat_template import ChatTemplate
-from tasks.requests.template_variables import variables_of
+from tasks.requests.template_variables import more_settings, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -329,7 +329,7 @@ def _check_prompt(
 
 def _check_settings(row: Mapping[str, Any], tokenizer: PromptTokenizer) -> None:
     """Check what of the settings depends on the model's vocabulary, or on the form of the prompt."""
-    settings = row["sampling"] or {}
+    settings = more_settings(row)
     if settings.get("logit_bias"):
         most = max(token for token, _ in json.loads(settings["logit_bias"]))
         if most >= tokenizer.vocab_size:

@@ -20,7 +20,7 @@ from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
 from tasks.base.identity import canonical_json, default_seed
 from tasks.requests.structured import FIELDS as CONSTRAINTS
 from tasks.requests.structured import constraint_of
-from tasks.requests.template_variables import template_variables
+from tasks.requests.template_variables import more_settings, template_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -323,7 +323,7 @@ def engine_sampling(row: Mapping[str, Any], defaults: SamplingDefaults, run_seed
 
 def stored_sampling(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the explicit settings of a row of the requests table, as `explicit_sampling` gave them."""
-    given = {**(row["sampling"] or {}), "max_tokens": row["max_tokens"]}
+    given = {**(row["sampling"] or {}), **more_settings(row), "max_tokens": row["max_tokens"]}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -436,7 +436,7 @@ def _logit_bias(name: str, value: object) -> str:
         return ""
     if not isinstance(value, dict):
         raise _invalid(name, "must be an object of biases by token id")
-    found = {}
+    found: dict[int, float] = {}
     for key, bias in value.items():
         if not key.isascii() or not key.isdigit() or int(key[:11]) > _INT32_MAX:
             raise _invalid(name, "its names must be token ids")

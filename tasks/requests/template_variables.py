@@ -61,5 +61,11 @@ def template_variables(body: Mapping[str, Any]) -> dict[str, str]:
 
 def variables_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of a row of the requests table, a false `add_generation_prompt` among them."""
-    text = (row["sampling"] or {}).get(KWARGS)
+    text = more_settings(row).get(KWARGS)
+    return json.loads(text) if text else {}
+
+
+def more_settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a row of the requests table that its column `sampling` has no place for."""
+    text = row.get("settings_json")
     return json.loads(text) if text else {}

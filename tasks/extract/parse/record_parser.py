@@ -15,6 +15,7 @@ import numpy as np
 
 from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError, bounded
 from tasks.base.identity import canonical_json, digest, request_id
+from tasks.base.schema import SAMPLING
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.extract.parse.named import CUSTOM_ID, name_in, name_in_text
 from tasks.extract.parse.quick_lines import Frame, QuickLines
@@ -44,6 +45,7 @@ _NO_BODY: Final = bytes(16)
 _AT: Final = {name: place for place, name in enumerate(COLUMNS)}
 _REQUEST_ID, _CUSTOM_ID = _AT["request_id"], _AT["custom_id"]
 _ANSWER_KEY, _DUPLICATE_OF = _AT["answer_key"], _AT["duplicate_of"]
+_IN_SAMPLING: Final = frozenset(field.name for field in SAMPLING)
 _HASHES: Final = _AT["prefix_block_hashes"]
 
 
@@ -332,7 +334,7 @@ class RecordParser:
             "observed_output_tokens": logged.output_tokens,
             "observed_latency_s": logged.latency_s,
             "max_tokens": parsed.max_tokens,
-            "sampling": parsed.sampling,
+            **_columns(parsed.sampling),
             "priority": logged.priority,
             "deadline": logged.deadline,
             **parsed.content,
@@ -362,6 +364,13 @@ class RecordParser:
                 "raw_text": bounded(text, RAW_TEXT_CHARACTERS),
             }
         )
+
+
+def _columns(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the columns of the settings that a request gave itself."""
+    own = {name: value for name, value in (settings or {}).items() if name in _IN_SAMPLING}
+    more = {name: value for name, value in (settings or {}).items() if name not in _IN_SAMPLING}
+    return {"sampling": own or None, "settings_json": canonical_json(more) if more else None}
 
 
 def _shape_line(logged: Logged) -> ParsedLine:

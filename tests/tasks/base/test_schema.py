@@ -77,7 +77,7 @@ def test_contract_columns_of_requests() -> None:
         *("answer_key", "duplicate_of", "passthrough_json"),
     }
     assert set(CONTENT_ALTERNATIVES) == {"messages_json", "prompt", "token_ids", "prefix_block_hashes"}
-    assert contract | {"endpoint"} == set(SCHEMAS["requests"].names)
+    assert contract | {"endpoint", "settings_json"} == set(SCHEMAS["requests"].names)
     requests = SCHEMAS["requests"]
     assert requests.field("run_date").type == pa.date32()
     assert requests.field("event_time").type == pa.timestamp("us", tz="UTC")

@@ -99,7 +99,7 @@ def test_defaults_that_a_wrapper_records_do_not_replace_the_run_s() -> None:
     # Of a tool that records what was set, the value was set.
     assert settings_of({"temperature": 1, "max_tokens": 20}) == {"temperature": 1.0, "max_tokens": 20}
     (found,) = read_records([langfuse(WRAPPER | {"presence_penalty": 0.5})])
-    assert (found["outcome"], found["sampling"]["presence_penalty"]) == (Outcome.REQUEST, 0.5)
+    assert (found["outcome"], found["settings_json"]) == (Outcome.REQUEST, '{"presence_penalty":0.5}')
 
 
 @pytest.mark.parametrize(
