@@ -191,11 +191,18 @@ def test_every_kind_is_held_to_and_neighbours_and_log_probabilities_are_not_touc
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_answers_are_the_same_on_every_runner_and_in_any_memory(lag: int) -> None:
+    """Also where each is put back, since nobody expects answers of this length."""
     decoder, tokenizer = demo()
-    prompts, sampling = prompts_of(15), mixed(15)
+    long = constraint("regex", "([0-9][a-z]){40}")
+    sampling = [
+        *mixed(5),
+        *(Sampling(MOST_TOKENS, temperature=0.9 * (i % 2), seed=i, constraint=long) for i in range(10)),
+    ]
+    prompts = prompts_of(15)
     _, expected = run_engine(decoder, prompts, sampling, tokenizer=tokenizer)
+    assert all(len(expected[i].token_ids) > 40 for i in range(5, 15))
     for runner in (CpuRunner, device_runner):
-        _, found = run_engine(
+        engine, found = run_engine(
             decoder,
             prompts,
             sampling,
@@ -206,7 +213,32 @@ def test_answers_are_the_same_on_every_runner_and_in_any_memory(lag: int) -> Non
             tokenizer=tokenizer,
             kv_tokens=200,
         )
+        assert engine.counters()["preemptions"] > 0
         assert [row[:3] for row in answers(found)] == [row[:3] for row in answers(expected)]
+
+
+@pytest.mark.parametrize("runner", [CpuRunner, device_runner])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_what_changes_logits_changes_them_within_the_constraint(runner, lag: int) -> None:
+    """Min-p is of the most likely token that is allowed, and no bias makes another one likely."""
+    decoder, tokenizer = demo()
+    yes, no, other = (
+        tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("yes", "no", "Q")
+    )
+    text = constraint("choice", ["yes", "no"])
+    given = [
+        {"logit_bias": ((other, 100.0), (yes, 50.0))},
+        {"logit_bias": ((other, 100.0), (no, 50.0))},
+        {"min_p": 1.0, "temperature": 1.5, "logit_bias": ((other, 100.0),)},
+        {"repetition_penalty": 1.5, "presence_penalty": 2.0, "frequency_penalty": 2.0},
+    ]
+    sampling = [Sampling(20, **{"seed": i, "constraint": text, **one}) for i, one in enumerate(given)]
+    _, done = run_engine(
+        decoder, prompts_of(len(given)), sampling, lag=lag, runner=runner, tokenizer=tokenizer
+    )
+    said = [done[i].text for i in range(len(given))]
+    assert said[:2] == ["yes", "no"]
+    assert set(said) <= {"yes", "no"}
 
 
 def test_an_answer_ends_with_its_constraint_without_a_token_more() -> None:
