@@ -27,7 +27,7 @@ class ScriptedRunner:
 
     def __init__(self, output, start, kv_tokens: int, page_size: int, lag: int = 0) -> None:
         self.kv_tokens, self.page_size, self.lag = kv_tokens, page_size, lag
-        config = SimpleNamespace(stop_token_ids=(STOP,), max_positions=1 << 30)
+        config = SimpleNamespace(stop_token_ids=(STOP,), max_positions=1 << 30, vocab_size=STOP + 1)
         self.decoder = SimpleNamespace(config=config)
         # The position at which the last token of each answer is drawn.
         self._last = np.asarray(start)[1:] + np.asarray(output) - 1 - np.asarray(start)[:-1]

@@ -21,7 +21,7 @@ from engine.errors import OptionError
 from engine.models.checkpoint import read_json
 
 PYTHON: Final = "--engine-python"
-_NOT_YET: Final = (
+NOT_YET: Final = (
     *("constraint", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens"),
     *("logit_bias", "include_stop_str_in_output"),
 )
@@ -93,7 +93,7 @@ def facts_of(options: VllmOptions) -> EngineFacts:
         options.version,
         # On the CPU a seeded request whose prompt takes more than one step ends the engine.
         Capabilities(exact_hits=True, paced=True, seeded=not options.on_cpu, logprobs=True, steps=True),
-        unsupported=(*_NOT_YET, *(("seed",) if options.on_cpu else ())),
+        unsupported=(*NOT_YET, *(("seed",) if options.on_cpu else ())),
         options={
             "scheduling": options.scheduling,
             "pacing": options.pacing,

@@ -252,11 +252,11 @@ def test_chats_are_rendered_while_those_before_are_encoded(
     later = threading.Event()
     render, encode = ChatTemplate.render, PromptTokenizer.encode
 
-    def rendering(self: ChatTemplate, messages: Any) -> str:
+    def rendering(self: ChatTemplate, messages: Any, *variables: Any) -> str:
         rendered.append(len(messages))
         if len(rendered) > 4:
             later.set()
-        return render(self, messages)
+        return render(self, messages, *variables)
 
     def encoding(self: PromptTokenizer, texts: Any, *, special: bool) -> list[list[int]]:
         # The first batch waits until the second one is rendered.

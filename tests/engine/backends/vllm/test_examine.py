@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from engine.backends.interpreter import at_least, environment_for
-from engine.backends.vllm.examine import examine
+from engine.backends.vllm.examine import NOT_YET, examine
 from engine.backends.vllm.look import look
 from engine.backends.vllm.options import parse_options
 from engine.errors import OptionError
+from engine.runtime.sample.settings import Sampling
 from tests.support.paths import DEMO_MODEL
 
 KNOWN = {
@@ -42,11 +44,12 @@ def test_version_and_options_of_vllm_enter_the_version_of_the_engine(tmp_path: P
     facts = looked(tmp_path, "enforce-eager=true", "scheduling=plan", "pacing=false")
     assert (facts.name, facts.version) == ("vllm", "vllm 0.32.0+cpu enforce_eager=true")
     assert facts.answer_version == ["vllm", facts.version]
-    assert (facts.unsupported, facts.capabilities.seeded) == (("seed",), False)
+    assert (facts.unsupported, facts.capabilities.seeded) == ((*NOT_YET, "seed"), False)
     assert facts.options["arguments"] == {"enforce_eager": True}
     assert (facts.options["scheduling"], facts.options["pacing"]) == ("plan", False)
     on_gpu = looked(tmp_path, on_cpu=False, version="0.32.0")
-    assert (on_gpu.unsupported, on_gpu.capabilities.seeded) == ((), True)
+    assert (on_gpu.unsupported, on_gpu.capabilities.seeded) == (NOT_YET, True)
+    assert set(NOT_YET) <= {field.name for field in fields(Sampling)}
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,6 @@ def test_whether_the_answer_goes_on_with_the_last_message(
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [
-        ({"add_generation_prompt": False}, "unsupported_parameter", "add_generation_prompt"),
         ({"continue_final_message": 1}, "unsupported_parameter", "continue_final_message"),
         (
             {"continue_final_message": True, "add_generation_prompt": True},

@@ -113,7 +113,7 @@ def test_a_schema_that_was_asked_for_is_honoured_or_refused_wherever_it_is() -> 
     assert one(observation)["outcome"] is Outcome.REQUEST
     found = one(observation | {"metadata": {"response_format": '{"type":"json_object"}'}})
     assert (found["outcome"], found["field"]) == (Outcome.REQUEST, None)
-    assert found["sampling"]["constraint"] == '{"json":{"type":"object"}}'
+    assert json.loads(found["settings_json"]) == {"constraint": '{"json":{"type":"object"}}'}
     for metadata in (
         {"response_format": '{"type":"json_schema","json_schema":{"schema":{"not":{}}}}'},
         # It shows no schema.

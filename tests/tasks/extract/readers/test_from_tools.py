@@ -73,8 +73,11 @@ def test_the_arguments_of_a_traced_call_are_the_body_that_was_sent() -> None:
         )
     )
     assert (found["outcome"], found["sampling"]["top_k"]) == (Outcome.REQUEST, 20)
-    refused = one(trace_span({**plain, "extra_body": {"guided_regex": "a+"}}))
-    assert (refused["outcome"], refused["field"]) == (Outcome.ERROR, "guided_regex")
+    held = one(trace_span({**plain, "extra_body": {"guided_regex": "a+"}}))
+    assert (held["outcome"], held["settings_json"]) == (
+        Outcome.REQUEST,
+        json.dumps({"constraint": '{"regex":"a+"}'}, separators=(",", ":")),
+    )
     # What is no object of fields stays, and is refused.
     assert one(trace_span({**plain, "extra_body": "x"}))["field"] == "extra_body"
 
@@ -93,7 +96,7 @@ def test_lines_for_responses_may_lie_behind_chats() -> None:
     assert {row["format"] for row in found} == {"openai-batch"}
     assert [row["outcome"] for row in found] == [
         *(Outcome.REQUEST, Outcome.REQUEST, Outcome.ERROR, Outcome.REQUEST),
-        *[Outcome.QUARANTINED] * 3,
+        *[Outcome.ERROR] * 3,
     ]
     assert found[0]["messages_json"] == found[1]["messages_json"] == found[3]["messages_json"]
     assert (found[1]["max_tokens"], found[1]["custom_id"], found[2]["field"]) == (9, "b", "tools")
@@ -124,7 +127,7 @@ def test_spans_of_langfuse_s_clients_are_observations() -> None:
         "usage_details": json.dumps({"input": 5, "output": 4}),
     }
     tooled = {"input": json.dumps({"messages": QUESTION, "tools": [{"type": "function"}]})}
-    formed = {**asked, "metadata.response_format": json.dumps({"type": "json_object"})}
+    formed = {**asked, "metadata.response_format": json.dumps({"type": "json_schema"})}
     masked = {"input": "<fully masked due to failed mask function>", "usage_details": '{"input": 5}'}
     kinds = [("generation", asked), ("span", {}), ("generation", tooled), ("generation", formed)]
     found = read_records([langfuse_span(kind, **given) for kind, given in [*kinds, ("generation", masked)]])
