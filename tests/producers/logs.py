@@ -167,6 +167,8 @@ _OTEL: Mapping[str, Any] = {
     "no_output": UNCOUNTED,
     "cached": False,
 }
+_JSON: Mapping[str, str] = {"json answer": "response_format"}
+"""That JSON was asked for is recorded, and not of which schema."""
 _LANGFUSE: Mapping[str, Any] = {
     "tool": "Langfuse",
     "packages": _LF,
@@ -207,7 +209,7 @@ LOGS: tuple[Log, ...] = (
         {f"span_only/{folder}": form for folder, form in SPANS.items()},
         tool="OpenTelemetry, content on spans",
         lengths=calls("parts"),
-        refused_as={"tool result": "messages[1].content[0].type"},
+        refused_as={**_JSON, "tool result": "messages[1].content[0].type"},
         notes=("text given as parts", "text completions"),
         missing=_TEXTS,
         **_OTEL,
@@ -216,7 +218,7 @@ LOGS: tuple[Log, ...] = (
         {"event_only/both": "spans and events in one file, OTLP"},
         tool="OpenTelemetry, content in events",
         lengths=calls("parts"),
-        refused_as={"tool result": "messages[1].content[0].type"},
+        refused_as={**_JSON, "tool result": "messages[1].content[0].type"},
         beside=calls("event, read with its span"),
         notes=("text given as parts", "text completions"),
         missing=_TEXTS,
@@ -226,7 +228,7 @@ LOGS: tuple[Log, ...] = (
         {"event_only/events": "events without their spans, OTLP"},
         tool="OpenTelemetry, content in events",
         lengths=calls("parts"),
-        refused_as={"tool result": "messages[1].content[0].type"},
+        refused_as={**_JSON, "tool result": "messages[1].content[0].type"},
         latency=False,
         missing=_TEXTS | {"embedding"},
         notes=("text given as parts", "text completions", "how long a call took"),
@@ -235,7 +237,7 @@ LOGS: tuple[Log, ...] = (
     *_each(
         {"older_events/both": "spans and events in one file, OTLP"},
         tool="OpenTelemetry, content in events of older conventions",
-        refused_as={"tool result": "messages[1].tool_calls"},
+        refused_as={**_JSON, "tool result": "messages[1].tool_calls"},
         beside=calls("event, read with its span", "event gen_ai.choice"),
         missing=_TEXTS,
         notes=("text completions",),
