@@ -24,7 +24,7 @@ from engine.runtime.kv.invariants import check
 from engine.runtime.kv.pages import N_EVICTED, available, make_pool
 from engine.runtime.sample.constraints import Constraints
 from engine.runtime.sample.logprobs import LogprobStore
-from engine.runtime.sample.penalties import Prompts, is_touched
+from engine.runtime.sample.penalties import Prompts
 from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler
@@ -148,10 +148,7 @@ class Engine:
         self._ended = np.zeros(len(max_new), np.int8)
         self._parked: dict[int, Int32] = {}
         self._started_at = np.zeros(len(max_new))
-        if any(map(is_touched, sampling)):
-            runner.begin(sampling, self.slots, Prompts(self.requests.tokens, self.requests.start))
-        else:
-            runner.begin(sampling, self.slots)
+        runner.begin(sampling, self.slots, Prompts(self.requests.tokens, self.requests.start))
         self._in_flight: deque[_InFlight] = deque()
         self._spare = [flights.make_flight(settings.max_sequences) for _ in range(runner.lag + 1)]
         self.surplus_tokens = 0
@@ -294,12 +291,11 @@ class Engine:
         rows = self._logprobs.rows(requests)
         wish = LogprobWish(rows, self._logprobs.most(requests[rows]))
         limited = self._constraints.rows(requests)
+        masks = None
         if len(limited):
             fill = partial(self._fill_masks, limited, requests[limited])
             masks = MaskWish(limited, self._constraints.words, fill)
-            launched = self._runner.launch(self._work, self.slots, requests, wish, masks)
-        else:
-            launched = self._runner.launch(self._work, self.slots, requests, wish)
+        launched = self._runner.launch(self._work, self.slots, requests, wish, masks)
         flight = self._spare.pop()
         flights.assume(self.requests, self.slots, self._work, flight)
         self._in_flight.append(_InFlight(flight, launched))

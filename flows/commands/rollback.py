@@ -72,13 +72,13 @@ def _one(store: Store, day: date, as_of: datetime | None, options: dict[str, Any
     return int(ExitCode.OK)
 
 
-def _several(store: Store, days: tuple[date, date], as_of: datetime, options: dict[str, Any]) -> int:
+def _several(store: Store, days: list[date], as_of: datetime, options: dict[str, Any]) -> int:
     from tasks.operations.publications import go_back
     from tasks.warehouse.catalogs import choose_catalog
 
     catalog = choose_catalog(options["catalog"], options["store"])
     rows = []
-    for one in go_back(store, options["job"], *days, as_of, catalog=catalog):
+    for one in go_back(store, options["job"], days, as_of, catalog=catalog):
         rows.append(one)
         if not options["json"]:
             if one.problem:
@@ -105,15 +105,11 @@ def _several(store: Store, days: tuple[date, date], as_of: datetime, options: di
     return int(ExitCode.FAILED if failed else ExitCode.OK)
 
 
-def _list(store: Store, days: tuple[date, date], options: dict[str, Any]) -> int:
-    from datetime import timedelta
-
+def _list(store: Store, days: list[date], options: dict[str, Any]) -> int:
     from flows.views.publications import print_publications
     from tasks.operations.publications import publications_of
 
-    first, last = days
-    dates = [first + timedelta(n) for n in range((last - first).days + 1)]
-    found = [one for day in dates for one in publications_of(store, options["job"], day)]
+    found = [one for day in days for one in publications_of(store, options["job"], day)]
     if options["json"]:
         print(json.dumps([one.as_dict() for one in found], ensure_ascii=False))
     else:
@@ -121,16 +117,17 @@ def _list(store: Store, days: tuple[date, date], options: dict[str, Any]) -> int
     return int(ExitCode.OK)
 
 
-def _days(options: dict[str, Any]) -> tuple[date, date]:
-    """Return the first and last day that are meant."""
+def _days(options: dict[str, Any]) -> list[date]:
+    """Return the days that are meant."""
+    from datetime import timedelta
+
     if options["run_date"] is not None:
         for name in ("first", "last"):
             if options[name] is not None:
                 raise ConfigurationError(
                     f"--{name}", "is not used beside --run-date", "Leave one of them out"
                 )
-        day = parse_date(options["run_date"])
-        return day, day
+        return [parse_date(options["run_date"])]
     if options["first"] is None:
         raise ConfigurationError(
             "--run-date", "is missing", "Name a date, or several with --first and --last"
@@ -144,7 +141,7 @@ def _days(options: dict[str, Any]) -> tuple[date, date]:
     first, last = parse_date(options["first"], "--first"), parse_date(options["last"], "--last")
     if last < first:
         raise ConfigurationError("--last", f"{last} is before {first}", "Give the later date here")
-    return first, last
+    return [first + timedelta(n) for n in range((last - first).days + 1)]
 
 
 def _time(text: str) -> datetime:

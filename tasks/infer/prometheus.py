@@ -125,21 +125,23 @@ class PrometheusMetrics:
 
     def serve(self, port: int) -> None:
         """Answer scrapes on a port; a port that is taken costs the metrics, not the night."""
+        told = make_wsgi_app(self.registry)
+
+        def answer(asked: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+            # Of the formats that a scraper takes, prometheus_client chooses OpenMetrics if it may, and in it
+            # renames `vllm:...` to `vllm_...` for who does not speak of escaping (all before Prometheus 3).
+            asked.pop("HTTP_ACCEPT", None)
+            found: Iterable[bytes] = told(asked, start)
+            return found
+
         try:
-            server = make_server("", port, self._answer, ThreadingWSGIServer, handler_class=_Silent)
+            server = make_server("", port, answer, ThreadingWSGIServer, handler_class=_Silent)
         except OSError as error:
             log.warning("--metrics-port %d: no metrics are served: %s", port, error.strerror)
             return
         thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
         thread.start()
         self._server = (server, thread)
-
-    def _answer(self, asked: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        # Of the formats that a scraper takes, prometheus_client chooses OpenMetrics if it may, and renames
-        # `vllm:...` to `vllm_...` in it for each that does not speak of escaping (all before Prometheus 3).
-        asked.pop("HTTP_ACCEPT", None)
-        told: Iterable[bytes] = make_wsgi_app(self.registry)(asked, start)
-        return told
 
     def close(self) -> None:
         """Stop answering."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tasks.base.errors import ConfigurationError
@@ -15,7 +14,7 @@ from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import date, datetime
 
     from tasks.runlog.records import Attempt, Published
@@ -73,7 +72,10 @@ def publications_of(store: Store, job: str, run_date: date) -> list[PublicationV
 def _view(
     store: Store, job: str, run_date: date, published_at: str, entry: Published, *, is_current: bool
 ) -> PublicationView:
-    attempt = _attempt_of(store, job, run_date, entry)
+    try:
+        attempt = attempt_of(store, job, run_date, entry)
+    except LogFormatError:
+        attempt = None
     params = attempt.params if attempt is not None else {}
     engine = params.get("engine") or {}
     details = entry.details
@@ -97,11 +99,15 @@ def _view(
     )
 
 
-def _attempt_of(store: Store, job: str, run_date: date, entry: Published) -> Attempt | None:
-    try:
-        attempts = RunLog(store, run_prefix(job, run_date.isoformat(), entry.run_key)).refresh().attempts
-    except LogFormatError:
-        return None
+def attempt_of(store: Store, job: str, run_date: date, entry: Published) -> Attempt | None:
+    """Return the attempt that made a publication; None if its log does not have it any more.
+
+    Raises
+    ------
+    LogFormatError
+        If the log is damaged, or of a newer release.
+    """
+    attempts = RunLog(store, run_prefix(job, run_date.isoformat(), entry.run_key)).refresh().attempts
     return next((one for one in attempts if one.id == entry.attempt_id), None)
 
 
@@ -126,8 +132,7 @@ class WentBack:
 def go_back(
     store: Store,
     job: str,
-    first: date,
-    last: date,
+    days: Iterable[date],
     as_of: datetime,
     *,
     catalog: str | None = None,
@@ -141,22 +146,12 @@ def go_back(
 
     Parameters
     ----------
-    first, last
-        Days, both included.
     as_of
         Aware.
     catalog
         URI of the Iceberg catalog; None leaves tables alone.
-
-    Raises
-    ------
-    ConfigurationError
-        If `last` is before `first`.
     """
-    if last < first:
-        raise ConfigurationError("--last", f"{last} is before {first}", "Give the later date here")
-    for offset in range((last - first).days + 1):
-        day = first + timedelta(offset)
+    for day in days:
         published = date_log(store, job, day, lease_s=lease_s).refresh().publications
         if not published:
             continue

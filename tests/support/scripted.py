@@ -36,7 +36,7 @@ class ScriptedRunner:
     def begin(self, sampling, slots, prompts=None) -> None:
         pass
 
-    def launch(self, work, _slots, requests, _wish) -> _Known:
+    def launch(self, work, _slots, requests, _wish, _masks=None) -> _Known:
         self.steps.append(work.size.copy())
         rows = work.sample_rows[: work.size[W_SAMPLES]]
         drawn = work.positions[rows] + 1

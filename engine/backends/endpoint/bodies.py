@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from engine.backends.endpoint.kinds import CHANGING, KINDS, OTHER
+from engine.backends.endpoint.kinds import KINDS, OTHER
+from engine.runtime.sample.settings import CHANGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from engine.backends.endpoint.bodies import NoReply, Reply, json_of, reply_in, request_body
-from engine.backends.endpoint.kinds import CHANGING, KINDS, OTHER, kind_of
+from engine.backends.endpoint.kinds import KINDS, OTHER, kind_of
 from engine.backends.endpoint.options import KEY_VARIABLE, OPTION, EndpointOptions
 from engine.backends.facts import Capabilities, EngineFacts
 from engine.choices import ENDPOINT
 from engine.errors import OptionError
-from engine.runtime.sample.settings import Sampling
+from engine.runtime.sample.settings import CHANGING, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

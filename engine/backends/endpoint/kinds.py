@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.runtime.sample.settings import CHANGING
+
 OTHER: Final = "openai-compatible"
 
 
@@ -45,8 +47,6 @@ class Kind:
     exact_hits: bool = False
 
 
-CHANGING: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens")
-"""Fields that change logits by a number, sent by these names."""
 _OFF: Final = (("min_p", 0.0), ("frequency_penalty", 0.0), ("presence_penalty", 0.0))
 
 KINDS: Final = {

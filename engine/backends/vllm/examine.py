@@ -19,11 +19,12 @@ from engine.backends.vllm.options import OPTION, VllmOptions
 from engine.choices import VLLM
 from engine.errors import OptionError
 from engine.models.checkpoint import read_json
+from engine.runtime.sample.settings import CHANGING
 
 PYTHON: Final = "--engine-python"
 NOT_YET: Final = (
-    *("constraint", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens"),
-    *("logit_bias", "include_stop_str_in_output"),
+    *CHANGING,
+    *("logit_bias", "include_stop_str_in_output", "constraint"),
 )
 """Fields of `Sampling` that vLLM has under these names or others; nobody has held them against ours."""
 OLDEST: Final = (0, 20)

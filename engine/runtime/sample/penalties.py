@@ -19,10 +19,12 @@ Everything depends on the tokens so far alone, so a request that was put back go
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+
+from engine.runtime.sample.settings import CHANGING, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.arrays import Float32, Int32, Int64
-    from engine.runtime.sample.settings import Sampling
+_NEUTRAL: Final = {name: getattr(Sampling(max_tokens=1), name) for name in CHANGING}
+"""The values with which settings change nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,7 @@ class Touched:
 
 def is_touched(settings: Sampling) -> bool:
     """Tell whether a request changes its logits in any step."""
-    return bool(
-        settings.presence_penalty
-        or settings.frequency_penalty
-        or settings.repetition_penalty != 1.0
-        or settings.min_p
-        or settings.min_tokens
-        or settings.logit_bias
-    )
+    return bool(settings.logit_bias) or any(getattr(settings, name) != _NEUTRAL[name] for name in CHANGING)
 
 
 class Penalties:

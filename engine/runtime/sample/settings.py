@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+CHANGING: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens")
+"""Settings that change logits by a number; `logit_bias` changes them, too."""
 
 
 @dataclass(frozen=True)

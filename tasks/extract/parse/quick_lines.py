@@ -24,7 +24,7 @@ from tasks.extract.parse.quick_scan import HEAD, NAME, NAME_END, OUT, OUT_END, P
 from tasks.requests.prompts import CONTENT_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import date
 
     import numpy.typing as npt
@@ -320,23 +320,11 @@ class QuickLines:
             gather(frozen(out), places[:, OUT].copy(), places[:, OUT_END].copy(), messages)
         sha256 = hashlib.sha256
         view, bounds = messages.data, message_ends.tolist()
-        contents = b"".join([sha256(_TAG + view[begin:end]).digest() for begin, end in pairwise(bounds)])
-        named = hexlify(contents)
-        starts, tails = b'["answer","chat","', [f'",{f.answer_settings}]'.encode() for f in frames]
-        of = frame_of.tolist()
-        answers = b"".join(
-            [
-                sha256(b"".join((starts, named[64 * row : 64 * row + 64], tails[frame]))).digest()
-                for row, frame in enumerate(of)
-            ]
-        )
+        answers, bodies = digests([view[begin:end] for begin, end in pairwise(bounds)], frames, frame_of)
         view, bounds, start = names.data, name_ends.tolist(), self._id_start
         ids = b"".join(
             [sha256(b"".join((start, view[begin:end], b'"]]'))).digest() for begin, end in pairwise(bounds)]
         )
-        bodies = np.empty((count, 2), np.uint64)
-        bodies[:, 0] = np.frombuffer(contents, np.uint64)[::4]
-        bodies[:, 1] = np.frombuffer(b"".join([frame.digest for frame in frames]), np.uint64)[frame_of]
         return QuickRows(
             block,
             block.first + at,
@@ -345,7 +333,7 @@ class QuickLines:
             frame_of,
             frames,
             np.frombuffer(bytearray(ids), np.uint8).reshape(count, _DIGEST),
-            np.frombuffer(answers, np.uint8).reshape(count, _DIGEST),
+            answers,
             names,
             name_ends,
             messages,
@@ -378,6 +366,40 @@ def _packed(heads: list[_Head]) -> tuple[npt.NDArray[np.uint8], Integers]:
         at = first + len(head.second)
     whole = b"".join([head.first + head.second for head in heads])
     return frozen(np.frombuffer(whole, np.uint8)), np.array(pieces, np.int64)
+
+
+def digests(
+    messages: Sequence[bytes | memoryview], frames: Sequence[Frame], frame_of: Integers
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Return the digests of chats as the general way makes them (`tasks.base.identity`).
+
+    Parameters
+    ----------
+    messages
+        N of them, each the `messages_json` of a request.
+    frames, frame_of
+        What requests have in common, and which of these each has, int64 [N].
+
+    Returns
+    -------
+    uint8 [N, 32], uint64 [N, 2]
+        Their answer keys; and the first words of the digests of content and settings, which tell whether two
+        lines of one name ask for the same.
+    """
+    sha256 = hashlib.sha256
+    contents = b"".join([sha256(_TAG + message).digest() for message in messages])
+    named = hexlify(contents)
+    start, tails = b'["answer","chat","', [f'",{f.answer_settings}]'.encode() for f in frames]
+    answers = b"".join(
+        [
+            sha256(b"".join((start, named[64 * row : 64 * row + 64], tails[frame]))).digest()
+            for row, frame in enumerate(frame_of.tolist())
+        ]
+    )
+    bodies = np.empty((len(messages), 2), np.uint64)
+    bodies[:, 0] = np.frombuffer(contents, np.uint64)[::4]
+    bodies[:, 1] = np.frombuffer(b"".join([frame.digest for frame in frames]), np.uint64)[frame_of]
+    return np.frombuffer(answers, np.uint8).reshape(len(messages), _DIGEST), bodies
 
 
 def aligned(text: bytes | memoryview) -> npt.NDArray[np.uint8]:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from binascii import hexlify
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -22,7 +20,7 @@ import orjson
 
 from engine.arrays import frozen
 from tasks.base.errors import QuarantineError
-from tasks.extract.parse.quick_lines import FEWEST_LINES, Frame, QuickRows, aligned, ends_of
+from tasks.extract.parse.quick_lines import FEWEST_LINES, Frame, QuickRows, aligned, digests, ends_of
 from tasks.extract.parse.quick_texts import (
     OUT,
     OUT_END,
@@ -33,7 +31,6 @@ from tasks.extract.parse.quick_texts import (
     shorten,
 )
 from tasks.requests.bodies import ROUNDED
-from tasks.requests.prompts import CONTENT_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,7 +51,6 @@ _FEWEST: Final = 0.2
 """Share of lines that it has to be the way for."""
 _CUT: Final = b"litellm_truncated"
 """What is in a text that LiteLLM has cut; see `tasks.extract.readers.stand_ins`."""
-_TAG: Final = CONTENT_TAG["messages_json"]
 PER_REQUEST: Final = ("event_time", "observed_output_tokens", "observed_latency_s")
 """Columns of `Brief`, behind the name."""
 
@@ -240,26 +236,13 @@ class QuickLogs:
         _, own, framed, messages = zip(*found, strict=True)
         frames = list({id(frame): frame for frame in framed}.values())
         place_of = {id(frame): place for place, frame in enumerate(frames)}
-        of = [place_of[id(frame)] for frame in framed]
-        frame_of = np.array(of, np.int64)
+        frame_of = np.array([place_of[id(frame)] for frame in framed], np.int64)
         names, times, tokens, latencies = map(list, zip(*own, strict=True))
         sha256 = hashlib.sha256
-        contents = b"".join([sha256(_TAG + message).digest() for message in messages])
-        named = hexlify(contents)
-        starts, tails = b'["answer","chat","', [f'",{f.answer_settings}]'.encode() for f in frames]
-        answers = b"".join(
-            [
-                sha256(b"".join((starts, named[begin:end], tails[frame]))).digest()
-                for (begin, end), frame in zip(pairwise(range(0, 64 * count + 1, 64)), of, strict=True)
-            ]
-        )
+        answers, bodies = digests(messages, frames, frame_of)
         start, dumps = self._id_start, orjson.dumps
         ids = b"".join([sha256(b"".join((start, dumps(name), b"]]"))).digest() for name in names])
         texts = [name.encode() for name in names]
-        bodies = np.empty((count, 2), np.uint64)
-        bodies[:, 0] = np.frombuffer(contents, np.uint64)[::4]
-        bodies[:, 1] = np.frombuffer(b"".join([frame.digest for frame in frames]), np.uint64)[frame_of]
-        names = [name.encode() for name in names]
         return QuickRows(
             block,
             block.first + at,
@@ -268,7 +251,7 @@ class QuickLogs:
             frame_of,
             frames,
             np.frombuffer(bytearray(ids), np.uint8).reshape(count, -1),
-            np.frombuffer(answers, np.uint8).reshape(count, -1),
+            answers,
             np.frombuffer(b"".join(texts), np.uint8),
             ends_of(np.array(list(map(len, texts)), np.int64)),
             np.frombuffer(b"".join(messages), np.uint8),

@@ -133,7 +133,7 @@ class _Recorder(ScriptedRunner):
         self.decoding: list[int] = []
         self.composed: list[Int64] = []
 
-    def launch(self, work, slots, requests, wish):
+    def launch(self, work, slots, requests, wish, masks=None):
         if self._step in self._chosen:
             n = int(work.size[state.W_SEQUENCES])
             last = work.first[:n] + work.length[:n] - 1
@@ -143,7 +143,7 @@ class _Recorder(ScriptedRunner):
             self.decoding.append(int(np.searchsorted(read, work.size[state.W_KV_DECODE], "right")))
             self.composed.append(work.size[_COMPOSED].copy())
         self._step += 1
-        launched = super().launch(work, slots, requests, wish)
+        launched = super().launch(work, slots, requests, wish, masks)
         self.steps.clear()
         return launched
 

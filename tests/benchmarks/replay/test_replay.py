@@ -50,7 +50,7 @@ class Modelled:
     def begin(self, sampling, slots, prompts=None) -> None:
         pass
 
-    def launch(self, work, _slots, requests, _wish):
+    def launch(self, work, _slots, requests, _wish, _masks=None):
         size = work.size[[state.W_TOKENS, state.W_SAMPLES, state.W_ATTENDED, state.W_KV_DECODE]]
         self.seen.append(size.tolist())
         self.now += float(replay_steps.modelled_seconds(size[None], COST)[0])

@@ -88,7 +88,7 @@ def test_what_was_current_then_is_what_a_person_had_gone_back_to(dates) -> None:
     then = published_at(root, 0)[-1]
     assert main(asked(root, "--run-date", str(day(0)))) == 0
     assert current(root, 0) == made["0 second"]
-    (found,) = go_back(store_of(root), "triage", day(0), day(0), then, lease_s=2.0)
+    (found,) = go_back(store_of(root), "triage", [day(0)], then, lease_s=2.0)
     assert (found.now, found.problem) == (made["0 first"], "")
 
 
@@ -96,7 +96,7 @@ def test_a_date_whose_files_are_gone_stays_and_the_others_go_on(dates) -> None:
     root, made, between = dates
     store = store_of(root)
     store.delete(f"{publication_prefix('triage', day(0), made['0 first'])}/summary.json")
-    first, second = go_back(store, "triage", day(0), day(1), between, lease_s=2.0)
+    first, second = go_back(store, "triage", [day(0), day(1)], between, lease_s=2.0)
     assert "are gone" in first.problem
     assert (first.now, second.now) == (made["0 second"], made["1 first"])
     listed = publications_of(store, "triage", day(0))

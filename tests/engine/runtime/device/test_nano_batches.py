@@ -69,11 +69,11 @@ class Cut(Poisoned):
     def cuts(self) -> int:
         return len(self.kept)
 
-    def launch(self, work, slots, requests, wish):
+    def launch(self, work, slots, requests, wish, masks=None):
         for staging in self._parts:
             staging._device.fill_(123456789)
         self.slots = slots
-        return super().launch(work, slots, requests, wish)
+        return super().launch(work, slots, requests, wish, masks)
 
     def _forward_halves(self, bucket):
         self.programs.clear()
