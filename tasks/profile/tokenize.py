@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import decoders
 
+from engine.tokenizer import load_folder
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
@@ -130,8 +131,6 @@ def load_tokenizer(
     ConfigurationError
         Naming `--model`, if there is no tokenizer.
     """
-    from transformers import AutoTokenizer
-
     if Path(model).is_dir() and not _has_tokenizer(Path(model)):
         raise ConfigurationError(
             "--model",
@@ -139,7 +138,7 @@ def load_tokenizer(
             "Copy the tokenizer files of the model into that folder",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = load_folder(Path(model)) if Path(model).is_dir() else _load_from_hub(model)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = bounded(str(error).partition("\n")[0])
         raise ConfigurationError(
@@ -154,6 +153,12 @@ def load_tokenizer(
         backend.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
     return PromptTokenizer(tokenizer, size, ChatTemplate(tokenizer, run_date))
+
+
+def _load_from_hub(model: str) -> Any:  # noqa: ANN401 - as in `PromptTokenizer`
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
 
 
 def tokenize_requests(
