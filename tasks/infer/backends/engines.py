@@ -99,7 +99,7 @@ def find_engine(
         Folder of the model, and the name that it was asked for by: an engine elsewhere may have it under
         either, if the options do not say.
     encode
-        `tasks.profile.tokenize.PromptTokenizer.encode` of that model.
+        `tasks.profile.tokenizer.PromptTokenizer.encode` of that model.
     python, device
         The interpreter that has the engine, None for this one, and what it is to compute on.
 
