@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 POOL_BYTES: Final = 16 << 20
 """Texts of at least this size are tokenised in several processes."""
-_AHEAD: Final = 8
-"""Groups for each process that are read before those ahead of them are done."""
+HELD_BYTES: Final = 16 << 20
+"""Rows for each process that are read before those ahead of them are done, such as while it starts."""
 _VARIABLES: Final = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 """Each process works on a group of its own, so none of them needs threads."""
 
@@ -67,6 +67,7 @@ def tokens_of_groups(
         return
     with _started(processes - 1, tokenizer) as submit:
         pending: deque[tuple[pa.RecordBatch, Future[RowTokens]]] = deque()
+        held = 0
         for group in groups:
             # One group at each process, and one that waits for it: whatever is beyond is done here.
             if sum(not future.done() for _, future in pending) < 2 * (processes - 1):
@@ -75,8 +76,10 @@ def tokens_of_groups(
                 found = Future()
                 found.set_result(_tokens_of(group, tokenizer))
             pending.append((group, found))
-            while pending and (pending[0][1].done() or len(pending) > _AHEAD * processes):
+            held += group.nbytes
+            while pending and (pending[0][1].done() or held > HELD_BYTES * processes):
                 first, found = pending.popleft()
+                held -= first.nbytes
                 yield first, found.result()
         for first, found in pending:
             yield first, found.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from tasks.profile.tokenizer import PromptTokenizer, load_tokenizer
 from tests.support.tokenizers import TEXTS, byte_level
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 TEMPLATE = (
@@ -120,6 +122,41 @@ def test_groups_have_bounded_text(
     assert len(seen) > 20
     assert all(sum(group) < 10_100 or len(group) == 1 for group in seen)
     assert max(map(len, seen)) > 3, "as many as fit"
+
+
+def test_what_is_held_while_a_process_starts_is_bounded(
+    requests: Path, tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    crossed: list[int] = []
+    timers: list[threading.Timer] = []
+    begun = threading.Event()
+    ask = token_pool._Process.ask
+
+    def late(self: Any, group: pa.RecordBatch) -> Any:
+        assert begun.wait(60)
+        return ask(self, group)
+
+    def groups() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(requests) as file:
+            for group in file.iter_batches(batch_size=4):
+                if sum(read) > limit and not begun.is_set():
+                    crossed.append(len(read))
+                read.append(group.nbytes)
+                if sum(read) > limit and not timers:
+                    timers.append(threading.Timer(0.5, begun.set))
+                    timers[0].start()
+                yield group
+
+    limit = 2 * 20_000
+    monkeypatch.setattr(token_pool, "HELD_BYTES", 20_000)
+    monkeypatch.setattr(token_pool._Process, "ask", late)
+    counts = [len(found.ends) - 1 for _, found in token_pool.tokens_of_groups(groups(), tokenizer, 0, 2)]
+    assert timers
+    assert begun.is_set()
+    assert crossed == [], "nothing is read beyond the limit before the process has begun"
+    assert counts == [4] * 100
+    assert sum(read) > 5 * limit
 
 
 def test_little_text_starts_no_process(
