@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from engine.errors import EngineError
 from tasks.base.accounting import AccountingError, ExitCode
 from tasks.base.disk import is_full
 from tasks.base.errors import ConfigurationError
+from tasks.base.worker_processes import WorkerError, how_it_failed
 from tasks.infer.placement.contract import ComputeFailedError
 from tasks.infer.progress import EngineFailedError, StoppedError
 from tasks.night.fence import NewerListingError
@@ -18,9 +19,6 @@ from tasks.publish.publish import NightOfErrorsError
 from tasks.runlog.log import RunIsLiveError, StaleWriterError
 from tasks.runlog.records import LogFormatError
 from tasks.store.contract import StoreUnavailableError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class AbortedError(Exception):
@@ -41,6 +39,7 @@ TOLD = (
     StaleWriterError,
     LogFormatError,
     StoreUnavailableError,
+    WorkerError,
 )
 """Errors whose text was written for people and holds nothing of a prompt."""
 
@@ -56,11 +55,7 @@ def describe(error: BaseException) -> str:
     """Return one line about an error, without anything that could come from a prompt."""
     if isinstance(error, (*TOLD, UnexpectedError)):
         return " ".join(str(error).split())
-    place: TracebackType | None = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
-    return f"failed with {type(error).__name__}{where}"
+    return f"failed with {how_it_failed(error)}"
 
 
 def stopped_by_full_disk(error: BaseException) -> StoppedError | None:

@@ -18,7 +18,7 @@ from tasks.infer.backends.engines import check_defaults, find_engine
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
 from tasks.night.request import RETRY_OF
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.store.open import open_store
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.attempt.kept import Earlier
     from tasks.extract.result import ExtractResult
     from tasks.night.request import NightRequest
-    from tasks.profile.tokenize import PromptTokenizer
+    from tasks.profile.tokenizer import PromptTokenizer
     from tasks.store.contract import Store
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
 from tasks.night.model import check_model
-from tasks.profile.tokenize import load_tokenizer, tokenize_requests
+from tasks.profile.tokenize import tokenize_requests
+from tasks.profile.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tasks.attempt.extract_inputs import ExtractedInputs

@@ -82,6 +82,9 @@ def parse_time(value: object) -> datetime | None:
         In UTC; None if the value is no time.
     """
     if type(value) is float:
+        if _FIRST <= value < _END:
+            # Seconds, by far the commonest: the same as by the units.
+            return EPOCH + timedelta(0, 0, round(value * 1e6))
         return _of_number(value)
     if isinstance(value, str):
         return _of_text(value.strip())

@@ -17,7 +17,7 @@ from tasks.base.errors import ConfigurationError
 from tasks.compare.measure import Measured, measure
 from tasks.infer.backends.engines import find_engine, refusal_of
 from tasks.plan.work import NightWork, load_work
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

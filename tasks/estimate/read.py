@@ -24,7 +24,8 @@ from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.estimate.requests import Requests
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.table_source import is_table
-from tasks.profile.tokenize import load_tokenizer, tokenize_requests
+from tasks.profile.tokenize import tokenize_requests
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.requests.sampling import SamplingDefaults, shares_answer, stored_sampling
 
 if TYPE_CHECKING:

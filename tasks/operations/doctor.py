@@ -17,7 +17,7 @@ from tasks.extract.table_source import is_table
 from tasks.infer.backends.engines import check_engine, find_engine
 from tasks.infer.give_way import holders
 from tasks.night.model import find_model
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.store.contract import StoreUnavailableError
 from tasks.store.open import open_store
 from tasks.warehouse.catalogs import choose_catalog

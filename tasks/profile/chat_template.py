@@ -79,6 +79,11 @@ class ChatTemplate:
             self.problem = f"the tokenizer has no chat template to take: {_first_line(error)}"
 
     @property
+    def run_date(self) -> date:
+        """The date that a clock in the template shows."""
+        return self._now.date()
+
+    @property
     def clock(self) -> str | None:
         """The time that the template's clock shows, in ISO form; None if the template has no clock."""
         if self.problem is not None or CLOCK not in self._source:

@@ -1,90 +1,36 @@
-"""Prompts to token ids: chat template, then the tokenizer's own threads over batches of rows.
-
-While the tokenizer's threads, one for each core, are at a batch, the chats of the next one are rendered.
-
-A chat prompt is rendered with `add_generation_prompt=True` and encoded without further special tokens (the
-template writes them); a completions prompt is encoded with the special tokens the tokenizer adds by default.
-"""
+"""Tables of requests to files of token ids: rows that cannot be answered become error rows on the way."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tokenizers import decoders
 
-from engine.tokenizer import load_folder
-from tasks.base.errors import ConfigurationError, ErrorCode, RequestError, bounded
+from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
-from tasks.profile.chat_template import ChatTemplate
-from tasks.requests.template_variables import more_settings, variables_of
+from tasks.profile.token_pool import tokens_of_groups
+from tasks.requests.template_variables import more_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
-    from datetime import date
+    from pathlib import Path
     from types import TracebackType
 
-BATCH_ROWS: Final = 1024
-_Found: TypeAlias = "dict[int, list[int] | RequestError]"
-"""By the place of a row in its batch: its tokens, or why it has none."""
+    import numpy.typing as npt
 
+    from tasks.profile.row_tokens import RowTokens
+    from tasks.profile.tokenizer import PromptTokenizer
 
-@dataclass(frozen=True, slots=True)
-class PromptTokenizer:
-    """A model's tokenizer with its chat template.
-
-    Attributes
-    ----------
-    tokenizer
-        The `transformers` tokenizer.
-    vocab_size
-        Token ids of a prompt are below this.
-    template
-        Renders chats.
-    """
-
-    tokenizer: Any
-    vocab_size: int
-    template: ChatTemplate
-
-    def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        """Encode texts in parallel, with the tokenizer's default special tokens if `special`."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            encoded = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)
-            return [list(ids) for ids in encoded["input_ids"]]
-        return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
-
-    def rules(self) -> dict[str, str]:
-        """Return what answers depend on beside the model's files, as it enters the keys of a run.
-
-        There is nothing of the kind for most models.
-        """
-        found = {}
-        if self.template.clock is not None:
-            found["template_clock"] = self.template.clock
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None or not isinstance(backend.decoder, decoders.ByteLevel):
-            # Their answers lost a first space once, and whole characters before a cut one.
-            found["answer_text"] = "after the prompt"
-        return found
-
-    def beyond(self, ids: Sequence[int]) -> int | None:
-        """Return the first token id that the model has no embedding for, None if it has them all.
-
-        A tokenizer may know more tokens than its model, such as some that were added later.
-        """
-        if not ids or (max(ids) < self.vocab_size and min(ids) >= 0):
-            return None
-        return next(token for token in ids if not 0 <= token < self.vocab_size)
+GROUP_ROWS: Final = 1024
+GROUP_BYTES: Final = 4 << 20
+"""Text of a group of rows; a single row may have more."""
+_TEXTS: Final = ("messages_json", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,62 +58,14 @@ class TokenizeResult:
     tokens: int
 
 
-def load_tokenizer(
-    model: str, *, vocab_size: int | None = None, run_date: date | None = None
-) -> PromptTokenizer:
-    """Load the tokenizer of a model.
-
-    Parameters
-    ----------
-    model : str
-        A local folder or a hub id.
-    vocab_size : int or None
-        Rows of the model's embedding; None takes all ids of the tokenizer.
-    run_date : date or None
-        What a clock in the chat template shows, see `ChatTemplate`.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming `--model`, if there is no tokenizer.
-    """
-    if Path(model).is_dir() and not _has_tokenizer(Path(model)):
-        raise ConfigurationError(
-            "--model",
-            f"{model} holds no tokenizer (tokenizer.json or tokenizer.model)",
-            "Copy the tokenizer files of the model into that folder",
-        )
-    try:
-        tokenizer = load_folder(Path(model)) if Path(model).is_dir() else _load_from_hub(model)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = bounded(str(error).partition("\n")[0])
-        raise ConfigurationError(
-            "--model",
-            f"no tokenizer could be loaded from {model} ({reason})",
-            "Name a Hugging Face model folder or a hub id that can be reached",
-        ) from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        # Saved settings would cut or fill prompts without a word.
-        backend.no_truncation()
-        backend.no_padding()
-    size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
-    return PromptTokenizer(tokenizer, size, ChatTemplate(tokenizer, run_date))
-
-
-def _load_from_hub(model: str) -> Any:  # noqa: ANN401 - as in `PromptTokenizer`
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
 def tokenize_requests(
     files: Iterable[Path],
     tokenizer: PromptTokenizer,
     *,
     context_length: int,
     out: Path,
-    batch_rows: int = BATCH_ROWS,
+    group_rows: int = GROUP_ROWS,
+    processes: int | None = None,
     refuse: Callable[[Mapping[str, Any]], RequestError | None] = lambda _: None,
 ) -> TokenizeResult:
     """Tokenise the rows of requests files, in order.
@@ -177,13 +75,16 @@ def tokenize_requests(
     files : iterable of Path
         Parquet files of the table requests.
     tokenizer : PromptTokenizer
-        From `load_tokenizer`.
+        From `tasks.profile.tokenizer.load_tokenizer`.
     context_length : int
         Most tokens of prompt and answer together; a prompt must leave room for one token.
     out : Path
         Folder for the results; it is created.
-    batch_rows : int
-        Rows that are encoded at once; three times as many are held in memory at most.
+    group_rows : int
+        Most rows that are encoded at once.
+    processes : int or None
+        That tokenise, this one among them; the result is the same for any number. None takes one per core
+        where there is much text, else this one.
     refuse : callable
         Tells why the engine of the night cannot answer a row; None: it can.
 
@@ -191,6 +92,11 @@ def tokenize_requests(
     -------
     TokenizeResult
         Rows in + rows refused = rows read.
+
+    Raises
+    ------
+    WorkerError
+        If one of the processes ends early.
     """
     out.mkdir(parents=True, exist_ok=True)
     names = ("requests.parquet", "errors.parquet", "tokens.npy", "offsets.npy")
@@ -205,14 +111,15 @@ def tokenize_requests(
         offsets.append(np.zeros(1, np.int64))
         files = list(files)
         rows = sum(pq.read_metadata(path).num_rows for path in files)
-        for batch, found in _encoded(_batches(files, batch_rows), tokenizer):
-            good, ids, bad = _sorted_out(batch, found, tokenizer, context_length, refuse)
+        done = tokens_of_groups(_groups(files, group_rows), tokenizer, _text_bytes(files), processes)
+        for group, found in done:
+            good, ids, bad = _sorted_out(group.to_pylist(), found, tokenizer, context_length, refuse)
             requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
             if bad:
                 errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
             lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
             for row in ids:
-                tokens.append(np.asarray(row, np.int32))
+                tokens.append(row)
             offsets.append(total + np.cumsum(lengths))
             total += int(lengths.sum())
             rows_out += len(good)
@@ -229,79 +136,49 @@ def tokenize_requests(
     )
 
 
-def _batches(files: Iterable[Path], size: int) -> Iterator[list[dict[str, Any]]]:
+def _text_bytes(files: Iterable[Path]) -> int:
+    """Return how much text of prompts there is, as it lies in the files before compression."""
+    total = 0
+    for path in files:
+        found = pq.read_metadata(path)
+        for group in map(found.row_group, range(found.num_row_groups)):
+            columns = map(group.column, range(group.num_columns))
+            total += sum(c.total_uncompressed_size for c in columns if c.path_in_schema in _TEXTS)
+    return total
+
+
+def _groups(files: Iterable[Path], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield rows of the files in order, in groups of at most so many, and of bounded text."""
     for path in files:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=size):
-                yield batch.to_pylist()
-
-
-def _encoded(
-    batches: Iterable[list[dict[str, Any]]], tokenizer: PromptTokenizer
-) -> Iterator[tuple[list[dict[str, Any]], _Found]]:
-    """Yield batches in order with the tokens of each row, or why it has none.
-
-    While one is encoded, the next one is read and rendered; whoever takes them may hold the one before.
-    """
-    with ThreadPoolExecutor(1, "tokenize") as pool:
-        before: tuple[list[dict[str, Any]], Future[_Found]] | None = None
-        for rows in batches:
-            rendered = _rendered(rows, tokenizer)
-            # Only one batch is at the tokenizer, whose threads use every core.
-            found = pool.submit(_tokens_of, *rendered, tokenizer)
-            if before is not None:
-                yield before[0], before[1].result()
-            before = rows, found
-        if before is not None:
-            yield before[0], before[1].result()
-
-
-def _rendered(
-    rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer
-) -> tuple[_Found, dict[bool, dict[int, str]]]:
-    """Return what is known of rows without the tokenizer, and the texts of the others.
-
-    The texts are told apart by whether they get the tokenizer's special tokens.
-    """
-    found: _Found = {}
-    texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
-    for index, row in enumerate(rows):
-        try:
-            if row["messages_json"] is not None:
-                texts[False][index] = tokenizer.template.render(
-                    json.loads(row["messages_json"]), variables_of(row)
-                )
-            elif row["prompt"] is not None:
-                texts[True][index] = row["prompt"]
-            else:
-                found[index] = _given_ids(row["token_ids"])
-        except RequestError as error:
-            found[index] = error
-    return found, texts
-
-
-def _tokens_of(found: _Found, texts: dict[bool, dict[int, str]], tokenizer: PromptTokenizer) -> _Found:
-    for special, wanted in texts.items():
-        if wanted:
-            encoded = tokenizer.encode(list(wanted.values()), special=special)
-            found.update(zip(wanted, encoded, strict=True))
-    return found
+            for batch in file.iter_batches(batch_size=rows):
+                # Where each row's text ends, counted from the batch's beginning.
+                ends = np.zeros(len(batch), np.int64)
+                for name in _TEXTS:
+                    lengths = pc.binary_length(batch.column(name)).fill_null(0)
+                    ends += np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+                begin = 0
+                while begin < len(batch):
+                    before = ends[begin - 1] if begin else 0
+                    end = max(begin + 1, int(np.searchsorted(ends, before + GROUP_BYTES, "right")))
+                    yield batch.slice(begin, end - begin)
+                    begin = end
 
 
 def _sorted_out(
     rows: Sequence[Mapping[str, Any]],
-    found: _Found,
+    found: RowTokens,
     tokenizer: PromptTokenizer,
     context_length: int,
     refuse: Callable[[Mapping[str, Any]], RequestError | None],
-) -> tuple[list[dict[str, Any]], list[list[int]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[npt.NDArray[np.int32]], list[dict[str, Any]]]:
     """Return the rows that can be answered, their tokens, and the rows of the table errors."""
     good, kept, bad = [], [], []
     for index, row in enumerate(rows):
-        ids = found[index]
-        if isinstance(ids, RequestError):
-            bad.append(error_row(row, ids))
+        if index in found.refused:
+            bad.append(error_row(row, found.refused[index]))
             continue
+        ids = found.of(index)
         counted = {**row, "input_tokens": len(ids)}
         try:
             _check_prompt(row, ids, tokenizer, context_length)
@@ -318,10 +195,10 @@ def _sorted_out(
 
 
 def _check_prompt(
-    row: Mapping[str, Any], ids: Sequence[int], tokenizer: PromptTokenizer, context_length: int
+    row: Mapping[str, Any], ids: npt.NDArray[np.int32], tokenizer: PromptTokenizer, context_length: int
 ) -> None:
     name = "messages" if row["messages_json"] is not None else "prompt"
-    if not ids:
+    if not len(ids):
         raise RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
     wrong = tokenizer.beyond(ids)
     if wrong is not None:
@@ -360,18 +237,6 @@ def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> s
     if any(name in text for text in texts):
         return f"the text holds {told}"
     return f"the chat template or the tokenizer adds {told}"
-
-
-def _given_ids(ids: list[int] | None) -> list[int]:
-    if ids is None:
-        message = "only hashes of this prompt are known, so it cannot be answered"
-        raise RequestError(ErrorCode.NOT_REPLAYABLE, None, message)
-    return ids
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "spiece.model", "vocab.txt", "vocab.json")
-    return any((folder / name).is_file() for name in names)
 
 
 class _NpyWriter:

@@ -16,7 +16,7 @@ from botocore.config import Config
 
 from tasks.attempt import extract_inputs, tokenize_inputs
 from tasks.infer.uploads import Uploads
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.runlog import log as run_log
 from tasks.store import s3
 from tests.tasks.conftest import s3_bucket, s3_server

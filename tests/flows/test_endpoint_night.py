@@ -16,7 +16,7 @@ from tasks.attempt.extract_inputs import extract_inputs
 from tasks.base.errors import ConfigurationError
 from tasks.infer.progress import StoppedError
 from tasks.operations.doctor import Asked, check_night
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.warehouse.replace import open_warehouse
 from tests.servers.openai_api import MODEL, OpenAIServer, expected, openai_server
 from tests.support.dated_nights import day, night_of

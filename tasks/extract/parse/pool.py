@@ -7,24 +7,23 @@ of the requests, which are compared with those of all earlier blocks in order, a
 from __future__ import annotations
 
 import mmap
-import os
 import pickle
-import subprocess
-import sys
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from engine.warm import make_ready
+from tasks.base.worker_processes import MOST_PROCESSES, WorkerError, how_it_ended, start_worker, usable_cores
 from tasks.extract.parse import quick_scan, quick_texts
 from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.text.lines import BLOCK_BYTES
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterable, Iterator
 
     from tasks.extract.parse.drafts import Counts
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from tasks.extract.readers.contract import Reader
     from tasks.extract.text.lines import Block
 
-MOST_PROCESSES = 16
 # glibc gives memory back after every block and gets it again, page by page, for the next: a third of the
 # time.
 _MEMORY = {
@@ -40,10 +38,6 @@ _MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(16 << 20),
 }
-
-
-class ParseProcessError(Exception):
-    """A parsing process ended or failed; the run has to be started again."""
 
 
 @dataclass(slots=True)
@@ -114,7 +108,7 @@ class ParsePool:
 
         Raises
         ------
-        ParseProcessError
+        WorkerError
             If a process fails.
         """
         self._start()
@@ -139,24 +133,14 @@ class ParsePool:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Else each of them would compile for itself.
         make_ready(quick_scan.__name__, quick_texts.__name__, RepeatCounter.__module__)
-        for index in range(self.processes or min(MOST_PROCESSES, _cores())):
+        for index in range(self.processes or min(MOST_PROCESSES, usable_cores())):
             path = self.folder / f"block-{index}"
             size = BLOCK_BYTES + self.max_line_bytes + (2 << 20)
             with path.open("w+b") as file:
                 file.truncate(size)
                 area = mmap.mmap(file.fileno(), size)
-            ours, theirs = Pipe()
-            # PYTHONSAFEPATH: a folder named `tasks` where the run was started must not be imported instead.
-            root = str(Path(__file__).resolve().parents[1])
-            paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-            popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", "tasks.extract.parse.worker", str(theirs.fileno()), str(path)],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **_MEMORY, "PYTHONSAFEPATH": "1", "PYTHONPATH": paths},
-                pass_fds=(theirs.fileno(),),
-            )
-            theirs.close()
-            self._processes.append(_Process(popen, ours, area))
+            popen, link = start_worker("tasks.extract.parse.worker", str(path), variables=_MEMORY)
+            self._processes.append(_Process(popen, link, area))
 
     def _send(self, process: _Process, block: Block, number: int, context: tuple[Any, ...]) -> None:
         size = 0
@@ -184,9 +168,9 @@ class ParsePool:
             try:
                 kind, *said = pickle.loads(process.link.recv_bytes())  # noqa: S301 - from our own process
             except (EOFError, ConnectionError):
-                raise _ended(process) from None
+                raise how_it_ended("a parsing process", process.popen) from None
             if kind == "failed":
-                raise ParseProcessError(f"a parsing process failed with {said[0]}")
+                raise WorkerError(f"a parsing process failed with {said[0]}")
             if kind == "names":
                 entry.names = (said[0], said[1])
             else:
@@ -214,15 +198,4 @@ class ParsePool:
         try:
             process.link.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
         except ConnectionError:
-            raise _ended(process) from None
-
-
-def _ended(process: _Process) -> ParseProcessError:
-    """Return what to raise once the other end is closed: it reads as a reset if messages were left unread."""
-    return ParseProcessError(f"a parsing process ended with {process.popen.wait()}")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+            raise how_it_ended("a parsing process", process.popen) from None

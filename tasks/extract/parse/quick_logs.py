@@ -13,7 +13,7 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import orjson
@@ -82,13 +82,9 @@ class _Known:
     """One more than the highest number of a text."""
 
 
-class _Row(NamedTuple):
-    """A request that was read the quick way: the place of its line, and what is known of it."""
-
-    line: int
-    own: tuple[str | None, datetime | None, int | None, float | None]
-    frame: Frame
-    message: bytes
+_Row: TypeAlias = "tuple[int, str, datetime | None, int | None, float | None, Frame, bytes]"
+"""A request that was read the quick way: the place of its line, what `Brief` says of it, what its kind has in
+common, and its messages."""
 
 
 class QuickLogs:
@@ -155,14 +151,15 @@ class QuickLogs:
         self._read += len(found)
         if not found:
             return None
-        rows = np.array([row.line for row in found], np.int64)
+        rows = np.array([row[0] for row in found], np.int64)
         return self._rows(block, at[rows], begins[rows], ends[rows], found)
 
     def _found(self, data: npt.NDArray[np.uint8], begins: Integers, ends: Integers) -> list[_Row]:
         """Return the requests of the lines that can be read."""
         room = self._room
         if room.size < len(data):
-            room = self._room = _Room(len(data), len(self._mark) + 2)
+            # Blocks differ a little in size: each that is the longest so far must not get memory anew.
+            room = self._room = _Room(len(data) * 5 // 4, len(self._mark) + 2)
         places = np.empty((len(begins), PLACES), np.int64)
         words = data[: len(data) // 8 * 8].view(np.uint64)
         count = shorten(
@@ -171,37 +168,35 @@ class QuickLogs:
         _leave_cut(room.held, room.bounds[:count], places)
         bounds = room.bounds[:count].tolist()
         left, contents = room.left.data, room.texts.data
-        found = []
+        found: list[_Row] = []
+        # All that is done for each line is here, and in the reader's `brief`.
+        loads, dumps, told, window, kinds = orjson.loads, orjson.dumps, self._brief, self._window, self._kinds
         for line, (start, end, text, text_end) in enumerate(
             places[:, [OUT, OUT_END, TEXT, TEXT_END]].tolist()
         ):
-            own = self._own(left[start:end]) if start >= 0 else None
-            if own is None or own[1].texts > text_end - text:
+            if start < 0:
                 continue
-            brief, known = own
+            try:
+                record = loads(left[start:end])
+                brief = told(record) if type(record) is dict else None
+                if brief is None:
+                    continue
+                decides, name, time, tokens, latency = brief
+                key = dumps(decides)
+            except (QuarantineError, TypeError, ValueError):
+                continue
+            if not name or (window is not None and time is not None and not window[0] <= time < window[1]):
+                continue
+            known = kinds[key] if key in kinds else self._remember(key, record, brief)
+            if known is None or known.texts > text_end - text:
+                continue
             message: list[bytes | memoryview] = [known.first]
             for number, piece in known.rest:
                 begin, close = bounds[text + number]
                 message += (contents[begin:close], piece)
             # Without the rest of the brief, which would keep the record.
-            found.append(_Row(line, brief[1:], known.frame, b"".join(message)))
+            found.append((line, name, time, tokens, latency, known.frame, b"".join(message)))
         return found
-
-    def _own(self, left: memoryview) -> tuple[Brief, _Known] | None:
-        """Return what a record comes to; None if that is for the general way to say."""
-        try:
-            record = orjson.loads(left)
-            brief = self._brief(record) if type(record) is dict else None
-            if brief is None or not brief.custom_id:
-                return None
-            key = orjson.dumps(brief.decides)
-        except (QuarantineError, TypeError, ValueError):
-            return None
-        time, window = brief.event_time, self._window
-        if window is not None and time is not None and not window[0] <= time < window[1]:
-            return None
-        known = self._kinds[key] if key in self._kinds else self._remember(key, record, brief)
-        return None if known is None else (brief, known)
 
     def _remember(self, key: bytes, record: Mapping[str, Any], brief: Brief) -> _Known | None:
         if len(key) > _LONGEST_KEY or ROUNDED.search(key):
@@ -233,11 +228,10 @@ class QuickLogs:
         found: list[_Row],
     ) -> QuickRows:
         count = len(at)
-        _, own, framed, messages = zip(*found, strict=True)
+        _, names, times, tokens, latencies, framed, messages = map(list, zip(*found, strict=True))
         frames = list({id(frame): frame for frame in framed}.values())
         place_of = {id(frame): place for place, frame in enumerate(frames)}
         frame_of = np.array([place_of[id(frame)] for frame in framed], np.int64)
-        names, times, tokens, latencies = map(list, zip(*own, strict=True))
         sha256 = hashlib.sha256
         answers, bodies = digests(messages, frames, frame_of)
         start, dumps = self._id_start, orjson.dumps

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.base.worker_processes import how_it_failed
 from tasks.extract.parse.drafts import Drafts
 from tasks.extract.parse.record_parser import RecordParser
 from tasks.extract.parse.row_files import TABLES, RowFiles
@@ -36,12 +37,7 @@ def serve(link: Connection, area: mmap.mmap) -> None:
         except (EOFError, ConnectionError):
             return
         except Exception as error:  # noqa: BLE001 - told to the parent, which ends the run
-            # Its type and place only: its text could quote a prompt.
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
-            link.send_bytes(pickle.dumps(("failed", f"{type(error).__name__} at {where}")))
+            link.send_bytes(pickle.dumps(("failed", how_it_failed(error))))
 
 
 class _Worker:

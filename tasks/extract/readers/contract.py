@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tasks.requests.sampling import Endpoint
 
 INT32_MAX: Final = 2**31 - 1
+_UNSET_YEAR: Final = EPOCH.year
+"""Times of it, and of the year 1, may stand for none."""
 _FIELD: Final = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 _SHOWN_FIELDS: Final = 12
 
@@ -274,10 +276,14 @@ def event_time(record: Mapping[str, Any], name: str, unit: float | None = None) 
         If the field is there and holds no time: the time decides on the date that a request belongs to.
     """
     value = record.get(name)
-    if value is None or value in ("", "0") or (value == 0 and not isinstance(value, bool)):
+    if value is None:
+        return None
+    if type(value) is not float and value in ("", "0"):
+        return None
+    if value == 0 and not isinstance(value, bool):
         return None
     found = parse_time(value)
-    if found is not None and found.year > EPOCH.year:
+    if found is not None and found.year > _UNSET_YEAR:
         return found
     if found is None and unit is not None:
         number = _number(value)
@@ -292,7 +298,9 @@ def event_time(record: Mapping[str, Any], name: str, unit: float | None = None) 
 
 def between(start: datetime | None, end: datetime | None) -> float | None:
     """Return the seconds from start to end, None unless both are known and in order."""
-    took = (end - start).total_seconds() if start and end else -1.0
+    if start is None or end is None:
+        return None
+    took = (end - start).total_seconds()
     return took if took >= 0 else None
 
 

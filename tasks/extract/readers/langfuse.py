@@ -215,6 +215,8 @@ def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
     (`input_cached_tokens`); those who write usage themselves may leave them in. The total tells which;
     without one they count as taken out.
     """
+    if usage.keys() <= _PLAIN_NAMES:
+        return _plain(usage, "input"), _plain(usage, "output")
     sides = [_side(usage, "input"), _side(usage, "output")]
     if not sides[0][1] and not sides[1][1]:
         return sides[0][0], sides[1][0]
@@ -235,19 +237,19 @@ def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def _side(usage: Mapping[str, Any], side: str) -> tuple[int | None, int]:
     """Return the plain tokens of one side, and those that were put beside them."""
     names = _PLAIN[side]
-    plain = None
-    for name in names:
-        if usage.get(name) is not None:
-            plain = count(usage[name])
-            break
-    if usage.keys() <= _PLAIN_NAMES:
-        return plain, 0
     details = [
         count(value) or 0
         for name, value in usage.items()
         if name not in names and (name.startswith(f"{side}_") or name.endswith(f"_{side}_tokens"))
     ]
-    return plain, sum(details)
+    return _plain(usage, side), sum(details)
+
+
+def _plain(usage: Mapping[str, Any], side: str) -> int | None:
+    for name in _PLAIN[side]:
+        if usage.get(name) is not None:
+            return count(usage[name])
+    return None
 
 
 READER = Reader("langfuse", "Langfuse observations", matches, read, brief=brief)

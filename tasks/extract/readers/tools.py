@@ -32,6 +32,10 @@ of OpenInference and of OpenLLMetry."""
 _NAMES: Final = frozenset(NAMES)
 _NUMBERED: Final = ("llm.tools.", "llm.request.functions.")
 """Beginnings of attributes that spread definitions over several."""
+_MOST: Final = 512
+_LONGEST: Final = 4096
+"""Names of so many places are remembered, if they are not longer together: records of a log share them."""
+_known: dict[tuple[str, ...], bool] = {}
 
 
 def tool_definitions(*places: Mapping[str, Any]) -> object:
@@ -52,10 +56,18 @@ def tool_definitions(*places: Mapping[str, Any]) -> object:
 
 def may_define(place: Mapping[str, Any]) -> bool:
     """Tell whether a place has any of the names that definitions have; they may hold none."""
-    if not _NAMES.isdisjoint(place):
-        return True
-    names = "\n".join(place)
-    return _NUMBERED[0] in names or _NUMBERED[1] in names
+    if not place:
+        return False
+    names = tuple(place)
+    known = _known.get(names)
+    if known is None:
+        joined = "\n".join(names)
+        known = not _NAMES.isdisjoint(names) or any(begin in joined for begin in _NUMBERED)
+        if len(joined) <= _LONGEST:
+            if len(_known) >= _MOST:
+                _known.clear()
+            _known[names] = known
+    return known
 
 
 def with_tools(body: dict[str, Any], *places: Mapping[str, Any]) -> dict[str, Any]:

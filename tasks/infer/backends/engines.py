@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from engine.backends.endpoint.examine import examine
 from engine.backends.endpoint.options import parse_options
 from engine.backends.facts import NATIVE_FACTS
 from engine.backends.vllm import examine as vllm
@@ -99,7 +98,7 @@ def find_engine(
         Folder of the model, and the name that it was asked for by: an engine elsewhere may have it under
         either, if the options do not say.
     encode
-        `tasks.profile.tokenize.PromptTokenizer.encode` of that model.
+        `tasks.profile.tokenizer.PromptTokenizer.encode` of that model.
     python, device
         The interpreter that has the engine, None for this one, and what it is to compute on.
 
@@ -116,6 +115,9 @@ def find_engine(
             return vllm.examine(parse_vllm_options(options), python, model_dir, on_cpu=device == "cpu")
         names = (model_name(model_dir), model, str(model_dir))
         (sample,) = encode([SAMPLE], special=False)
+        # Its HTTP client is loaded for nights that ask a server only.
+        from engine.backends.endpoint.examine import examine
+
         return examine(parse_options(options, max_in_flight), names, sample)
     except OptionError as error:
         raise _configuration(error) from None

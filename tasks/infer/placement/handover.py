@@ -28,7 +28,7 @@ from tasks.infer.progress import InferProgress, StoppedError
 from tasks.night.model import find_model
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, RETRY_OF
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 from tasks.runlog.log import HANDED_EPOCH, NotHandedOverError, RunLog, StaleWriterError, is_live
 from tasks.runlog.places import run_prefix
 from tasks.runlog.records import Claim

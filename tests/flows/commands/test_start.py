@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.support.paths import ROOT
+from engine.tokenizer import load_folder
+from tests.support.paths import DEMO_MODEL, ROOT
 
 
 def loaded(code: str) -> set[str]:
@@ -30,4 +31,24 @@ def test_reading_logs_begins_without_torch(command: str) -> None:
     """It takes three seconds of CPU time, and belongs to the engine's process."""
     found = loaded(f"from flows.cli import load\nload({command!r}).make_parser()\nimport flows.api")
     assert "polars" in found
-    assert not found & {"torch", "transformers", "matplotlib"}
+    assert not found & {"torch", "transformers", "matplotlib", "httpx"}
+
+
+def test_all_steps_but_the_engine_are_loaded_without_torch() -> None:
+    """The tokenizer and its chat template among them: only the process that answers needs it."""
+    # Its class is known from then on; nobody knows that of a model that was never loaded.
+    load_folder(DEMO_MODEL)
+    found = loaded(
+        "import flows.run.sequence, flows.run.prefect_tasks\n"
+        "from tasks.attempt import tokenize_inputs\n"
+        "from tasks.profile.tokenizer import load_tokenizer\n"
+        "load_tokenizer('infra/demo/model').template.render([{'role': 'user', 'content': 'hello'}])"
+    )
+    assert {"transformers", "polars"} <= found
+    assert not found & {"torch", "triton", "matplotlib"}
+
+
+def test_a_tokenising_process_loads_what_it_needs_alone() -> None:
+    found = loaded("import tasks.profile.token_worker, transformers")
+    assert {"tokenizers", "pyarrow"} <= found
+    assert not found & {"torch", "numba", "polars", "prefect"}

@@ -13,7 +13,7 @@ from tasks.attempt.extract_inputs import answers_identity
 from tasks.base.identity import reuse_key, run_key
 from tasks.night.night import NightSettings
 from tasks.night.request import NightRequest
-from tasks.profile.tokenize import load_tokenizer
+from tasks.profile.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

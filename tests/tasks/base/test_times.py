@@ -178,3 +178,15 @@ def test_the_commonest_form_is_read_as_all_others_are(
     found = parse_time(text + zone)
     assert found == times._of_groups(times._ISO, text + zone)
     assert found is None or found.tzinfo is UTC
+
+
+@given(
+    st.one_of(
+        st.floats(978_307_000, 4_133_981_000),
+        st.floats(),
+        st.sampled_from([978_307_200.0, 978_307_199.999999, 4_133_980_800.0, 4_133_980_799.9999995]),
+    )
+)
+def test_seconds_are_read_as_numbers_of_any_unit_are(number: float) -> None:
+    """They have a way of their own, which is quicker."""
+    assert parse_time(number) == times._of_number(number)

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tasks.base.errors import ConfigurationError, RequestError
 from tasks.base.schema import SCHEMAS
 from tasks.profile.chat_template import ChatTemplate
-from tasks.profile.tokenize import PromptTokenizer, TokenizeResult, load_tokenizer, tokenize_requests
+from tasks.profile.tokenize import TokenizeResult, tokenize_requests
+from tasks.profile.tokenizer import PromptTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +115,7 @@ def test_tokens_equal_transformers_one_by_one(
     texts = ["plain text that is long enough to be cut by a saved limit", " ", "<s>again", "ünïcode"]
     contents = [{"messages_json": json.dumps(chat)} for chat in CHATS] * 3 + [{"prompt": t} for t in texts]
     contents.append({"token_ids": [5, 6, 7]})
-    result, ids = tokenize(contents, tokenizer, tmp_path / "a", batch_rows=4)
+    result, ids = tokenize(contents, tokenizer, tmp_path / "a", group_rows=4)
     expected = [
         list(oracle.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
         for chat in CHATS
@@ -265,7 +266,7 @@ def test_chats_are_rendered_while_those_before_are_encoded(
 
     monkeypatch.setattr(ChatTemplate, "render", rendering)
     monkeypatch.setattr(PromptTokenizer, "encode", encoding)
-    parts, ids = tokenize(contents, tokenizer, tmp_path / "parts", batch_rows=4)
+    parts, ids = tokenize(contents, tokenizer, tmp_path / "parts", group_rows=4)
     assert ids == expected
     assert errors(parts) == errors(whole)
     assert len(errors(parts)) == 4

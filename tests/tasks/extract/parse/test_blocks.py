@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.base.worker_processes import WorkerError
 from tasks.extract import group_parser
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.parse import one_object, quick_lines
 from tasks.extract.parse.drafts import Drafts
-from tasks.extract.parse.pool import ParseProcessError
 from tasks.extract.parse.record_parser import ParseSettings, Place, RecordParser
 from tasks.extract.parse.repeats import RepeatCounter
 from tasks.extract.parse.row_files import RowFiles
@@ -351,7 +351,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(group_parser, "SMALL_BYTES", 1000)
     monkeypatch.setattr(group_parser, "POOL_BYTES", 1000)
     monkeypatch.setattr("sys.executable", str(dies))
-    with pytest.raises(ParseProcessError, match="ended with 1"):
+    with pytest.raises(WorkerError, match="ended with 1"):
         extract(str(path), job="j", run_date=DAY, scratch=tmp_path / "s", processes=1)
 
 

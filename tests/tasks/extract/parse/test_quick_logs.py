@@ -308,3 +308,23 @@ def test_no_mark_could_be_taken_for_prose() -> None:
         assert mark.isascii()
         assert letters <= quick_texts.MOST_LETTERS
         assert " " not in mark or mark[0] in "<["
+
+
+def test_blocks_of_about_one_size_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is new costs more than what is done with it."""
+    made: list[int] = []
+
+    class Room(quick_logs._Room):
+        def __init__(self, size: int, stand_in: int) -> None:
+            made.append(size)
+            super().__init__(size, stand_in)
+
+    monkeypatch.setattr(quick_logs, "_Room", Room)
+    parser = RecordParser(Place("j", date(2026, 3, 1), "s"), PLAIN, READERS["litellm"])
+    log = list(lines(200_000, 1000, "litellm"))
+    sizes = [100, 101, 103, 99, 108, 115, 120]
+    for size in sizes:
+        text = TextStream(io.BytesIO(b"".join(log[:size])), "plain")
+        for block in BlockReader(text, 1 << 20):
+            parser.add_block(block, 1 << 20, Drafts())
+    assert len(made) == 2, "none, and one for the first block"

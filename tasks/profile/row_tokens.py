@@ -1,0 +1,112 @@
+"""Rows of the table requests to token ids, or to the reason why a row has none.
+
+A chat prompt is rendered with `add_generation_prompt=True` and encoded without further special tokens (the
+template writes them); a completions prompt is encoded with the special tokens the tokenizer adds by default.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tasks.base.errors import ErrorCode, RequestError
+from tasks.requests.template_variables import variables_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from tasks.profile.tokenizer import PromptTokenizer
+
+COLUMNS: Final = ("messages_json", "prompt", "token_ids", "settings_json")
+"""What of a row its tokens depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokens:
+    """Tokens of some rows. Row i has `ids[ends[i]:ends[i + 1]]`, none if it is among `refused`.
+
+    Attributes
+    ----------
+    ids, ends
+        int32 [tokens] and int64 [rows + 1].
+    refused
+        By the place of a row: why it has no tokens.
+    """
+
+    ids: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
+    refused: dict[int, RequestError]
+
+    def of(self, row: int) -> npt.NDArray[np.int32]:
+        """Return the tokens of a row."""
+        return self.ids[self.ends[row] : self.ends[row + 1]]
+
+
+@dataclass(slots=True)
+class Rendered:
+    """Rows before they are encoded.
+
+    Attributes
+    ----------
+    rows
+        How many there are.
+    texts
+        By the place of a row, told apart by whether it gets the tokenizer's special tokens.
+    given
+        Rows that are token ids already.
+    refused
+        Why a row cannot be encoded.
+    """
+
+    rows: int
+    texts: dict[bool, dict[int, str]] = field(default_factory=lambda: {True: {}, False: {}})
+    given: dict[int, list[int]] = field(default_factory=dict)
+    refused: dict[int, RequestError] = field(default_factory=dict)
+
+
+def render_rows(rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer) -> Rendered:
+    """Return rows as what is to be encoded of them; they need no more than `COLUMNS`."""
+    made = Rendered(len(rows))
+    for index, row in enumerate(rows):
+        try:
+            if row["messages_json"] is not None:
+                made.texts[False][index] = tokenizer.template.render(
+                    json.loads(row["messages_json"]), variables_of(row)
+                )
+            elif row["prompt"] is not None:
+                made.texts[True][index] = row["prompt"]
+            else:
+                made.given[index] = _given_ids(row["token_ids"])
+        except RequestError as error:
+            made.refused[index] = error
+    return made
+
+
+def encode_rows(rendered: Rendered, tokenizer: PromptTokenizer) -> RowTokens:
+    """Return the tokens of rendered rows."""
+    found: list[list[int]] = [[]] * rendered.rows
+    for index, ids in rendered.given.items():
+        found[index] = ids
+    for special, texts in rendered.texts.items():
+        if texts:
+            encoded = tokenizer.encode(list(texts.values()), special=special)
+            for index, ids in zip(texts, encoded, strict=True):
+                found[index] = ids
+    ends = np.zeros(rendered.rows + 1, np.int64)
+    np.cumsum([len(ids) for ids in found], out=ends[1:])
+    flat = np.empty(ends[-1], np.int32)
+    for begin, ids in zip(ends, found, strict=False):
+        flat[begin : begin + len(ids)] = ids
+    return RowTokens(flat, ends, rendered.refused)
+
+
+def _given_ids(ids: list[int] | None) -> list[int]:
+    if ids is None:
+        message = "only hashes of this prompt are known, so it cannot be answered"
+        raise RequestError(ErrorCode.NOT_REPLAYABLE, None, message)
+    return ids
