@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSIONS: Final[dict[str, int]] = {
     "requests": 3,
     "profiles": 1,
-    "outputs": 3,
+    "outputs": 4,
     "errors": 3,
     "quarantine": 1,
     "steps": 2,
@@ -191,6 +191,7 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
             "logarithms by the model itself, before temperature, top_k and top_p, per token of the answer",
             null=True,
         ),
+        _col("tool_calls_json", pa.string(), "json", "Of each choice its calls of tools, or null", null=True),
         _col(
             "usage",
             USAGE,

@@ -31,6 +31,7 @@ _COLUMNS = (
     "text",
     "token_ids",
     "choices",
+    "tool_calls_json",
     "finish_reason",
     "usage",
     "run_key",

@@ -22,6 +22,7 @@ OUTPUT_COLUMNS: Final = (
     "text",
     "finish_reason",
     "choices",
+    "tool_calls_json",
     "usage",
     "finished_at",
     "run_key",
@@ -61,13 +62,15 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     chat = row["endpoint"] == "chat"
     kept = _kept(row)
     choices = row.get("choices") or [{**row, "logprobs": None}]
+    told = row.get("tool_calls_json")
+    calls = json.loads(told) if told else [None] * len(choices)
     usage = row["usage"]
     body: dict[str, Any] = {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{row['request_id'][:24]}",
         "object": "chat.completion" if chat else "text_completion",
         "created": int(row["finished_at"].timestamp()),
         "model": model,
-        "choices": [_choice(index, choice, chat=chat) for index, choice in enumerate(choices)],
+        "choices": [_choice(index, choice, calls[index], chat=chat) for index, choice in enumerate(choices)],
         "usage": {
             "prompt_tokens": usage["prompt_tokens"],
             "completion_tokens": usage["completion_tokens"],
@@ -81,14 +84,21 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     return {**_head(row), "response": response, "error": None, "nightblend": _origin(row, kept)}
 
 
-def _choice(index: int, choice: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+def _choice(
+    index: int, choice: Mapping[str, Any], calls: list[dict[str, Any]] | None, *, chat: bool
+) -> dict[str, Any]:
     message = {"role": "assistant", "content": choice["text"], "refusal": None}
+    reason = choice["finish_reason"]
+    if calls:
+        message |= {"content": choice["text"] or None, "tool_calls": calls}
+        # An answer that was cut may have whole calls before the cut.
+        reason = "tool_calls" if reason == "stop" else reason
     logprobs, form = choice["logprobs"], chat_logprobs if chat else text_logprobs
     return {
         "index": index,
         **({"message": message} if chat else {"text": choice["text"]}),
         "logprobs": None if logprobs is None else form(logprobs),
-        "finish_reason": choice["finish_reason"],
+        "finish_reason": reason,
     }
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
-PARSER_VERSION: Final = 5
+PARSER_VERSION: Final = 6
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
