@@ -136,7 +136,7 @@ _IDENTIFYING: Final = [
     _SOURCE_URI,
     _SOURCE_LINE,
     _col("event_time", UTC, "UTC", "When it was asked, where the source knows", null=True),
-    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions) or completions (/v1/completions)"),
+    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions), completions, responses"),
     _col("requested_model", pa.string(), "", "Model the request names; the run's model answers", null=True),
     _col("answer_key", pa.string(), "sha256", "Digest of normalised prompt and effective sampling"),
     _col(
