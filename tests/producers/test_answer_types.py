@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,11 @@ import pytest
 from tasks.publish.output_lines import dump_line, output_line
 from tests.producers.test_producers import PYTHON
 from tests.support.answered_rows import answered, token
+from tests.support.demo_nights import answer, night_request, opened, write_lines
 from tests.support.paths import ROOT
+from tests.support.tool_templates import HERMES
+from tests.tasks.extract.test_batch_file import ANSWERED, EITHER, REFUSED
+from tests.tasks.requests.test_tools import model_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +71,23 @@ def wrong(path: Path, lines: list[dict[str, Any]]) -> list[str]:
 
 def test_every_output_line_is_of_its_type(tmp_path: Path) -> None:
     lines = [output_line(answered(custom_id=name, **columns), "m") for name, columns in ROWS.items()]
+    assert wrong(tmp_path / "lines.jsonl", lines) == []
+
+
+def test_a_batch_file_with_everything_is_answered_in_these_types(tmp_path: Path) -> None:
+    """By a model that calls tools: chats, text completions, responses, schemas, tools, images, mistakes."""
+    records = [*ANSWERED, *REFUSED, *EITHER]
+    write_lines(tmp_path / "logs", "batch.jsonl", [*map(json.dumps, records)])
+    model = model_with(tmp_path / "model", HERMES)
+    with opened(night_request(tmp_path, model), tmp_path / "scratch") as night:
+        answer(night)
+        lines = [output_line(row, "m") for row in night.read_table("outputs").to_pylist()]
+        errors = night.read_table("errors").to_pylist()
+    names = Counter([*(line["custom_id"] for line in lines), *(row["custom_id"] for row in errors)])
+    assert names == Counter(str(record["custom_id"]) for record in records)
+    answered_names = {line["custom_id"] for line in lines}
+    assert {"schema", "json", "regex", "tools", "required", "called", "response"} <= answered_names
+    assert {row["custom_id"] for row in errors} >= {record["custom_id"] for record in REFUSED[:3]}
     assert wrong(tmp_path / "lines.jsonl", lines) == []
 
 
