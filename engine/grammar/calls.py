@@ -67,7 +67,7 @@ def calls_grammar(value: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     own = {**options, "item_separator": comma, "key_separator": colon}
     rules, names = [], []
     for number, (before, schema, after) in enumerate(value["calls"]):
-        settled = {"x-guidance": own, **settled_schema(schema)}
+        settled = {**settled_schema(schema), "x-guidance": own}
         names.append(f"call_{number}")
         rules.append(f"{names[-1]}: {_line(before)} arguments_{number} {_line(after)}")
         # Each has a root of its own, so that what it refers to is found.

@@ -50,11 +50,11 @@ def tool_settings(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     tools, choice, parallel = (body.get(name) for name in (TOOLS, CHOICE, PARALLEL))
     names = _names(tools)
-    if parallel is not None and not isinstance(parallel, bool):
-        _invalid(PARALLEL, "must be true or false")
     chosen = _choice(choice, names)
     if not names or choice == "none":
         return {}
+    if parallel is not None and not isinstance(parallel, bool):
+        _invalid(PARALLEL, "must be true or false")
     if body.get("response_format") is not None and body["response_format"] not in ({"type": "text"}, {}):
         _unsupported("response_format", "a constraint of the answer beside tools is not supported")
     found: dict[str, Any] = {TOOLS: json.dumps(tools, ensure_ascii=False, separators=(",", ":"))}

@@ -211,6 +211,14 @@ def test_required_calls_are_held_to_form_and_schema(name: str, marked: bool) -> 
     assert not named(written(template, good))
 
 
+def test_a_schema_cannot_loosen_the_form_of_a_call() -> None:
+    loose = {"type": "object", "x-guidance": {"whitespace_flexible": True}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": loose}}
+    with pytest.raises(RequestError) as caught:
+        matcher(HERMES, tools=[tool])
+    assert caught.value.field == "tools[0].function.parameters"
+
+
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("template", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS])
 def test_strict_functions_are_held_to_their_schema_where_text_may_come_instead(
