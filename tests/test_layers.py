@@ -89,6 +89,8 @@ tasks/extract/text: bytes become lines
     tasks/base
 tasks/requests: what a request asks for: body, prompt, sampling, constraints, choices
     engine/grammar tasks/base
+tasks/tools: how a model writes calls of tools, what enforces them, what they are in an answer
+    engine/grammar tasks/base tasks/requests
 tasks/store: where bytes live: the contract, a folder, S3, opening one
     tasks/base
 tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an API
@@ -112,6 +114,7 @@ tasks/extract: the objects of a date become rows
     tasks/store tasks/warehouse
 tasks/profile: rows become tokens and cost
     engine engine/cost engine/models engine/plan tasks/base tasks/night tasks/requests tasks/runlog
+    tasks/tools
 tasks/attempt: whose run it is; opening and ending an attempt
     engine/backends engine/models tasks/base tasks/extract tasks/infer/backends tasks/night tasks/profile
     tasks/requests tasks/runlog tasks/store tasks/warehouse
@@ -126,7 +129,7 @@ tasks/estimate: what a night would take, and how far to trust that
     tasks/plan tasks/profile tasks/report tasks/requests tasks/runlog tasks/store
 tasks/infer: the order becomes durable answers
     engine engine/cost engine/job engine/models engine/plan tasks/base tasks/infer/backends tasks/night
-    tasks/plan tasks/requests tasks/runlog tasks/store
+    tasks/plan tasks/requests tasks/runlog tasks/store tasks/tools
 tasks/publish: answers become the current publication
     engine engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/compare: engines and orders measured against each other

@@ -1,8 +1,8 @@
 """Constraints: what a whole answer has to be, as a text, and the grammar of llguidance that is made of it.
 
 The text is a JSON object with one key: ``{"json": SCHEMA}``, ``{"regex": PATTERN}``,
-``{"choice": [TEXT, ...]}`` or ``{"grammar": GRAMMAR}`` (Lark as llguidance reads it, or GBNF). Schemas keep
-the order of their keys: the answer has its own in that order.
+``{"choice": [TEXT, ...]}`` or ``{"grammar": GRAMMAR}`` (Lark as llguidance reads it, or GBNF), or that of
+`engine.grammar.calls`. Schemas keep the order of their keys: the answer has its own in that order.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from llguidance import LLMatcher, LLTokenizer, regex_to_lark
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
+from engine.grammar.calls import CALLS, calls_grammar
 from engine.grammar.errors import ConstraintError
 from engine.grammar.schema import settled_schema
 
@@ -86,6 +87,8 @@ def check(text: str) -> None:
 
 def field_of(text: str) -> str:
     """Return the field of a body that a constraint is told by: its usual one, whichever asked for it."""
+    if text.startswith(f'{{"{CALLS}"'):
+        return "tools"
     return "response_format" if text.startswith('{"json"') else "structured_outputs"
 
 
@@ -98,6 +101,8 @@ def grammar(text: str) -> str:
         If there is none.
     """
     ((kind, value),) = json.loads(text).items()
+    if kind == CALLS:
+        return LLMatcher.grammar_from_lark(calls_grammar(value, _JSON_OPTIONS))
     if kind == "json":
         schema = json.dumps(settled_schema(value), ensure_ascii=False)
         return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)

@@ -5,6 +5,7 @@ oracle that any other implementation is tested against.
 """
 
 from engine.kernels.attention import AttentionGroup, causal_mask, gather_scratch, paged_attention
+from engine.kernels.experts import mixture
 from engine.kernels.gather_rows import gather_rows
 from engine.kernels.kv import copy_kv_prefix, store_kv
 from engine.kernels.next_token import TokenMasks, allowed, draw, greedy
@@ -25,6 +26,7 @@ __all__ = [
     "gather_rows",
     "gather_scratch",
     "greedy",
+    "mixture",
     "paged_attention",
     "qk_rope_store",
     "rms_norm",

@@ -27,19 +27,33 @@ class Architecture:
     windows
         Where sliding windows come from: "none", "all" (`sliding_window` holds for every layer), or "layers"
         (`use_sliding_window` turns it on, `layer_types` or `max_window_layers` say where).
+    default_window
+        Of "all", where config.json does not say.
+    expert_size
+        The setting that has the inner size of an expert; None: the model is dense.
     """
 
     qk_norm: bool = False
     qkv_bias: bool | None = None
     out_bias: bool | None = None
     windows: str = "none"
+    default_window: int | None = 4096
+    expert_size: str | None = None
 
 
 ARCHITECTURES = {
     "LlamaForCausalLM": Architecture(),
     "MistralForCausalLM": Architecture(qkv_bias=False, out_bias=False, windows="all"),
+    "MixtralForCausalLM": Architecture(
+        qkv_bias=False,
+        out_bias=False,
+        windows="all",
+        default_window=None,
+        expert_size="intermediate_size",
+    ),
     "Qwen2ForCausalLM": Architecture(qkv_bias=True, out_bias=False, windows="layers"),
     "Qwen3ForCausalLM": Architecture(qk_norm=True, windows="layers"),
+    "Qwen3MoeForCausalLM": Architecture(qk_norm=True, windows="layers", expert_size="moe_intermediate_size"),
 }
 """The supported architectures by their name in config.json; Qwen2.5 calls itself Qwen2."""
 
@@ -85,12 +99,29 @@ class RopeConfig:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The mixture of experts that every layer has in place of one MLP.
+
+    Attributes
+    ----------
+    count, per_token
+        Experts of a layer, and those that a token goes to.
+    normalised
+        Whether the shares of the chosen ones are made to sum up to 1.
+    """
+
+    count: int
+    per_token: int
+    normalised: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a dense decoder-only model (sizes in elements, lengths in tokens).
+    """Shape of a decoder-only model (sizes in elements, lengths in tokens).
 
     `windows` has one entry per layer: the most recent tokens a token of that layer attends to, itself
     included, or None for all of them. `quantised` says how to read the matrices of an 8-bit
-    checkpoint.
+    checkpoint. Of a mixture of experts `intermediate_size` is that of one expert.
     """
 
     architecture: str
@@ -111,6 +142,7 @@ class ModelConfig:
     windows: tuple[int | None, ...]
     stop_token_ids: tuple[int, ...]
     quantised: Fp8Scheme | None = None
+    experts: Experts | None = None
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -145,6 +177,22 @@ def load_config(folder: Path) -> ModelConfig:
         ) from None
 
 
+def check_on_device(config: ModelConfig, device: str) -> None:
+    """Refuse a model that our engine computes on the CPU alone; `device` is `cpu`, or one of `cuda`.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it is a mixture of experts.
+    """
+    if config.experts is not None and device != "cpu":
+        raise UnsupportedModelError(
+            "architectures",
+            config.architecture,
+            "our engine computes mixtures of experts on the CPU alone: add --engine vllm, or --device cpu",
+        )
+
+
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """Translate a Hugging Face configuration; see `load_config`."""
     architecture = (raw.get("architectures") or ["missing"])[0]
@@ -166,7 +214,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         architecture=architecture,
         vocab_size=raw["vocab_size"],
         hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
+        intermediate_size=raw[kind.expert_size or "intermediate_size"],
         layers=raw["num_hidden_layers"],
         heads=heads,
         kv_heads=raw.get("num_key_value_heads") or heads,
@@ -181,7 +229,26 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         windows=_parse_windows(raw, kind),
         stop_token_ids=tuple(sorted(int(i) for i in stop_ids)),
         quantised=parse_quantisation(raw.get("quantization_config")),
+        experts=None if kind.expert_size is None else _parse_experts(raw, architecture),
     )
+
+
+def _parse_experts(raw: dict[str, Any], architecture: str) -> Experts:
+    if raw.get("quantization_config") is not None:
+        raise UnsupportedModelError(
+            "quantization_config", "with experts", "use a checkpoint in bfloat16, or --engine vllm"
+        )
+    every = "only models with experts in every layer are implemented"
+    _refuse(raw, "decoder_sparse_step", {1, None}, every)
+    if raw.get("mlp_only_layers"):
+        raise UnsupportedModelError("mlp_only_layers", raw["mlp_only_layers"], every)
+    # transformers writes the one or the other for the same.
+    count = raw["num_local_experts"] if "num_local_experts" in raw else raw["num_experts"]
+    chosen = raw["num_experts_per_tok"]
+    if not isinstance(count, int) or not isinstance(chosen, int) or not 1 <= chosen <= count:
+        raise UnsupportedModelError("num_experts_per_tok", chosen, f"must be 1 to {count}")
+    normalised = architecture == "MixtralForCausalLM" or bool(raw.get("norm_topk_prob", False))
+    return Experts(count, chosen, normalised)
 
 
 def _refuse(raw: dict[str, Any], field: str, allowed: set[object], remedy: str) -> None:
@@ -195,7 +262,7 @@ def _parse_windows(raw: dict[str, Any], kind: Architecture) -> tuple[int | None,
     window: int | None
     types = raw.get("layer_types")
     if kind.windows == "all":
-        window = raw.get("sliding_window", _DEFAULT_WINDOW)
+        window = raw.get("sliding_window", kind.default_window)
         expected = "full_attention" if window is None else "sliding_attention"
         if types is not None and set(types) != {expected}:
             raise UnsupportedModelError("layer_types", types, "only one kind for all layers is implemented")

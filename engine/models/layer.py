@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from engine import kernels
-from engine.kernels.linear import linear
+from engine.kernels.linear import Fp8Weight, linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from engine.models.config import ModelConfig
-    from engine.models.weights import ModelWeights
+    from engine.models.config import Experts, ModelConfig
+    from engine.models.weights import LayerWeights, ModelWeights
 
 _NOTHING: Final = torch.empty(0)
 COMPUTE, MEMORY = "compute", "memory"
@@ -68,7 +68,8 @@ class Carry:
     residual, hidden
         [T, hidden] or [R, hidden]: the stream that every block adds to, and what goes into the next product.
     qkv, q, mixed, wide
-        Packed projections, rotated queries, result of attention, and the inner activations of the MLP. Each
+        Packed projections, rotated queries, result of attention, and the inner activations of the MLP, or
+        what a mixture of experts gives. Each
         is dropped by the operator that reads it last, which waits for all others that do: memory that is
         given back must not be in use in the other lane.
     """
@@ -178,12 +179,31 @@ def _norm(model: Model, index: int, carry: Carry, cache: Tensor) -> None:
 
 def _widen(model: Model, index: int, carry: Carry, cache: Tensor) -> None:
     del cache
-    carry.wide = kernels.silu_and_mul(linear(carry.hidden, model.weights.layers[index].gate_up))
+    layer = model.weights.layers[index]
+    if model.config.experts is None:
+        carry.wide = kernels.silu_and_mul(linear(carry.hidden, layer.gate_up))
+    else:
+        # A token's experts have their own ways: all of them are gone at once.
+        carry.wide = _mixed_experts(layer, carry.hidden, model.config.experts)
+
+
+def _mixed_experts(layer: LayerWeights, hidden: Tensor, experts: Experts) -> Tensor:
+    if layer.router is None or isinstance(layer.gate_up, Fp8Weight) or isinstance(layer.down, Fp8Weight):
+        raise TypeError("a layer of a mixture of experts has no router, or is in 8 bits")
+    return kernels.mixture(
+        hidden,
+        layer.router,
+        layer.gate_up,
+        layer.down,
+        per_token=experts.per_token,
+        normalised=experts.normalised,
+    )
 
 
 def _narrow(model: Model, index: int, carry: Carry, cache: Tensor) -> None:
     del cache
-    carry.hidden = linear(carry.wide, model.weights.layers[index].down)
+    experts = model.config.experts is not None
+    carry.hidden = carry.wide if experts else linear(carry.wide, model.weights.layers[index].down)
     carry.wide = _NOTHING
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from safetensors import safe_open
@@ -28,9 +28,18 @@ if TYPE_CHECKING:
     from engine.models.config import ModelConfig
 
 
+EXPERTS: Final = {
+    "MixtralForCausalLM": ("block_sparse_moe", ("w1", "w3", "w2")),
+    "Qwen3MoeForCausalLM": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+}
+"""Architecture -> the module of its experts in checkpoints, and the names of their projections."""
+
+
 @dataclass(frozen=True)
 class LayerWeights:
     """One decoder layer. Matrices are [out, in]; norms are [hidden] or [head_dim].
+
+    Of a mixture of experts `gate_up` and `down` are [experts, out, in], and `router` is [experts, hidden].
 
     `kv_scales`, float32 [2, kv heads], are those of keys and values in a KV cache in e4m3: of the checkpoint
     where it has them, else 1.
@@ -47,6 +56,7 @@ class LayerWeights:
     gate_up: Tensor | Fp8Weight
     down: Tensor | Fp8Weight
     kv_scales: Tensor
+    router: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ def assemble(
     pack, take, matrix = packer.pack, packer.take, packer.matrix
 
     def layer(i: int) -> LayerWeights:
-        attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
+        attn = f"model.layers.{i}.self_attn"
         sizes = {"q": q_size, "k": kv_size, "v": kv_size}
         biases = {f"{attn}.{n}_proj.bias": size for n, size in sizes.items()}
         return LayerWeights(
@@ -128,10 +138,28 @@ def assemble(
             out=matrix({f"{attn}.o_proj": hidden}, q_size),
             out_bias=take(f"{attn}.o_proj.bias", hidden) if config.out_bias else None,
             post_norm=take(f"model.layers.{i}.post_attention_layernorm.weight", hidden),
-            gate_up=matrix({f"{mlp}.{n}_proj": inner for n in ("gate", "up")}, hidden),
-            down=matrix({f"{mlp}.down_proj": hidden}, inner),
             kv_scales=packer.kv_scales(attn),
+            **(mlp_of(i) if config.experts is None else experts_of(i, config.experts.count)),
         )
+
+    def mlp_of(i: int) -> dict[str, Tensor | Fp8Weight]:
+        mlp = f"model.layers.{i}.mlp"
+        return {
+            "gate_up": matrix({f"{mlp}.{n}_proj": inner for n in ("gate", "up")}, hidden),
+            "down": matrix({f"{mlp}.down_proj": hidden}, inner),
+        }
+
+    def experts_of(i: int, count: int) -> dict[str, Tensor]:
+        block, (gate, up, down) = EXPERTS[config.architecture]
+        place = f"model.layers.{i}.{block}"
+        names = [f"{place}.experts.{number}" for number in range(count)]
+        wide = {f"{name}.{part}.weight": inner for name in names for part in (gate, up)}
+        narrow = {f"{name}.{down}.weight": hidden for name in names}
+        return {
+            "gate_up": pack(wide, hidden).view(count, 2 * inner, hidden),
+            "down": pack(narrow, inner).view(count, hidden, inner),
+            "router": take(f"{place}.gate.weight", count, hidden),
+        }
 
     embed = take("model.embed_tokens.weight", config.vocab_size, hidden)
     return ModelWeights(

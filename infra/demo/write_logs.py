@@ -78,7 +78,7 @@ def odd_lines(rng: random.Random, part: int, lines: list[str]) -> list[str]:
     made = [rng.choice(lines), ""]
     if part == 0:
         good = request("broken", q.pick(rng), random.Random(0))
-        with_tools = good["body"] | {"tools": [{"type": "function", "function": {"name": "lookup"}}]}
+        with_tools = good["body"] | {"tools": [{"type": "web_search"}]}
         conflict = json.loads(rng.choice(lines))
         conflict["body"]["max_tokens"] += 1
         made += [

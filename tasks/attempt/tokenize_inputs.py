@@ -12,7 +12,7 @@ from tasks.attempt.kept import Kept, keep_answers
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
-from tasks.night.model import check_model
+from tasks.night.model import check_model, check_on_its_device
 from tasks.profile.tokenize import tokenize_requests
 from tasks.profile.tokenizer import load_tokenizer
 
@@ -38,7 +38,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     Raises
     ------
     ConfigurationError
-        If the files of the model have changed since the run was named by them.
+        If the files of the model have changed since the run was named by them, or the device is none for it.
     """
     if "extract" not in night.log.state.steps:
         _record_extracted(night, inputs.extracted)
@@ -46,6 +46,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     if known is not None:
         return known.results
     config = load_config(night.model_dir)
+    check_on_its_device(night, config)
     asked = inputs.extracted.files("requests")
     kept = Kept(asked) if inputs.earlier is None else keep_answers(night, inputs.earlier, asked)
     result = tokenize_requests(

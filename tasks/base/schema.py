@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSIONS: Final[dict[str, int]] = {
     "requests": 3,
     "profiles": 1,
-    "outputs": 3,
+    "outputs": 4,
     "errors": 3,
     "quarantine": 1,
     "steps": 2,
@@ -136,7 +136,7 @@ _IDENTIFYING: Final = [
     _SOURCE_URI,
     _SOURCE_LINE,
     _col("event_time", UTC, "UTC", "When it was asked, where the source knows", null=True),
-    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions) or completions (/v1/completions)"),
+    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions), completions, responses"),
     _col("requested_model", pa.string(), "", "Model the request names; the run's model answers", null=True),
     _col("answer_key", pa.string(), "sha256", "Digest of normalised prompt and effective sampling"),
     _col(
@@ -191,6 +191,7 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
             "logarithms by the model itself, before temperature, top_k and top_p, per token of the answer",
             null=True,
         ),
+        _col("tool_calls_json", pa.string(), "json", "Of each choice its calls of tools, or null", null=True),
         _col(
             "usage",
             USAGE,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.base.errors import ErrorCode, RequestError
+from tasks.infer.calls import CallReader
 from tasks.plan.work import prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, sequences
 from tasks.requests.template_variables import more_settings
@@ -33,6 +34,7 @@ class AnswerCollector:
         self._night, self._work, self._writer = night, work, writer
         self._row_of = {row["request_id"]: i for i, row in enumerate(work.rows)}
         self.choices = Choices()
+        self._calls = CallReader(night)
         self._prompts: dict[str, str] | None = None
         self.taken = self.output_tokens = 0
 
@@ -47,6 +49,7 @@ class AnswerCollector:
         if items is None:
             return None
         answer = answer_of(items, row["input_tokens"], settings, self._night)
+        self._calls.put(answer, items, settings, key)
         if settings.get("echo"):
             _put_before(self._echoed()[row["request_id"]], answer)
         return answer["finish_reason"], self._writer.add_answer(key, answer)
@@ -88,13 +91,15 @@ def answer_of(
             "logprobs": None if item["logprobs"] is None else [_token(*token) for token in item["logprobs"]],
         }
         for item in items
-    ] * repeats
+    ]
+    choices = [dict(choice) for _ in range(repeats) for choice in choices]
     first, first_item = choices[0], items[0]
     cached = [item["cached_tokens"] for item in items]
     plain = len(choices) == 1 and first["logprobs"] is None
     return {
         **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
         "choices": None if plain else choices,
+        "tool_calls_json": None,
         "usage": {
             "prompt_tokens": first_item.get("prompt_tokens", prompt_tokens),
             "completion_tokens": sum(map(_answer_tokens, items)) * repeats,

@@ -31,6 +31,7 @@ _ANSWER = (
     "text",
     "token_ids",
     "choices",
+    "tool_calls_json",
     "finish_reason",
     "usage",
     "run_key",

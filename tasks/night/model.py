@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.choices import NATIVE
 from engine.errors import EngineError
-from engine.models.config import load_config
+from engine.models.config import check_on_device, load_config
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.base.identity import digest_of_files, files_of_model
 from tasks.night.request import ORIGIN
 
 if TYPE_CHECKING:
     from engine.model_files import ModelFile
+    from engine.models.config import ModelConfig
     from tasks.night.night import Night
 
 
@@ -44,9 +46,29 @@ def find_model(model: str) -> Path:
             "--model", f"{folder} holds no config.json", "Name a Hugging Face model folder or a hub id"
         ) from None
     except EngineError as error:
-        message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
-        raise ConfigurationError("--model", message, remedy) from None
+        raise _configuration(error) from None
     return folder.resolve()
+
+
+def check_on_its_device(night: Night, config: ModelConfig) -> None:
+    """Check that our engine computes a model on the device of the night; other engines decide themselves.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--model`.
+    """
+    if night.engine.name != NATIVE:
+        return
+    try:
+        check_on_device(config, night.settings.device)
+    except EngineError as error:
+        raise _configuration(error) from None
+
+
+def _configuration(error: EngineError) -> ConfigurationError:
+    message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
+    return ConfigurationError("--model", message, remedy)
 
 
 def check_model(night: Night) -> list[ModelFile]:

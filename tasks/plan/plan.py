@@ -35,6 +35,7 @@ from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import predict
 from tasks.plan.work import load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
+from tasks.requests.tools import SETTINGS as TOOL_SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,7 +268,7 @@ def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[in
         missing = choices.missing(key, sequences(settings))
         seed = settings["seed"]
         # These are made of prompts and answers around the engine.
-        for name in ("n", "echo", "chat_template_kwargs"):
+        for name in ("n", "echo", "chat_template_kwargs", *TOOL_SETTINGS):
             settings.pop(name, None)
         for name in ("stop", "stop_token_ids"):
             settings[name] = tuple(settings[name])

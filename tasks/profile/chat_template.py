@@ -17,6 +17,9 @@ from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
 from tasks.requests.prompts import without_turn
 from tasks.requests.template_variables import BEGINS
+from tasks.requests.tool_messages import CALL_ID, CALLS, for_template
+from tasks.requests.tools import NO_PARAMETERS
+from tasks.tools.forms import ToolForm, find_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,15 +39,41 @@ class _How(NamedTuple):
         Whether the last message is gone on with; else whether a turn of the assistant begins.
     variables
         The template's own ones, as JSON.
+    tools
+        Definitions of tools, as JSON; empty: there are none.
     """
 
     goes_on: bool
     begins: bool
     variables: str
+    tools: str = ""
 
 
-Pattern = tuple[_How, tuple[tuple[str, bool], ...]]
-"""How it is rendered; of each message its role, and whether it has a name."""
+class _Turn(NamedTuple):
+    """What of a message decides whether a template shows it.
+
+    Attributes
+    ----------
+    role
+        Whose it is.
+    named, blank
+        Whether it has a name, and no text beside its calls.
+    calls, call
+        Which calls it makes, and which it is the result of, by their order in the chat; -1: of none.
+    """
+
+    role: str
+    named: bool
+    blank: bool = False
+    calls: tuple[int, ...] = ()
+    call: int = -1
+
+
+Pattern = tuple[_How, tuple[_Turn, ...]]
+"""How it is rendered, and what of each message matters to that."""
+_TOOLS: Final = -1
+"""Among messages that are left out: the definitions of the tools."""
+_TRIED_TOOL: Final = "qzjxtool"
 
 
 class ChatTemplate:
@@ -68,6 +97,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._now = datetime.combine(run_date or date.today(), time())  # noqa: DTZ011 - as transformers has it
         self._left_out: dict[Pattern, tuple[int, ...]] = {}
+        self._form: tuple[ToolForm | None] | None = None
         self.problem: str | None = None
         self._source = ""
         if not getattr(tokenizer, "chat_template", None):
@@ -90,17 +120,38 @@ class ChatTemplate:
             return None
         return self._now.isoformat()
 
+    @property
+    def tool_form(self) -> ToolForm | None:
+        """How the model writes calls of tools; None where nobody can tell."""
+        if self._form is None:
+            how = _How(goes_on=False, begins=False, variables="{}")
+
+            def render(messages: list[dict[str, Any]]) -> str:
+                try:
+                    return self._render(messages, how)
+                except RequestError as error:
+                    raise ValueError(error.message) from None
+
+            own = getattr(self._tokenizer, "response_template", None)
+            self._form = (None if self.problem is not None else find_form(render, own),)
+        return self._form[0]
+
     def render(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: str | None = None,
     ) -> str:
         """Render a chat, as `tasks.requests.prompts` has it, into the text the model continues.
 
-        `variables` are those of `tasks.requests.template_variables`.
+        `variables` are those of `tasks.requests.template_variables`, `tools` the setting of
+        `tasks.requests.tools`.
 
         Raises
         ------
         RequestError
-            `template_error`, if there is no template, or it refuses the messages or leaves one out;
+            `template_error`, if there is no template, or it refuses the messages, or leaves one or the tools
+            out;
             `missing_parameter`, if the last message is the assistant's and has no `prefix`.
         """
         if self.problem is not None:
@@ -114,15 +165,17 @@ class ChatTemplate:
                 "continue_final_message",
                 "the last message is the assistant's; say true to go on with it, false to begin a new turn",
             )
-        how = _How(bool(goes_on), bool(begins), canonical_json(given))
+        how = _How(bool(goes_on), bool(begins), canonical_json(given), tools or "")
         for index in self._left_out_of(messages, how):
+            if index == _TOOLS:
+                raise _template_error("tools", "the chat template does not show the model its tools")
             message = messages[index]
-            if message["content"].strip():
+            if message.get(CALLS) or (message["content"] or "").strip():
                 place = f"message {index + 1} of {len(messages)}, of role {message['role']}"
                 raise _template_error(f"messages[{index}].role", f"the chat template leaves out {place}")
         return self._render(messages, how)
 
-    def _left_out_of(self, messages: Sequence[Mapping[str, str]], how: _How) -> tuple[int, ...]:
+    def _left_out_of(self, messages: Sequence[Mapping[str, Any]], how: _How) -> tuple[int, ...]:
         """Return which messages the template would leave out without a word.
 
         Which ones it shows depends on the roles, their order and their number. So it is tried once for each
@@ -130,7 +183,7 @@ class ChatTemplate:
         them for a reason (it trims them, takes reasoning out of earlier answers), and a short one is found
         anywhere.
         """
-        pattern = how, tuple((message["role"], "name" in message) for message in messages)
+        pattern = how, _turns(messages)
         known = self._left_out.get(pattern)
         if known is None:
             known = self._try(pattern)
@@ -141,26 +194,29 @@ class ChatTemplate:
 
     def _try(self, pattern: Pattern) -> tuple[int, ...]:
         how, turns = pattern
-        texts = [f"qzjx{index}kv" for index in range(len(turns))]
-        messages = [
-            {"role": role, "content": text} | ({"name": "n"} if named else {})
-            for (role, named), text in zip(turns, texts, strict=True)
-        ]
+        marks = [_marks(index, turn) for index, turn in enumerate(turns)]
+        messages = [_tried(index, turn) for index, turn in enumerate(turns)]
+        if how.tools:
+            function = {"name": _TRIED_TOOL, "description": "", "parameters": NO_PARAMETERS}
+            how = how._replace(tools=json.dumps([{"type": "function", "function": function}]))
         try:
             shown = self._render(messages, how).casefold()
         except RequestError:
             # It refuses such messages with a word, which the real ones then get.
             return ()
-        return tuple(index for index, text in enumerate(texts) if text not in shown)
+        tools = (_TOOLS,) if how.tools and _TRIED_TOOL not in shown else ()
+        left_out = (index for index, texts in enumerate(marks) if any(text not in shown for text in texts))
+        return (*tools, *left_out)
 
-    def _render(self, messages: Sequence[Mapping[str, str]], how: _How) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Any]], how: _How) -> str:
         try:
             if self.clock is not None:
                 _set_clock(self._source)
             shown = _NOW.set(self._now)
             try:
                 text: str = self._tokenizer.apply_chat_template(
-                    messages,
+                    [for_template(message) for message in messages],
+                    tools=json.loads(how.tools) if how.tools else None,
                     tokenize=False,
                     add_generation_prompt=how.begins and not how.goes_on,
                     continue_final_message=how.goes_on,
@@ -175,6 +231,44 @@ class ChatTemplate:
                 reason = "it does not show the last message as it is, so no answer can go on with it"
             raise _template_error("messages", f"the chat template refuses these messages: {reason}") from None
         return text
+
+
+def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[_Turn, ...]:
+    ids: dict[str, int] = {}
+    turns = []
+    for message in messages:
+        calls = message.get(CALLS) or ()
+        made = tuple(ids.setdefault(call.get("id", f"{len(ids)}"), len(ids)) for call in calls)
+        of = message.get(CALL_ID)
+        turns.append(
+            _Turn(
+                message["role"],
+                "name" in message,
+                blank=bool(calls) and not (message["content"] or "").strip(),
+                calls=made,
+                call=-1 if of is None else ids.setdefault(of, len(ids)),
+            )
+        )
+    return tuple(turns)
+
+
+def _marks(index: int, turn: _Turn) -> list[str]:
+    """Return the texts that have to be shown of a message that is tried."""
+    calls = [f"qzjxcall{call}kv" for call in turn.calls]
+    return calls if turn.blank else [f"qzjx{index}kv", *calls]
+
+
+def _tried(index: int, turn: _Turn) -> dict[str, Any]:
+    """Return a message that is tried; its ids have nine characters, as templates of Mistral's want them."""
+    tried: dict[str, Any] = {"role": turn.role, "content": None if turn.blank else f"qzjx{index}kv"}
+    if turn.named:
+        tried["name"] = "n"
+    if turn.calls:
+        tried[CALLS] = [
+            {"id": f"id{call:07}", "function": {"name": f"qzjxcall{call}kv", "arguments": "{}"}}
+            for call in turn.calls
+        ]
+    return tried if turn.call < 0 else {**tried, CALL_ID: f"id{turn.call:07}"}
 
 
 def _set_clock(source: str) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tasks.base.errors import ErrorCode, RequestError
-from tasks.requests.template_variables import variables_of
+from tasks.requests.template_variables import more_settings, variables_of
+from tasks.requests.tools import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ def render_rows(rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer) -
         try:
             if row["messages_json"] is not None:
                 made.texts[False][index] = tokenizer.template.render(
-                    json.loads(row["messages_json"]), variables_of(row)
+                    json.loads(row["messages_json"]), variables_of(row), more_settings(row).get(TOOLS)
                 )
             elif row["prompt"] is not None:
                 made.texts[True][index] = row["prompt"]

@@ -12,10 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
+from tasks.base.identity import canonical_json
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.token_pool import tokens_of_groups
 from tasks.requests.template_variables import more_settings
+from tasks.requests.tool_messages import texts_of
+from tasks.requests.tools import FORM, TOOLS
+from tasks.tools.enforce import calls_of
+from tasks.tools.forms import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -184,6 +189,7 @@ def _sorted_out(
             _check_prompt(row, ids, tokenizer, context_length)
             _check_settings(row, tokenizer)
             refusal = refuse(row)
+            counted |= _with_calls(row, tokenizer)
         except RequestError as error:
             refusal = error
         if refusal is not None:
@@ -222,6 +228,22 @@ def _check_settings(row: Mapping[str, Any], tokenizer: PromptTokenizer) -> None:
         raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "echo", message)
 
 
+def _with_calls(row: Mapping[str, Any], tokenizer: PromptTokenizer) -> dict[str, Any]:
+    """Return the settings of a row with tools as the model's form of calls makes them; nothing without."""
+    settings = more_settings(row)
+    if TOOLS not in settings:
+        return {}
+    form = tokenizer.template.tool_form
+    if form is None:
+        known = ", ".join(FORMS)
+        message = f"this model's chat template writes calls of tools in none of the forms known: {known}"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, TOOLS, message)
+    added = {str(one): token for token, one in tokenizer.tokenizer.added_tokens_decoder.items()}
+    calls = calls_of(settings, form, added)
+    made = {**settings, FORM: form.name} | ({} if calls is None else {"constraint": calls})
+    return {"settings_json": canonical_json(made)}
+
+
 def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> str:
     """Say where a token of a row's prompt comes from."""
     if row["token_ids"] is not None:
@@ -233,7 +255,7 @@ def _source(row: Mapping[str, Any], token: int, tokenizer: PromptTokenizer) -> s
     told = f"{bounded(name, 64)} (token id {token})"
     texts = [row["prompt"] or ""]
     if row["messages_json"] is not None:
-        texts = [message["content"] for message in json.loads(row["messages_json"])]
+        texts = [*texts_of(json.loads(row["messages_json"])), more_settings(row).get(TOOLS, "")]
     if any(name in text for text in texts):
         return f"the text holds {told}"
     return f"the chat template or the tokenizer adds {told}"

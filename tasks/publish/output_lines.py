@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
+from tasks.publish.response_bodies import response_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ OUTPUT_COLUMNS: Final = (
     "text",
     "finish_reason",
     "choices",
+    "tool_calls_json",
     "usage",
     "finished_at",
     "run_key",
@@ -58,16 +60,30 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     model
         Name of the model that answered.
     """
-    chat = row["endpoint"] == "chat"
     kept = _kept(row)
+    if row["endpoint"] == "responses":
+        body = response_body(row, model, kept.pop("responses", {}))
+    else:
+        body = _completion(row, model)
+    if "metadata" in kept.get("body", {}):
+        body["metadata"] = kept["body"].pop("metadata")
+    response = {"status_code": 200, "request_id": row["request_id"], "body": body}
+    return {**_head(row), "response": response, "error": None, "nightblend": _origin(row, kept)}
+
+
+def _completion(row: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the body of an answer to chat or text completions."""
+    chat = row["endpoint"] == "chat"
     choices = row.get("choices") or [{**row, "logprobs": None}]
+    told = row.get("tool_calls_json")
+    calls = json.loads(told) if told else [None] * len(choices)
     usage = row["usage"]
-    body: dict[str, Any] = {
+    return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{row['request_id'][:24]}",
         "object": "chat.completion" if chat else "text_completion",
         "created": int(row["finished_at"].timestamp()),
         "model": model,
-        "choices": [_choice(index, choice, chat=chat) for index, choice in enumerate(choices)],
+        "choices": [_choice(index, choice, calls[index], chat=chat) for index, choice in enumerate(choices)],
         "usage": {
             "prompt_tokens": usage["prompt_tokens"],
             "completion_tokens": usage["completion_tokens"],
@@ -75,20 +91,23 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": usage["cached_tokens"]},
         },
     }
-    if "metadata" in kept.get("body", {}):
-        body["metadata"] = kept["body"].pop("metadata")
-    response = {"status_code": 200, "request_id": row["request_id"], "body": body}
-    return {**_head(row), "response": response, "error": None, "nightblend": _origin(row, kept)}
 
 
-def _choice(index: int, choice: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+def _choice(
+    index: int, choice: Mapping[str, Any], calls: list[dict[str, Any]] | None, *, chat: bool
+) -> dict[str, Any]:
     message = {"role": "assistant", "content": choice["text"], "refusal": None}
+    reason = choice["finish_reason"]
+    if calls:
+        message |= {"content": choice["text"] or None, "tool_calls": calls}
+        # An answer that was cut may have whole calls before the cut.
+        reason = "tool_calls" if reason == "stop" else reason
     logprobs, form = choice["logprobs"], chat_logprobs if chat else text_logprobs
     return {
         "index": index,
         **({"message": message} if chat else {"text": choice["text"]}),
         "logprobs": None if logprobs is None else form(logprobs),
-        "finish_reason": choice["finish_reason"],
+        "finish_reason": reason,
     }
 
 
@@ -100,7 +119,9 @@ def error_line(row: Mapping[str, Any]) -> dict[str, Any]:
         "param": row["field"],
         "retryable": row["retryable"],
     }
-    return {**_head(row), "response": None, "error": error, "nightblend": _origin(row, _kept(row))}
+    kept = _kept(row)
+    kept.pop("responses", None)
+    return {**_head(row), "response": None, "error": error, "nightblend": _origin(row, kept)}
 
 
 def dump_line(line: Mapping[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ from tasks.requests.sampling import (
     effective_sampling,
     explicit_sampling,
 )
+from tasks.requests.tools import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -229,9 +230,9 @@ class BodyReader:
             explicit = explicit_sampling(others, endpoint)
         except RequestError as error:
             return Settled(**common, requested_model=named, error=error)
-        if "constraint" in explicit:
-            # The order of a schema's keys, which canonical JSON does not show, is that of the answer.
-            common["digest"] = hashlib.sha256(common["digest"] + explicit["constraint"].encode()).digest()[:8]
+        for name in explicit.keys() & {"constraint", TOOLS}:
+            # The order of keys, which canonical JSON does not show, is that of the answer or of the prompt.
+            common["digest"] = hashlib.sha256(common["digest"] + explicit[name].encode()).digest()[:8]
         return Settled(
             **common,
             requested_model=named,

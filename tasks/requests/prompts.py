@@ -16,11 +16,13 @@ import orjson
 from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
 from tasks.requests.sampling import TURN_FIELDS
+from tasks.requests.tool_messages import CALL_ID, CALLS, normal_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
+_PLAIN_ROLES: Final = ROLES - {"tool"}
 CONTENT_TAG: Final = {name: name.encode() + b"\0" for name in ("messages_json", "prompt", "token_ids")}
 """What precedes a prompt in its digest."""
 _WITHOUT_EFFECT: Final = frozenset(
@@ -53,7 +55,7 @@ def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
     normal = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     _settle_turn(normal, body)
     try:
-        # Texts and flags only, so these are the bytes of `canonical_json`.
+        # Texts, flags and calls of texts only, so these are the bytes of `canonical_json`.
         return {"messages_json": orjson.dumps(normal, option=orjson.OPT_SORT_KEYS).decode()}
     except TypeError:
         return {"messages_json": canonical_json(normal)}
@@ -95,14 +97,24 @@ def _message(message: object, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be an object")
     role, content = message.get("role"), message.get("content")
-    if len(message) == 2 and isinstance(content, str) and isinstance(role, str) and role in ROLES:
+    if len(message) == 2 and isinstance(content, str) and isinstance(role, str) and role in _PLAIN_ROLES:
         return {"role": role, "content": content}
-    _check_fields(message, frozenset({"role", "content", "name", "prefix"}), where)
-    if role in ("tool", "function"):
+    calls = message.get(CALLS) if role == "assistant" else None
+    own = {CALLS} if role == "assistant" else {CALL_ID} if role == "tool" else set()
+    _check_fields(message, frozenset({"role", "content", "name", "prefix", *own}), where)
+    if role == "function":
         _refuse_field(f"{where}.role")
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.role", f"must be one of {sorted(ROLES)}")
-    normal: dict[str, Any] = {"role": role, "content": _text(content, f"{where}.content")}
+    # An answer that is a call has no text at all.
+    text = None if calls and content in (None, []) else _text(content, f"{where}.content")
+    normal: dict[str, Any] = {"role": role, "content": text}
+    if calls not in (None, []):
+        normal[CALLS] = normal_calls(calls, f"{where}.{CALLS}")
+    if role == "tool" and message.get(CALL_ID) is not None:
+        if not isinstance(message[CALL_ID], str):
+            raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.{CALL_ID}", "must be a string")
+        normal[CALL_ID] = message[CALL_ID]
     name, prefix = message.get("name"), message.get("prefix")
     if name is not None:
         if not isinstance(name, str):

@@ -21,6 +21,7 @@ from tasks.base.identity import canonical_json, default_seed
 from tasks.requests.structured import FIELDS as CONSTRAINTS
 from tasks.requests.structured import constraint_of
 from tasks.requests.template_variables import more_settings, template_variables
+from tasks.requests.tools import TOOLS, tool_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,9 @@ HONOURED: Final = frozenset(
 """Sampling fields the engine honours."""
 
 HONOURED_IN: Final[dict[Endpoint, frozenset[str]]] = {
-    "chat": frozenset({"add_generation_prompt", "chat_template_kwargs", "reasoning_effort"}),
+    "chat": frozenset(
+        {"add_generation_prompt", "chat_template_kwargs", "reasoning_effort", "tool_choice", "tools"}
+    ),
     "completions": frozenset({"echo"}),
 }
 """Fields that mean something in requests to one endpoint alone."""
@@ -248,7 +251,8 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
     -------
     dict
         Any of `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, logprobs,
-        constraint`, and those of `OFF`; a setting that the body leaves unset is absent.
+        constraint`, those of `OFF` and of `tasks.requests.tools`; a setting that the body leaves unset is
+        absent.
         `max_completion_tokens` becomes `max_tokens`, a `stop` string becomes a list, `top_k` -1 becomes 0
         (off), a negative `seed` its two's complement. `n` is present if above 1, the others of `OFF` if they
         are not at the value there, `logprobs` if asked for: the number of alternatives wanted per token, from
@@ -273,14 +277,13 @@ def explicit_sampling(body: Mapping[str, Any], endpoint: Endpoint = "chat") -> d
             settings[key] = checked
     if settings.get("min_tokens", 0) > settings.get("max_tokens", _INT32_MAX):
         raise _invalid("min_tokens", "must be at most max_tokens")
-    settings |= template_variables(body) if endpoint == "chat" else _echo(body)
+    settings |= {**template_variables(body), **tool_settings(body)} if endpoint == "chat" else _echo(body)
     found = {"logprobs": _logprobs(body, endpoint), "constraint": constraint_of(body)}
     if found["logprobs"] is not None and "echo" in settings:
         message = "log probabilities of the prompt are not given"
         raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "echo", message)
-    if found["constraint"] is not None and "min_tokens" in settings:
-        message = "an answer that is constrained ends where it is complete"
-        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "min_tokens", message)
+    if found["constraint"] is not None or TOOLS in settings:
+        _check_beside_constraint(settings, found["constraint"])
     return settings | {name: value for name, value in found.items() if value is not None}
 
 
@@ -338,6 +341,16 @@ def shares_answer(explicit: Mapping[str, Any], defaults: SamplingDefaults) -> bo
 def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
     value = body.get("echo")
     return {"echo": True} if value is not None and _flag("echo", value) else {}
+
+
+def _check_beside_constraint(settings: Mapping[str, Any], constraint: object) -> None:
+    """Refuse what does not go with an answer that is constrained, or may become so with its tools."""
+    if "min_tokens" in settings:
+        message = "an answer that is constrained ends where it is complete"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, "min_tokens", message)
+    if constraint is not None and TOOLS in settings:
+        message = "tools beside a constraint of the answer are not supported"
+        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, TOOLS, message)
 
 
 def _goes_on(body: Mapping[str, Any]) -> bool:

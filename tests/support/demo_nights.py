@@ -35,13 +35,13 @@ def write_lines(folder: Path, name: str, lines: list[str]) -> None:
     (folder / name).write_text("\n".join(lines) + "\n")
 
 
-def night_request(root: Path, *, rerun: bool = False, **settings) -> NightRequest:
+def night_request(root: Path, model: Path = DEMO_MODEL, *, rerun: bool = False, **settings) -> NightRequest:
     merged = {"kv_tokens": 4096, "lease_s": 1.0, "heartbeat_s": 0.2, "part_answers": 5, **settings}
     return NightRequest(
         "t",
         str(root / "logs"),
         str(root / "store"),
-        str(DEMO_MODEL),
+        str(model),
         DAY,
         NightSettings(**merged),
         rerun=rerun,

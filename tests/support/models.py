@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from engine.models.config import parse_config
 from engine.models.decoder import Decoder
@@ -23,6 +31,29 @@ SIZES = {
     "bos_token_id": None,
     "pad_token_id": 0,
 }
+EXPERTS = {
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=5, num_experts_per_tok=2),
+    "mixtral-window": MixtralConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=1, sliding_window=11, head_dim=10
+    ),
+    "qwen3-moe": Qwen3MoeConfig(
+        **SIZES,
+        head_dim=16,
+        num_experts=8,
+        num_experts_per_tok=3,
+        moe_intermediate_size=24,
+        norm_topk_prob=True,
+    ),
+    "qwen3-moe-not-normalised": Qwen3MoeConfig(
+        **SIZES,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        norm_topk_prob=False,
+    ),
+}
+"""Mixtures of experts, which run on the CPU alone."""
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, head_dim=12),
     "llama-tied-bias": LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True),
@@ -67,7 +98,7 @@ CONFIGS = {
 
 def reference_model(name: str, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(torch.float32).eval()
+    model = AutoModelForCausalLM.from_config({**CONFIGS, **EXPERTS}[name]).to(torch.float32).eval()
     # Biases start at zero in transformers: a test must see them.
     for key, parameter in model.named_parameters():
         if key.endswith("bias"):

@@ -32,7 +32,7 @@ BUSY_TRIES: Final = 5
 _BEYOND: Final = (
     *("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "constraint"),
     *CHANGING,
-    *("logit_bias", "include_stop_str_in_output", "chat_template_kwargs"),
+    *("logit_bias", "include_stop_str_in_output", "chat_template_kwargs", "tools"),
 )
 """Fields of `Sampling`, and what is said to the chat template, that not every server honours."""
 

@@ -24,7 +24,7 @@ from engine.runtime.sample.settings import CHANGING
 PYTHON: Final = "--engine-python"
 NOT_YET: Final = (
     *CHANGING,
-    *("logit_bias", "include_stop_str_in_output", "constraint"),
+    *("logit_bias", "include_stop_str_in_output", "constraint", "tools"),
 )
 """Fields of `Sampling` that vLLM has under these names or others; nobody has held them against ours."""
 OLDEST: Final = (0, 20)

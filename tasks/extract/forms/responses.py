@@ -1,8 +1,8 @@
 """Bodies of OpenAI's `/v1/responses`: `{model, input, instructions, max_output_tokens, ...}`.
 
-`input` is a text or a list of messages; items of other types (calls of tools and what they gave, reasoning,
-references) are refused by their type, and so is what the service keeps for the caller
-(`previous_response_id`, `conversation`, `prompt`).
+`input` is a text or a list of messages, calls of functions and what these gave; items of other types
+(reasoning, references, calls of the service's own tools) are refused by their type, and so is what the
+service keeps for the caller (`previous_response_id`, `conversation`, `prompt`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ that is too long is cut (it is an error here)."""
 _TEXTS: Final = frozenset({"input_text", "output_text", "text"})
 _ITEM: Final = frozenset({"type", "id", "status", "phase"})
 """Fields of a message that tell where it was kept."""
+_FUNCTION: Final = ("name", "description", "parameters", "strict")
+_TOLD: Final = (
+    *("instructions", "max_output_tokens", "parallel_tool_calls", "reasoning", "temperature", "text"),
+    *("tool_choice", "tools", "top_logprobs", "top_p", "truncation"),
+)
+"""Fields of a call that its answer tells again."""
 
 
 def formed(body: Mapping[str, Any]) -> Formed:
@@ -40,23 +46,90 @@ def formed(body: Mapping[str, Any]) -> Formed:
     elif top:
         found["top_logprobs"] = top
     rest = set_aside(found, _WITHOUT_EFFECT)
-    for name in ("reasoning", "text"):
-        if name in found and only_nothing(_without_plain_format(found[name])):
-            del found[name]
+    found |= _tools(found)
+    _settle_text(found)
+    _settle_reasoning(found)
     return Formed(renamed(found, _RENAMED), "chat", rest)
 
 
-def _without_plain_format(value: object) -> object:
-    """Leave out of `text` that it is to be plain text."""
-    if isinstance(value, dict) and value.get("format") == {"type": "text"}:
-        return {name: item for name, item in value.items() if name != "format"}
-    return value
+def told_again(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a call that its answer tells again."""
+    return {name: body[name] for name in _TOLD if body.get(name) is not None}
+
+
+def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return functions, and which of them is to be called, as a chat has them; others stay as they are."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    found: dict[str, Any] = {}
+    if isinstance(tools, list):
+        found["tools"] = [_function(tool) for tool in tools]
+    if isinstance(choice, dict) and choice.keys() == {"type", "name"} and choice["type"] == "function":
+        found["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    return found
+
+
+def _function(tool: object) -> object:
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    others = {name: value for name, value in tool.items() if name not in _FUNCTION}
+    return {**others, "function": {name: tool[name] for name in _FUNCTION if tool.get(name) is not None}}
+
+
+def _settle_text(found: dict[str, Any]) -> None:
+    """Make `text.format` the `response_format` of a chat; what else `text` asks for stays."""
+    text = found.get("text")
+    if not isinstance(text, dict):
+        if text is None:
+            found.pop("text", None)
+        return
+    form = text.get("format")
+    rest = {name: value for name, value in text.items() if name != "format"}
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        schema = {name: value for name, value in form.items() if name != "type"}
+        found["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form == {"type": "json_object"}:
+        found["response_format"] = form
+    elif form not in (None, {"type": "text"}):
+        return
+    found["text"] = rest
+    if only_nothing(rest):
+        del found["text"]
+
+
+def _settle_reasoning(found: dict[str, Any]) -> None:
+    """Make `reasoning.effort` the `reasoning_effort` of a chat; what else it asks for stays."""
+    reasoning = found.get("reasoning")
+    if only_nothing(reasoning):
+        found.pop("reasoning", None)
+    elif isinstance(reasoning, dict) and only_nothing({**reasoning, "effort": None}):
+        found["reasoning_effort"] = found.pop("reasoning")["effort"]
 
 
 def _messages(given: object) -> object:
     if isinstance(given, str):
         return [{"role": "user", "content": given}] if given else []
-    return [_message(item) for item in given] if isinstance(given, list) else given
+    if not isinstance(given, list):
+        return given
+    made: list[Any] = []
+    for item in given:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "function_call":
+            _add_call(made, item)
+        elif kind == "function_call_output":
+            output = _content(item.get("output"))
+            made.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+        else:
+            made.append(_message(item))
+    return made
+
+
+def _add_call(made: list[Any], item: Mapping[str, Any]) -> None:
+    """Add a call to the turn of the assistant that it belongs to: all of one turn is one message."""
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    call = {"id": item.get("call_id"), "type": "function", "function": function}
+    if not made or not isinstance(made[-1], dict) or made[-1].get("role") != "assistant":
+        made.append({"role": "assistant", "content": None})
+    made[-1] = {**made[-1], "tool_calls": [*made[-1].get("tool_calls", []), call]}
 
 
 def _message(item: object) -> object:

@@ -7,6 +7,7 @@ an earlier request of the object has the same name, and `settle` corrects those 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
-PARSER_VERSION: Final = 5
+PARSER_VERSION: Final = 6
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
+RESPONSES: Final = "responses"
+"""Column `endpoint` of calls to `/v1/responses`, and the name of what their answers tell again of them."""
 _NO_BODY: Final = bytes(16)
 _AT: Final = {name: place for place, name in enumerate(COLUMNS)}
 _REQUEST_ID, _CUSTOM_ID = _AT["request_id"], _AT["custom_id"]
@@ -327,10 +330,10 @@ class RecordParser:
             "tenant": logged.tenant or parsed.tenant,
             "custom_id": parsed.custom_id,
             "event_time": logged.event_time,
-            "endpoint": parsed.endpoint,
+            "endpoint": parsed.endpoint if logged.told_again is None else RESPONSES,
             "requested_model": parsed.requested_model or logged.requested_model,
             "answer_key": parsed.answer_key,
-            "passthrough_json": parsed.passthrough_json,
+            "passthrough_json": _with_told_again(parsed.passthrough_json, logged.told_again),
             "observed_output_tokens": logged.output_tokens,
             "observed_latency_s": logged.latency_s,
             "max_tokens": parsed.max_tokens,
@@ -371,6 +374,13 @@ def _columns(settings: dict[str, Any] | None) -> dict[str, Any]:
     own = {name: value for name, value in (settings or {}).items() if name in _IN_SAMPLING}
     more = {name: value for name, value in (settings or {}).items() if name not in _IN_SAMPLING}
     return {"sampling": own or None, "settings_json": canonical_json(more) if more else None}
+
+
+def _with_told_again(passthrough: str | None, told: Mapping[str, Any] | None) -> str | None:
+    """Return what passes through with what the answer tells again of its call."""
+    if not told:
+        return passthrough
+    return canonical_json({**(json.loads(passthrough) if passthrough else {}), RESPONSES: told})
 
 
 def _shape_line(logged: Logged) -> ParsedLine:

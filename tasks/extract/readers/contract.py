@@ -70,6 +70,8 @@ class Logged:
         The log's own name of the request, unique in its object; None if it has none.
     rest
         Fields of the record that pass through to the results.
+    told_again
+        Of a call to `/v1/responses`, whose answer has that API's form: what of the call it tells again.
     requested_model
         Of a request without a body.
     output_tokens
@@ -81,6 +83,7 @@ class Logged:
     endpoint: Endpoint = "chat"
     custom_id: str | None = None
     rest: Mapping[str, Any] = field(default_factory=dict)
+    told_again: Mapping[str, Any] | None = None
     requested_model: str | None = None
     workload: str | None = None
     tenant: str | None = None

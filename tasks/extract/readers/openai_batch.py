@@ -80,6 +80,7 @@ def _read_responses(record: Mapping[str, Any]) -> Logged:
         endpoint=made.endpoint,
         custom_id=text_id(record, "custom_id"),
         rest={**others, **made.rest},
+        told_again=responses.told_again(body),
     )
 
 

@@ -1,6 +1,7 @@
 """Definitions of tools, wherever a log keeps them: they change the answer, so a request must show them.
 
-A definition that a reader passes on as `tools` of the body is refused by that name.
+A definition that a log keeps beside the body is refused by the name `tools`: such logs do not tell all that
+was asked of them (`tool_choice`), nor in one form.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ NAMES: Final = (
 )
 """Names of fields and attributes: of APIs, of Langfuse, of the GenAI conventions, of the AI SDK, of MLflow,
 of OpenInference and of OpenLLMetry."""
+LOGGED: Final = "logged"
 _NAMES: Final = frozenset(NAMES)
 _NUMBERED: Final = ("llm.tools.", "llm.request.functions.")
 """Beginnings of attributes that spread definitions over several."""
@@ -75,7 +77,7 @@ def with_tools(body: dict[str, Any], *places: Mapping[str, Any]) -> dict[str, An
     if body.get("tools") or body.get("functions"):
         return body
     found = tool_definitions(*places)
-    return body if found is None else {**body, "tools": found}
+    return body if found is None else {**body, "tools": {LOGGED: found}}
 
 
 def _defines(value: object) -> bool:

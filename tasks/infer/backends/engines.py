@@ -16,6 +16,7 @@ from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestE
 from tasks.night.model import model_name
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
+from tasks.requests.tool_messages import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ _OFF: Final[Mapping[str, Any]] = {
     "ignore_eos": False,
     "logprobs": None,
     "constraint": None,
+    "tools": None,
     **OFF,
 }
 """Sampling settings as they are where a request does not ask for them."""
@@ -161,6 +163,10 @@ def refusal_of(
                 return _unsupported("prompt", facts, "takes no token ids")
             if _says_whose_turn(row["messages_json"]):
                 return _unsupported("continue_final_message", facts, "cannot be told whose turn it is")
+            if _has_calls(row["messages_json"]):
+                return _unsupported(
+                    "messages", facts, "is not known to take calls of tools and their results"
+                )
         return None
 
     return refusal
@@ -172,6 +178,13 @@ def _says_whose_turn(messages: str | None) -> bool:
         return False
     turns, goes_on = without_turn(json.loads(messages))
     return bool(goes_on) or (goes_on is not None and turns[-1]["role"] == "assistant")
+
+
+def _has_calls(messages: str | None) -> bool:
+    """Tell whether a chat holds calls of tools or what they gave back."""
+    if messages is None or '"tool' not in messages:
+        return False
+    return any(turn["role"] == "tool" or CALLS in turn for turn in json.loads(messages))
 
 
 def _unsupported(name: str, facts: EngineFacts, why: str = "does not honour this setting") -> RequestError:

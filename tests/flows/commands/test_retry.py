@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tasks.night.night import Night
 
-UNSUPPORTED = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+UNSUPPORTED = {"tools": [{"type": "function"}]}
 LINES = [
     batch_line("short", "Count from 1 to 3."),
     batch_line("twice", "Count from 2 to 4.", max_tokens=7),

@@ -71,6 +71,7 @@ ANSWERED = [
     chat("several", n=2, temperature=0.8, seed=4, logprobs=True, top_logprobs=2),
     chat("labels", user="u-7", metadata={"team": "billing"}, store=True, service_tier="auto"),
     line("text", {"model": "m", "prompt": "Count from 3", "max_tokens": 8, "echo": True}, "/v1/completions"),
+    line("response", {"model": "gpt-4o", "input": "x", "max_output_tokens": 8}, "/v1/responses"),
 ]
 REFUSED = [
     chat("image", [{"role": "user", "content": LOOK}]),
@@ -99,7 +100,6 @@ EITHER = [
     chat("called", CALLED, tools=[TOOL]),
     line("embedding", {"model": "text-embedding-3-small", "input": "x", "dimensions": 8}, "/v1/embeddings"),
     line("embeddings", {"model": "e", "input": ["x", "y"], "encoding_format": "base64"}, "/v1/embeddings"),
-    line("response", {"model": "gpt-4o", "input": "x", "max_output_tokens": 8}, "/v1/responses"),
     line("response-tools", {"model": "gpt-4o", "input": "x", "tools": [TOOL]}, "/v1/responses"),
 ]
 """Answered as soon as they can be; until then errors with a code."""
@@ -121,6 +121,9 @@ def test_every_custom_id_comes_back_once(tmp_path: Path) -> None:
     names = Counter(one["custom_id"] for one in (*outputs, *errors))
     assert names == Counter(str(one["custom_id"]) for one in (*records, long))
     assert {one["custom_id"] for one in ANSWERED} <= {one["custom_id"] for one in outputs}
+    forms = {one["custom_id"]: one["response"]["body"]["object"] for one in outputs}
+    wanted = ("chat.completion", "text_completion", "response")
+    assert tuple(forms[name] for name in ("plain", "text", "response")) == wanted
     refused = {one["custom_id"]: one["error"]["code"] for one in errors}
     assert {str(one["custom_id"]) for one in (*REFUSED, long)} <= refused.keys()
     assert all(refused.values())

@@ -191,7 +191,7 @@ def check_prompt(found: dict[str, Any], record: dict[str, Any], kind: str) -> No
     if found["messages_json"] is None:
         asked = [found["prompt"]] if found["prompt"] is not None else []
     else:
-        asked = [message["content"] for message in json.loads(found["messages_json"])]
+        asked = [message["content"] or "" for message in json.loads(found["messages_json"])]
     for text in asked:
         if text not in given:
             # Parts, joined.

@@ -144,8 +144,6 @@ def test_two_names_of_one_setting_must_agree() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
         ("functions", [{}]),
         ("response_formats", {"type": "json_object"}),
         ("best_of", 2),

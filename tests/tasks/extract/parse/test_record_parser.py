@@ -122,7 +122,7 @@ def test_prompts_that_cannot_be_answered(prompt: object, code: str) -> None:
         (["hi"], "invalid_parameter", "messages[0]"),
         ([{"content": "x"}], "invalid_parameter", "messages[0].role"),
         ([{"role": "king", "content": "x"}], "invalid_parameter", "messages[0].role"),
-        ([{"role": "tool", "content": "x"}], "unsupported_parameter", "messages[0].role"),
+        ([{"role": "function", "name": "f", "content": "x"}], "unsupported_parameter", "messages[0].role"),
         ([{"role": "user"}], "invalid_parameter", "messages[0].content"),
         ([{"role": "user", "content": 5}], "invalid_parameter", "messages[0].content"),
         ([{"role": "user", "content": [IMAGE_PART]}], "unsupported_parameter", "messages[0].content[0].type"),

@@ -99,7 +99,8 @@ def test_lines_for_responses_may_lie_behind_chats() -> None:
         *[Outcome.ERROR] * 3,
     ]
     assert found[0]["messages_json"] == found[1]["messages_json"] == found[3]["messages_json"]
-    assert (found[1]["max_tokens"], found[1]["custom_id"], found[2]["field"]) == (9, "b", "tools")
+    assert (found[1]["max_tokens"], found[1]["custom_id"]) == (9, "b")
+    assert found[2]["field"] == "tools[0].function.name"
     assert [row["field"] for row in found[4:]] == ["method", "body", "body"]
 
 
