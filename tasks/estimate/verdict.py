@@ -47,13 +47,21 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
             "would not end the night sooner."
         )
     if result["best_order"] != "blend":
-        found.append(
-            f"The order {result['best_order']} does better than the blend here: --policy chooses it."
-        )
+        found.append(f"The order {result['best_order']} does better than the blend here: {_taken(result)}.")
     small = [name for name, w in workload["workloads"].items() if w["memory_seconds"] <= 0.0]
     if small:
         found.append(f"{', '.join(small)}: answers so short that nothing is decoded.")
     return found
+
+
+def _taken(result: dict[str, Any]) -> str:
+    """Return who chooses the best order."""
+    auto = result["auto"]
+    if auto["order"] != result["best_order"]:
+        return f"--policy {result['best_order']} takes it"
+    return (
+        f"--policy auto, the default, takes it, {auto['vs_runner_up']:.1%} ahead of the {auto['runner_up']}"
+    )
 
 
 def _why_not(result: dict[str, Any]) -> str:

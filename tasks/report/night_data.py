@@ -223,6 +223,7 @@ def _orders(
             page_size=settings["page_size"],
             token_budget=max(settings["token_budget"], settings["max_sequences"]),
             max_sequences=settings["max_sequences"],
+            pacing=settings.get("pacing", False),
         ),
         seed=settings["run_seed"],
     )
