@@ -86,7 +86,9 @@ def _planned_steps(night: Night) -> dict[str, Any]:
     """Return the sizes of steps that the plan has chosen; nothing of a plan of an earlier version."""
     step = night.log.state.steps.get("plan")
     found = {} if step is None else step.results.get("step", {})
-    return {name: found[name] for name in ("token_budget", "max_sequences", "pacing") if name in found}
+    return {
+        name: found[name] for name in ("token_budget", "max_sequences", "pacing", "reserve") if name in found
+    }
 
 
 class _Answers:

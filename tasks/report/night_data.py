@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from engine.cost.step import DeviceProfile, ModelShape
+from engine.plan.scan import RESERVE
 from engine.runtime.settings import EngineSettings
 from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
@@ -226,4 +227,5 @@ def _orders(
             pacing=settings.get("pacing", False),
         ),
         seed=settings["run_seed"],
+        reserve=settings.get("reserve", RESERVE),
     )

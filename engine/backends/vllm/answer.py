@@ -58,7 +58,9 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     paced = options.pacing if job.settings.pacing is None else job.settings.pacing
     how = options.scheduling
     if how == "auto":
-        how = "ours" if job.plan.policy in TWO_SIDED else "plan"
+        # A job that names its pacing was chosen for the steps that we take.
+        chosen = job.settings.pacing is not None
+        how = "ours" if chosen or job.plan.policy in TWO_SIDED else "plan"
     if how == "ours" and not loaded.hooked:
         how = "simulated"
     cost = step_cost(loaded.shape, planned)

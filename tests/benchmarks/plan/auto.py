@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.simulate.schedules import Schedule, candidates
 from engine.simulate.search import Work, search
+from tests.benchmarks.lib import digest
 from tests.benchmarks.plan import compare
 from tests.benchmarks.plan.cells import LENGTHS, PACED_BUDGET, RESERVES, SHAPE, Run
 from tests.benchmarks.plan.orders import BASELINES
@@ -42,7 +43,9 @@ def largest(bench: Bench) -> EngineSettings:
 
 def choose(bench: Bench, interference: float | None, lengths: str = "known") -> Figures:
     """Return what `auto` chooses for a mix with such lengths, and what the search took."""
-    name = f"auto-{'serial' if interference is None else f'i{interference:g}'}-{lengths}"
+    # The search is no part of the code that the other cells depend on.
+    code = digest.code_digest("tests/benchmarks/plan/auto.py")[:8]
+    name = f"auto-{'serial' if interference is None else f'i{interference:g}'}-{lengths}-{code}"
     return bench.kept(name, lambda: _choose(bench, interference, lengths))
 
 

@@ -26,6 +26,7 @@ from engine.plan.policies import plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.scan import HALF_RESERVE, WHOLE_RESERVE
+from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
 from engine.runtime.schedule.revision import Reviser
@@ -91,6 +92,8 @@ class Run:
         Requests of a stratified sample; 0 for all.
     reserve
         Of the blend: a key of `RESERVES`, or empty for the default.
+    seed
+        Of the sample that is answered first.
     """
 
     order: str
@@ -102,6 +105,7 @@ class Run:
     admission: str = "peak"
     sample: int = 0
     reserve: str = ""
+    seed: int = 0
 
     @property
     def key(self) -> str:
@@ -111,7 +115,7 @@ class Run:
         defaults = Run(self.order)
         parts += [
             f"{name}{getattr(self, name)}"
-            for name in ("memory", "lengths", "admission", "sample", "reserve")
+            for name in ("memory", "lengths", "admission", "sample", "reserve", "seed")
             if getattr(self, name) != getattr(defaults, name)
         ]
         return "-".join(parts)
@@ -140,6 +144,7 @@ def _means(mix: Workload) -> Float64:
 AGAIN = {
     "sampled_again": "a sample of each subtree is answered first, its means serve the rest",
     "combined_again": "the estimator of a first night, which learns from running answers as well",
+    "workloads_again": "the same with something of every workload in the sample",
     "history_again": "the same on a later night: it knows the answers of a night before, of other requests",
 }
 """Lengths that a run learns, planning again as it goes on (the blend only), as the engine does."""
@@ -258,7 +263,10 @@ class Bench:
         if run.lengths != "sampled_again":
             history = self._night_before() if run.lengths == "history_again" else None
             model = LengthModel.of(features_of(part), limit, history)
-        sample = choose_sample(tree, SAMPLE_FRACTION)
+        if run.lengths == "workloads_again":
+            sample = sample_workloads(tree, part.workload.astype(np.int64), SAMPLE_FRACTION, run.seed)
+        else:
+            sample = choose_sample(tree, SAMPLE_FRACTION, run.seed)
         again = Replanning(run.order, 0, tree, limit, None, None, model, sample)
         nothing = np.zeros(part.requests, np.int32), np.zeros(part.requests, np.int8)
         estimate = np.maximum(again.estimate(*nothing), 1.0)
