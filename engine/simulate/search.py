@@ -181,7 +181,8 @@ def search(
     expected = _seconds(load, serial=cost.interference >= 1.0)
     if budget is None:
         budget = min(SHARE * expected, MOST_SECONDS)
-    left, trials, spent = list(candidates), {}, 0.0
+    left, spent = list(candidates), 0.0
+    trials: dict[Schedule, Trial] = {}
     per_request = _work_of(0.0, float(work.estimate.sum()), float(work.start[-1])) / len(work)
     # Until steps have been counted: as many as the answers would take that run a hundred at a time.
     per_request += PER_STEP * float(work.estimate.mean()) / 100.0

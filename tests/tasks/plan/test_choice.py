@@ -15,7 +15,16 @@ from tasks.operations.status import date_status
 from tasks.plan import choice as choosing
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.profile.profile import profile
-from tests.support.demo_nights import DAY, batch_line, night_request, opened, write_lines
+from tasks.publish.publish import publish
+from tests.support.demo_nights import (
+    DAY,
+    answer,
+    batch_line,
+    night_request,
+    opened,
+    outputs_of,
+    write_lines,
+)
 
 FOLDER = f"{FIRST_FOLDER}"
 
@@ -94,3 +103,21 @@ def test_a_night_too_small_to_search_is_blended(tmp_path):
     results, _, made = planned(tmp_path, "first", request_of(tmp_path))
     assert made.policy == "blend"
     assert "Not searched" in results["choice"]["why"]
+
+
+def test_the_engine_takes_the_chosen_steps_and_the_publication_names_the_order(root, monkeypatch):
+    chosen = Schedule("dfs", 64, pacing=True)
+
+    def found(*arguments, **keywords):
+        return replace(searching.search(*arguments, **keywords), schedule=chosen)
+
+    monkeypatch.setattr(choosing, "search", found)
+    with opened(request_of(root, part_answers=500), root / "night") as night:
+        profile(night)
+        results = answer(night)
+        assert results["engine_settings"]["token_budget"] == 64
+        assert results["engine_settings"]["pacing"]
+        steps = night.read_table("steps").to_pylist()
+        assert max(step["prefill_tokens"] + step["decode_tokens"] for step in steps) <= 64
+        assert publish(night)["policy"] == "dfs"
+        assert len(outputs_of(night)) == 160
