@@ -37,7 +37,7 @@ KEPT: Final = (64, 5, 2)
 """Most candidates that are tried in each of them."""
 SHARE: Final = 0.01
 """Part of the expected time on the device that may be spent."""
-MOST_SECONDS: Final = 6.0
+MOST_SECONDS: Final = 5.0
 """Most that may be spent, in seconds of one core."""
 LEAST: Final = 128
 """Requests without which a sample says nothing: with fewer in reach nothing is searched."""

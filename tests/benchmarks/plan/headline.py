@@ -16,7 +16,11 @@ def headline(sections: dict[str, list[Figures]]) -> Figures:
     """Return the figures that are promised by name; those of sections that were not run are missing."""
     found: Figures = {}
     for figures in sections.get("build", []):
-        found |= {k: figures[k] for k in ("build_400k_s", "build_400k_peak_gb") if figures[k] is not None}
+        found |= {
+            k: figures[k]
+            for k in ("build_400k_s", "plan_400k_with_search_s", "build_400k_peak_gb")
+            if figures.get(k) is not None
+        }
     if sections.get("grid"):
         s = compare.summary(sections["grid"])
         found["grid_mean_vs_dfs_2048"] = s["mean_vs_dfs_2048"]
