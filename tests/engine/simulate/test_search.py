@@ -139,3 +139,10 @@ def test_a_schedule_is_read_as_it_was_told(schedule: Schedule) -> None:
     assert (sizes.token_budget, sizes.pacing) == (schedule.token_budget, schedule.pacing)
     assert schedule.policy in str(schedule)
     assert f"{schedule.token_budget:,}" in str(schedule)
+
+
+def test_the_best_of_each_policy_goes_on() -> None:
+    ranked = [Schedule("blend", budget, pacing=False) for budget in (1, 2, 3)]
+    ranked += [Schedule("dfs", budget, pacing=False) for budget in (4, 5)]
+    found = [(one.policy, one.token_budget) for one in searching._in_turn(ranked)]
+    assert found == [("blend", 1), ("dfs", 4), ("blend", 2), ("dfs", 5), ("blend", 3)]
