@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 BUDGETS: Final = (512, 1024, 2048)
 """Most tokens per step that are tried, up to what the engine is made for."""
-RESERVES: Final = (HALF_RESERVE, WHOLE_RESERVE)
-"""Reserves of `blend` that are tried (`engine.plan.scan.HALF_RESERVE`).
+THREE_QUARTERS: Final = (0.75, 0.75)
+RESERVES: Final = (HALF_RESERVE, THREE_QUARTERS, WHOLE_RESERVE)
+"""Reserves of `blend` that are tried (`engine.plan.scan.HALF_RESERVE`), the middle one with pacing alone.
 
-None is best for everything. Simulated on an A100 with overlap, half of it, the default, loses 11 % to the whole
-on half of Mooncake's conversations beside videos; there the whole loses 4.5 % to half without the videos, 2.3 %
-on chats and code with many videos and little sharing (density 0.9, sharing 5 %), 1.3 % on long documents, and
-nothing on the other mixes. Three quarters lose 3.3 % at most, but on more mixes.
+None is best for everything. Simulated with overlap on half of Mooncake's conversations beside videos, half of
+it, the default, loses 11 % to the whole on an A100 and 2 % to three quarters on an H200. On an A100 the whole
+loses 4.5 % to half without the videos, 2.3 % on chats and code with many videos and little sharing (density
+0.9, sharing 5 %), 1.3 % on long documents, and nothing on the other mixes; three quarters lose 3.3 % at most.
+`make bench-plan` has all of them for every mix, among the candidates of its section `auto`.
 """
 
 
@@ -87,5 +89,10 @@ def candidates(most: EngineSettings, *, order_only: bool = False) -> tuple[Sched
         return tuple(Schedule(policy, own, most.pacing) for policy in ("blend", "dfs"))
     steps = [(own, True), *((budget, False) for budget in sorted({*BUDGETS, own}) if budget <= own)]
     # The budget that a run has without a search is among them, larger ones than `BUDGETS` only as that.
-    found = [Schedule("blend", budget, pacing, reserve) for reserve in RESERVES for budget, pacing in steps]
+    found = [
+        Schedule("blend", budget, pacing, reserve)
+        for reserve in RESERVES
+        for budget, pacing in steps
+        if pacing or reserve != THREE_QUARTERS
+    ]
     return (*found, *(Schedule("dfs", budget, pacing) for budget, pacing in steps))

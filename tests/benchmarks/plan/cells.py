@@ -30,6 +30,7 @@ from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
 from engine.runtime.schedule.revision import Reviser
+from engine.simulate.schedules import THREE_QUARTERS
 from engine.simulate.simulate import simulate
 from tests.benchmarks.lib import digest, workloads
 from tests.benchmarks.plan.mixes import MODEL, SHAPE, Mix
@@ -60,7 +61,7 @@ MEMORY_USED = 0.9
 """Part of the device's memory for weights and KV; the rest is for activations and the CUDA context."""
 MOST_TOKENS = 65_536
 """Most tokens of an answer, all that a first night knows of its length."""
-RESERVES = {"half": HALF_RESERVE, "whole": WHOLE_RESERVE}
+RESERVES = {"half": HALF_RESERVE, "three_quarters": THREE_QUARTERS, "whole": WHOLE_RESERVE}
 """Name -> reserve of the blend."""
 
 

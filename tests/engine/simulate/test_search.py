@@ -15,7 +15,7 @@ from engine.plan.scan import HALF_RESERVE, WHOLE_RESERVE
 from engine.plan.tree import build_tree
 from engine.runtime.settings import EngineSettings
 from engine.simulate import search as searching
-from engine.simulate.schedules import Schedule, candidates
+from engine.simulate.schedules import THREE_QUARTERS, Schedule, candidates
 from engine.simulate.search import GROUP, Work, sample, search
 from engine.simulate.simulate import simulate
 
@@ -121,7 +121,11 @@ def test_candidates_keep_to_the_engine_and_order_only_has_one_step() -> None:
     found = candidates(MOST)
     assert len(set(found)) == len(found)
     assert {one.policy for one in found} == {"blend", "dfs"}
-    assert {one.reserve for one in found if one.policy == "blend"} == {HALF_RESERVE, WHOLE_RESERVE}
+    assert {one.reserve for one in found if one.policy == "blend"} == {
+        HALF_RESERVE,
+        THREE_QUARTERS,
+        WHOLE_RESERVE,
+    }
     assert {one.token_budget for one in found} == {512, 1024, 2048}
     small = replace(MOST, token_budget=300)
     assert {one.token_budget for one in candidates(small)} == {300}
