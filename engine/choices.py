@@ -15,6 +15,12 @@ POLICIES: Final = {
     "interleave": "workloads mixed in proportion, each depth-first",
 }
 """Order policy -> what it does, in a few words (`engine.plan.policies`)."""
+AUTO_ORDER: Final = "auto"
+ORDERS: Final = {
+    AUTO_ORDER: "the fastest of blend and dfs for these requests on this device, by simulation",
+    **POLICIES,
+}
+"""What can be asked for as an order: a policy, or that one is chosen (`engine.simulate.search`)."""
 
 FIXED: Final = "fixed"
 LOGGED: Final = "logged"

@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 8)
+Folder (format version 9)
     job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -33,6 +33,7 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
+Version 9 says of the steps whether they are paced, and of the plan what room it reserves.
 Version 8 has constraints among the sampling settings (`engine.grammar.constraint`), the settings that change
 logits, and the one for the text of stops.
 Version 7 has engines beside our own: their options, prompts as text, the messages `refused` and `load`.
@@ -56,6 +57,7 @@ from engine.cost.profiles import DeviceProfile, read_profile, write_profile
 from engine.errors import EngineError
 from engine.plan.policies import Plan
 from engine.plan.replan import Replanning
+from engine.plan.scan import RESERVE
 from engine.runtime.sample.settings import Sampling
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"
@@ -98,6 +100,8 @@ class JobSettings:
         KV memory in tokens; None lets the engine choose.
     page_size, token_budget, max_sequences
         See `engine.runtime.core.EngineSettings`.
+    pacing
+        See there; None: as the engine is used to.
     """
 
     model: str
@@ -111,6 +115,7 @@ class JobSettings:
     page_size: int = 16
     token_budget: int = 1024
     max_sequences: int = 128
+    pacing: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -167,13 +172,15 @@ def write_job(
 def write_plan_file(path: Path, plan: Plan) -> None:
     """Write a plan as arrays."""
     arrays = {name: getattr(plan, name) for name in (*_ARRAYS, *_SCALARS)}
-    np.savez(path, policy=np.array(plan.policy), **arrays)
+    np.savez(path, policy=np.array(plan.policy), reserve=np.array(plan.reserve), **arrays)
 
 
 def read_plan_file(path: Path) -> Plan:
-    """Read a plan written by `write_plan_file`."""
+    """Read a plan written by `write_plan_file`, of an earlier version too."""
     with np.load(path) as stored:
+        left, less = stored["reserve"].tolist() if "reserve" in stored else RESERVE
         return Plan(
+            reserve=(left, less),
             policy=str(stored["policy"]),
             **{name: stored[name] for name in _ARRAYS},
             **{name: stored[name].item() for name in _SCALARS},

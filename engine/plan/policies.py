@@ -19,7 +19,7 @@ from engine.plan.order import (
     saved_tokens,
     segments_of,
 )
-from engine.plan.scan import Scan, make_scan
+from engine.plan.scan import RESERVE, Scan, make_scan
 from engine.plan.tree import build_tree, distinct_tokens, hit_rate_optimum, node_costs
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class Plan:
         their common prefix it would cost at least `LINK` more. Empty: nobody has to.
     saved_tokens
         Prompt tokens that each request shares with the one before it in the order.
+    reserve
+        Of `blend`: the parts of the compute-heavy side's share of the memory that the other side leaves free
+        (`engine.plan.scan.HALF_RESERVE`).
     constraint_tokens, constraint_seconds
         What the segments cost: saved tokens fewer than without them, and modelled seconds more in which
         compute and memory work have nothing to run beside.
@@ -80,6 +83,7 @@ class Plan:
     saved_tokens: int = 0
     constraint_tokens: int = 0
     constraint_seconds: float = 0.0
+    reserve: tuple[float, float] = RESERVE
 
     def scan(self) -> Scan:
         """Return the scan that the scheduler admits from."""
@@ -91,6 +95,7 @@ class Plan:
             two_sided=self.policy == "blend",
             segments=self.segments,
             linked=self.linked,
+            reserve=self.reserve,
         )
 
     @property

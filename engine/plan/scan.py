@@ -14,7 +14,7 @@ the other also end together, in waves that leave the memory half empty.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,16 @@ NOBODY = -1
 ) = range(10)
 # Indices into `Scan.waiting`.
 COMPUTE, LEFT_MEMORY, RIGHT_MEMORY = 0, 1, 2
+# Indices into `Scan.reserve`.
+BALANCED, MEMORY_BOUND = 0, 1
+HALF_RESERVE: Final = (0.5, 0.35)
+"""Part of the left side's share of the memory that the right side leaves free even at its peak; the second
+where memory work limits the run (`engine.runtime.schedule.side_balance`), since the weights are read in fewer
+steps if the memory is fuller."""
+WHOLE_RESERVE: Final = (1.0, 1.0)
+"""The right side leaves the whole of it free."""
+RESERVE: Final = HALF_RESERVE
+"""Where a plan says nothing of it."""
 
 
 @struct(dims={"segments": 2})
@@ -73,6 +83,8 @@ class Scan(NamedTuple):
         the end on, the others from the beginning.
     waiting
         float64 [3]: seconds of all requests that are not admitted: compute, memory left, memory right.
+    reserve
+        float64 [2]: `HALF_RESERVE` or other parts like these.
     """
 
     left: Int32
@@ -85,6 +97,7 @@ class Scan(NamedTuple):
     cursor: Int64
     retry: Int32
     waiting: Float64
+    reserve: Float64
 
 
 def make_scan(
@@ -96,6 +109,7 @@ def make_scan(
     two_sided: bool,
     segments: Int64 | None = None,
     linked: Bool | None = None,
+    reserve: tuple[float, float] = RESERVE,
 ) -> Scan:
     """Return a scan at its start.
 
@@ -111,6 +125,8 @@ def make_scan(
         bool [n]: whether the request at a position of `order` has to stay with the one before it, for the
         sake of a prefix. Requests that stay together go to one side, by their density together, and count
         with their mean length there. None: nobody has to.
+    reserve
+        See `Scan`.
     """
     n = order.shape[0]
     order = np.ascontiguousarray(order, np.int32)
@@ -149,6 +165,7 @@ def make_scan(
             [compute[order].sum(), memory[order][heavy[order] == 0].sum(), memory[heavy == 1].sum()],
             np.float64,
         ),
+        reserve=np.array(reserve, np.float64),
     )
     _open_segment(scan, 0)
     return scan

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.choices import DTYPES, ENGINES, ESTIMATORS, KV_DTYPES, LOGGED, NATIVE, POLICIES
+from engine.choices import AUTO_ORDER, DTYPES, ENGINES, ESTIMATORS, KV_DTYPES, LOGGED, NATIVE, ORDERS
 from flows.parameters.form import SLUG, Form
 from flows.parameters.presets import PRESETS, STANDARD
 from tasks.base.run_date import resolve_run_date
@@ -24,7 +24,7 @@ class NightlyParameters(Form):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
         "preset": PRESETS,
         "engine": ENGINES,
-        "policy": POLICIES,
+        "policy": ORDERS,
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
@@ -136,11 +136,11 @@ class NightlyParameters(Form):
         examples=["prompt=question"],
     )
     policy: str = Field(
-        default="blend",
+        default=AUTO_ORDER,
         title="Order policy",
-        description="; ".join(f"{name}: {what}" for name, what in POLICIES.items()) + ".",
-        json_schema_extra={"enum": list(POLICIES)},
-        examples=["blend"],
+        description="; ".join(f"{name}: {what}" for name, what in ORDERS.items()) + ".",
+        json_schema_extra={"enum": list(ORDERS)},
+        examples=[AUTO_ORDER],
     )
     lengths: str = Field(
         default=LOGGED,

@@ -22,7 +22,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
     STANDARD: Preset("as the fields say"),
     "throughput": Preset(
         "most tokens per GPU hour on large nights, lengths are learned while it runs",
-        {"policy": "blend", "lengths": "combined", "part_seconds": 120.0, "part_answers": 5000},
+        {"policy": "auto", "lengths": "combined", "part_seconds": 120.0, "part_answers": 5000},
     ),
     "small-gpu": Preset(
         "fits where memory is short, slower",

@@ -153,7 +153,9 @@ def _outcome(step: str, results: object) -> str:
     if step == "tokenize":
         return f"{results['tokens']:,} prompt tokens"
     if step == "plan":
-        return f"{results['policy']}: {results['remaining']} requests to compute"
+        chosen = results.get("choice")
+        order = results["policy"] if chosen is None else chosen["text"]
+        return f"{order}: {results['remaining']} requests to compute"
     if step == "infer":
         return f"{results['output_tokens']:,} output tokens, hit rate {_share(results['hit_rate'])}"
     return ""

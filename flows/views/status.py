@@ -37,6 +37,8 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["run_dir"] is not None:
         rows.append(("run", found["run_dir"]))
         rows.append(("attempts", f"{found['attempts']}, epoch {found['epoch']}, policy {found['policy']}"))
+    if found["order"] is not None:
+        rows.append(("order", found["order"]))
     if found["owner"] is not None:
         rows.append(("owner", f"{found['owner']}, last sign of life {duration(found['silence_s'])} ago"))
     if found["stop_requested"]:

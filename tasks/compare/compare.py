@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine.choices import ENDPOINT, NATIVE, POLICIES, VLLM
+from engine.choices import ENDPOINT, NATIVE, ORDERS, VLLM
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night
 from tasks.attempt.tokenize_inputs import tokenize_inputs
@@ -68,7 +68,7 @@ def variants_of(
     """
     for name, given, known in (
         ("--engines", engines, (NATIVE, VLLM, ENDPOINT)),
-        ("--policies", policies, tuple(POLICIES)),
+        ("--policies", policies, tuple(ORDERS)),
     ):
         unknown = [one for one in given if one not in known]
         if unknown or not given or len(set(given)) < len(given):

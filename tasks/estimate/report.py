@@ -44,6 +44,8 @@ DRAINS: Final = 10.0
 In a smaller one the end, in which little runs, is most of it, and it says nothing of budgets.
 """
 ORDERS: Final = ("fcfs", "dfs", "interleave", "blend")
+AUTO_ORDERS: Final = ("blend", "dfs")
+"""Those that policy `auto` chooses from (`engine.simulate.schedules.candidates`)."""
 BETTER: Final = 1.01
 """Another order is told to be better from this much on."""
 REPLICAS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -125,6 +127,7 @@ def estimate_machine(requests: Requests, machine: Machine, question: Question) -
         "today": {"way": asdict(today), **_figures(requests, machine, seconds["today"], correct)},
         "ours": {"way": asdict(ours), **_figures(requests, machine, seconds["ours"], correct)},
         "best_order": best["order"],
+        "auto": _auto(rows, overlap=machine.overlaps),
         "gpu_hours": hours,
         "money": _money(hours, machine.price),
         "gain": asdict(gain),
@@ -244,6 +247,24 @@ def _overlap(machine: Machine) -> dict[str, Any]:
         return {"possible": False, "source": None, "interference": None}
     source = "measured" if machine.interference is None else "assumed"
     return {"possible": True, "source": source, "interference": machine.interference}
+
+
+def _auto(rows: list[dict[str, Any]], *, overlap: bool) -> dict[str, Any]:
+    """Return which of the orders that `auto` chooses from is the fastest, and what the other would take.
+
+    The night's own search goes by its own budget, on samples; this is of the rows above.
+    """
+    mine = [row for row in rows if row["overlap"] == overlap and row["order"] in AUTO_ORDERS]
+    best, second = sorted(mine, key=lambda row: float(row["seconds"]))[:2]
+    return {
+        "order": best["order"],
+        "budget": best["budget"],
+        "paced": best["paced"],
+        "seconds": best["seconds"],
+        "runner_up": second["order"],
+        "runner_up_seconds": second["seconds"],
+        "vs_runner_up": second["seconds"] / best["seconds"] - 1.0,
+    }
 
 
 def _nature(case: Case) -> dict[str, Any]:

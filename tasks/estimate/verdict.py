@@ -46,10 +46,15 @@ def _reasons(result: dict[str, Any], answer: str) -> list[str]:
             "The longest answer alone takes as long as everything else together: more GPUs or a better order "
             "would not end the night sooner."
         )
-    if result["best_order"] != "blend":
+    auto = result["auto"]
+    if not single:
         found.append(
-            f"The order {result['best_order']} does better than the blend here: --policy chooses it."
+            f"--policy auto, the default, goes by what is simulated: here {auto['order']}, "
+            f"{auto['seconds'] / 3600:,.2f} h; {auto['runner_up']} would take "
+            f"{auto['vs_runner_up']:.1%} more."
         )
+    if result["best_order"] not in (auto["order"], auto["runner_up"]):
+        found.append(f"The order {result['best_order']} does better here: --policy chooses it.")
     small = [name for name, w in workload["workloads"].items() if w["memory_seconds"] <= 0.0]
     if small:
         found.append(f"{', '.join(small)}: answers so short that nothing is decoded.")

@@ -75,9 +75,19 @@ def run_totals(
         "engine_settings": {
             name: getattr(night.settings, name)
             for name in ("page_size", "token_budget", "max_sequences", "run_seed")
-        },
+        }
+        | _planned_steps(night),
         **_utilisation(night, steps, totals, profile),
         **answers.ideal(night, profile, kv_tokens),
+    }
+
+
+def _planned_steps(night: Night) -> dict[str, Any]:
+    """Return the sizes of steps that the plan has chosen; nothing of a plan of an earlier version."""
+    step = night.log.state.steps.get("plan")
+    found = {} if step is None else step.results.get("step", {})
+    return {
+        name: found[name] for name in ("token_budget", "max_sequences", "pacing", "reserve") if name in found
     }
 
 

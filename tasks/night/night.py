@@ -33,7 +33,7 @@ class NightSettings:
     Attributes
     ----------
     policy
-        Order policy, a key of `engine.choices.POLICIES`.
+        Order policy, a key of `engine.choices.ORDERS`.
     lengths
         Estimator of answer lengths, a key of `engine.choices.ESTIMATORS`.
     kv_tokens

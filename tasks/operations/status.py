@@ -88,10 +88,11 @@ def date_status(
     -------
     dict
         `job, run_date, status, published, output_file, run_dir, run_key, owner, epoch, silence_s, attempts,
-        policy, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, requests, outputs,
-        errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is nothing to
-        tell. From `requests` to `exit_code` it is about the publication where the date is done, else about
-        the last run; `bad_rows` is as `tasks.base.bad_rows.count_bad_rows` returns it.
+        policy, order, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, requests,
+        outputs, errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is
+        nothing to tell. From `requests` to `exit_code` it is about the publication where the date is done,
+        else about the last run; `order` is what policy `auto` has chosen and why, in words; `bad_rows` is as
+        `tasks.base.bad_rows.count_bad_rows` returns it.
     """
     view = view_date(store, job, run_date, lease_s=lease_s)
     current, run = view.current, view.last_run
@@ -150,7 +151,18 @@ def overdue(
 
 def _of_run(store: Store, run: RunView | None) -> dict[str, Any]:
     if run is None:
-        names = ("run_dir", "run_key", "owner", "epoch", "silence_s", "policy", "device", "step", "done")
+        names = (
+            "run_dir",
+            "run_key",
+            "owner",
+            "epoch",
+            "silence_s",
+            "policy",
+            "order",
+            "device",
+            "step",
+            "done",
+        )
         nothing = dict.fromkeys((*names, "total", "part_age_s", "eta_s", "last_error"))
         return nothing | {"attempts": 0, "stop_requested": False}
     state, attempt, owner = run.state, run.state.attempt, run.owner
@@ -163,6 +175,7 @@ def _of_run(store: Store, run: RunView | None) -> dict[str, Any]:
         "silence_s": run.silence_s,
         "attempts": len(state.attempts),
         "policy": attempt.policy if attempt is not None else None,
+        "order": _order(run),
         "device": attempt.device if attempt is not None else None,
         "step": _step(run),
         "done": progress.done,
@@ -202,6 +215,12 @@ def _aborted(run: RunView | None) -> bool:
     """Tell whether the run ended before anything was computed, since its input is not what it should be."""
     ended = run.state.ended if run is not None else None
     return ended is not None and bool(ended.summary.get("aborted"))
+
+
+def _order(run: RunView) -> str | None:
+    step = run.state.steps.get("plan")
+    choice = None if step is None else step.results.get("choice")
+    return None if choice is None else f"{choice['text']}. {choice['why']}"
 
 
 def _step(run: RunView) -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.choices import COMBINED, ESTIMATORS, FIXED, LOGGED, POLICIES, SAMPLED
+from engine.choices import COMBINED, ESTIMATORS, FIXED, LOGGED, ORDERS, SAMPLED
 from engine.cost.devices import model_shape
 from engine.job.format import (
     LENGTHS_FILE,
@@ -29,10 +29,13 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from engine.runtime.sample.settings import Sampling
+from engine.simulate.schedules import Schedule
+from engine.simulate.search import Work
 from tasks.base.errors import ConfigurationError
 from tasks.night.model import check_model
+from tasks.plan.choice import CHOICE, choose, recorded_choice
 from tasks.plan.lengths import read_history, workload_numbers
-from tasks.plan.prediction import predict
+from tasks.plan.prediction import expected_sizes, predict
 from tasks.plan.work import load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
 from tasks.requests.tools import SETTINGS as TOOL_SETTINGS
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 
     from engine.plan.policies import Plan
     from engine.plan.tree import PrefixTree
-    from tasks.night.night import Night
+    from tasks.night.night import Night, NightSettings
     from tasks.plan.work import NightWork
 
     Int64 = npt.NDArray[np.int64]
@@ -97,7 +100,10 @@ def take_plan(night: Night) -> bool:
     files = {name: night.fetch(night.log.state.parts[part]) for name, part in step.results["parts"].items()}
     asked = _Asked.of(night, work, Choices())
     replanning = read_replanning(files[LENGTHS_FILE]) if LENGTHS_FILE in files else None
-    asked.write(night, night.scratch / FIRST_FOLDER, read_plan_file(files[PLAN_FILE]), replanning)
+    choice = recorded_choice(night)
+    schedule = None if choice is None else Schedule.read(choice["schedule"])
+    made = read_plan_file(files[PLAN_FILE])
+    asked.write(night, night.scratch / FIRST_FOLDER, made, replanning, schedule)
     return True
 
 
@@ -128,9 +134,22 @@ class _Asked:
         rows = [i for i, _, _ in asked]
         return cls([work.rows[i] for i in rows], named, *work.prompts(rows))
 
-    def write(self, night: Night, folder: Path, made: Plan, replanning: Replanning | None) -> None:
-        """Write the engine's folder; raise `ConfigurationError` if the model has changed meanwhile."""
+    def write(
+        self,
+        night: Night,
+        folder: Path,
+        made: Plan,
+        replanning: Replanning | None,
+        schedule: Schedule | None,
+    ) -> None:
+        """Write the engine's folder; raise `ConfigurationError` if the model has changed meanwhile.
+
+        `schedule` says what steps the engine takes; None: as the settings and the engine have it.
+        """
         settings = night.settings
+        budget, sequences = settings.token_budget, settings.max_sequences
+        if schedule is not None:
+            budget, sequences = schedule.token_budget, min(sequences, schedule.token_budget)
         job = JobSettings(
             model=str(night.model_dir),
             dtype=settings.dtype,
@@ -141,8 +160,9 @@ class _Asked:
             device=settings.device,
             kv_tokens=settings.kv_tokens,
             page_size=settings.page_size,
-            token_budget=settings.token_budget,
-            max_sequences=settings.max_sequences,
+            token_budget=budget,
+            max_sequences=sequences,
+            pacing=None if schedule is None else schedule.pacing,
         )
         write_model_files(folder, night.model_dir, check_model(night))
         prompts = prompts_as_given(night, self.rows) if night.engine.prompts == "text" else None
@@ -156,9 +176,9 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     What `choices` holds already of unfinished answers is not computed again.
     """
     settings = night.settings
-    if settings.policy not in POLICIES:
+    if settings.policy not in ORDERS:
         raise ConfigurationError(
-            "--policy", f"{settings.policy!r} is unknown", f"Choose one of {', '.join(POLICIES)}"
+            "--policy", f"{settings.policy!r} is unknown", f"Choose one of {', '.join(ORDERS)}"
         )
     if settings.lengths not in ESTIMATORS:
         raise ConfigurationError(
@@ -176,8 +196,12 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
     shape = model_shape(config, settings.dtype, settings.kv_dtype)
     device = settings.planned_on
+    sizes = expected_sizes(offsets, max_new, shape, device, settings)
+    asked_for = Work(tree, tokens, offsets, estimate, group, priority, window)
+    schedule, choice = choose(night, asked_for, shape, device, sizes)
+    replanning = _sampling(replanning, schedule, settings)
     made = plan_tree(
-        settings.policy,
+        schedule.policy,
         tree,
         estimate,
         shape,
@@ -188,9 +212,12 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         window=window,
         first=replanning.sample if replanning is not None and len(replanning.sample) else None,
     )
-    asked.write(night, folder, made, replanning)
+    made = schedule.of(made)
+    asked.write(night, folder, made, replanning, None if choice is None else schedule)
     return {
-        "policy": settings.policy,
+        "policy": schedule.policy,
+        CHOICE: choice,
+        "step": steps_of(schedule, settings),
         "lengths": settings.lengths,
         "sampled": 0 if replanning is None else len(replanning.sample),
         "remaining": len({name for name, _, _ in asked.named}),
@@ -207,7 +234,9 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         "segments": max(1, len(made.segments) - 1),
         "constraint_tokens": made.constraint_tokens,
         "constraint_seconds": made.constraint_seconds,
-        "predicted": predict(made, tokens, offsets, max_new, shape, device, settings),
+        "predicted": predict(
+            made, tokens, offsets, shape, device, None if sizes is None else schedule.settings(sizes)
+        ),
     }
 
 
@@ -232,8 +261,6 @@ def _lengths(
     model = None
     if settings.lengths == COMBINED:
         model = LengthModel.of(Features.of(tokens, offsets, group), limit, read_history(night), logged)
-    # No other order goes by lengths.
-    samples = settings.policy == "blend" or settings.lengths == SAMPLED
     constrained = any(c is not None for c in constraints)
     found = Replanning(
         policy=settings.policy,
@@ -243,9 +270,31 @@ def _lengths(
         segment=segments_of(*constraints, len(rows)) if constrained else None,
         group=group,
         model=model,
-        sample=choose_sample(tree, SAMPLE, settings.run_seed) if samples else np.zeros(0, np.int32),
+        sample=np.zeros(0, np.int32),
     )
     return found.estimate(np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int8)), found
+
+
+def _sampling(
+    replanning: Replanning | None, schedule: Schedule, settings: NightSettings
+) -> Replanning | None:
+    """Return it for the policy that was chosen, with the requests that are answered first."""
+    if replanning is None:
+        return None
+    # No other order than the blend goes by lengths.
+    samples = schedule.policy == "blend" or settings.lengths == SAMPLED
+    sample = choose_sample(replanning.tree, SAMPLE, settings.run_seed) if samples else replanning.sample
+    return replace(replanning, policy=schedule.policy, sample=sample)
+
+
+def steps_of(schedule: Schedule, settings: NightSettings) -> dict[str, Any]:
+    """Return the steps that an engine takes by a schedule, as they are recorded."""
+    return {
+        "token_budget": schedule.token_budget,
+        "max_sequences": min(settings.max_sequences, schedule.token_budget),
+        "pacing": schedule.pacing,
+        "reserve": list(schedule.reserve),
+    }
 
 
 def _constraints(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:

@@ -27,23 +27,48 @@ LEAST: Final = 100
 """A plan of fewer requests takes seconds, which say nothing of the model, and need no simulator."""
 
 
-def predict(
-    plan: Plan,
-    tokens: npt.NDArray[np.int32],
+def expected_sizes(
     offsets: npt.NDArray[np.int64],
     limit: npt.NDArray[np.int64],
     shape: ModelShape,
     device: DeviceProfile,
     settings: NightSettings,
-) -> dict[str, Any] | None:
-    """Return what the engine is expected to do with a plan whose expected lengths come true.
+) -> EngineSettings | None:
+    """Return the sizes of the engine that are to be expected; None if they do not hold the longest request.
 
     Parameters
     ----------
     limit
         int64 [N], tokens: most output tokens of each request.
+    """
+    size = settings.page_size
+    pages = -(-(np.diff(offsets) + limit) // size)
+    least, most = (int(pages.max(initial=0)) + 1) * size, (int(pages.sum()) + 1) * size
+    budget = max(settings.token_budget, settings.max_sequences)
+    kv_tokens = settings.kv_tokens
+    if kv_tokens is None and device.memory_bytes is None:
+        kv_tokens = cpu_kv_tokens(shape.kv_bytes_per_token, least, most)
+    elif kv_tokens is None:
+        kv_tokens = min(kv_tokens_left(shape, device, budget, settings.max_sequences), max(most, least))
+    return None if kv_tokens < least else EngineSettings(kv_tokens, size, budget, settings.max_sequences)
+
+
+def predict(
+    plan: Plan,
+    tokens: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    shape: ModelShape,
+    device: DeviceProfile,
+    sizes: EngineSettings | None,
+) -> dict[str, Any] | None:
+    """Return what the engine is expected to do with a plan whose expected lengths come true.
+
+    Parameters
+    ----------
     device
         What the plan was made with.
+    sizes
+        Of the engine, with the steps that it takes; from `expected_sizes`.
 
     Returns
     -------
@@ -52,26 +77,14 @@ def predict(
         kv_tokens` and `profile`, the digest of the device profile. None for fewer than `LEAST` requests, or
         if the KV memory that is to be expected does not hold the longest one.
     """
-    lengths = np.diff(offsets) + limit
-    if len(lengths) < LEAST:
-        return None
-    size = settings.page_size
-    pages = -(-lengths // size)
-    least, most = (int(pages.max()) + 1) * size, (int(pages.sum()) + 1) * size
-    budget = max(settings.token_budget, settings.max_sequences)
-    kv_tokens = settings.kv_tokens
-    if kv_tokens is None and device.memory_bytes is None:
-        kv_tokens = cpu_kv_tokens(shape.kv_bytes_per_token, least, most)
-    elif kv_tokens is None:
-        kv_tokens = min(kv_tokens_left(shape, device, budget, settings.max_sequences), max(most, least))
-    if kv_tokens < least:
+    if len(offsets) - 1 < LEAST or sizes is None:
         return None
     found = simulate(
         plan,
         tokens,
         offsets,
         np.maximum(np.rint(plan.estimate), 1).astype(np.int32),
-        EngineSettings(kv_tokens, size, budget, settings.max_sequences),
+        sizes,
         step_cost(shape, device),
     )
     return {
@@ -81,7 +94,7 @@ def predict(
         "decode_tokens": found.decode_tokens,
         "hit_rate": found.hit_rate,
         "retractions": found.preemptions,
-        "kv_tokens": kv_tokens,
+        "kv_tokens": sizes.kv_tokens,
         "profile": profile_digest(device),
     }
 

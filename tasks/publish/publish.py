@@ -162,7 +162,7 @@ def publish(night: Night) -> dict[str, Any]:
         "summary_file": uri(f"{prefix}/summary.json"),
         "report_file": uri(f"{prefix}/report.html") if (local / "report.html") in written else None,
         "run_dir": uri(night.log.prefix),
-        "policy": night.attempt.policy,
+        "policy": summary["policy"],
         # Of an engine elsewhere the attempt says so; it tells no device.
         "device": night.attempt.device if night.attempt.device == ENDPOINT else device and device.name,
         # Published again, it is still the run that ended then.

@@ -75,7 +75,9 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
                 for attempt in state.attempts
             ],
             "status": state.ended.status if state.ended else "unended",
-            "policy": state.attempt.policy if state.attempt else None,
+            "policy": steps.get("plan", {}).get("policy")
+            or (state.attempt.policy if state.attempt else None),
+            "choice": steps.get("plan", {}).get("choice"),
             "device": state.attempt.device if state.attempt else None,
             "tree": _tree(requests, profiles, top) if requests else None,
             "workloads": steps.get("profile", {}).get("workloads", {}),

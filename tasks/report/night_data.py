@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from engine.cost.step import DeviceProfile, ModelShape
+from engine.plan.scan import RESERVE
 from engine.runtime.settings import EngineSettings
 from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
@@ -223,6 +224,8 @@ def _orders(
             page_size=settings["page_size"],
             token_budget=max(settings["token_budget"], settings["max_sequences"]),
             max_sequences=settings["max_sequences"],
+            pacing=settings.get("pacing", False),
         ),
         seed=settings["run_seed"],
+        reserve=settings.get("reserve", RESERVE),
     )

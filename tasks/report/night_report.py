@@ -149,7 +149,7 @@ def _planned(night: NightData) -> list[Block]:
 def _why(night: NightData) -> list[Block]:
     orders = night.orders
     if orders is None:
-        return []
+        return _chosen(night)
     used = next((order for order in orders.orders if order.policy == night.policy), None)
     rows = [
         (
@@ -177,6 +177,7 @@ def _why(night: NightData) -> list[Block]:
         "tokens/s",
     )
     return [
+        *_chosen(night),
         *([Text(text) for text in explain(orders, used)] if used else []),
         night_plots.orders(orders, night.policy),
         Table(
@@ -186,6 +187,26 @@ def _why(night: NightData) -> list[Block]:
             rows,
         ),
     ]
+
+
+def _chosen(night: NightData) -> list[Block]:
+    """Return what policy `auto` has chosen, why, and what the other candidates would have taken."""
+    choice = night.steps.get("plan", {}).get("choice")
+    if choice is None:
+        return []
+    blocks: list[Block] = [Text(f"Chosen by auto: {choice['text']}. {choice['why']}")]
+    if choice["trials"]:
+        best = choice["trials"][0]["seconds"]
+        rows = [
+            (row["text"], duration(row["seconds"]), _change(row["seconds"], best), f"{row['requests']:,}")
+            for row in choice["trials"]
+        ]
+        about = (
+            "Candidates, best first: those that were tried on more requests first. Simulated before the run, "
+            "with the lengths expected then."
+        )
+        blocks.append(Table(about, ("candidate", "time", "to chosen", "requests simulated"), rows))
+    return blocks
 
 
 def explain(orders: Orders, used: Order) -> list[str]:

@@ -7,7 +7,7 @@ requests that begin alike are taken as a whole, so that prefixes stay shared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,10 +17,13 @@ from engine.cost.optimum import optimum
 from engine.cost.step import step_cost
 from engine.plan.features import LEVELS, prefix_keys
 from engine.plan.policies import plan_tree
+from engine.plan.scan import RESERVE
 from engine.plan.tree import build_tree, cached_tokens
 from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from engine.cost.step import DeviceProfile, ModelShape
@@ -90,6 +93,7 @@ def compare_orders(
     device: DeviceProfile,
     settings: EngineSettings,
     seed: int = 0,
+    reserve: Sequence[float] = RESERVE,
 ) -> Orders | None:
     """Return what each policy would have taken; None without requests.
 
@@ -101,7 +105,10 @@ def compare_orders(
         int64 [N], float64 [N]: true and expected answer lengths; requests without an answer have 0.
     group
         int64 [N]: workload of each request.
+    reserve
+        Of `blend`: see `engine.plan.policies.Plan`.
     """
+    left, less = reserve
     answered = np.flatnonzero(output > 0)
     chosen = choose_sample(tokens, start, output, answered)
     if not chosen.size:
@@ -118,7 +125,7 @@ def compare_orders(
     found = []
     for policy in POLICIES:
         plan = plan_tree(policy, tree, expected, shape, device, seed=seed, group=kinds)
-        done = simulate(plan, own, own_start, answer, settings, cost)
+        done = simulate(replace(plan, reserve=(left, less)), own, own_start, answer, settings, cost)
         found.append(
             Order(
                 policy,

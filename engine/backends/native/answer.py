@@ -78,6 +78,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
             page_size=settings.page_size,
             token_budget=max(settings.token_budget, settings.max_sequences),
             max_sequences=settings.max_sequences,
+            pacing=bool(settings.pacing),
         ),
         job.tokens,
         job.offsets,

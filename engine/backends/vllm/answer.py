@@ -55,17 +55,20 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     reviser = None
     if job.replanning is not None:
         reviser = Reviser(job.replanning, job.plan, loaded.shape, planned)
+    paced = options.pacing if job.settings.pacing is None else job.settings.pacing
     how = options.scheduling
     if how == "auto":
-        how = "ours" if job.plan.policy in TWO_SIDED else "plan"
+        # A job that names its pacing was chosen for the steps that we take.
+        chosen = job.settings.pacing is not None
+        how = "ours" if chosen or job.plan.policy in TWO_SIDED else "plan"
     if how == "ours" and not loaded.hooked:
         how = "simulated"
     cost = step_cost(loaded.shape, planned)
     feed: Feed
     if how == "ours":
-        feed = OurFeed(job, loaded, cost, reviser, paced=options.pacing)
+        feed = OurFeed(job, loaded, cost, reviser, paced=paced)
     elif how == "simulated":
-        feed = PlainFeed(loaded, simulated_order(job, loaded, cost, paced=options.pacing))
+        feed = PlainFeed(loaded, simulated_order(job, loaded, cost, paced=paced))
     else:
         feed = PlainFeed(loaded, job.plan.order.tolist())
     session = _Session(job, options, loaded, feed, send)

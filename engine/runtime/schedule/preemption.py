@@ -87,7 +87,7 @@ def _balance(
     if propose(scan, LEFT, 0) == NOBODY and propose(scan, RETRY, 0) == NOBODY:
         return count
     size = pool.tokens.shape[1]
-    limit = right_limit(pool, survey(pool, requests, slots, scan, cost))
+    limit = right_limit(pool, scan, survey(pool, requests, slots, scan, cost))
     while True:
         most, due = side_top(pool, slots, RIGHT)
         if most <= limit:

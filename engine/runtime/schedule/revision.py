@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,9 +71,9 @@ class Reviser:
         unfinished = np.concatenate((revised, waiting))
         if found.plan is not None:
             revised = unfinished
-            self.plan = found.plan
+            self.plan = replace(found.plan, reserve=self.plan.reserve)
             self.replans += 1
-            old, scan = scan, found.plan.scan()
+            old, scan = scan, self.plan.scan()
             take_over(scan, old)
         requests.estimate[revised] = np.clip(found.estimate[revised], 1.0, requests.max_new[revised])
         if self.plan.policy == "blend":

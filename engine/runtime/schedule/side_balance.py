@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.jit import njit_in_place
-from engine.plan.scan import HEAVY_RETRY, N_RIGHT, NOBODY, RIGHT, Scan, propose, right_share
+from engine.plan.scan import (
+    BALANCED,
+    HEAVY_RETRY,
+    MEMORY_BOUND,
+    N_RIGHT,
+    NOBODY,
+    RIGHT,
+    Scan,
+    propose,
+    right_share,
+)
 from engine.runtime.kv.pages import NONE, PagePool
 from engine.runtime.schedule.forecast import draw, side_peak
 from engine.runtime.state import RUNNING, STEP, Requests, Slots
@@ -18,21 +28,16 @@ from engine.runtime.state import RUNNING, STEP, Requests, Slots
 if TYPE_CHECKING:
     from engine.runtime.schedule.pacing import Outlook
 
-LEFT_RESERVE, LESS_RESERVE = 0.5, 0.35
-"""Part of the left side's share that the right side leaves free even at its peak; the lesser one where memory
-work limits the run, since the weights are read in fewer steps if the memory is fuller. The share is about
-averages and a peak is above its average, so less than the whole: in simulations of balanced mixes 0.3 to 0.6
-gives the shortest makespan, 0 starves the left side and 1 leaves memory idle."""
 MEMORY_LIMITS = 0.88
 """Memory work limits the run if compute work takes less than this part of its time. Nearer to balance it is
 now the one and now the other that limits, and the compute-heavy side needs its room."""
 
 
 @njit_in_place
-def right_limit(pool: PagePool, outlook: Outlook) -> float:
+def right_limit(pool: PagePool, scan: Scan, outlook: Outlook) -> float:
     """Return the pages that the right side may hold at its peak."""
     share = right_share(outlook.left_memory, outlook.right_memory)
-    reserve = LESS_RESERVE if outlook.rho < MEMORY_LIMITS else LEFT_RESERVE
+    reserve = scan.reserve[MEMORY_BOUND if outlook.rho < MEMORY_LIMITS else BALANCED]
     return float((1.0 - reserve * (1.0 - share)) * pool.free.shape[0])
 
 
@@ -47,7 +52,7 @@ def longest_that_fits(
     costs a little room, never the limit).
     """
     size, step = pool.tokens.shape[1], slots.counts[STEP] + 1
-    limit = right_limit(pool, outlook)
+    limit = right_limit(pool, scan, outlook)
     again = propose(scan, HEAVY_RETRY, 0)
     if again != NOBODY:
         due, base = draw(requests, again, step, delay, size)

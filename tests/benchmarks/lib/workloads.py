@@ -243,6 +243,12 @@ def with_videos(
     return assemble(f"{name} density {density:.2f}", [source, video], [count, videos], sums, seed)
 
 
+def alone(source: Source, shape: ModelShape, device: DeviceProfile, seed: int = 1) -> Workload:
+    """Return a whole source and nothing else."""
+    sums = [_Sums.of(source, shape, device)]
+    return assemble(source.name, [source], [source.prompt.size], sums, seed)
+
+
 def assemble(name: str, parts: list[Source], counts: list[int], sums: list[_Sums], seed: int) -> Workload:
     """Return the first `counts` requests of each source, in a seeded order of arrival.
 

@@ -28,6 +28,7 @@ from engine.cost.step import NOMINAL
 from tests.benchmarks.lib import places, workloads
 from tests.benchmarks.plan import sections
 from tests.benchmarks.plan.cells import MEMORY_USED, MODEL, SHAPE, code_digest, kv_tokens
+from tests.benchmarks.plan.headline import headline
 from tests.benchmarks.plan.run import collect, run
 from tests.benchmarks.plan.sections import QUICK, TITLES, Scale
 
@@ -70,7 +71,7 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     if arguments.grid_sample:
         scale = replace(scale, grid=min(arguments.grid_sample, len(workloads.GRID)))
     if arguments.requests:
-        scale = replace(scale, requests=arguments.requests)
+        scale = replace(scale, requests=arguments.requests, auto=arguments.requests)
     return scale
 
 
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         found = run(tasks, scale, arguments.scratch / digest, arguments.jobs)
     for section, figures in found.items():
         sections.print_section(section, figures)
-    figures = sections.headline(found)
+    figures = headline(found)
     print("\n== promised figures")
     for name, value in figures.items():
         print(f"{name}: {value}")
@@ -137,6 +138,12 @@ def main(argv: list[str] | None = None) -> None:
             **figures,
             "sections": found,
         }
+        if out.exists() and not complete:
+            before = json.loads(out.read_text())
+            if before["complete"]:
+                # Figures of everything are not replaced by those of a part.
+                record = {**before, "reduced": record}
+                print(f"A part only: written to {out.name} under `reduced`.")
         out.parent.mkdir(exist_ok=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -76,28 +76,37 @@ def measure(requests: int, length: int) -> dict[str, float]:
     from engine.cost.step import NOMINAL, ModelShape
     from engine.plan.policies import plan_tree
     from engine.plan.tree import build_tree
+    from engine.runtime.settings import EngineSettings
+    from engine.simulate.schedules import candidates
+    from engine.simulate.search import Work, search
 
     # Llama-3.1-8B.
     shape = ModelShape(6_979_321_856, 525_336_576, 32, 4096, 131_072, 15_009_316_864)
     rng = np.random.default_rng(1)
 
-    def run(tokens: np.ndarray, start: np.ndarray) -> tuple[float, float]:
+    most = EngineSettings(426_788, 16, 2048, 512)
+
+    def run(tokens: np.ndarray, start: np.ndarray) -> tuple[float, float, float]:
         estimate = rng.lognormal(5, 1.5, len(start) - 1) + 1
         begin = time.perf_counter()
         tree = build_tree(tokens, start)
         built = time.perf_counter()
         plan_tree("blend", tree, estimate, shape, NOMINAL["a100"])
-        return built - begin, time.perf_counter() - begin
+        ordered = time.perf_counter()
+        work = Work(tree, tokens, start, estimate)
+        search(work, candidates(most), shape, NOMINAL["a100"], most, overlap=True)
+        return built - begin, ordered - begin, time.perf_counter() - begin
 
     run(*make_prompts(30_000, 40))
     prompts = make_prompts(requests, length)
-    tree_s, total_s = run(*prompts)
+    tree_s, total_s, search_s = run(*prompts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
         "requests": requests,
         "tokens": requests * length,
         "tree_s": tree_s,
         "build_s": total_s,
+        "with_search_s": search_s,
         "peak_gb": peak,
         "buffer_gb": prompts[0].nbytes / 1e9,
     }
@@ -126,9 +135,10 @@ def bench_build(sizes: tuple[tuple[int, int], ...] = SIZES) -> dict[str, Any]:
     Returns
     -------
     dict
-        `sizes`: for each the seconds of the tree (`tree_s`) and of tree, sums and blended order (`build_s`),
-        and the peak resident memory in GB with the token buffer (`peak_gb`); `plain`: the plain Python radix
-        tree at 10k; `cores`; and `build_400k_s`, `build_400k_peak_gb`, None if 400k was not asked for.
+        `sizes`: for each the seconds of the tree (`tree_s`), of tree, sums and blended order (`build_s`), and
+        of these and the search for the best order (`with_search_s`), and the peak resident memory in GB with
+        the token buffer (`peak_gb`); `plain`: the plain Python radix tree at 10k; `cores`; and the figures of
+        400k by name, None if 400k was not asked for.
     """
     from engine.plan.sort import usable_cores
 
@@ -140,6 +150,7 @@ def bench_build(sizes: tuple[tuple[int, int], ...] = SIZES) -> dict[str, Any]:
         "sizes": found,
         "plain": _in_child("plain"),
         "build_400k_s": main["build_s"] if main else None,
+        "plan_400k_with_search_s": main["with_search_s"] if main else None,
         "build_400k_peak_gb": main["peak_gb"] if main else None,
     }
 
@@ -147,11 +158,15 @@ def bench_build(sizes: tuple[tuple[int, int], ...] = SIZES) -> dict[str, Any]:
 def print_build(result: dict[str, Any]) -> None:
     """Print the result of `bench_build` as a table."""
     print(f"Prefix tree and blended order, measured on {result['cores']} cores, token buffer included")
-    print(f"{'requests':>12}{'tokens':>16}{'tree s':>10}{'all s':>10}{'peak GB':>10}{'ns/token':>10}")
+    print(
+        f"{'requests':>12}{'tokens':>16}{'tree s':>10}{'all s':>10}{'+search s':>10}{'peak GB':>10}"
+        f"{'ns/token':>10}"
+    )
     for row in result["sizes"]:
         each = row["build_s"] / row["tokens"] * 1e9
         print(
             f"{row['requests']:>12,}{row['tokens']:>16,}{row['tree_s']:>10.2f}{row['build_s']:>10.2f}"
+            f"{row['with_search_s']:>10.2f}"
             f"{row['peak_gb']:>10.2f}{each:>10.2f}"
         )
     plain = result["plain"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost.optimum import PRESETS, optimum
+from engine.cost.optimum import optimum
 from engine.cost.step import NOMINAL, step_cost
 from engine.plan.features import Features
 from engine.plan.length_model import History, LengthModel
@@ -25,11 +25,15 @@ from engine.plan.partition import partition
 from engine.plan.policies import plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
+from engine.plan.scan import HALF_RESERVE, WHOLE_RESERVE
+from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree, cached_tokens, node_costs
 from engine.runtime.core import EngineSettings
 from engine.runtime.schedule.revision import Reviser
+from engine.simulate.schedules import THREE_QUARTERS
 from engine.simulate.simulate import simulate
-from tests.benchmarks.lib import digest, sources, workloads
+from tests.benchmarks.lib import digest, workloads
+from tests.benchmarks.plan.mixes import MODEL, SHAPE, Mix
 from tests.benchmarks.plan.orders import plan_of
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
+__all__ = ["MODEL", "NOMINAL", "SHAPE", "Bench", "MissingError", "Mix", "Run"]
+
 BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
 PACED_BUDGET = 8192
 SAMPLE = 5_000
@@ -55,47 +61,14 @@ MEMORY_USED = 0.9
 """Part of the device's memory for weights and KV; the rest is for activations and the CUDA context."""
 MOST_TOKENS = 65_536
 """Most tokens of an answer, all that a first night knows of its length."""
-SHAPE = PRESETS["llama-3.1-8b"]
-MODEL = "Llama-3.1-8B"
+RESERVES = {"half": HALF_RESERVE, "three_quarters": THREE_QUARTERS, "whole": WHOLE_RESERVE}
+"""Name -> reserve of the blend."""
 
 
 def kv_tokens(device: str) -> int:
     """Return how many tokens of KV a device holds beside the weights (embedding and LM head are two)."""
     weights = SHAPE.weight_bytes + 2 * SHAPE.head_parameters
     return int((MEMORY_USED * MEMORY_BYTES[device] - weights) / SHAPE.kv_bytes_per_token)
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What is to be answered, on which device.
-
-    Attributes
-    ----------
-    base
-        A key of `workloads.BASES`, or ``mooncake`` or ``documents``, which take no `sharing`.
-    """
-
-    device: str
-    density: float
-    sharing: float
-    base: str = "azure"
-    requests: int = workloads.REQUESTS
-
-    @property
-    def key(self) -> str:
-        """A name that is a file name as well."""
-        return f"{self.device}-{self.base}-d{self.density:.2f}-s{self.sharing:.2f}-n{self.requests}"
-
-    def build(self, seed: int = 1) -> Workload:
-        """Return the requests; those of the recipe are other ones with another seed."""
-        device = NOMINAL[self.device]
-        if self.base in workloads.BASES:
-            return workloads.recipe(self.density, self.sharing, SHAPE, device, self.requests, self.base, seed)
-        if self.base == "mooncake":
-            source = sources.mooncake_source(self.requests)
-        else:
-            source = sources.documents_source(self.requests, seed=3)
-        return workloads.with_videos(self.base, source, self.density, SHAPE, device)
 
 
 @dataclass(frozen=True)
@@ -118,6 +91,10 @@ class Run:
         The rule by which a request fits: ``peak``, ``total`` (p + d) or ``average`` (p + d / 2).
     sample
         Requests of a stratified sample; 0 for all.
+    reserve
+        Of the blend: a key of `RESERVES`, or empty for the default.
+    seed
+        Of the sample that is answered first.
     """
 
     order: str
@@ -128,6 +105,8 @@ class Run:
     lengths: str = "known"
     admission: str = "peak"
     sample: int = 0
+    reserve: str = ""
+    seed: int = 0
 
     @property
     def key(self) -> str:
@@ -137,7 +116,7 @@ class Run:
         defaults = Run(self.order)
         parts += [
             f"{name}{getattr(self, name)}"
-            for name in ("memory", "lengths", "admission", "sample")
+            for name in ("memory", "lengths", "admission", "sample", "reserve", "seed")
             if getattr(self, name) != getattr(defaults, name)
         ]
         return "-".join(parts)
@@ -166,6 +145,7 @@ def _means(mix: Workload) -> Float64:
 AGAIN = {
     "sampled_again": "a sample of each subtree is answered first, its means serve the rest",
     "combined_again": "the estimator of a first night, which learns from running answers as well",
+    "workloads_again": "the same with something of every workload in the sample",
     "history_again": "the same on a later night: it knows the answers of a night before, of other requests",
 }
 """Lengths that a run learns, planning again as it goes on (the blend only), as the engine does."""
@@ -246,15 +226,15 @@ class Bench:
 
     def cell(self, run: Run) -> dict[str, Any]:
         """Return the figures of a run, from the folder if they are there."""
-        return self._kept(run.key, lambda: self._simulate(run))
+        return self.kept(run.key, lambda: self._simulate(run))
 
     def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return figures that are measured, not simulated: anew, unless only what is kept is asked for."""
         if not self._only_kept:
             (self.folder / f"{name}.json").unlink(missing_ok=True)
-        return self._kept(name, measure)
+        return self.kept(name, measure)
 
-    def _kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self.folder / f"{name}.json"
         if file.exists():
             found: dict[str, Any] = json.loads(file.read_text())
@@ -273,7 +253,10 @@ class Bench:
         if run.lengths in AGAIN:
             reviser = self._reviser(run, part)
             return self._figures(run, part, reviser.plan, reviser)
-        return self._figures(run, part, self.plan(run))
+        plan = self.plan(run)
+        if run.reserve:
+            plan = replace(plan, reserve=RESERVES[run.reserve])
+        return self._figures(run, part, plan)
 
     def _reviser(self, run: Run, part: Workload) -> Reviser:
         tree, limit = self.tree(run.sample), np.full(part.requests, MOST_TOKENS, np.int64)
@@ -281,7 +264,10 @@ class Bench:
         if run.lengths != "sampled_again":
             history = self._night_before() if run.lengths == "history_again" else None
             model = LengthModel.of(features_of(part), limit, history)
-        sample = choose_sample(tree, SAMPLE_FRACTION)
+        if run.lengths == "workloads_again":
+            sample = sample_workloads(tree, part.workload.astype(np.int64), SAMPLE_FRACTION, run.seed)
+        else:
+            sample = choose_sample(tree, SAMPLE_FRACTION, run.seed)
         again = Replanning(run.order, 0, tree, limit, None, None, model, sample)
         nothing = np.zeros(part.requests, np.int32), np.zeros(part.requests, np.int8)
         estimate = np.maximum(again.estimate(*nothing), 1.0)
@@ -311,7 +297,7 @@ class Bench:
 
     def divide(self, replicas: int) -> dict[str, Any]:
         """Return the parts of a partition: makespans of the replicas with known lengths, and its balance."""
-        return self._kept(f"partition-{replicas}", lambda: self._divide(replicas))
+        return self.kept(f"partition-{replicas}", lambda: self._divide(replicas))
 
     def _divide(self, replicas: int) -> dict[str, Any]:
         whole, run = self.whole, Run("blend")
@@ -350,7 +336,7 @@ class Bench:
     def bounds(self, interference: float | None = 0.0) -> dict[str, Any]:
         """Return what no schedule can beat on the modelled device (`engine.cost.optimum`)."""
         name = "serial" if interference is None else f"i{interference:g}"
-        return self._kept(f"bounds-{name}", lambda: self._bounds(interference))
+        return self.kept(f"bounds-{name}", lambda: self._bounds(interference))
 
     def _bounds(self, interference: float | None) -> dict[str, Any]:
         whole, tree = self.whole, self.tree(0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.plan.policies import Plan, plan_tree
+from tests.benchmarks.plan.peers import PEERS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,7 +27,11 @@ BASELINES = {
     "interleave": "workloads side by side in proportion, depth-first inside each",
 }
 """Name -> what it does. All are walked from one end."""
-ORDERS = {**BASELINES, "blend": "walked from both ends"}
+ORDERS = {
+    **BASELINES,
+    "blend": "walked from both ends",
+    **{name: f"another system's (`peers.{order.__name__}`)" for name, order in PEERS.items()},
+}
 
 
 def plan_of(
@@ -48,8 +53,11 @@ def plan_of(
     """
     if order not in ORDERS:
         raise ValueError(f"{order!r} is unknown; choose one of {', '.join(ORDERS)}")
-    policy = "blend" if order == "prefill_first" else order
     group = mix.workload.astype(np.int64)
+    if order in PEERS:
+        plan = plan_tree("dfs", tree, estimate, shape, device, group=group)
+        return replace(plan, order=PEERS[order](mix, tree, estimate))
+    policy = "blend" if order == "prefill_first" else order
     plan = plan_tree(policy, tree, estimate, shape, device, group=group)
     # Any other policy's name than `blend` makes the scan walk from one end.
     return replace(plan, policy="dfs") if order == "prefill_first" else plan

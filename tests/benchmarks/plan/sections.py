@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.benchmarks.lib import workloads
-from tests.benchmarks.plan import compare
+from tests.benchmarks.plan import auto, compare
 from tests.benchmarks.plan.build import QUICK as BUILD_QUICK
 from tests.benchmarks.plan.build import SIZES as BUILD_SIZES
 from tests.benchmarks.plan.build import bench_build, print_build
 from tests.benchmarks.plan.cells import BUDGETS, SAMPLE, Bench, Mix, Run
+from tests.benchmarks.plan.mixes import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ DEVICES = ("a100", "h200")
 INTERFERENCE = (0.2, 0.44, 0.6)
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 400_000)
 REPLICAS = (2, 4, 8)
+NIGHTS = {
+    "first_night": "combined_again",
+    "first_night_by_workload": "workloads_again",
+    "later_night": "history_again",
+}
+"""Name -> lengths (`cells.AGAIN`)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Scale:
     build_sizes: tuple[tuple[int, int], ...] = BUILD_SIZES
     interference: tuple[float, ...] = INTERFERENCE
     beside: tuple[str, ...] = tuple(workloads.TRACES)
+    auto: int = 10_000
+    auto_grid: int = 13
+    others: tuple[str, ...] = ("mooncake", "documents", *ALONE)
+    holdout: int = 10
+    nights: int = 10
 
 
 QUICK = Scale(
@@ -60,6 +72,11 @@ QUICK = Scale(
     build_sizes=BUILD_QUICK,
     interference=(0.44,),
     beside=("#1",),
+    auto=600,
+    auto_grid=0,
+    others=("mooncake", "chats"),
+    holdout=1,
+    nights=2,
 )
 
 
@@ -115,9 +132,37 @@ def tasks(scale: Scale) -> Iterator[Task]:
         yield Task("strain", trace(name, scale.devices[0], scale.requests, "sharegpt"))
     yield Task("strain", Mix(scale.devices[0], 1.1, 0.0, "mooncake", scale.mooncake))
     yield Task("strain", Mix(scale.devices[0], 0.8, 0.0, "documents", scale.documents))
+    yield from _auto_tasks(scale)
     for size in scale.sizes:
         yield Task("size", trace("#1", scale.devices[0], size), "size", "")
     yield Task("build", mixes[0], "build", "")
+
+
+def _auto_tasks(scale: Scale) -> Iterator[Task]:
+    """Yield what shows the choice of `auto`: every trace with and without overlap, mixes, held-out mixes."""
+    for device in scale.devices:
+        whole = [trace(name, device, scale.auto) for name in scale.traces]
+        others = [
+            Mix(device, 1.1, 0.0, "mooncake", scale.mooncake),
+            Mix(device, 0.0, 0.0, "mooncake_alone", scale.mooncake),
+            Mix(device, 0.8, 0.0, "documents", scale.documents),
+            Mix(device, 0.0, 0.0, "chats", scale.auto),
+            Mix(device, 0.0, 0.0, "mmlu", scale.auto),
+        ]
+        whole += [mix for mix in others if mix.base in scale.others]
+        for mix in whole:
+            yield Task("auto", mix, "auto", 0.0)
+            yield Task("auto", mix, "auto", None)
+        for mix in whole:
+            yield Task("estimated", mix, "estimated", 0.0)
+        for density, sharing in grid_points(scale.auto_grid):
+            yield Task("auto", Mix(device, density, sharing, requests=scale.auto), "auto", 0.0)
+        for seed in range(scale.holdout):
+            for interference in (0.0, None):
+                mix = Mix(device, 0.0, 0.0, f"holdout{seed}", scale.auto)
+                yield Task("holdout", mix, "auto", interference)
+    for name in scale.beside:
+        yield Task("nights", trace(name, scale.devices[0], scale.auto), "nights", scale.nights)
 
 
 def _grid_tasks(scale: Scale) -> tuple[list[Task], list[Task]]:
@@ -215,12 +260,40 @@ def run_build(bench: Bench, task: Task, scale: Scale) -> Figures:
     return bench.measured("build", measure)
 
 
+def run_auto(bench: Bench, task: Task, scale: Scale) -> Figures:
+    """Put what `auto` chooses beside everything else."""
+    return auto.run_auto(bench, task.argument, scale.sample, scale.budgets)
+
+
+def run_estimated(bench: Bench, task: Task, scale: Scale) -> Figures:
+    """Put the choice by estimated lengths beside the one by known lengths."""
+    del scale
+    return auto.run_estimated(bench, task.argument)
+
+
+def run_nights(bench: Bench, task: Task, scale: Scale) -> Figures:
+    """Run first and later nights with other samples each; single ones scatter."""
+    del scale
+    known = bench.cell(Run("blend"))["seconds"]
+    ratios = {
+        name: [
+            bench.cell(Run("blend", lengths=lengths, seed=seed))["seconds"] / known
+            for seed in range(task.argument)
+        ]
+        for name, lengths in NIGHTS.items()
+    }
+    return {"mix": bench.mix.key, "known_s": known, "vs_known": ratios}
+
+
 RUNNERS: dict[str, Callable[[Bench, Task, Scale], Figures]] = {
     "compare": run_compare,
     "sensitivity": run_sensitivity,
     "size": run_size,
     "partition": run_partition,
     "build": run_build,
+    "auto": run_auto,
+    "estimated": run_estimated,
+    "nights": run_nights,
 }
 
 
@@ -288,7 +361,20 @@ def _print_build(found: list[Figures]) -> None:
         print_build(figures)
 
 
+def _print_nights(found: list[Figures]) -> None:
+    for f in found:
+        said = [
+            f"{name} {np.mean(r):.3f} +- {np.std(r):.3f} ({min(r):.3f}-{max(r):.3f})"
+            for name, r in f["vs_known"].items()
+        ]
+        print(f"{f['mix']:32}{'; '.join(said)}")
+
+
 PRINTERS = {
+    "auto": auto.print_auto,
+    "holdout": auto.print_auto,
+    "estimated": auto.print_estimated,
+    "nights": _print_nights,
     "sensitivity": _print_sensitivity,
     "size": _print_size,
     "partition": _print_partition,
@@ -304,31 +390,8 @@ TITLES = {
     "size": "trace #1 in many sizes, simulated",
     "partition": "speed-up over one replica, simulated",
     "build": "tree and order, measured on this machine",
+    "auto": "what auto chooses against all candidates, orders and other systems' orders, simulated",
+    "holdout": "the same on mixes that nothing was tuned on, simulated",
+    "estimated": "auto's choice by known and by estimated lengths, both run with estimated ones, simulated",
+    "nights": "makespan over known lengths, with other samples each, simulated",
 }
-
-
-def headline(sections: dict[str, list[Figures]]) -> Figures:
-    """Return the figures that are promised by name; those of sections that were not run are missing."""
-    found: Figures = {}
-    for figures in sections.get("build", []):
-        found |= {k: figures[k] for k in ("build_400k_s", "build_400k_peak_gb") if figures[k] is not None}
-    if sections.get("grid"):
-        s = compare.summary(sections["grid"])
-        found["grid_mean_vs_dfs_2048"] = s["mean_vs_dfs_2048"]
-        found["grid_mean_vs_best_fixed"] = s["mean_vs_best_fixed"]
-        found["grid_min_vs_best_fixed"] = s["min_vs_best_fixed"]
-        found["grid_mean_vs_best_paced"] = s["mean_vs_best_paced"]
-        found["optimum_share_mean"] = s["optimum_share_mean"]
-        found["sharing_kept_min"] = s["sharing_kept_min"]
-    if sections.get("sensitivity"):
-        for key, name in (("makespan_vs_oracle", "later"), ("makespan_vs_oracle_first_night", "first")):
-            rows = [f["rows"][f"{name} night, planned again"]["vs_known"] for f in sections["sensitivity"]]
-            found[key] = float(np.mean(rows))
-    if sections.get("size"):
-        largest = max(sections["size"], key=lambda f: f["requests"])
-        found["makespan_vs_oracle_largest"] = largest["later_night_vs_known"]
-    if sections.get("partition"):
-        found["partition_speedup"] = {
-            str(n): float(np.mean([f["speedup"][str(n)] for f in sections["partition"]])) for n in REPLICAS
-        }
-    return found

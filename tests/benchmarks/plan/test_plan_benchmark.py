@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.plan.sampled import choose_sample
 from engine.plan.tree import build_tree
 from tests.benchmarks.lib import sources, workloads
 from tests.benchmarks.plan import __main__ as benchmark
-from tests.benchmarks.plan import cells, compare, orders, sections
+from tests.benchmarks.plan import cells, compare, orders, peers, sections
 
 pytestmark = [
     pytest.mark.skipif(
@@ -32,6 +33,14 @@ PROMISED = {
     "sharing_kept_min",
     "partition_speedup",
     "makespan_vs_oracle",
+    "auto_min_vs_best",
+    "auto_mean_vs_best",
+    "auto_min_vs_best_other",
+    "auto_min_vs_best_peer",
+    "auto_search_seconds_max",
+    "auto_estimated_min_vs_known",
+    "first_night_over_seeds",
+    "later_night_over_seeds",
 }
 
 
@@ -67,6 +76,63 @@ def test_every_order_holds_every_request_once(order, mix):
     plan = plan_of(order, mix)
     assert sorted(plan.order.tolist()) == list(range(mix.requests))
     assert (plan.policy == "blend") == (order == "blend")
+
+
+def test_batchllm_groups_by_the_prefix_that_saves_most_and_puts_long_answers_first():
+    rng = np.random.default_rng(0)
+    head, deep = rng.integers(0, 9, 30), rng.integers(0, 9, 90)
+    # Six share 30 tokens; three of them 90 more: together they save more by the 120 (240 > 150).
+    prompts = [np.concatenate((head, deep, [20 + i])) for i in range(3)]
+    prompts += [np.concatenate((head, [30 + i])) for i in range(3)]
+    tokens = np.concatenate(prompts).astype(np.int32)
+    start = np.concatenate(([0], np.cumsum([p.size for p in prompts]))).astype(np.int64)
+    tree = build_tree(tokens, start)
+    group = peers.groups_of(tree)
+    assert len(set(group[:3].tolist())) == 1
+    assert len(set(group[3:].tolist())) == 3
+    # 3 answers of 50 for 123 tokens, then single ones of 1 and 99 for 31.
+    estimate = np.array([50.0, 50, 50, 1, 99, 1])
+    assert peers.batchllm(None, tree, estimate).tolist()[0] == 4
+    assert set(peers.batchllm(None, tree, estimate).tolist()[1:4]) == {0, 1, 2}
+
+
+def test_longest_first_runs_its_sample_and_then_the_workload_of_the_longest_answers(mix):
+    tree = build_tree(mix.tokens, mix.start)
+    order = peers.longest_first(mix, tree, None)
+    sampled = len(choose_sample(tree, peers.SAMPLE))
+    rest = mix.workload[order[sampled:]]
+    jobs = rest[np.concatenate(([True], rest[1:] != rest[:-1]))]
+    assert len(jobs) <= len(mix.workloads)
+    arrived = order[sampled:][rest == rest[0]]
+    assert np.all(np.diff(arrived) > 0)
+
+
+def test_by_system_prompt_keeps_each_together_in_order_of_arrival(mix):
+    order = peers.by_system_prompt(mix, None, None)
+    systems = mix.workload[order]
+    assert np.count_nonzero(systems[1:] != systems[:-1]) == len(set(mix.workload.tolist())) - 1
+    for system in set(systems.tolist()):
+        assert np.all(np.diff(order[systems == system]) > 0)
+
+
+def test_held_out_mixes_are_their_seeds_and_differ():
+    one, again, other = (cells.Mix("a100", 0.0, 0.0, f"holdout{seed}", 300).build() for seed in (4, 4, 5))
+    assert np.array_equal(one.tokens, again.tokens)
+    assert one.density != other.density
+    assert one.requests == pytest.approx(300, abs=60)
+    assert 0 < one.hit_rate < 1
+
+
+def test_a_part_does_not_replace_figures_of_everything(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "simulate", made_up)
+    out = tmp_path / "plan.json"
+    out.write_text(json.dumps({"complete": True, "grid_mean_vs_best_fixed": 1.2, "sections": {}}))
+    arguments = ["--quick", "--jobs", "1", "--scratch", str(tmp_path), "--requests", "2000"]
+    benchmark.main([*arguments, "--section", "traces", "--cells", "*d1.40*", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert (record["complete"], record["grid_mean_vs_best_fixed"]) == (True, 1.2)
+    assert not record["reduced"]["complete"]
+    assert record["reduced"]["sections"]["traces"]
 
 
 def test_prefill_first_begins_with_the_compute_heavy(mix):
@@ -174,6 +240,9 @@ def test_a_trial_prints_every_table_and_every_promised_figure(tmp_path, monkeypa
         replicas=2000,
         divided=("#1",),
         interference=(0.44,),
+        auto=1000,
+        auto_grid=1,
+        nights=2,
     )
     monkeypatch.setattr(benchmark, "QUICK", tiny)
     monkeypatch.setattr(cells, "simulate", made_up)

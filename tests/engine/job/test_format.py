@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
-from engine.job.format import JobSettings, read_job, read_messages, write_job, write_message
+from engine.job.format import (
+    JobSettings,
+    read_job,
+    read_messages,
+    read_plan_file,
+    write_job,
+    write_message,
+    write_plan_file,
+)
 from engine.plan.policies import Plan, make_plan
+from engine.plan.scan import RESERVE
 from engine.runtime.sample.settings import Sampling
 from tests.support.models import flatten
 
@@ -73,7 +82,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 8"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 9"):
             read_job(tmp_path)
 
 
@@ -118,3 +127,15 @@ def test_length_prefix_is_four_bytes_big_endian() -> None:
     stream = io.BytesIO()
     write_message(stream, {"type": "ready"})
     assert stream.getvalue() == b"\x00\x00\x00\x10" + b'{"type":"ready"}'
+
+
+def test_a_plan_of_before_there_were_reserves_is_read(tmp_path) -> None:
+    written(tmp_path)
+    with np.load(tmp_path / "plan.npz") as stored:
+        old = {name: stored[name] for name in stored.files if name != "reserve"}
+    np.savez(tmp_path / "old.npz", **old)
+    assert read_plan_file(tmp_path / "old.npz").reserve == RESERVE
+    plan = replace(read_plan_file(tmp_path / "plan.npz"), reserve=(0.25, 0.125))
+    write_plan_file(tmp_path / "new.npz", plan)
+    assert read_plan_file(tmp_path / "new.npz").reserve == (0.25, 0.125)
+    assert read_plan_file(tmp_path / "new.npz").scan().reserve.tolist() == [0.25, 0.125]

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from engine.choices import POLICIES
+from engine.choices import ORDERS
 from engine.cost import devices
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.to_request import night_request
@@ -79,7 +79,7 @@ def test_a_source_without_dates_needs_one():
     [
         (
             {"policy": "fastest"},
-            "--policy: 'fastest' is unknown; it must be one of fcfs, random, dfs, blend, interleave. ",
+            "--policy: 'fastest' is unknown; it must be one of auto, fcfs, random, dfs, blend, interleave. ",
         ),
         ({"job": "Two Words"}, "--job: 'Two Words' should have only lower-case letters and digits"),
         ({"job": "../x"}, "--job: '../x' should"),
@@ -107,7 +107,7 @@ def test_the_first_missing_option_is_named():
 def test_the_form_has_text_for_every_field():
     schema = NightlyParameters.model_json_schema()
     assert list(schema["properties"]) == list(NightlyParameters.model_fields)
-    assert schema["properties"]["policy"]["enum"] == list(POLICIES)
+    assert schema["properties"]["policy"]["enum"] == list(ORDERS)
     for name, field in schema["properties"].items():
         assert field["title"], name
         assert field["description"].endswith("."), name
