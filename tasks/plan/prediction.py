@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.cost.profiles import DeviceProfile
     from engine.cost.step import ModelShape
     from engine.plan.policies import Plan
+    from engine.simulate.simulate import SimulatedRun
     from tasks.night.night import NightSettings
 
 LEAST: Final = 100
@@ -52,9 +53,50 @@ def predict(
         kv_tokens` and `profile`, the digest of the device profile. None for fewer than `LEAST` requests, or
         if the KV memory that is to be expected does not hold the longest one.
     """
-    lengths = np.diff(offsets) + limit
-    if len(lengths) < LEAST:
+    if len(limit) < LEAST:
         return None
+    expected = np.maximum(np.rint(plan.estimate), 1).astype(np.int32)
+    run = simulate_night(plan, tokens, offsets, limit, expected, shape, device, settings)
+    if run is None:
+        return None
+    found, kv_tokens = run
+    return {
+        "seconds": found.seconds,
+        "steps": found.steps,
+        "prefill_tokens": found.prefill_tokens,
+        "decode_tokens": found.decode_tokens,
+        "hit_rate": found.hit_rate,
+        "retractions": found.preemptions,
+        "kv_tokens": kv_tokens,
+        "profile": profile_digest(device),
+    }
+
+
+def simulate_night(
+    plan: Plan,
+    tokens: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    limit: npt.NDArray[np.int64],
+    output: npt.NDArray[np.int32],
+    shape: ModelShape,
+    device: DeviceProfile,
+    settings: NightSettings,
+) -> tuple[SimulatedRun, int] | None:
+    """Return the simulated run of a plan with the settings of a night, and its KV memory in tokens.
+
+    Parameters
+    ----------
+    limit
+        int64 [N], tokens: most output tokens of each request, by which the KV memory is chosen.
+    output
+        int32 [N], tokens: the answers' true lengths, at least 1.
+
+    Returns
+    -------
+    (SimulatedRun, int) or None
+        None if the KV memory that is to be expected does not hold the longest request.
+    """
+    lengths = np.diff(offsets) + limit
     size = settings.page_size
     pages = -(-lengths // size)
     least, most = (int(pages.max()) + 1) * size, (int(pages.sum()) + 1) * size
@@ -70,20 +112,11 @@ def predict(
         plan,
         tokens,
         offsets,
-        np.maximum(np.rint(plan.estimate), 1).astype(np.int32),
+        output,
         EngineSettings(kv_tokens, size, budget, settings.max_sequences),
         step_cost(shape, device),
     )
-    return {
-        "seconds": found.seconds,
-        "steps": found.steps,
-        "prefill_tokens": found.prefill_tokens,
-        "decode_tokens": found.decode_tokens,
-        "hit_rate": found.hit_rate,
-        "retractions": found.preemptions,
-        "kv_tokens": kv_tokens,
-        "profile": profile_digest(device),
-    }
+    return found, kv_tokens
 
 
 def profile_digest(device: DeviceProfile) -> str:
