@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "estimate": "tell what a night of past logs would take and save",
         "calibrate": "measure this machine",
         "compare": "measure engines and orders against each other",
+        "pilot": "try a sample of a date in both orders, and tell what the night would take",
     },
     "Nights": {
         "run": "run one night",
@@ -33,6 +34,12 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "status": "show how a date stands, and what to type next",
         "serve": "run nights on a schedule from this process",
         "deploy": "make a Prefect server ready for nights",
+    },
+    "A candidate": {
+        "shadow": "answer a published date with something different, and compare",
+        "promote": "give a candidate a larger share of the nights",
+        "hold": "keep a candidate at its share",
+        "fall-back": "take a candidate back",
     },
     "What a run did": {
         "inspect": "show what a run did",
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(name: str) -> Command:
     """Return a command of that name."""
-    return cast("Command", import_module(f"flows.commands.{name}"))
+    return cast("Command", import_module(f"flows.commands.{name.replace('-', '_')}"))
 
 
 def usage() -> str:

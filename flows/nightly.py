@@ -28,7 +28,7 @@ from flows.run.failures import TOLD, UnexpectedError, describe
 from flows.run.prefect_tasks import STEPS
 from flows.run.sequence import run_night
 from flows.views.artifacts import show_result
-from flows.views.events import tell_published
+from flows.views.events import tell_candidate, tell_published
 from flows.views.progress import FlowReporter
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
@@ -96,6 +96,7 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
         with catching_up(parameters, request.run_date, deployment=deployment.id, steps=steps):
             result = run_night(request, steps=steps, reporter=reporter)
             tell_published(result)
+            tell_candidate(result)
     except ComputeCrashedError as error:
         # As if it had died itself: what starts crashed runs again starts this one.
         return Crashed(message=str(error), data=error)

@@ -130,26 +130,31 @@ tasks/estimate: what a night would take, and how far to trust that
 tasks/infer: the order becomes durable answers
     engine engine/cost engine/job engine/models engine/plan tasks/base tasks/infer/backends tasks/night
     tasks/plan tasks/requests tasks/runlog tasks/store tasks/tools
+tasks/canary: a candidate beside a night: what both sides did, and whose answers differ
+    tasks/base tasks/night tasks/runlog tasks/store
 tasks/publish: answers become the current publication
     engine engine/cost tasks/base tasks/night tasks/report tasks/runlog tasks/store tasks/warehouse
 tasks/compare: engines and orders measured against each other
     engine engine/backends tasks/attempt tasks/base tasks/infer/backends tasks/night tasks/plan tasks/profile
     tasks/report
+tasks/pilot: a sample of a date in today's order and the blend, and the whole night from it
+    engine engine/cost engine/models engine/plan engine/simulate tasks/attempt tasks/base tasks/compare
+    tasks/estimate tasks/night tasks/plan tasks/report tasks/requests
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/profile tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
     engine engine/backends engine/cost engine/models engine/runtime tasks/attempt tasks/base
-    tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish tasks/runlog
-    tasks/store tasks/warehouse
+    tasks/canary tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish
+    tasks/runlog tasks/store tasks/warehouse
 
 flows/parameters: the forms of the flows, and the night that they ask for
-    engine engine/cost tasks/base tasks/estimate tasks/extract/readers tasks/infer/backends tasks/night
-    tasks/operations tasks/requests tasks/warehouse
+    engine engine/cost tasks/base tasks/canary tasks/estimate tasks/extract/readers tasks/infer/backends
+    tasks/night tasks/operations tasks/requests tasks/warehouse
 flows/run: the sequence of steps, its Prefect tasks, and what failures become
-    engine tasks/attempt tasks/base tasks/infer tasks/infer/placement tasks/night tasks/plan tasks/profile
-    tasks/publish tasks/runlog tasks/store
+    engine tasks/attempt tasks/base tasks/canary tasks/infer tasks/infer/placement tasks/night tasks/plan
+    tasks/profile tasks/publish tasks/runlog tasks/store
 flows/views: what a person sees: console, progress, artifacts, tables
-    tasks/base tasks/compare tasks/estimate tasks/infer tasks/operations tasks/report tasks/store
+    tasks/base tasks/compare tasks/estimate tasks/infer tasks/operations tasks/pilot tasks/report tasks/store
 flows/dates: many dates: backfills, those that were missed, the calendar
     flows/parameters flows/run flows/views tasks/base tasks/infer tasks/night tasks/operations tasks/store
 flows/placement: step infer on another machine of Prefect's
@@ -166,8 +171,8 @@ flows/deploy: deployments, work pools, serving, Prefect's plugin
     tasks/operations
 flows/commands: the command line: one file a command
     engine engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views
-    tasks/base tasks/compare tasks/estimate tasks/extract tasks/operations tasks/publish tasks/report
-    tasks/store tasks/warehouse
+    tasks/base tasks/canary tasks/compare tasks/estimate tasks/extract tasks/operations tasks/pilot
+    tasks/publish tasks/report tasks/store tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 

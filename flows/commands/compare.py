@@ -12,9 +12,26 @@ from flows.parameters.nightly import NightlyParameters
 from tasks.base.accounting import ExitCode
 
 JOB = "compare"
-_TAKEN = ("format", "columns", "model_filter", "max_tokens", "temperature", "top_k", "top_p", "run_seed")
-_DEVICE = ("device", "dtype", "kv_dtype", "device_profile", "kv_tokens", "token_budget", "max_sequences")
-_FIELDS = (*_TAKEN, *_DEVICE, "page_size", "lengths", "timezone")
+INPUT_FIELDS = (
+    "format",
+    "columns",
+    "model_filter",
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "run_seed",
+)
+DEVICE_FIELDS = (
+    "device",
+    "dtype",
+    "kv_dtype",
+    "device_profile",
+    "kv_tokens",
+    "token_budget",
+    "max_sequences",
+)
+_FIELDS = (*INPUT_FIELDS, *DEVICE_FIELDS, "page_size", "lengths", "timezone")
 
 
 def make_parser() -> CommandParser:
@@ -51,8 +68,9 @@ def execute(options: dict[str, Any]) -> int:
     """Measure, print the table and write the page."""
     from flows.parameters.to_request import night_request
     from flows.views.compare import print_comparison, tell_run
-    from tasks.compare.compare import compare, variants_of
+    from tasks.compare.compare import compare
     from tasks.compare.document import document
+    from tasks.compare.variants import variants_of
     from tasks.report.document import to_html
 
     as_json = options.pop("json")

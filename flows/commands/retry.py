@@ -75,7 +75,8 @@ def changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
     With another engine those of the engine before are left out.
     """
-    kept = dict(before)
+    # A candidate has had its share of the night itself.
+    kept = {name: value for name, value in before.items() if not name.startswith("canary")}
     if given.get("engine", kept.get("engine")) != kept.get("engine"):
         kept = {name: value for name, value in kept.items() if name not in _OF_ENGINE}
     return {**kept, **given}

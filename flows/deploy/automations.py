@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.deploy.plugin import HEARTBEAT_S
 from flows.recover import EXHAUSTED
 from flows.views.events import EVENT as PUBLISHED
+from flows.views.events import MOVED
 from flows.watch import OVERDUE
 from tasks.base.errors import ConfigurationError
 
@@ -176,6 +177,19 @@ def silence(notify: UUID | None) -> AutomationCore:
     )
 
 
+def taken_back(notify: UUID | None) -> AutomationCore:
+    """Return the automation that tells people of a candidate that rules have taken back."""
+    trigger = EventTrigger(expect={f"{MOVED}fall-back"}, posture=Posture.Reactive, threshold=1)
+    name = "{{ event.resource.name }}"
+    body = f"{name} was taken back after {{{{ event.payload.run_date }}}}: {{{{ event.payload.reason }}}}."
+    return AutomationCore(
+        name="nightblend: a candidate was taken back",
+        description="It has broken a limit; the date is published without its answers.",
+        trigger=trigger,
+        actions=[_notification(notify, f"Nightblend: {name} was taken back", body)],
+    )
+
+
 def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[str]:
     """Create the automations or bring them up to date, and say so, a line each.
 
@@ -197,7 +211,7 @@ def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[st
         raise ConfigurationError(
             "--prefect-file", f"there is no deployment {RECOVER}", "Deploy it, see infra/prefect.yaml"
         ) from None
-    told = (needs_a_look, reruns_exhausted, late, overdue, silence)
+    told = (needs_a_look, reruns_exhausted, late, overdue, silence, taken_back)
     for automation in (zombies(), rerun_crashed(recover.id), *(alarm(block) for alarm in told)):
         known = client.read_automations_by_name(automation.name)
         if known:

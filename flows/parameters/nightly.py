@@ -11,6 +11,7 @@ from engine.choices import AUTO_ORDER, DTYPES, ENGINES, ESTIMATORS, KV_DTYPES, L
 from flows.parameters.form import SLUG, Form
 from flows.parameters.presets import PRESETS, STANDARD
 from tasks.base.run_date import resolve_run_date
+from tasks.night.request import REQUEST, SHARED_BY
 from tasks.requests.formats import AUTO, FORMATS
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class NightlyParameters(Form):
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
+        "canary_by": SHARED_BY,
     }
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What to run": ("job", "source", "store", "model", "run_date", "timezone", "lag_days", "preset"),
@@ -51,6 +53,10 @@ class NightlyParameters(Form):
             "heartbeat_s",
         ),
         "This run": ("rerun", "failed_only", "take_over", "force", "give_way", "catch_up_days"),
+        "A candidate": (
+            *("canary", "canary_by", "canary_option", "canary_answers", "canary_scorer", "canary_steps"),
+            *("canary_nights", "canary_slower", "canary_errors", "canary_lengths", "canary_differing"),
+        ),
         "Results": ("publish", "catalog", "report", "gpu_hour_price", "currency", "metrics_port"),
         "Prefect": ("compute_on",),
     }
@@ -310,6 +316,82 @@ class NightlyParameters(Form):
     )
     publish: bool = Field(
         default=True, title="Publish", description="Off keeps the results in the run directory only."
+    )
+    canary: float | None = Field(
+        default=None,
+        title="Candidate's share (%)",
+        description="So many of a hundred parts of the requests are answered by a candidate, the others as "
+        "before, in one publication; both sides are compared.",
+        gt=0,
+        le=100,
+        examples=[5],
+    )
+    canary_by: str = Field(
+        default=REQUEST,
+        title="Share by",
+        description="What decides who belongs to the share: tenant, workload (the same ones every night) or "
+        "request.",
+        json_schema_extra={"enum": list(SHARED_BY)},
+        examples=[REQUEST],
+    )
+    canary_option: list[str] = Field(
+        default_factory=list,
+        title="Candidate",
+        description="What is different with the candidate, as FIELD=VALUE: policy, engine, model, dtype and "
+        "other fields of order, engine, device and memory.",
+        examples=["policy=dfs"],
+    )
+    canary_answers: int = Field(
+        default=0,
+        title="Answers to compare",
+        description="Of the candidate's requests so many at most are answered as before, too, and compared.",
+        ge=0,
+        examples=[200],
+    )
+    canary_scorer: str | None = Field(
+        default=None,
+        title="Scorer",
+        description="Function package.module:function of two answers, before and candidate; the mean of its "
+        "numbers is told.",
+        min_length=3,
+        examples=["our_metrics:similarity"],
+    )
+    canary_steps: str | None = Field(
+        default=None,
+        title="Shares by rules (%)",
+        description="Instead of one share: those to go through, by commas. After good nights the candidate "
+        "gets the next one; a broken limit takes it back, and its answers of that date.",
+        pattern=r"^[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?)*$",
+        examples=["5,25,100"],
+    )
+    canary_nights: int = Field(
+        default=2, title="Good nights", description="In a row, before the next share.", ge=1
+    )
+    canary_slower: float = Field(
+        default=10.0,
+        title="Limit: slower (%)",
+        description="In tokens per second, than the others.",
+        ge=0,
+    )
+    canary_errors: float = Field(
+        default=1.0,
+        title="Limit: more errors (%)",
+        description="More of its requests without an answer than of the others; two at least.",
+        ge=0,
+        le=100,
+    )
+    canary_lengths: float = Field(
+        default=10.0,
+        title="Limit: other lengths (%)",
+        description="Its mean answer is longer or shorter than that of the others, by more than chance.",
+        ge=0,
+    )
+    canary_differing: float = Field(
+        default=5.0,
+        title="Limit: other answers (%)",
+        description="Of the answers compared (canary_answers) that differ in more than case, spaces, signs.",
+        ge=0,
+        le=100,
     )
     rerun: bool = Field(
         default=False, title="Run again", description="Compute everything again, also where it is finished."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.choices import ENDPOINT, NATIVE
 from engine.cost.devices import (
@@ -15,14 +16,16 @@ from engine.cost.devices import (
     find_dtype,
 )
 from engine.cost.profiles import DeviceProfile, ProfileError, read_profile
+from flows.parameters.candidate import check_candidate, differences, rules_of, side_parameters
 from flows.parameters.form import option
 from flows.parameters.presets import STANDARD
 from tasks.base.errors import ConfigurationError
+from tasks.canary.answers import load_scorer
 from tasks.extract.readers.generic import parse_columns
 from tasks.extract.readers.registry import find_reader
 from tasks.infer.backends.engines import check_engine
 from tasks.night.night import NightSettings
-from tasks.night.request import NightRequest
+from tasks.night.request import Canary, NightRequest, Side
 from tasks.requests.sampling import SamplingDefaults
 from tasks.warehouse.catalogs import choose_catalog
 
@@ -58,7 +61,7 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
     settings = _settings(parameters)
     columns = parse_columns(parameters.columns)
     find_reader(parameters.format, columns)
-    return NightRequest(
+    asked = NightRequest(
         job=parameters.job,
         source=parameters.source,
         store_uri=parameters.store,
@@ -74,6 +77,37 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
         timezone=parameters.timezone,
         options=night_options(parameters, run_date),
     )
+    check_candidate(parameters)
+    if parameters.canary is None and parameters.canary_steps is None:
+        return asked
+    return replace(asked, canary=_canary(parameters, now))
+
+
+def _canary(parameters: NightlyParameters, now: datetime | None) -> Canary:
+    if parameters.canary_scorer is not None:
+        load_scorer(parameters.canary_scorer)
+    by, percent = parameters.canary_by, parameters.canary or 0.0
+    changed = differences(parameters.canary_option)
+    candidate = side_request(parameters, changed, Side("candidate", by, percent), now)
+    reference = None
+    if parameters.canary_answers:
+        reference = side_request(
+            parameters, {}, Side("reference", by, percent, parameters.canary_answers), now
+        )
+    return Canary(candidate, reference, parameters.canary_scorer, rules_of(parameters, changed))
+
+
+def side_request(
+    parameters: NightlyParameters, changed: dict[str, Any], side: Side, now: datetime | None = None
+) -> NightRequest:
+    """Return the night as a side of it is run: some of its requests, with some settings changed.
+
+    Raises
+    ------
+    ConfigurationError
+        As `night_request`.
+    """
+    return replace(night_request(side_parameters(parameters, changed), now), side=side)
 
 
 def _settings(parameters: NightlyParameters) -> NightSettings:

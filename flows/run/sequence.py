@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import EngineError
 from flows.run.aside import Aside
 from flows.run.failures import TOLD, AbortedError, UnexpectedError, exit_code_of, stopped_by_full_disk
 from flows.run.reporter import Silent
@@ -17,23 +19,32 @@ from tasks.attempt.open import open_night, record_origin
 from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.base.accounting import Account, AccountingError, ExitCode, must_abort
 from tasks.base.errors import bounded
+from tasks.canary.compare_sides import compare_sides
+from tasks.canary.sides import SideRun
+from tasks.canary.stages import StageLog, begin_night, end_night
 from tasks.infer.placement.here import infer_here
+from tasks.infer.progress import EngineFailedError
 from tasks.night.fence import NewerListingError
+from tasks.night.model import model_name
 from tasks.plan.plan import plan
 from tasks.profile.causes import common_cause
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
 from tasks.runlog.log import StaleWriterError
 from tasks.store.contract import StoreUnavailableError, plain_path
+from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flows.run.reporter import Reporter
     from tasks.attempt.extract_inputs import ExtractedInputs
+    from tasks.canary.stages import Stage
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
-    from tasks.night.request import NightRequest
+    from tasks.night.request import Canary, NightRequest
+
+log = logging.getLogger(__name__)
 
 RESULT_KEYS = (
     "requests",
@@ -55,7 +66,25 @@ RESULT_KEYS = (
     "error_file",
 )
 """What `nightblend run --json` prints."""
+STAGE = "canary"
+"""Step whose results say where a candidate is from this night on, and whether it was taken back."""
 PLACES = ("run_dir", "folder", "output_file", "error_file", "summary_file")
+
+
+class TakenBackError(Exception):
+    """A candidate has broken a limit: its answers of this date are not published.
+
+    Attributes
+    ----------
+    run_key
+        Of the run whose own answers stay.
+    stage
+        Where the candidate is now.
+    """
+
+    def __init__(self, run_key: str, stage: Stage) -> None:
+        super().__init__(f"the candidate {stage.candidate} is taken back: {stage.reason}")
+        self.run_key, self.stage = run_key, stage
 
 
 @dataclass(frozen=True)
@@ -110,27 +139,119 @@ def run_night(
     StoppedError, StoreUnavailableError
         If it stopped early; running it again goes on from there.
     """
+    steps = steps or Steps()
+    request, candidate, reference = _with_sides(request, steps)
     with TemporaryDirectory(prefix="nightblend-") as folder, Aside(reporter or Silent()) as told:
-        steps = (steps or Steps()).reported_to(told)
+        steps = steps.reported_to(told)
+        scratch = Path(folder)
+        try:
+            return _run(request, steps, scratch, told, candidate, reference)
+        except TakenBackError as taken:
+            log.warning("%s", taken)
+            # What the candidate has answered is answered as before; the rest is there.
+            before = replace(request, canary=None, candidate_run=taken.run_key)
+            result = _run(before, steps, scratch / "as-before", told, None, None)
+            return {**result, "canary": {**taken.stage.as_dict(), "taken_back": True}}
+
+
+def _run(
+    request: NightRequest,
+    steps: Steps,
+    scratch: Path,
+    told: Aside,
+    candidate: SideRun | None,
+    reference: SideRun | None,
+) -> dict[str, Any]:
+    prepared = steps.extract(request, scratch)
+    with open_night(prepared, request, scratch) as night:
+        if night.log.state.finished and not night.log.is_holder:
+            with night.log.hold(wait=True, take_over=request.take_over):
+                record_origin(night.log, prepared)
+                return _result(night, steps.publish(night), reused=True)
+        with recorded_attempt(night):
+            steps.tokenize(night, prepared)
+            _abort_if_mostly_quarantined(night)
+            _abort_if_refused_for_one_cause(night)
+            steps.profile(night)
+            # Step infer is recorded when every request is answered: only publishing was missing.
+            if "infer" not in night.log.state.steps:
+                steps.plan(night)
+                steps.infer(night, told.answered)
+            if request.canary is not None and candidate is not None:
+                _judge(night, request.canary, candidate, reference)
+            published = steps.publish(night)
+            _end_attempt(night, published)
+            return _result(night, published, reused=False)
+
+
+def _judge(night: Night, canary: Canary, candidate: SideRun, reference: SideRun | None) -> None:
+    """Compare both sides, and record what that says of the candidate; raise if it is taken back."""
+    rows = compare_sides(night, canary, candidate, reference)
+    if canary.rules is None:
+        return
+    stage, taken_back = end_night(StageLog(night.store, night.job), canary.rules, night.run_date, rows)
+    night.log.finish_step(STAGE, {**stage.as_dict(), "taken_back": taken_back})
+    if taken_back:
+        raise TakenBackError(night.run_key, stage)
+
+
+def answer_side(request: NightRequest, steps: Steps | None = None) -> SideRun:
+    """Answer the requests of a side of a night (`request.side`); nothing of it is published.
+
+    It goes on where an earlier attempt stopped. An engine that fails ends it early: what it has answered
+    counts, and `failure` says why there is no more.
+
+    Raises
+    ------
+    ConfigurationError, StoppedError, StoreUnavailableError, RunIsLiveError, StaleWriterError
+        As `run_night`.
+    """
+    steps, failure = steps or Steps(), None
+    with TemporaryDirectory(prefix="nightblend-") as folder:
         scratch = Path(folder)
         prepared = steps.extract(request, scratch)
         with open_night(prepared, request, scratch) as night:
-            if night.log.state.finished and not night.log.is_holder:
-                with night.log.hold(wait=True, take_over=request.take_over):
-                    record_origin(night.log, prepared)
-                    return _result(night, steps.publish(night), reused=True)
-            with recorded_attempt(night):
-                steps.tokenize(night, prepared)
-                _abort_if_mostly_quarantined(night)
-                _abort_if_refused_for_one_cause(night)
-                steps.profile(night)
-                # Step infer is recorded when every request is answered: only publishing was missing.
-                if "infer" not in night.log.state.steps:
-                    steps.plan(night)
-                    steps.infer(night, told.answered)
-                published = steps.publish(night)
-                _end_attempt(night, published)
-                return _result(night, published, reused=False)
+            if not night.log.state.finished or night.log.is_holder:
+                try:
+                    with recorded_attempt(night):
+                        steps.tokenize(night, prepared)
+                        steps.profile(night)
+                        if "infer" not in night.log.state.steps:
+                            steps.plan(night)
+                            steps.infer(night, None)
+                        night.log.end_attempt("completed", int(ExitCode.OK))
+                except (EngineError, EngineFailedError) as error:
+                    failure = bounded(" ".join(str(error).split()), 500)
+            return SideRun(
+                night.run_key, request.settings, model_name(night.model_dir), night.engine.version, failure
+            )
+
+
+def _with_sides(request: NightRequest, steps: Steps) -> tuple[NightRequest, SideRun | None, SideRun | None]:
+    """Return a night with what its candidate has answered, and the runs of the candidate and the reference.
+
+    Where rules have taken the candidate back, it is a night without one.
+    """
+    canary = request.canary
+    if canary is None:
+        return request, None, None
+    asked = [canary.candidate, canary.reference]
+    if canary.rules is not None:
+        if request.run_date is None:
+            raise RuntimeError("a night by rules has a date")
+        store = open_store(request.store_uri)
+        store.probe()
+        percent = begin_night(StageLog(store, request.job), canary.rules, request.run_date)
+        if not percent:
+            return replace(request, canary=None), None, None
+        asked = [one and replace(one, side=one.side and replace(one.side, percent=percent)) for one in asked]
+    theirs, reference = asked
+    if theirs is None:
+        raise RuntimeError("a canary has a candidate")
+    candidate = answer_side(theirs, steps)
+    canary = replace(canary, candidate=theirs, reference=reference)
+    found = replace(request, canary=canary, candidate_run=candidate.run_key)
+    return found, candidate, None if reference is None else answer_side(reference, steps)
 
 
 @contextmanager
@@ -206,4 +327,5 @@ def _result(night: Night, published: dict[str, Any], *, reused: bool) -> dict[st
     if published.get("report_file"):
         places["report_file"] = plain_path(published["report_file"])
     named = {"job": night.job, "run_date": night.run_date.isoformat(), "reused": reused}
-    return {**published, **places, **named}
+    stage = night.log.state.steps.get(STAGE)
+    return {**published, **places, **named, **({} if stage is None else {STAGE: dict(stage.results)})}

@@ -11,7 +11,7 @@ from flows.views.estimate import WIDTH
 from tasks.compare.document import COLUMNS, cells, words
 
 if TYPE_CHECKING:
-    from tasks.compare.compare import Variant
+    from tasks.compare.variants import Variant
 
 
 def tell_run(number: int, variant: Variant) -> None:

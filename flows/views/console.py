@@ -129,6 +129,12 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.insert(place, ("cost", f"{result['cost']:,.4g} {result['currency']}"))
     if result.get("catalog"):
         rows.append(("tables", f"{', '.join(sorted(result['tables']))} in {result['catalog']}"))
+    stage = result.get("canary")
+    if stage is not None:
+        rows.append(
+            ("candidate", f"{stage['candidate']}, {stage['stage']}, {stage['percent']:g} % from now on")
+        )
+        rows.append(("", f"{stage['action']} by {stage['by']}: {stage['reason']}"))
     if not result["published"]:
         rows.insert(2, ("published", "no, results are in the run directory only"))
     return rows

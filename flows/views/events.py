@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from prefect.events import Event
 
 EVENT: Final = "nightblend.partition.published"
+MOVED: Final = "nightblend.candidate."
+"""Of a night by rules, with what was done: `good-night`, `promote` or `fall-back`."""
 _NAMESPACE: Final = UUID("5b1f6c0e-6f0a-4c5f-9d5e-2a8d2f3f7c61")
 _TOLD: Final = (
     *("job", "run_date", "publication_id", "run_key", "status", "requests", "outputs", "errors"),
@@ -21,6 +23,31 @@ _TOLD: Final = (
 def event_id(job: str, run_date: str, publication_id: str) -> UUID:
     """Return the id of the event of a publication: the same however often it is told."""
     return uuid5(_NAMESPACE, f"{job}/{run_date}/{publication_id}")
+
+
+def tell_candidate(result: dict[str, Any]) -> Event | None:
+    """Emit `nightblend.candidate.ACTION` of a night that rules have judged, with the reason.
+
+    Returns
+    -------
+    Event or None
+        None if there is no candidate, or events are off.
+    """
+    stage = result.get("canary")
+    if stage is None:
+        return None
+    job, action = result["job"], stage["action"].replace(" ", "-")
+    return emit_event(
+        event=MOVED + action,
+        resource={
+            "prefect.resource.id": f"nightblend.candidate.{job}",
+            "prefect.resource.name": f"{job}: {stage['candidate']}",
+            "nightblend.job": job,
+            "nightblend.run-date": result["run_date"],
+        },
+        payload=dict(stage),
+        id=uuid5(_NAMESPACE, f"{job}/{stage['candidate']}/{stage['run_date']}/{action}"),
+    )
 
 
 def tell_published(result: dict[str, Any]) -> Event | None:

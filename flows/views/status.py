@@ -55,6 +55,10 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("last error", found["last_error"]))
     if found["exit_code"] is not None:
         rows.append(("exit code", exit_code_text(found["exit_code"])))
+    stage = found.get("canary")
+    if stage is not None:
+        rows.append(("candidate", f"{stage['candidate']}, {stage['stage']}, {stage['percent']:g} %"))
+        rows.append(("", f"{stage['action']} by {stage['by']}: {stage['reason']}"))
     return rows
 
 

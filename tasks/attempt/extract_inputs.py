@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.facts import NATIVE_FACTS
-from tasks.attempt.kept import find_earlier
+from tasks.attempt.kept import find_candidate, find_earlier
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
@@ -17,7 +17,7 @@ from tasks.extract.listing import listing_digest
 from tasks.infer.backends.engines import check_defaults, find_engine
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
-from tasks.night.request import RETRY_OF
+from tasks.night.request import CANARY, RETRY_OF, SIDE
 from tasks.profile.tokenizer import load_tokenizer
 from tasks.store.open import open_store
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.backends.facts import EngineFacts
     from tasks.attempt.kept import Earlier
     from tasks.extract.result import ExtractResult
-    from tasks.night.request import NightRequest
+    from tasks.night.request import NightRequest, Side
     from tasks.profile.tokenizer import PromptTokenizer
     from tasks.store.contract import Store
 
@@ -40,8 +40,8 @@ class ExtractedInputs:
     """What step extract finds: the identity of a run, and its parsed but not yet recorded input.
 
     `origin` is what it was made from: the results of step `ORIGIN`; `reading` is when that was, as the log of
-    the date tells it; `earlier` is the publication of which only what failed is answered, if that is asked
-    for.
+    the date tells it; `earlier` is whose answers are kept, if any are; `side` says which requests are
+    answered, if not all are.
     """
 
     run_date: date
@@ -54,6 +54,7 @@ class ExtractedInputs:
     origin: dict[str, Any]
     reading: Reading
     earlier: Earlier | None = None
+    side: Side | None = None
 
 
 def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = None) -> ExtractedInputs:
@@ -85,7 +86,11 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
     )
     check_defaults(engine, settings.defaults)
     after = begin_reading(store, request.job, resolved.run_date)
-    earlier = find_earlier(store, request.job, resolved.run_date) if request.failed_only else None
+    earlier = None
+    if request.failed_only:
+        earlier = find_earlier(store, request.job, resolved.run_date)
+    elif request.candidate_run:
+        earlier = find_candidate(store, request.job, resolved.run_date, request.candidate_run)
     extracted = extract(
         request.source,
         job=request.job,
@@ -113,7 +118,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         )
     model = model_digest(model_dir)
     listing = listing_digest((o.source_uri, o.etag, o.size) for o in extracted.objects)
-    retry_of = earlier.run_key if earlier is not None else ""
+    retry_of = earlier.run_key if earlier is not None and request.failed_only else ""
     identity = answers_identity(request, resolved.run_date, model, tokenizer, engine, retry_of)
     return ExtractedInputs(
         run_date=resolved.run_date,
@@ -132,6 +137,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         },
         reading=Reading(after, listing),
         earlier=earlier,
+        side=request.side,
     )
 
 
@@ -160,6 +166,10 @@ def answers_identity(
     rules = dict(tokenizer.rules() or {})
     if retry_of:
         rules[RETRY_OF] = retry_of
+    if request.candidate_run:
+        rules[CANARY] = request.candidate_run
+    if request.side is not None:
+        rules[SIDE] = request.side.told()
     return {
         "job": request.job,
         "run_date": run_date,

@@ -1,8 +1,9 @@
-"""Answers that a night keeps which answers only what failed: those of its date's current publication.
+"""Answers that a night keeps and does not compute: of its date's current publication, or of a candidate.
 
-A request is kept if it has the name and the answer key of before, which is made under the sampling defaults
-of before. So a request that has changed since is answered anew, and changed settings hold for what is
-answered now alone.
+A night that answers only what failed keeps the first; one of which a candidate has answered a share keeps
+the others. A request is kept if it has the name and the answer key of before, which is made under the
+sampling defaults of before. So a request that has changed since is answered anew, and changed settings hold
+for what is answered now alone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import pyarrow.compute as pc
 
 from tasks.base.errors import ConfigurationError
 from tasks.base.schema import IDENTIFYING_COLUMNS, SCHEMAS
-from tasks.night.request import KEPT, RETRY_OF
+from tasks.night.request import CANARY, KEPT, RETRY_OF
 from tasks.requests.sampling import SamplingDefaults
 from tasks.runlog.log import RunLog
 from tasks.runlog.parts import GroupedWriter, batches
-from tasks.runlog.places import date_prefix, publication_prefix
+from tasks.runlog.places import date_prefix, publication_prefix, run_prefix
 from tasks.runlog.state import current_publication
 
 if TYPE_CHECKING:
@@ -40,33 +41,36 @@ _SAME: Final = ["request_id", "answer_key"]
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The publication of which only what failed is answered.
+    """Whose answers are kept.
 
     Attributes
     ----------
     run_key, publication_id
-        The run that made it, and what it published.
+        The run that made them, and what it published; '' for a candidate, which publishes nothing.
     outputs
-        Key of its table of answers.
+        Keys of its tables of answers.
     before
         Runs whose answers it keeps itself, the first one first.
     key_defaults
         Sampling defaults that its answer keys are made under; None where an earlier release did not say.
     models
         Key of a run -> name of the model that answered in it.
+    kind
+        `RETRY_OF`, or `CANARY` for a candidate.
     """
 
     run_key: str
     publication_id: str
-    outputs: str
+    outputs: tuple[str, ...]
     before: tuple[str, ...]
     key_defaults: SamplingDefaults | None
     models: dict[str, str]
+    kind: str = RETRY_OF
 
     def told(self) -> dict[str, Any]:
         """Return what an attempt and a publication say of it."""
         return {
-            RETRY_OF: [*self.before, self.run_key],
+            self.kind: [*self.before, self.run_key],
             "models": self.models,
             "key_defaults": self.key_defaults.as_dict() if self.key_defaults else None,
         }
@@ -95,11 +99,20 @@ def find_earlier(store: Store, job: str, run_date: date) -> Earlier:
     return Earlier(
         current.run_key,
         current.publication_id,
-        f"{prefix}/outputs.parquet",
+        (f"{prefix}/outputs.parquet",),
         tuple(current.details.get(RETRY_OF) or ()),
         SamplingDefaults(**known) if known else None,
         {**(current.details.get("models") or {}), current.run_key: summary["model"]},
     )
+
+
+def find_candidate(store: Store, job: str, run_date: date, run_key: str) -> Earlier:
+    """Find what the candidate of a night has answered, as far as it has."""
+    run_log = RunLog(store, run_prefix(job, run_date.isoformat(), run_key))
+    state = run_log.refresh()
+    model = state.attempt.params.get("model_name", "") if state.attempt is not None else ""
+    outputs = tuple(run_log.key(part.name) for part in state.parts_of("outputs"))
+    return Earlier(run_key, "", outputs, (), None, {run_key: model}, CANARY)
 
 
 @dataclass(slots=True)
@@ -132,24 +145,28 @@ def keep_answers(night: Night, earlier: Earlier, asked: list[Path]) -> Kept:
     """Take the answers of `earlier` for the requests of the files `asked`."""
     folder = night.scratch / KEPT
     folder.mkdir(parents=True, exist_ok=True)
-    before = folder / "outputs.parquet"
-    night.store.get_file(earlier.outputs, before)
+    before = [folder / f"outputs-{place:06d}.parquet" for place in range(len(earlier.outputs))]
+    for key, file in zip(earlier.outputs, before, strict=True):
+        night.store.get_file(key, file)
     columns = list(IDENTIFYING_COLUMNS)
     requests = [pl.read_parquet(path, columns=columns) for path in asked]
     known = pl.concat(requests) if requests else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     answered: list[str] = []
     path, schema = folder / "kept.parquet", SCHEMAS["outputs"]
     with GroupedWriter(path, schema) as writer:
-        for rows in batches(before, schema):
+        for rows in (rows for file in before for rows in batches(file, schema)):
             # Who asked is told as the source tells it now: a line may have moved.
             answers = pl.DataFrame(pl.from_arrow(rows.drop([c for c in columns if c not in _SAME])))
+            if earlier.kind == CANARY:
+                # What that run keeps itself is of others.
+                answers = answers.filter(pl.col("run_key") == earlier.run_key)
             found = answers.join(known, on=_SAME, how="inner", maintain_order="left")
             if found.height:
                 writer.write(found.select(schema.names).to_arrow().cast(schema))
                 answered += found["request_id"].to_list()
     kept = pa.array(answered, pa.string())
     left = [_without(one, kept, folder / f"left-{place:06d}.parquet") for place, one in enumerate(asked)]
-    log.info("%d answers of publication %s are kept", len(answered), earlier.publication_id)
+    log.info("%d answers of run %s are kept", len(answered), earlier.run_key)
     return Kept(left, [path] if answered else [], len(answered))
 
 

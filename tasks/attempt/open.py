@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tasks.attempt.ended import end_killed, record_failed
 from tasks.base.release import release
 from tasks.night.fence import announce, check_first
+from tasks.night.model import model_name
 from tasks.night.night import Night
-from tasks.night.request import ORIGIN, RETRY_OF, NightRequest
+from tasks.night.request import ORIGIN, SIDE, NightRequest
 from tasks.runlog.log import RunLog
 from tasks.runlog.places import run_prefix
 
@@ -41,6 +42,7 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
     )
     state = run_log.refresh()
     reading = inputs.reading
+    named = model_name(inputs.model_dir)
 
     def night() -> Night:
         attempt = run_log.state.attempt
@@ -79,7 +81,9 @@ def open_night(inputs: ExtractedInputs, request: NightRequest, scratch: Path) ->
                 "engine": {"name": inputs.engine.name, "version": inputs.engine.version},
                 "release": release(),
                 "publish": settings.publish,
-                **({} if inputs.earlier is None else {RETRY_OF: inputs.earlier.run_key}),
+                **({} if inputs.earlier is None else {inputs.earlier.kind: inputs.earlier.run_key}),
+                **({} if inputs.side is None else {SIDE: inputs.side.told()}),
+                "model_name": named,
                 "listed": reading.number,
                 "options": list(request.options),
                 "asked_by": request.asked_by,

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from engine.models.config import load_config
 from tasks.attempt.kept import Kept, keep_answers
+from tasks.attempt.share import only_share
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
@@ -47,7 +48,10 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         return known.results
     config = load_config(night.model_dir)
     check_on_its_device(night, config)
-    asked = inputs.extracted.files("requests")
+    asked, unreadable = inputs.extracted.files("requests"), inputs.extracted.files("errors")
+    if inputs.side is not None:
+        # Lines that ask for nothing that can be answered are the night's own.
+        asked, unreadable = only_share(night.job, inputs.side, asked, night.scratch / "share"), []
     kept = Kept(asked) if inputs.earlier is None else keep_answers(night, inputs.earlier, asked)
     result = tokenize_requests(
         kept.left,
@@ -69,7 +73,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "requests", result.offsets_file, ext="npy", count=result.requests, label="offsets"
     )
     refused = [(result.errors_file, result.errors)] if result.errors else []
-    refused += [(path, pq.read_metadata(path).num_rows) for path in inputs.extracted.files("errors")]
+    refused += [(path, pq.read_metadata(path).num_rows) for path in unreadable]
     errors = [night.log.write_part("errors", path, ext="parquet", count=count) for path, count in refused]
     results = {
         "requests": result.requests,

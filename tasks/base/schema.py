@@ -30,6 +30,7 @@ VERSIONS: Final[dict[str, int]] = {
     "lengths": 1,
     "utilization": 2,
     "batch_runs": 3,
+    "comparisons": 1,
 }
 """Version of each table's schema."""
 
@@ -312,6 +313,39 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("cost", pa.float64(), "currency", "GPU hours held at that price", null=True),
         _col("cost_per_1000_requests", pa.float64(), "currency", "Of those answered", null=True),
         _col("cost_per_million_tokens", pa.float64(), "currency", "Of prompts and answers", null=True),
+    ],
+    # The two sides of a night of which a candidate has answered a share.
+    "comparisons": [
+        _col("job", pa.string(), "", "Name of the nightly"),
+        _col("run_date", pa.date32(), "", "Date of the run"),
+        _col("run_key", pa.string(), "", "Run of the night"),
+        _col("side", pa.string(), "", "baseline or candidate"),
+        _col("side_run_key", pa.string(), "", "Run that computed this side"),
+        _col("share_by", pa.string(), "", "What the share is a hash of: tenant, workload or request"),
+        _col("share_percent", pa.float64(), "%", "The candidate's share"),
+        _col("policy", pa.string(), "", "Order of the requests"),
+        _col("engine", pa.string(), "", "Engine"),
+        _col("engine_version", pa.string(), "", "Its version", null=True),
+        _col("model", pa.string(), "", "Model"),
+        _col("precision", pa.string(), "", "Precision of computing and of the KV cache"),
+        _col("requests", pa.int64(), "", "Requests that this side was given"),
+        _col("outputs", pa.int64(), "", "Of these, answered"),
+        _col("errors", pa.int64(), "", "Of these, not answered, though they could be"),
+        _col("failure", pa.string(), "", "Why the candidate ended early, if it did", null=True),
+        _col("input_tokens", pa.int64(), "tokens", "Prompts of the answers"),
+        _col("output_tokens", pa.int64(), "tokens", "Answers"),
+        _col("engine_seconds", pa.float64(), "s", "Time in the engine's steps", null=True),
+        _col("tokens_per_second", pa.float64(), "tokens/s", "Tokens computed over that time", null=True),
+        _col("mean_output_tokens", pa.float64(), "tokens", "Of an answer", null=True),
+        _col("spread_output_tokens", pa.float64(), "tokens", "Standard deviation of an answer", null=True),
+        _col("finish_reasons", pa.string(), "JSON", "Finish reason: answers that ended so"),
+        _col(
+            "compared", pa.int64(), "", "Answers of the candidate that were compared, in its row", null=True
+        ),
+        _col("exact", pa.float64(), "1", "Of these, equal to the baseline's", null=True),
+        _col("normalised", pa.float64(), "1", "Equal but for case, spaces and punctuation", null=True),
+        _col("json_equal", pa.float64(), "1", "Equal as JSON, of those whose baseline is JSON", null=True),
+        _col("score", pa.float64(), "", "Mean of what the scorer says", null=True),
     ],
     # What later nights learn from; stays in the run directory.
     "lengths": [

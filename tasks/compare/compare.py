@@ -3,91 +3,32 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine.choices import ENDPOINT, NATIVE, ORDERS, VLLM
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.open import open_night
 from tasks.attempt.tokenize_inputs import tokenize_inputs
-from tasks.base.errors import ConfigurationError
 from tasks.compare.measure import Measured, measure
-from tasks.infer.backends.engines import find_engine, refusal_of
-from tasks.plan.work import NightWork, load_work
-from tasks.profile.tokenizer import load_tokenizer
+from tasks.compare.variants import answerable, facts_of, night_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from engine.backends.facts import EngineFacts
+    from tasks.compare.variants import Variant
     from tasks.night.night import Night
     from tasks.night.request import NightRequest
+    from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
 SEED: Final = 0
 """Of the sample."""
 MILLION: Final = 1_000_000
-
-
-@dataclass(frozen=True)
-class Variant:
-    """An engine with its options, and an order.
-
-    Attributes
-    ----------
-    options
-        Of the engine, as KEY=VALUE.
-    python
-        Its interpreter; None is this one.
-    """
-
-    engine: str
-    policy: str
-    options: tuple[str, ...] = ()
-    python: str | None = None
-
-
-def variants_of(
-    engines: Sequence[str], policies: Sequence[str], options: Sequence[str], python: str | None
-) -> list[Variant]:
-    """Return every engine in every order.
-
-    Parameters
-    ----------
-    options
-        As ``ENGINE:KEY=VALUE``: each is for one of the engines.
-
-    Raises
-    ------
-    ConfigurationError
-        If an option is for none of them, or a name is given twice or unknown.
-    """
-    for name, given, known in (
-        ("--engines", engines, (NATIVE, VLLM, ENDPOINT)),
-        ("--policies", policies, tuple(ORDERS)),
-    ):
-        unknown = [one for one in given if one not in known]
-        if unknown or not given or len(set(given)) < len(given):
-            said = f"{unknown[0]!r} is unknown" if unknown else "names none, or one twice"
-            raise ConfigurationError(name, said, f"Name some of {', '.join(known)}")
-    of: dict[str, list[str]] = {engine: [] for engine in engines}
-    for one in options:
-        engine, colon, option = one.partition(":")
-        if not colon or engine not in of:
-            # Not repeated: it may hold what is secret.
-            raise ConfigurationError(
-                "--engine-option", "one is for none of the engines", "Give it as ENGINE:KEY=VALUE"
-            )
-        of[engine].append(option)
-    return [
-        Variant(engine, policy, tuple(of[engine]), python if engine == VLLM else None)
-        for engine in engines
-        for policy in policies
-    ]
 
 
 def compare(
@@ -129,9 +70,9 @@ def compare(
     inputs = extract_inputs(request, scratch)
     with open_night(inputs, request, scratch) as night:
         tokenize_inputs(night, inputs)
-        facts = [_facts(night, request.model, variant) for variant in variants]
+        facts = [facts_of(night, request.model, variant) for variant in variants]
         work, refused = _sampled(night, facts, sample)
-        nights = [_night_of(night, v, f) for v, f in zip(variants, facts, strict=True)]
+        nights = [night_of(night, v, f) for v, f in zip(variants, facts, strict=True)]
         found: list[list[Measured]] = [[] for _ in variants]
         for number in range(rounds):
             for i, one in enumerate(nights):
@@ -149,54 +90,14 @@ def compare(
     }
 
 
-def _facts(night: Night, model: str, variant: Variant) -> EngineFacts:
-    return find_engine(
-        variant.engine,
-        variant.options,
-        None,
-        night.model_dir,
-        load_tokenizer(str(night.model_dir)).encode,
-        model,
-        python=variant.python,
-        device=night.settings.device,
-    )
-
-
-def _night_of(night: Night, variant: Variant, facts: EngineFacts) -> Night:
-    settings = replace(
-        night.settings,
-        policy=variant.policy,
-        engine=variant.engine,
-        engine_python=variant.python,
-        engine_options=variant.options,
-        device=ENDPOINT if variant.engine == ENDPOINT else night.settings.device,
-        # All orders are made for one device, or they would be compared along with what is asked.
-        device_profile=night.settings.planned_on,
-    )
-    return replace(night, engine=facts, settings=settings)
-
-
 def _sampled(night: Night, facts: Sequence[EngineFacts], sample: int) -> tuple[NightWork, int]:
     """Return the work of a sample of the requests that every engine can answer, and how many cannot be."""
-    work = load_work(night)
-    refusals = [refusal_of(one, night.settings.defaults) for one in facts]
-    refused = {
-        row["request_id"]
-        for row in night.read_table("requests").to_pylist()
-        if any(refusal(row) is not None for refusal in refusals)
-    }
-    open_keys = set(work.open_keys())
-    keys = [
-        key
-        for key, rows in work.members.items()
-        if key in open_keys and not any(work.rows[i]["request_id"] in refused for i in rows)
-    ]
-    if not keys:
-        raise ConfigurationError("--source", "no request is left that all engines answer", "Name other logs")
+    work, refused = answerable(night, facts)
+    keys = list(work.members)
     if 0 < sample < len(keys):
         chosen = np.sort(np.random.default_rng(SEED).choice(len(keys), sample, replace=False))
         keys = [keys[i] for i in chosen.tolist()]
-    return replace(work, members={key: work.members[key] for key in keys}), len(refused)
+    return replace(work, members={key: work.members[key] for key in keys}), refused
 
 
 def _row(

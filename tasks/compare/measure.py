@@ -24,8 +24,8 @@ class Measured:
 
     Attributes
     ----------
-    seconds
-        From the model being ready to the last answer.
+    seconds, load_seconds
+        From the model being ready to the last answer; from the start of the engine to there.
     prompt_tokens, output_tokens
         Of the answers.
     hit_tokens, preemptions, steps, mixed_steps
@@ -35,9 +35,14 @@ class Measured:
         Most memory that the engine's process held; None of an engine elsewhere.
     answers
         (request_id, choice) -> token ids, or the text where the engine gives none.
+    lengths
+        (request_id, choice) -> tokens of the answer.
+    samples
+        The engine's steps, as its messages have them; none where it does not tell any.
     """
 
     seconds: float = 0.0
+    load_seconds: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
     hit_tokens: int | None = 0
@@ -46,6 +51,8 @@ class Measured:
     mixed_steps: int | None = None
     peak_bytes: int | None = None
     answers: dict[tuple[str, int], tuple[list[int] | None, str]] = field(default_factory=dict)
+    lengths: dict[tuple[str, int], int] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -62,12 +69,15 @@ class Measured:
             mixed = message["prefill_tokens"] > 0 and message["decode_tokens"] > 0
             self.mixed_steps = (self.mixed_steps or 0) + mixed
             self.preemptions = (self.preemptions or 0) + message["preemptions"]
+            self.samples.append(message)
         elif message["type"] == "fatal":
             raise EngineError(message["message"])
 
     def _take_answer(self, item: dict[str, Any], lengths: dict[str, int]) -> None:
         told = item.get("completion_tokens")
-        self.output_tokens += len(item["token_ids"]) if told is None else told
+        length = len(item["token_ids"]) if told is None else told
+        self.output_tokens += length
+        self.lengths[item["request_id"], item["choice"]] = length
         self.prompt_tokens += item.get("prompt_tokens") or lengths[item["request_id"]]
         cached = item["cached_tokens"]
         known = self.hit_tokens is not None and cached is not None
@@ -89,7 +99,7 @@ def measure(night: Night, work: NightWork, folder: Path) -> Measured:
     with engine_process(folder) as engine:
         for message in engine.messages:
             if message["type"] == "ready":
-                begin = monotonic()
+                found.load_seconds, begin = monotonic() - begin, monotonic()
             found.take(message, lengths)
             if message["type"] == "done":
                 done = True

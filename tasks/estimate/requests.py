@@ -122,8 +122,12 @@ class Requests:
 
         Requests that share much of their prompt stay together, else a sample would share less than the whole.
         """
+        return self if count >= len(self) else self.take(self.choose(count, seed))
+
+    def choose(self, count: int, seed: int = 0) -> Int64:
+        """Return the indices of `sample`, int64 [about `count`], rising."""
         if count >= len(self):
-            return self
+            return np.arange(len(self))
         cluster = _clusters(self.tree, self.workload)
         clusters = int(cluster.max()) + 1
         size = np.bincount(cluster, minlength=clusters)
@@ -134,7 +138,7 @@ class Requests:
         order = np.lexsort((work / size, kind))
         step = len(self) / count
         at = np.arange(np.random.default_rng(seed).uniform(0, min(step, clusters)), clusters, step)
-        return self.take(np.flatnonzero(np.isin(cluster, order[at.astype(np.int64)])))
+        return np.flatnonzero(np.isin(cluster, order[at.astype(np.int64)]))
 
 
 def _clusters(tree: PrefixTree, workload: Int64) -> Int64:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import resolve_run_date, site_zone
+from tasks.canary.stages import StageLog
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
 from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Attempt, AttemptEnded, Part
@@ -90,9 +91,10 @@ def date_status(
         `job, run_date, status, published, output_file, run_dir, run_key, owner, epoch, silence_s, attempts,
         policy, order, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, requests,
         outputs, errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is
-        nothing to tell. From `requests` to `exit_code` it is about the publication where the date is done,
-        else about the last run; `order` is what policy `auto` has chosen and why, in words; `bad_rows` is as
-        `tasks.base.bad_rows.count_bad_rows` returns it.
+        nothing to tell. Of a job that has had a candidate also `canary`, where that is
+        (`tasks.canary.stages.Stage`). From `requests` to `exit_code` it is about the publication where the
+        date is done, else about the last run; `order` is what policy `auto` has chosen and why, in words;
+        `bad_rows` is as `tasks.base.bad_rows.count_bad_rows` returns it.
     """
     view = view_date(store, job, run_date, lease_s=lease_s)
     current, run = view.current, view.last_run
@@ -111,6 +113,9 @@ def date_status(
         "next_command": command,
         "next": meaning,
     }
+    stages = StageLog(store, job).read()
+    if stages:
+        found["canary"] = stages[-1].as_dict()
     return found
 
 

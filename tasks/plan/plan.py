@@ -98,7 +98,7 @@ def take_plan(night: Night) -> bool:
     if step.results["answered_before"] != len(work.answered):
         return False
     files = {name: night.fetch(night.log.state.parts[part]) for name, part in step.results["parts"].items()}
-    asked = _Asked.of(night, work, Choices())
+    asked = Asked.of(night, work, Choices())
     replanning = read_replanning(files[LENGTHS_FILE]) if LENGTHS_FILE in files else None
     choice = recorded_choice(night)
     schedule = None if choice is None else Schedule.read(choice["schedule"])
@@ -108,7 +108,7 @@ def take_plan(night: Night) -> bool:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """The sequences to compute, in input order.
 
     Attributes
@@ -127,7 +127,7 @@ class _Asked:
     offsets: Int64
 
     @classmethod
-    def of(cls, night: Night, work: NightWork, choices: Choices) -> _Asked:
+    def of(cls, night: Night, work: NightWork, choices: Choices) -> Asked:
         """Return what has no durable answer; what `choices` holds of unfinished ones is left out."""
         asked = _sequences(night, work, choices)
         named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
@@ -185,13 +185,13 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
             "--lengths", f"{settings.lengths!r} is unknown", f"Choose one of {', '.join(ESTIMATORS)}"
         )
     config = load_config(night.model_dir)
-    asked = _Asked.of(night, work, choices or Choices())
+    asked = Asked.of(night, work, choices or Choices())
     rows, tokens, offsets = asked.rows, asked.tokens, asked.offsets
     prompt = np.diff(offsets)
     max_new = np.array([sampling.max_tokens for _, _, sampling in asked.named], np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
     group = workload_numbers([row["workload"] for row in rows])
-    priority, window = _constraints(rows)
+    priority, window = constraints_of(rows)
     tree = build_tree(tokens, offsets)
     estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
     shape = model_shape(config, settings.dtype, settings.kv_dtype)
@@ -297,7 +297,7 @@ def steps_of(schedule: Schedule, settings: NightSettings) -> dict[str, Any]:
     }
 
 
-def _constraints(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:
+def constraints_of(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:
     """Return priorities and deadline windows of the rows; None where no row has any."""
     priority = np.array([row["priority"] or 0 for row in rows], np.int64)
     ends = [row["deadline"].timestamp() if row["deadline"] else -1.0 for row in rows]

@@ -24,7 +24,7 @@ from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS
 from tasks.night.fence import announce, check_first, check_newest
 from tasks.night.model import model_name
-from tasks.night.request import KEPT, RETRY_OF
+from tasks.night.request import CANARY, KEPT, RETRY_OF
 from tasks.publish.current import Publication, date_log, make_current
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
 from tasks.publish.summary import results_of, summarise
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from tasks.runlog.state import RunState
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device_samples")
+CANARY_TABLES: Final = ("comparisons",)
+"""Only of a night of which a candidate has answered a share."""
 ID_LENGTH: Final = 16
 ID_SHARE: Final = 250_000
 """About as many request ids are compared at a time."""
@@ -121,6 +123,7 @@ def publish(night: Night) -> dict[str, Any]:
         if not night.settings.force:
             check_first(night.log, night.reading)
     files = {kind: _files(night, kind) for kind in TABLES}
+    files |= {kind: _files(night, kind) for kind in CANARY_TABLES if night.parts(kind)}
     account = check_rows(night, files)
     summary = summarise(night, account, files)
     publication_id = _publication_id(night, summary)
@@ -174,7 +177,7 @@ def publish(night: Night) -> dict[str, Any]:
     if night.settings.publish and night.reading is not None:
         results |= {"listing": night.reading.listing, "listed": night.reading.number}
     defaults = kept.get("key_defaults") or night.settings.defaults.as_dict()
-    results |= {"key_defaults": defaults, **{k: kept[k] for k in (RETRY_OF, "models") if k in kept}}
+    results |= {"key_defaults": defaults, **{k: kept[k] for k in (RETRY_OF, CANARY, "models") if k in kept}}
     if night.settings.publish:
         make_current(
             night.store,
@@ -312,7 +315,9 @@ def _publication_id(night: Night, summary: dict[str, Any]) -> str:
     The attempts are in it through the parts they wrote. The present one is not: what a killed publisher left
     is finished by its successor under the same name.
     """
-    parts = sorted([kind, part.name, part.sha256] for kind in TABLES for part in night.parts(kind))
+    parts = sorted(
+        [kind, part.name, part.sha256] for kind in (*TABLES, *CANARY_TABLES) for part in night.parts(kind)
+    )
     content = json.dumps([night.run_key, parts, summary], sort_keys=True, allow_nan=False)
     return hashlib.sha256(content.encode()).hexdigest()[:ID_LENGTH]
 

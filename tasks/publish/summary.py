@@ -133,6 +133,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         "bad_rows": count_bad_rows(files["errors"], files["quarantine"]),
         "workloads": _workloads(answered, failed, files["outputs"]),
         "profile": dict(results_of(night, "profile")) or None,
+        **({"comparisons": compared["rows"]} if (compared := results_of(night, "compare")) else {}),
     }
 
 

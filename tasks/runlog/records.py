@@ -199,6 +199,39 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """Where the candidate of a job is, in a log of its own (`tasks.canary.stages`).
+
+    Attributes
+    ----------
+    candidate
+        Its name.
+    percent
+        Its share from here on.
+    stage, good_nights
+        See `tasks.canary.stages.Stage`.
+    run_date, action, reason, by
+        The night that this is about ('' by hand), what was done, why, and by whom.
+    steps
+        Shares to go through, percent.
+    baseline
+        The baseline's figures of the last night that had some.
+    """
+
+    KIND: ClassVar[str] = "canary_stage"
+    candidate: str
+    percent: float
+    stage: str
+    good_nights: int
+    run_date: str
+    action: str
+    reason: str
+    by: str
+    steps: list[float] = field(default_factory=list)
+    baseline: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a kind that this program does not know."""
 
@@ -207,12 +240,22 @@ class Unknown:
 
 
 Body: TypeAlias = (
-    Claim | Released | Attempt | Step | Part | StopRequested | AttemptEnded | Published | Listed | Unknown
+    Claim
+    | Released
+    | Attempt
+    | Step
+    | Part
+    | StopRequested
+    | AttemptEnded
+    | Published
+    | Listed
+    | Staged
+    | Unknown
 )
 STATUSES = ("completed", "completed_with_errors", "failed", "stopped")
 _KINDS: dict[str, type[Any]] = {
     cls.KIND: cls
-    for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed)
+    for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed, Staged)
 }
 
 

@@ -15,7 +15,7 @@ from pyiceberg.exceptions import NoSuchTableError
 
 from tasks.warehouse import tables
 from tasks.warehouse.replace import retried
-from tasks.warehouse.tables import PROPERTIES, TABLES
+from tasks.warehouse.tables import OPTIONAL, PROPERTIES, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -70,7 +70,7 @@ def maintain_tables(
     """
     before = (now or datetime.now(UTC)) - timedelta(days=keep_days)
     done = []
-    for name in TABLES.values():
+    for name in (*TABLES.values(), *OPTIONAL.values()):
         full = f"{tables.NAMESPACE}.{name}"
         try:
             catalog.load_table(full)
@@ -93,7 +93,7 @@ def files_in_use(catalog: Catalog, *, keep_days: float | None, now: datetime | N
         As for `maintain_tables`; None keeps all states.
     """
     used: set[str] = set()
-    for name in TABLES.values():
+    for name in (*TABLES.values(), *OPTIONAL.values()):
         try:
             table = catalog.load_table(f"{tables.NAMESPACE}.{name}")
         except NoSuchTableError:

@@ -23,13 +23,14 @@ from tasks.warehouse import tables
 from tasks.warehouse.catalogs import FOLDER, open_catalog, store_properties
 from tasks.warehouse.tables import (
     OF_A_DATE,
-    TABLES,
+    OPTIONAL,
     add_runs,
     current_files,
     ensure_table,
     iceberg_schema,
     replace_date,
     replace_run,
+    table_name,
 )
 from tasks.warehouse.utilization import utilization
 
@@ -85,12 +86,12 @@ def write_table_files(
     """
     found = {}
     (folder / "tables").mkdir(exist_ok=True)
-    for kind in OF_A_DATE:
+    for kind in (*OF_A_DATE, *(kind for kind in OPTIONAL if kind in parts)):
         schema = iceberg_schema(kind)
         path = folder / f"{kind}.parquet"
         # No file of a publication is summed up as utilization is.
         if kind == "utilization" or not schema.equals(SCHEMAS[kind]):
-            path = folder / "tables" / f"{TABLES[kind]}.parquet"
+            path = folder / "tables" / f"{table_name(kind)}.parquet"
             with GroupedWriter(path, schema) as writer:
                 for rows in _rows(kind, parts, job, run_date, run_key, device):
                     writer.write(conform(rows, schema))
@@ -127,7 +128,7 @@ def holds(catalog: Catalog, job: str, run_date: date, files: Mapping[str, str]) 
     return all(
         current_files(ensure_table(catalog, kind), job, run_date)
         == ({files[kind]} if kind in files else set())
-        for kind in OF_A_DATE
+        for kind in _kinds(catalog, files)
     )
 
 
@@ -155,9 +156,19 @@ def clear_date(catalog: Catalog, job: str, run_date: date, *, check_owner: Calla
 
 
 def _existing(catalog: Catalog) -> Iterator[Table]:
-    for kind in OF_A_DATE:
+    for kind in (*OF_A_DATE, *OPTIONAL):
         with suppress(NoSuchTableError):
-            yield catalog.load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
+            yield catalog.load_table(f"{tables.NAMESPACE}.{table_name(kind)}")
+
+
+def _kinds(catalog: Catalog, files: Mapping[str, str]) -> list[str]:
+    """Return the tables that a date has rows in, or may have had."""
+    there = [
+        kind
+        for kind in OPTIONAL
+        if kind in files or catalog.table_exists(f"{tables.NAMESPACE}.{table_name(kind)}")
+    ]
+    return [*OF_A_DATE, *there]
 
 
 def replace_tables(
@@ -187,7 +198,7 @@ def replace_tables(
         If others keep changing a table.
     """
     snapshots: list[dict[str, Any]] = []
-    for kind in OF_A_DATE:
+    for kind in _kinds(catalog, files):
         wanted = [files[kind]] if kind in files else []
 
         def replace(kind: str = kind, wanted: list[str] = wanted) -> int | None:
@@ -197,7 +208,7 @@ def replace_tables(
 
         snapshot = retried(replace)
         if snapshot is not None:
-            snapshots.append({"table": TABLES[kind], "snapshot_id": snapshot})
+            snapshots.append({"table": table_name(kind), "snapshot_id": snapshot})
     row = {**run, "snapshots": snapshots}
 
     def record() -> None:

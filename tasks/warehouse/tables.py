@@ -38,6 +38,8 @@ TABLES: Final[dict[str, str]] = {
     "batch_runs": "batch_runs",
 }
 """Iceberg table of each table of `tasks.base.schema`."""
+OPTIONAL: Final[dict[str, str]] = {"comparisons": "llm_comparisons"}
+"""Tables that are made with their first rows: most nights have none."""
 OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization")
 """Those that are replaced date by date; `batch_runs` has a row for each attempt."""
 
@@ -54,6 +56,11 @@ VERSION: Final = "nightblend.schema-version"
 """Property of a table: the version of `tasks.base.schema` that its columns are of."""
 # Its documented positional form (term, literal) is not in the types of pyiceberg 0.12.
 _EQUAL: Final[Callable[[str, str], BooleanExpression]] = cast("Any", EqualTo)
+
+
+def table_name(kind: str) -> str:
+    """Return the Iceberg table of a table of `tasks.base.schema`, without its namespace."""
+    return TABLES.get(kind) or OPTIONAL[kind]
 
 
 def iceberg_schema(kind: str) -> pa.Schema:
@@ -98,7 +105,7 @@ def ensure_table(catalog: Catalog, kind: str) -> Table:
     A table of an earlier version gets its new columns, which are null in its rows; nothing is rewritten. One
     of a later version stays as it is.
     """
-    name = f"{NAMESPACE}.{TABLES[kind]}"
+    name = f"{NAMESPACE}.{table_name(kind)}"
     try:
         return _evolved(catalog, name, kind)
     except NoSuchTableError:

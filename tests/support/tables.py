@@ -15,7 +15,7 @@ import pytest
 from tasks.store.folder import FolderStore
 from tasks.warehouse import tables
 from tasks.warehouse.replace import open_warehouse
-from tasks.warehouse.tables import TABLES
+from tasks.warehouse.tables import table_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,5 +35,5 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def rows(place: Place, kind: str) -> pl.DataFrame:
     """Return all rows of the table of `kind`."""
     store, uri = place
-    table = open_warehouse(uri, store.uri).load_table(f"{tables.NAMESPACE}.{TABLES[kind]}")
+    table = open_warehouse(uri, store.uri).load_table(f"{tables.NAMESPACE}.{table_name(kind)}")
     return pl.scan_iceberg(table.metadata_location, reader_override="native").collect()

@@ -13,9 +13,11 @@ from engine.errors import EngineError
 from flows.cli import main
 from tasks.base.errors import ConfigurationError
 from tasks.compare import compare as module
-from tasks.compare.compare import _row, compare, variants_of
+from tasks.compare import variants
+from tasks.compare.compare import _row, compare
 from tasks.compare.document import COLUMNS, cells, document
 from tasks.compare.measure import Measured
+from tasks.compare.variants import Variant, variants_of
 from tasks.report.document import to_html
 from tests.support import scripted_backend
 from tests.support.demo_nights import batch_line, night_request, write_lines
@@ -67,7 +69,7 @@ def test_what_an_engine_does_not_tell_stays_unknown() -> None:
         {"type": "answers", "items": [item("c", None, 8, prompt_tokens=7, completion_tokens=5)]}, {"c": 9}
     )
     assert (run.prompt_tokens, run.output_tokens, run.hit_tokens, run.steps) == (37, 8, None, None)
-    row = _row(module.Variant("native", "blend"), NATIVE_FACTS, [run], run, None)
+    row = _row(Variant("native", "blend"), NATIVE_FACTS, [run], run, None)
     unknown = {name for name, value in row.items() if value is None}
     assert unknown == {"hit_rate", "preemptions", "mixed_steps", "peak_bytes", "cost_per_million_tokens"}
     with pytest.raises(EngineError, match="no more"):
@@ -88,7 +90,7 @@ def test_medians_over_the_rounds_and_the_share_of_equal_answers() -> None:
         run(4.0, [[1], [2], [3], [9]], 5),
         run(3.0, [[9], [9], [3], [9]], 2),
     ]
-    row = _row(module.Variant("vllm", "fcfs"), NATIVE_FACTS, runs, first, 3.6)
+    row = _row(Variant("vllm", "fcfs"), NATIVE_FACTS, runs, first, 3.6)
     assert (row["seconds"], row["tokens_per_second"], row["preemptions"]) == (3.0, 40.0, 2.0)
     # Without token ids the text decides.
     assert (row["equal_answers"], row["hit_rate"], row["mixed_steps"]) == (0.75, 0.5, 0.5)
@@ -108,7 +110,7 @@ def test_the_same_sample_goes_through_each_in_alternating_rounds(
 ) -> None:
     scripted_backend.use(monkeypatch, tmp_path / "script")
     other = EngineFacts("native", "other", Capabilities(), unsupported=("seed",))
-    monkeypatch.setattr(module, "_facts", lambda _n, _m, v: other if v.policy == "fcfs" else NATIVE_FACTS)
+    monkeypatch.setattr(module, "facts_of", lambda _n, _m, v: other if v.policy == "fcfs" else NATIVE_FACTS)
     heard = []
     found = compare(
         request_of,
@@ -139,7 +141,7 @@ def test_an_engine_that_dies_is_told(tmp_path: Path, request_of, monkeypatch: py
 
 
 def test_nothing_to_compare(tmp_path: Path, request_of, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "refusal_of", lambda *_: lambda _row: ConfigurationError("a", "b", "c"))
+    monkeypatch.setattr(variants, "refusal_of", lambda *_: lambda _row: ConfigurationError("a", "b", "c"))
     with pytest.raises(ConfigurationError, match="--source: no request is left"):
         compare(replace(request_of), variants_of(["native"], ["blend"], [], None), tmp_path / "scratch")
 

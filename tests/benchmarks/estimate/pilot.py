@@ -1,0 +1,101 @@
+"""Does a pilot foretell the night? A pilot, then the whole night itself, several times over.
+
+    python -m tests.benchmarks.estimate.pilot --write      # about ten minutes on two quiet cores
+    python -m tests.benchmarks.estimate.pilot --write --nights 1 --first-seed 2   # one more
+
+MMLU questions with their five solved examples beside requests with long answers, on the demo's model: each
+time other requests, `nightblend pilot` on a sample of them, then `nightblend run` on all, and the duration of
+its step infer beside the pilot's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.benchmarks.estimate.trust import DEMO, nightblend
+from tests.benchmarks.lib import places
+from tests.support.demo_nights import write_lines
+from tests.support.mmlu import mmlu_lines
+
+RESULTS = places.RESULTS / "pilot.json"
+DAY: Final = "2026-01-15"
+WANTED: Final = 0.1
+"""Relative error that a prediction may have."""
+
+
+def measure(
+    folder: Path, seed: int, questions: int, answers: int, sample: int, rounds: int
+) -> dict[str, Any]:
+    """Return predicted and measured seconds of one night."""
+    write_lines(folder / "logs", "day.jsonl", mmlu_lines(57, questions, answers, seed))
+    what = ("--source", str(folder / "logs"), "--model", str(DEMO / "model"), "--run-date", DAY)
+    tried = nightblend(
+        "pilot",
+        *what,
+        *("--sample", str(sample), "--rounds", str(rounds), "--out", str(folder / "pilot.html")),
+    )
+    night = nightblend("run", *what, "--job", "night", "--store", str(folder / "store"), "--catalog", "none")
+    predicted = tried["orders"][1]["seconds"]
+    return {
+        "seed": seed,
+        "requests": night["requests"],
+        "sampled": tried["sampled"],
+        "decision": tried["decision"],
+        "predicted_seconds": predicted,
+        "predicted_today_seconds": tried["orders"][0]["seconds"],
+        "measured_seconds": night["seconds"],
+        "error": predicted["central"] / night["seconds"] - 1.0,
+        "within_bounds": predicted["low"] <= night["seconds"] <= predicted["high"],
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--nights", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=1_140)
+    parser.add_argument("--answers", type=int, default=100, help="long ones")
+    parser.add_argument("--sample", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
+    given = parser.parse_args(argv)
+    nights = []
+    for seed in range(given.first_seed, given.first_seed + given.nights):
+        with tempfile.TemporaryDirectory(prefix="nightblend-pilot-") as folder:
+            found = measure(Path(folder), seed, given.questions, given.answers, given.sample, given.rounds)
+        print(json.dumps(found), flush=True)
+        nights.append(found)
+    asked = {name: getattr(given, name) for name in ("questions", "answers", "sample", "rounds")}
+    nights = [*_kept(asked, {night["seed"] for night in nights}), *nights]
+    record = {
+        "label": "predicted: from a measured sample, simulated for the rest; measured: time of step infer",
+        "device": "cpu",
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "asked": asked,
+        "wanted_error": WANTED,
+        "within": sum(abs(night["error"]) <= WANTED for night in nights),
+        "nights": sorted(nights, key=lambda night: int(night["seed"])),
+    }
+    print(json.dumps({name: value for name, value in record.items() if name != "nights"}, indent=1))
+    if given.write:
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _kept(asked: dict[str, Any], anew: set[int]) -> list[dict[str, Any]]:
+    """Return the nights of the results that were asked for alike and are not measured anew."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return [n for n in before.get("nights", ()) if before["asked"] == asked and n["seed"] not in anew]
+
+
+if __name__ == "__main__":
+    main()
