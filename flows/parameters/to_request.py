@@ -78,7 +78,11 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
 
 def _settings(parameters: NightlyParameters) -> NightSettings:
     check_engine(
-        parameters.engine, parameters.engine_option, parameters.max_in_flight, parameters.engine_python
+        parameters.engine,
+        parameters.engine_option,
+        parameters.max_in_flight,
+        parameters.engine_python,
+        parameters.hours,
     )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
     token_budget, max_sequences = default_step(device)
@@ -90,6 +94,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         engine_python=parameters.engine_python,
         engine_options=tuple(parameters.engine_option),
         max_in_flight=parameters.max_in_flight,
+        hours=parameters.hours,
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
