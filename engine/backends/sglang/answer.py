@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.1
 """Between two looks whether to stop, and whether SGLang is still there."""
+LAST_WORDS_S: Final = 8.0
+"""So long what has been answered may take to be sent, where SGLang has failed."""
 
 
 def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
@@ -44,14 +46,14 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
 
     In the main thread SGLang would take the signals for itself, so it does not get that one.
     """
-    died = threading.Event()
+    died, silent = threading.Event(), threading.Event()
     # What SGLang's scheduler sends to its parent when it fails.
     signal.signal(signal.SIGQUIT, lambda *_: died.set())
     found: list[Ended | BaseException] = []
 
     def run() -> None:
         try:
-            found.append(_answer(folder, send, stop))
+            found.append(_answer(folder, send, stop, silent))
         except BaseException as error:  # noqa: BLE001 - raised again by the main thread
             found.append(error)
 
@@ -60,9 +62,9 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     while thread.is_alive():
         thread.join(LOOK_S)
         if died.is_set():
-            # What has arrived is sent before that is told.
+            # What has arrived is sent before that is told, and nothing beside it.
             stop.set()
-            thread.join(2.0)
+            silent.wait(LAST_WORDS_S)
             raise RetryableError("SGLang's scheduler has failed")
     (ended,) = found
     if isinstance(ended, BaseException):
@@ -78,7 +80,8 @@ def order_of(policy_order: Sequence[int], sampling: Sequence[Sampling]) -> list[
     return sorted(policy_order, key=lambda request: sampling[request].logprobs is not None)
 
 
-def _answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
+def _answer(folder: Path, send: Send, stop: threading.Event, silent: threading.Event) -> Ended:
+    """Answer a job in this thread; `silent` is set when nothing more is sent."""
     job = read_job(folder)
     begin = time.perf_counter()
     options = SglangOptions.of_job(job.settings.options)
@@ -103,7 +106,10 @@ def _answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     }
     send({"type": "ready", **facts_of(options).told(), **ready, "device_uuid": device_uuid(place)})
     # The loop that SGLang's own tasks run in.
-    complete = loaded.engine.loop.run_until_complete(asking.run(running))
+    try:
+        complete = loaded.engine.loop.run_until_complete(asking.run(running))
+    finally:
+        silent.set()
     loaded.engine.shutdown()
     return Ended(complete, asking.counters)
 

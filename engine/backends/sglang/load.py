@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.arrays import Int32
     from engine.backends.sglang.options import SglangOptions
     from engine.cost.step import ModelShape
-    from engine.job.format import Job
+    from engine.job.format import Job, JobSettings
 
 KV_DTYPES: Final = {"auto": "auto", "fp8": "fp8_e4m3"}
 SAID: Final = 300
@@ -81,14 +81,36 @@ def load(job: Job, options: SglangOptions, place: str) -> Loaded:
     kv_tokens = sizes.kv_tokens(job, lengths, page, shape, place)
     # Whole pages are computed at a time.
     budget = -(-max(asked.token_budget, asked.max_sequences) // page) * page
+    own = arguments_of(asked, place, dtype, KV_DTYPES[kv_dtype], kv_tokens, budget)
+    engine = _engine({**own, **options.arguments})
+    if kv_tokens is None:
+        kv_tokens = int(engine.get_server_info()["max_total_num_tokens"]) // page * page
+    settings = EngineSettings(kv_tokens, page, budget, asked.max_sequences, pacing=options.pacing)
+    return Loaded(engine, max_new, settings, shape, tuple(config.stop_token_ids))
+
+
+def arguments_of(
+    asked: JobSettings, place: str, dtype: str, kv_dtype: str, kv_tokens: int | None, budget: int
+) -> dict[str, Any]:
+    """Return what a night sets of SGLang's `ServerArgs`.
+
+    Parameters
+    ----------
+    dtype, kv_dtype
+        As SGLang names them.
+    kv_tokens
+        KV memory; None lets it take what the device has.
+    budget
+        Most tokens of a step, in whole pages.
+    """
     kind, _, index = place.partition(":")
-    arguments: dict[str, Any] = {
+    return {
         "model_path": asked.model,
         "dtype": dtype,
-        "kv_cache_dtype": KV_DTYPES[kv_dtype],
+        "kv_cache_dtype": kv_dtype,
         "device": kind,
         "base_gpu_id": int(index or 0),
-        "page_size": page,
+        "page_size": asked.page_size,
         "max_total_tokens": kv_tokens,
         "max_running_requests": asked.max_sequences,
         "chunked_prefill_size": budget,
@@ -100,13 +122,7 @@ def load(job: Job, options: SglangOptions, place: str) -> Loaded:
         "log_requests": False,
         "log_level": "error",
         **(ON_CPU if kind == "cpu" else {}),
-        **options.arguments,
     }
-    engine = _engine(arguments)
-    if kv_tokens is None:
-        kv_tokens = int(engine.get_server_info()["max_total_num_tokens"]) // page * page
-    settings = EngineSettings(kv_tokens, page, budget, asked.max_sequences, pacing=options.pacing)
-    return Loaded(engine, max_new, settings, shape, tuple(config.stop_token_ids))
 
 
 def _engine(arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - SGLang's `Engine`

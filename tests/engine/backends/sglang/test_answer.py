@@ -80,7 +80,6 @@ def _answered(tmp_path, monkeypatch: pytest.MonkeyPatch):
     write_job(tmp_path, settings, tokens, offsets, named, plan)
     monkeypatch.setattr(module, "TokenText", lambda _: lambda token: str(token).encode())
     before = signal.getsignal(signal.SIGQUIT)
-    yield_prompts = prompts
 
     def run(engine: Engine, stop: threading.Event | None = None):
         sizes = EngineSettings(4096, 16, 64, WIDTH, pacing=True)
@@ -93,7 +92,6 @@ def _answered(tmp_path, monkeypatch: pytest.MonkeyPatch):
         except RetryableError as error:
             return error, messages
 
-    run.prompts = yield_prompts
     yield run
     signal.signal(signal.SIGQUIT, before)
 
