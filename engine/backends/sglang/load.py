@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 KV_DTYPES: Final = {"auto": "auto", "fp8": "fp8_e4m3"}
 SAID: Final = 300
 """Most letters of what SGLang says that are told."""
-ON_CPU: Final = {"attention_backend": "torch_native", "sampling_backend": "pytorch"}
-"""What computes without kernels of SGLang's own; an option of a night may name others."""
+ON_CPU: Final = {
+    "attention_backend": "torch_native",
+    "sampling_backend": "pytorch",
+    "disable_overlap_schedule": True,
+    "disable_cuda_graph": True,
+}
+"""What computes without kernels of its own, and step after step; options of a night may ask for others."""
 SPARE: Final = 6
 """So many tokens before the end of the context, SGLang takes no longer prompt."""
 
