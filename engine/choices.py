@@ -37,12 +37,16 @@ ESTIMATORS: Final = {
 NATIVE: Final = "native"
 ENDPOINT: Final = "endpoint"
 VLLM: Final = "vllm"
+SGLANG: Final = "sglang"
 ENGINES: Final = {
     NATIVE: "our own engine, on the device of this machine",
     VLLM: "vLLM on the device of this machine, in the environment named by --engine-python",
+    SGLANG: "SGLang on the device of this machine, in the environment named by --engine-python",
     ENDPOINT: "servers with an OpenAI-compatible API, named by --engine-option url=URL",
 }
 """Engine -> what it is, in a few words; each is a room of `engine.backends`."""
+ELSEWHERE: Final = (VLLM, SGLANG)
+"""Engines that may have an interpreter of their own."""
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Precisions of the computing (`engine.cost.devices.find_dtype`)."""

@@ -36,7 +36,7 @@ ENGINE_PACKAGES = {
     "triton",
 }
 """All that is installed where the engine runs by itself; httpx comes with transformers."""
-OTHER_ENGINES = {"vllm"}
+OTHER_ENGINES = {"sglang", "vllm"}
 """Imported only in the interpreter that has them, by the back ends of their names."""
 FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
@@ -72,9 +72,15 @@ engine/runtime: the engine itself: its loop, which runner it gets, how fast it i
     engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/endpoint: servers with an OpenAI-compatible API as a back end
     engine engine/backends engine/job engine/plan engine/runtime/sample
-engine/backends/vllm: vLLM in its own process as a back end
+engine/backends/foreign: what back ends of engines by others share: our scheduler beside them, looking at them
     engine engine/backends engine/cost engine/job engine/models engine/plan engine/runtime
     engine/runtime/kv engine/runtime/sample engine/runtime/schedule engine/runtime/state
+engine/backends/vllm: vLLM in its own process as a back end
+    engine engine/backends engine/backends/foreign engine/cost engine/job engine/models engine/runtime
+    engine/runtime/sample engine/runtime/schedule
+engine/backends/sglang: SGLang as a back end
+    engine engine/backends engine/backends/foreign engine/cost engine/job engine/models engine/runtime
+    engine/runtime/sample
 engine/backends/native: our own engine as a back end
     engine engine/backends engine/cost engine/grammar engine/job engine/models engine/runtime
     engine/runtime/sample engine/runtime/schedule
@@ -98,9 +104,8 @@ tasks/extract/forms: bodies of other APIs become those of OpenAI: one file an AP
 tasks/extract/readers: what a format says: one file a format
     tasks/base tasks/extract/forms tasks/requests
 tasks/infer/backends: which back end answers a job, and what it can do
-    engine engine/backends engine/backends/endpoint engine/backends/vllm engine/grammar engine/job
-    tasks/base tasks/night
-    tasks/requests
+    engine engine/backends engine/backends/endpoint engine/backends/sglang engine/backends/vllm engine/grammar
+    engine/job tasks/base tasks/night tasks/requests
 tasks/runlog: the only memory of a run
     tasks/base tasks/store
 tasks/extract/parse: lines become rows

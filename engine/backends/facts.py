@@ -58,6 +58,10 @@ class EngineFacts:
         `engine.runtime.sample.settings.Sampling`).
     prompts
         `ids`: it takes token ids. `text`: it gets messages or the prompt as the request gave them.
+    apart
+        Pairs of such fields of which it honours the second alone, and not beside the first.
+    warning
+        What is to be said of the engine wherever it is looked at; '' where there is nothing.
     options
         For `engine.job.format.JobSettings`: JSON, without any key.
     """
@@ -67,6 +71,8 @@ class EngineFacts:
     capabilities: Capabilities
     unsupported: tuple[str, ...] = ()
     prompts: Literal["ids", "text"] = "ids"
+    apart: tuple[tuple[str, str], ...] = ()
+    warning: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     @property

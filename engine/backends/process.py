@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
 from engine.choices import ENDPOINT
@@ -72,6 +73,19 @@ def run(answer: Answer, folder: Path, pipe: IO[bytes], prepare: Prepare | None =
         message = f"{type(error).__name__} at {where}"
         write_message(pipe, {"type": "fatal", "message": message, "retryable": True})
     return FAILED
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, with an exit code.
+
+    For back ends on engines by others: by then everything has been said, and what these do at the end of an
+    interpreter may take longer than the parent waits, which then takes them for dead.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Nobody may be there who reads it.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _end_with_parent() -> None:

@@ -24,7 +24,8 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
                 `tasks.base.errors.ErrorCode`, `field`, `message`, `retryable`)
     step        figures of one step (`engine.cost.metrics.StepSample` and `engine.cost.metrics.step_metrics`)
     load        of an engine without steps, about once a second: most sequences `running` at a time, and
-                `prompt_tokens`, `hit_tokens`, `output_tokens` of the answers, since the last one
+                `prompt_tokens`, `hit_tokens`, `output_tokens` of the answers, since the last one;
+                `waits_until`: a Unix time before which it computes nothing, where that is so
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
     done        every request is answered (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)

@@ -47,7 +47,12 @@ def make_parser() -> CommandParser:
     group.add_argument("--run-date", metavar="DATE", help="As for `run`.")
     group.add_argument("--engines", default="native", help="Names, as native,vllm,endpoint. Default: native.")
     group.add_argument("--policies", default="blend,fcfs", help="Orders. Default: blend,fcfs.")
-    group.add_argument("--engine-python", metavar="PATH", help="The interpreter that has vLLM.")
+    group.add_argument(
+        "--engine-python",
+        action="append",
+        metavar="[ENGINE:]PATH",
+        help="The interpreter that has vLLM or SGLang; with both of them one for each, as sglang:PATH.",
+    )
     group.add_argument(
         "--engine-option", action="append", metavar="ENGINE:KEY=VALUE", help="As for `run`, for one of them."
     )
@@ -76,8 +81,8 @@ def execute(options: dict[str, Any]) -> int:
     as_json = options.pop("json")
     own = {name: options.pop(name) for name in ("sample", "rounds", "price", "out", "currency")}
     engines, policies = (options.pop(name).split(",") for name in ("engines", "policies"))
-    given, python = options.pop("engine_option") or (), options.pop("engine_python")
-    variants = variants_of(engines, policies, given, python)
+    given, pythons = (options.pop(name) or () for name in ("engine_option", "engine_python"))
+    variants = variants_of(engines, policies, given, pythons)
     if options["run_date"] is None:
         del options["run_date"]
     with TemporaryDirectory(prefix="nightblend-compare-") as folder:

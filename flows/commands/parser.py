@@ -30,6 +30,7 @@ _METAVAR: Final = {
     "columns": "FIELD=COLUMN",
     "engine_option": "KEY=VALUE",
     "engine_python": "PATH",
+    "hours": "HH:MM-HH:MM",
     "currency": "CODE",
     "device_profile": "FILE",
     "out": "FILE",

@@ -22,7 +22,7 @@ _NOT_HERE: Final = frozenset(
 )
 """Fields of a night that are given once, or that a retry decides about itself."""
 _OF_ENGINE: Final = frozenset(
-    {"engine_option", "max_in_flight", "device", "dtype", "kv_dtype", "device_profile", "compute_on"}
+    {"engine_option", "max_in_flight", "hours", "device", "dtype", "kv_dtype", "device_profile", "compute_on"}
 )
 """Fields that are about an engine: with another one those of before mean nothing."""
 

@@ -40,7 +40,7 @@ class NightlyParameters(Form):
         "Sampling, where a request says nothing": (
             *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
         ),
-        "Engine": ("engine", "engine_python", "engine_option", "max_in_flight"),
+        "Engine": ("engine", "engine_python", "engine_option", "max_in_flight", "hours"),
         "Device and memory": (
             *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
             *("token_budget", "max_sequences", "page_size"),
@@ -182,16 +182,16 @@ class NightlyParameters(Form):
     engine_python: str | None = Field(
         default=None,
         title="Python of the engine",
-        description="Path of the interpreter that has vLLM: engines have environments of their own. Empty is "
-        "the one that runs this.",
+        description="Path of the interpreter that has vLLM or SGLang, which have environments of their own. "
+        "Empty is the one that runs this.",
         examples=["/opt/vllm/bin/python"],
     )
     engine_option: list[str] = Field(
         default_factory=list,
         title="Engine options",
         description="KEY=VALUE. Of servers: url (once for each server), model, key_env (the environment "
-        "variable that holds the key), prompts, timeout_s, give_up_s, retries. Of vLLM: scheduling, pacing, "
-        "and fields of its EngineArgs, as tensor_parallel_size=2.",
+        "variable that holds the key), prompts, timeout_s, give_up_s, retries. Of vLLM and SGLang: "
+        "scheduling, pacing, and fields of EngineArgs or ServerArgs, as tensor_parallel_size=2.",
         examples=["url=http://localhost:8000/v1"],
     )
     max_in_flight: int | None = Field(
@@ -202,6 +202,13 @@ class NightlyParameters(Form):
         ge=1,
         le=100_000,
         examples=[64],
+    )
+    hours: str | None = Field(
+        default=None,
+        title="Hours of the servers",
+        description="In which servers elsewhere may be used, by the clock of the time zone: HH:MM-HH:MM, "
+        "several with commas between them. The night waits for them; empty: at any time.",
+        examples=["22:00-06:00"],
     )
     device: str = Field(
         default="auto",

@@ -112,7 +112,11 @@ def side_request(
 
 def _settings(parameters: NightlyParameters) -> NightSettings:
     check_engine(
-        parameters.engine, parameters.engine_option, parameters.max_in_flight, parameters.engine_python
+        parameters.engine,
+        parameters.engine_option,
+        parameters.max_in_flight,
+        parameters.engine_python,
+        parameters.hours,
     )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
     token_budget, max_sequences = default_step(device)
@@ -124,6 +128,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         engine_python=parameters.engine_python,
         engine_options=tuple(parameters.engine_option),
         max_in_flight=parameters.max_in_flight,
+        hours=parameters.hours,
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,

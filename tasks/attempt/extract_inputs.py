@@ -83,6 +83,8 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         request.model,
         python=settings.engine_python,
         device=settings.device,
+        hours=settings.hours,
+        timezone=request.timezone,
     )
     check_defaults(engine, settings.defaults)
     after = begin_reading(store, request.job, resolved.run_date)

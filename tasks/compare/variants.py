@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.choices import ENDPOINT, NATIVE, ORDERS, VLLM
+from engine.choices import ELSEWHERE, ENDPOINT, ENGINES, ORDERS
 from tasks.base.errors import ConfigurationError
 from tasks.infer.backends.engines import find_engine, refusal_of
 from tasks.plan.work import NightWork, load_work
@@ -37,7 +37,7 @@ class Variant:
 
 
 def variants_of(
-    engines: Sequence[str], policies: Sequence[str], options: Sequence[str], python: str | None
+    engines: Sequence[str], policies: Sequence[str], options: Sequence[str], pythons: Sequence[str]
 ) -> list[Variant]:
     """Return every engine in every order.
 
@@ -45,6 +45,8 @@ def variants_of(
     ----------
     options
         As ``ENGINE:KEY=VALUE``: each is for one of the engines.
+    pythons
+        Interpreters as ``ENGINE:PATH``, or PATH where one engine alone has one.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def variants_of(
         If an option is for none of them, or a name is given twice or unknown.
     """
     for name, given, known in (
-        ("--engines", engines, (NATIVE, VLLM, ENDPOINT)),
+        ("--engines", engines, tuple(ENGINES)),
         ("--policies", policies, tuple(ORDERS)),
     ):
         unknown = [one for one in given if one not in known]
@@ -68,11 +70,28 @@ def variants_of(
                 "--engine-option", "one is for none of the engines", "Give it as ENGINE:KEY=VALUE"
             )
         of[engine].append(option)
+    python = _interpreters(engines, pythons)
     return [
-        Variant(engine, policy, tuple(of[engine]), python if engine == VLLM else None)
+        Variant(engine, policy, tuple(of[engine]), python.get(engine))
         for engine in engines
         for policy in policies
     ]
+
+
+def _interpreters(engines: Sequence[str], pythons: Sequence[str]) -> dict[str, str]:
+    """Return the interpreter of each engine that is given one."""
+    having = [engine for engine in engines if engine in ELSEWHERE]
+    found: dict[str, str] = {}
+    for one in pythons:
+        engine, colon, path = one.partition(":")
+        if not colon and len(having) == 1:
+            engine, path = having[0], one
+        if engine not in having or engine in found:
+            raise ConfigurationError(
+                "--engine-python", "one is for none of the engines, or for two", "Give it as ENGINE:PATH"
+            )
+        found[engine] = path
+    return found
 
 
 def facts_of(night: Night, model: str, variant: Variant) -> EngineFacts:

@@ -237,6 +237,7 @@ def _run_engine(
         code = engine.close()
     if asked and session.failure is not None:
         raise StoppedError("the run was asked to stop; run it again to go on")
-    if session.failure is not None and code < 0:
+    # One that has said why it ends, and is then too slow to end, was killed by us.
+    if session.failure is not None and code < 0 and not session.said:
         session.failure = f"killed by signal {-code}"
     return session.failure

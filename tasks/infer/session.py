@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import EngineError
@@ -62,6 +63,8 @@ class EngineSession:
         self._took: list[float | None] = [None, None]
         # Seconds that engines have computed, and since when the present one does.
         self._computed = 0.0
+        # Before which nothing is computed, as the engine said last.
+        self._waits_until: float | None = None
         self._since: float | None = None
 
     @contextmanager
@@ -94,6 +97,7 @@ class EngineSession:
             case "refused":
                 self.answers.refuse(message["items"])
             case "load":
+                self._tell_of_waiting(message.get("waits_until"))
                 self.metrics.take_load(message)
             case "step":
                 self.metrics.take_step(message)
@@ -108,6 +112,12 @@ class EngineSession:
                 self._take_end(message)
             case other:
                 raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
+
+    def _tell_of_waiting(self, until: float | None) -> None:
+        if until is not None and until != self._waits_until:
+            at = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes")
+            log.warning("the servers may be used from %s; the night waits until then", at)
+        self._waits_until = until
 
     def _take_answers(self, items: list[dict[str, Any]]) -> None:
         for item in items:

@@ -46,9 +46,10 @@ class NightSettings:
     device
         `cpu`, or `cuda` with an index; `device` and `dtype` are as `engine.cost.devices` resolved them. Of an
         engine elsewhere it is `endpoint`, and `dtype` only what the plan counts with.
-    engine, engine_python, engine_options, max_in_flight
+    engine, engine_python, engine_options, max_in_flight, hours
         A key of `engine.choices.ENGINES`, the interpreter that it runs in (None: this one), its options as
-        KEY=VALUE, and the most requests that it gets at a time; None: as many as it bears.
+        KEY=VALUE, the most requests that it gets at a time (None: as many as it bears), and the hours in
+        which it may be used, by the clock of the night's time zone; None: at any time.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
@@ -91,6 +92,7 @@ class NightSettings:
     engine_python: str | None = None
     engine_options: tuple[str, ...] = ()
     max_in_flight: int | None = None
+    hours: str | None = None
     part_seconds: float = 60.0
     part_answers: int = 2000
     engine_restarts: int = 3

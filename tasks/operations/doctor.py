@@ -200,6 +200,8 @@ def _engine(asked: Asked) -> Check:
     text = f"{facts.version} answers and takes {takes}"
     if facts.unsupported:
         text += f"; requests that ask for {', '.join(facts.unsupported)} are refused"
+    if facts.warning:
+        return Check("engine", WARNING, f"{text}; it {facts.warning}", "Try it with few requests first")
     return Check("engine", OK, text)
 
 

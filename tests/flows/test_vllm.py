@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from tasks.infer.backends import engine_process
+from engine.backends.contract import FAILED, STOPPED
 from tasks.plan import plan as planning
 from tests.servers.vllm_cpu import INSTALLED, PYTHON, WHY
-from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
+from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
+from tests.support.engine_nights import COUNTS, ended_night, night_of, same_log_probabilities, told
 from tests.support.mmlu import mmlu_lines
 
 if TYPE_CHECKING:
@@ -30,22 +30,6 @@ SIZES = {"kv_tokens": 12288, "token_budget": 512, "max_sequences": 48, "part_ans
 def in_vllm(root: Path, *options: str, python: str = str(PYTHON), **settings):
     given = {"engine": "vllm", "engine_python": python, "engine_options": (EAGER, *options)}
     return night_request(root, **given | settings)
-
-
-def night_of(root: Path, lines: list[str], request) -> tuple[dict, dict[str, dict], list[dict]]:
-    """Return the results of step infer, the rows of the outputs by custom_id, and the steps."""
-    write_lines(root / "logs", "a.jsonl", lines)
-    with opened(request, root / "scratch") as night:
-        results = answer(night)
-        outputs_of(night)
-        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
-        return results, rows, night.read_table("steps").to_pylist()
-
-
-def told(row: dict) -> tuple:
-    """What an answer is, without its log probabilities and what it took."""
-    choices = row["choices"] and [(one["text"], one["token_ids"]) for one in row["choices"]]
-    return row["text"], row["token_ids"], row["finish_reason"], choices
 
 
 def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
@@ -80,12 +64,7 @@ def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
     }
     assert {row["finish_reason"] for row in rows.values()} == {"stop", "length"}
     assert errors == {"seeded": ("unsupported_parameter", "seed")}
-    for mine, theirs in zip(
-        *(each["logprobs"]["choices"][0]["logprobs"] for each in (native, rows)), strict=True
-    ):
-        assert (mine["token_id"], mine["bytes"]) == (theirs["token_id"], theirs["bytes"])
-        assert mine["logprob"] == pytest.approx(theirs["logprob"], abs=1e-3)
-        assert [one["token_id"] for one in mine["top"]] == [one["token_id"] for one in theirs["top"]]
+    assert same_log_probabilities(native["logprobs"], rows["logprobs"])
     # Its version names the run, and its figures are those that ours gives.
     assert identity == ["vllm", f"vllm-cpu 0.32.0 {EAGER}"]
     computed = results["prefill_tokens"] + results["hit_tokens"]
@@ -147,43 +126,28 @@ def failing_python(folder: Path) -> str:
     return str(path)
 
 
-def test_whatever_ends_it_nothing_is_lost_or_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [batch_line(f"r{i}", f"Count from {i} to {i + 9}.", max_tokens=24) for i in range(60)]
-    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native"))
-    engines: list = []
-    started = engine_process.EngineProcess.__init__
+@pytest.fixture(name="counted", scope="module")
+def _counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
+    """Return what our engine answers to `COUNTS`."""
+    root = tmp_path_factory.mktemp("native")
+    _, rows, _ = night_of(root, COUNTS, night_request(root))
+    return {name: told(row) for name, row in rows.items()}
 
-    def start(engine, folder) -> None:
-        started(engine, folder)
-        engines.append(engine)
 
-    monkeypatch.setattr(engine_process.EngineProcess, "__init__", start)
-    ended: dict[str, int] = {}
-
-    def disturb(seen) -> None:
-        if len(engines) == 2 and seen.answered >= 16 and "killed" not in ended:
-            ended["killed"] = seen.answered
-            os.kill(engines[-1].process.pid, signal.SIGKILL)
-        if len(engines) == 3 and "stopped" not in ended and seen.answered > ended["killed"] + 4:
-            ended["stopped"] = seen.answered
-            engines[-1].process.terminate()
-
-    root = tmp_path / "vllm"
-    write_lines(root / "logs", "a.jsonl", lines)
-    request = in_vllm(root, python=failing_python(tmp_path / "failing"), max_sequences=4)
-    with opened(request, root / "scratch") as night:
-        results = answer(night, disturb)
-        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
-        assert len(outputs_of(night)) == len(lines)
-    assert (tmp_path / "failing" / "failed").exists()
-    assert set(ended) == {"killed", "stopped"}
-    # One that was killed is looked for among those that it computed, which may take starts of its own.
-    assert results["engine_starts"] >= 4
-    assert {name: told(row) for name, row in rows.items()} == {
-        name: told(row) for name, row in native.items()
-    }
-    said = (root / "scratch" / "engine-0" / "engine.log").read_text()
-    assert "a prompt may be" not in said
+@pytest.mark.parametrize(
+    ("end", "code"), [("exception", FAILED), ("SIGKILL", -signal.SIGKILL), ("SIGTERM", STOPPED)]
+)
+def test_whatever_ends_it_nothing_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, tuple], end: str, code: int
+) -> None:
+    root, failing = tmp_path / "vllm", end == "exception"
+    python = failing_python(tmp_path / "failing") if failing else str(PYTHON)
+    request = in_vllm(root, python=python, max_sequences=4)
+    assert ended_night(root, request, monkeypatch, end, code) == counted
+    if failing:
+        assert (tmp_path / "failing" / "failed").exists()
+        for log in (root / "scratch").glob("engine-*/engine.log"):
+            assert "a prompt may be" not in log.read_text()
 
 
 def test_a_blended_night_mixes_its_steps_and_preempts_no_more_than_fcfs(

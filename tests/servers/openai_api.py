@@ -51,12 +51,16 @@ class Seen:
         Of the last request.
     most
         Most that it held at a time.
+    looks, waiting
+        How often it was asked for its metrics, and the longest queue that it told then.
     """
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
     answered: list[Any] = field(default_factory=list)
     headers: Mapping[str, str] = field(default_factory=dict)
     most: int = 0
+    looks: int = 0
+    waiting: int = 0
 
 
 class OpenAIServer:
@@ -78,6 +82,8 @@ class OpenAIServer:
         Is given the number of the request, from 0, and its body; returns one of `FAULTS` or None.
     refuses
         Names of fields to which it answers 400.
+    seats
+        Requests that it computes at a time; the others wait, and its metrics tell how many. None: all.
     """
 
     def __init__(
@@ -91,12 +97,15 @@ class OpenAIServer:
         room: int = 10_000,
         fault: Callable[[int, dict[str, Any]], str | None] = lambda _, __: None,
         refuses: frozenset[str] = frozenset(),
+        seats: int | None = None,
         port: int = 0,
     ) -> None:
         self.owned_by, self.version, self.ids, self.key = owned_by, version, ids, key
         self.seconds, self.room, self.fault, self.refuses = seconds, room, fault, refuses
         self.seen = Seen()
+        self.seats = seats
         self.held = 0
+        self.computing = threading.Semaphore(seats or 10_000)
         self.lock = threading.Lock()
         self.port = port
         self._server: ThreadingHTTPServer | None = None
@@ -150,6 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"data": [{"id": MODEL, "owned_by": api.owned_by, "root": "/models/one"}]})
         elif self.path == {"vllm": "/version", "llamacpp": "/props"}.get(api.owned_by):
             self._send(200, {"version": api.version, "build_info": api.version})
+        elif self.path == "/metrics" and api.seats is not None:
+            api.seen.looks += 1
+            waiting = max(0, api.held - api.seats)
+            api.seen.waiting = max(api.seen.waiting, waiting)
+            name = {"vllm": "vllm:num_requests_waiting"}.get(api.owned_by, "llamacpp:requests_deferred")
+            text = f'# TYPE {name} gauge\n{name}{{model="m"}} {waiting}.0\n{name}_total 900\n'
+            self._send_data(200, text.encode(), "text/plain")
         else:
             self._send(404, {"detail": "Not Found"})
 
@@ -191,7 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(prompt, list) and prompt and isinstance(prompt[0], int) and not api.ids:
             self._error(400, "prompt must be a string")
         else:
-            time.sleep(api.seconds)
+            with api.computing:
+                time.sleep(api.seconds)
             if not api.alive:
                 self._reset()
             elif fault is None:
@@ -249,10 +266,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, {"error": {"message": "secret prompt text", "type": kind, "code": status}})
 
     def _send(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
+        self._send_data(status, json.dumps(body).encode(), "application/json", headers)
+
+    def _send_data(
+        self, status: int, data: bytes, kind: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         with contextlib.suppress(ConnectionError):
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(data)))
             for name, value in (headers or {}).items():
                 self.send_header(name, value)

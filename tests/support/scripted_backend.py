@@ -56,9 +56,10 @@ def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
         Where the script is kept, and how often it was started.
     script
         `dies`: request ids during whose first step it is killed, written later with `change`; `says`: it
-        sends a `fatal` message instead; `hidden`: it does not say what it computes; `deaf`: it is killed
-        before it is ready; `step_s`: how long a step takes; `answer_steps`: how many an answer takes;
-        `busy`: it says that another engine has the device; `early`: it says why it cannot begin.
+        sends a `fatal` message instead; `lingers`: it does not end by itself then; `hidden`: it does not say
+        what it computes; `deaf`: it is killed before it is ready; `step_s`: how long a step takes;
+        `answer_steps`: how many an answer takes; `busy`: it says that another engine has the device;
+        `early`: it says why it cannot begin.
     """
     from tasks.infer.backends import engine_process
     from tests.support.paths import ROOT
@@ -134,8 +135,7 @@ def main(folder: Path, descriptor: int) -> int:
             time.sleep(script.get("step_s", 0.0))
             if dies & {requests[i]["request_id"] for i in running}:
                 if script.get("says"):
-                    _send(pipe, {"type": "fatal", "message": script["says"], "retryable": True})
-                    return 1
+                    return _give_up(pipe, script)
                 _die()
             now = time.time()
             # What sending took the last time is in it, as with a real engine.
@@ -152,6 +152,14 @@ def main(folder: Path, descriptor: int) -> int:
                 del running[i]
         _send(pipe, {"type": "stopped" if waiting or running else "done", "counters": {}})
     return 4 if waiting or running else 0
+
+
+def _give_up(pipe: Any, script: dict[str, Any]) -> int:
+    _send(pipe, {"type": "fatal", "message": script["says"], "retryable": True})
+    if script.get("lingers"):
+        pipe.close()
+        time.sleep(60)
+    return 1
 
 
 def _answer(i: int, request: dict[str, Any], now: float) -> dict[str, Any]:

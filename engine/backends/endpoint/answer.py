@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from engine.backends.contract import Ended
-from engine.backends.endpoint.bodies import NoReply, Reply, reply_in, request_body
+from engine.backends.endpoint.bodies import NoReply, Reply, answer_item, reply_in, request_body
 from engine.backends.endpoint.examine import CONNECT_S, facts_of
 from engine.backends.endpoint.feed import Feed, prefix_groups
+from engine.backends.endpoint.hours import Hours
+from engine.backends.endpoint.kinds import KINDS, OTHER
 from engine.backends.endpoint.options import MOST_IN_FLIGHT, EndpointOptions
-from engine.backends.endpoint.outbox import Outbox
+from engine.backends.endpoint.queue import watch
 from engine.backends.endpoint.server import Server
+from engine.backends.outbox import Outbox, refusal_item
 from engine.errors import RetryableError
 from engine.job.format import Job, read_job
 
@@ -67,6 +70,7 @@ class _Asking:
         self._servers = [Server(url, min(self._most, MOST_IN_FLIGHT)) for url in options.urls]
         self._feed = Feed(job, prefix_groups(job, count), count)
         self._attempts: dict[int, int] = {}
+        self._hours = Hours.parse(options.hours, options.timezone) if options.hours else None
         self._outbox = Outbox(send)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,18 +92,26 @@ class _Asking:
         async with client:
             report = asyncio.create_task(self._report())
             report.add_done_callback(self._ended)
+            kind = KINDS[self._options.kind or OTHER]
+            watched = [
+                asyncio.create_task(watch(client, server, kind, lambda: self._over))
+                for server in self._servers
+            ]
+            for one in watched:
+                one.add_done_callback(self._ended)
             try:
                 while self._feed.unsettled and not self._stop.is_set():
-                    self._fill(client)
+                    if self._may_send():
+                        self._fill(client)
                     await self._change(LOOK_S)
                     self._check()
                 end = time.monotonic() + DRAIN_S
                 while self._tasks and self._feed.unsettled and time.monotonic() < end:
                     await self._change(LOOK_S)
             finally:
-                for task in self._tasks:
+                for task in (*self._tasks, *watched):
                     task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await asyncio.gather(*self._tasks, *watched, return_exceptions=True)
                 # Not cancelled: half a message would be the end of all. It sends what is answered, also where
                 # the rest cannot be.
                 self._over = True
@@ -122,6 +134,17 @@ class _Asking:
             await self._outbox.flush(len(self._tasks))
             self._changed.set()
         await self._outbox.flush(0)
+
+    def _may_send(self) -> bool:
+        """Tell whether these are hours in which the servers may be used; what is in flight then ends."""
+        now = time.time()
+        if self._hours is None or self._hours.are_now(now):
+            self._outbox.waits_until = None
+            return True
+        self._outbox.waits_until = self._hours.begin_next(now)
+        # Nobody is silent who is not asked.
+        self._progress = time.monotonic()
+        return False
 
     def _fill(self, client: httpx.AsyncClient) -> None:
         """Send requests, in turn to the servers, as long as there is room and anything to send."""
@@ -186,7 +209,8 @@ class _Asking:
         if isinstance(found, Reply):
             server.answered(now, found.prompt_tokens + found.completion_tokens)
             self._settle(request)
-            self._outbox.add_answer(job, request, found, started, time.time())
+            item = answer_item(job, request, found, (started, time.time()))
+            self._outbox.add_answer(item, found.prompt_tokens, found.cached_tokens, found.completion_tokens)
         elif found.fate == "bad_request":
             server.answered(now, 0.0)
             self._refuse(request, found, f"the server refused it: {found.said}", retryable=False)
@@ -228,7 +252,15 @@ class _Asking:
 
     def _refuse(self, request: int, found: NoReply, message: str, *, retryable: bool) -> None:
         self._settle(request)
-        self._outbox.add_refusal(self._job, request, found, message, retryable=retryable)
+        self._outbox.add_refusal(
+            refusal_item(
+                self._job.request_ids[request],
+                self._job.choices[request],
+                message,
+                retryable=retryable,
+                code="context_length_exceeded" if found.too_long else "engine_error",
+            )
+        )
 
     def _settle(self, request: int) -> None:
         self._attempts.pop(request, None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
     from engine.backends.endpoint.options import EndpointOptions
+    from engine.job.format import Job
     from engine.runtime.sample.settings import Sampling
 
 ENDED: Final = frozenset({"stop", "length"})
@@ -89,6 +90,30 @@ def request_body(
     if isinstance(prompt, list):
         return "/completions", {**body, "prompt": prompt}
     return ("/chat/completions" if "messages" in prompt else "/completions"), {**body, **prompt}
+
+
+def answer_item(job: Job, request: int, reply: Reply, times: tuple[float, float]) -> dict[str, Any]:
+    """Return an answer as it is sent; see `engine.job.format`.
+
+    Parameters
+    ----------
+    times
+        Unix times of both ends.
+    """
+    return {
+        "request": request,
+        "request_id": job.request_ids[request],
+        "choice": job.choices[request],
+        "token_ids": reply.token_ids,
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "cached_tokens": reply.cached_tokens,
+        "started_at": times[0],
+        "finished_at": times[1],
+        "logprobs": None,
+    }
 
 
 def json_of(response: httpx.Response) -> object:

@@ -35,6 +35,8 @@ class Kind:
         How many seeds it takes, from 0.
     exact_hits
         Whether it counts the prompt tokens from its cache to the token.
+    waiting
+        Name of the metric (``/metrics`` at its root) that counts the requests in its queue; '' without one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Kind:
     neutral: tuple[tuple[str, Any], ...] = ()
     seeds: int = 2**63
     exact_hits: bool = False
+    waiting: str = ""
 
 
 _OFF: Final = (("min_p", 0.0), ("frequency_penalty", 0.0), ("presence_penalty", 0.0))
@@ -65,6 +68,7 @@ KINDS: Final = {
             ),
             # Without these the model's generation_config.json decides.
             (*_OFF, ("repetition_penalty", 1.0), ("return_token_ids", True)),
+            waiting="vllm:num_requests_waiting",
         ),
         Kind(
             "llama.cpp",
@@ -77,6 +81,8 @@ KINDS: Final = {
             # The largest number asks for a random seed.
             seeds=2**32 - 1,
             exact_hits=True,
+            # Told where it was started with --metrics.
+            waiting="llamacpp:requests_deferred",
         ),
         Kind(OTHER, neutral=_OFF),
     )

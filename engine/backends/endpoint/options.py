@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
+from engine.backends.endpoint.hours import Hours
 from engine.errors import OptionError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class EndpointOptions:
         See `MEANINGS`.
     max_in_flight
         Most requests at a time over all servers; None: as many as they turn out to bear.
+    hours, timezone
+        When they may be used (`engine.backends.endpoint.hours`); no hours: at any time.
     """
 
     urls: tuple[str, ...]
@@ -66,6 +69,8 @@ class EndpointOptions:
     give_up_s: float = 300.0
     retries: int = 5
     max_in_flight: int | None = None
+    hours: str = ""
+    timezone: str = "UTC"
 
     @classmethod
     def of_job(cls, options: dict[str, Any]) -> Self:
@@ -100,8 +105,10 @@ class EndpointOptions:
         return {"Authorization": f"Bearer {key}"}
 
 
-def parse_options(given: Sequence[str], max_in_flight: int | None = None) -> EndpointOptions:
-    """Read options as they were typed, KEY=VALUE.
+def parse_options(
+    given: Sequence[str], max_in_flight: int | None = None, hours: str | None = None, timezone: str = "UTC"
+) -> EndpointOptions:
+    """Read options as they were typed, KEY=VALUE; beside them what `run` has options of its own for.
 
     Raises
     ------
@@ -128,7 +135,15 @@ def parse_options(given: Sequence[str], max_in_flight: int | None = None) -> End
         raise OptionError(
             f"{OPTION} url", "is missing", f"name a server, for example {OPTION} url=http://localhost:8000/v1"
         )
-    return EndpointOptions(tuple(dict.fromkeys(urls)), **values, max_in_flight=max_in_flight)
+    if hours:
+        Hours.parse(hours, timezone)
+    return EndpointOptions(
+        tuple(dict.fromkeys(urls)),
+        **values,
+        max_in_flight=max_in_flight,
+        hours=hours or "",
+        timezone=timezone,
+    )
 
 
 def _url(value: str) -> str:

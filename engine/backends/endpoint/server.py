@@ -10,6 +10,9 @@ LOST: Final = 3
 """Connections lost one after the other, without an answer in between, after which a server counts as away."""
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 30.0
+NEXT: Final = 0.125
+"""Of what a server computes, so much more may wait in its queue, at least `LEAST_NEXT`."""
+LEAST_NEXT: Final = 2
 
 
 class Server:
@@ -34,6 +37,8 @@ class Server:
         self._away = False
         self._away_since = self._paused_until = float("-inf")
         self._trials = 0
+        # Requests that it may have by its queue; None: no more is known than the limit.
+        self._bears: int | None = None
 
     @property
     def away(self) -> bool:
@@ -44,7 +49,17 @@ class Server:
         """Return how many requests more it may get."""
         if now < self._paused_until:
             return 0
-        return (1 if self._away else self.limit.value) - self.in_flight
+        most = self.limit.value if self._bears is None else min(self.limit.value, self._bears)
+        return (1 if self._away else most) - self.in_flight
+
+    def queued(self, waiting: int | None) -> None:
+        """Take in how many requests wait in its queue, of whomever they are; None: it does not tell."""
+        self._bears = None
+        if waiting:
+            computed = max(0, self.in_flight - waiting)
+            following = max(LEAST_NEXT, int(NEXT * computed))
+            if waiting > following:
+                self._bears = max(1, computed + following)
 
     def answered(self, now: float, work: float) -> None:
         """Take in that it has answered, or has looked at a request and refused it for what it is."""

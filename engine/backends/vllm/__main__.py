@@ -35,7 +35,8 @@ if __name__ == "__main__":
     }.items():
         os.environ.setdefault(name, value)
 
-    from engine.backends.process import main
-    from engine.backends.vllm.answer import answer, prepare
+    from engine.backends.foreign.order import prepare
+    from engine.backends.process import leave, main
+    from engine.backends.vllm.answer import answer
 
-    sys.exit(main(answer, sys.argv[1:], prepare))
+    leave(main(answer, sys.argv[1:], prepare))

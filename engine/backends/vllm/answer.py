@@ -10,9 +10,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.contract import Ended
+from engine.backends.foreign.answers import REASONS
+from engine.backends.foreign.order import TWO_SIDED, simulated_order
+from engine.backends.outbox import messages_of, refusal_item
 from engine.backends.vllm.examine import facts_of
-from engine.backends.vllm.feed import OurFeed, PlainFeed, simulated_order
-from engine.backends.vllm.items import REASONS, answer_item, sampling_fields
+from engine.backends.vllm.feed import OurFeed, PlainFeed
+from engine.backends.vllm.items import answer_item, sampling_fields
 from engine.backends.vllm.load import load
 from engine.backends.vllm.options import VllmOptions
 from engine.cost.devices import device_uuid, find_device, nominal_profile
@@ -22,7 +25,6 @@ from engine.job.format import Job, read_job, write_plan_file
 from engine.job.running import RunningFile
 from engine.runtime.sample.token_text import TokenText
 from engine.runtime.schedule.revision import Reviser
-from engine.warm import make_ready
 
 if TYPE_CHECKING:
     import threading
@@ -31,14 +33,6 @@ if TYPE_CHECKING:
     from engine.backends.contract import Send
     from engine.backends.vllm.feed import Feed
     from engine.backends.vllm.load import Loaded
-
-TWO_SIDED = ("blend", "interleave")
-"""Order policies that are decided while the engine runs; the others are an order and nothing else."""
-
-
-def prepare(device: str, send: Send) -> None:  # noqa: ARG001 - as `engine.backends.contract.Prepare` has it
-    """Load or compile the functions of the scheduler, so that no device waits for it."""
-    make_ready("engine.cost", "engine.plan.scan", "engine.runtime", begin=lambda: send({"type": "compiling"}))
 
 
 def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
@@ -68,7 +62,8 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     if how == "ours":
         feed = OurFeed(job, loaded, cost, reviser, paced=paced)
     elif how == "simulated":
-        feed = PlainFeed(loaded, simulated_order(job, loaded, cost, paced=paced))
+        order = simulated_order(job, loaded.max_new, loaded.settings, cost, paced=paced)
+        feed = PlainFeed(loaded, order)
     else:
         feed = PlainFeed(loaded, job.plan.order.tolist())
     session = _Session(job, options, loaded, feed, send)
@@ -156,19 +151,15 @@ class _Session:
         self.unfinished -= len(items)
         answers = [item for item in items if item["finish_reason"] in REASONS]
         self.counters["finished"] += len(answers)
-        if answers:
-            self._send({"type": "answers", "items": answers})
         refusals = [
-            {
-                "request_id": item["request_id"],
-                "choice": item["choice"],
-                "code": "engine_error",
-                "field": None,
-                "message": f"vLLM ended it with {item['finish_reason']}",
-                "retryable": True,
-            }
+            refusal_item(
+                item["request_id"],
+                item["choice"],
+                f"vLLM ended it with {item['finish_reason']}",
+                retryable=True,
+            )
             for item in items
             if item["finish_reason"] not in REASONS
         ]
-        if refusals:
-            self._send({"type": "refused", "items": refusals})
+        for message in messages_of(answers, refusals):
+            self._send(message)

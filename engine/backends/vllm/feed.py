@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine.backends.vllm.ours import OurScheduler, admission_order
+from engine.backends.foreign.order import Window
+from engine.backends.foreign.ours import OurScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from engine.cost.step import StepCost
     from engine.job.format import Job
     from engine.runtime.schedule.revision import Reviser
-
-AHEAD: Final = 64
-"""Requests that wait in vLLM where it decides itself who is next: more than join in one step."""
 
 
 class Feed(Protocol):
@@ -44,7 +43,8 @@ class OurFeed:
     def __init__(
         self, job: Job, loaded: Loaded, cost: StepCost, reviser: Reviser | None, *, paced: bool
     ) -> None:
-        self._ours = _our_scheduler(job, loaded, cost, reviser, paced=paced)
+        settings = replace(loaded.settings, pacing=paced)
+        self._ours = OurScheduler(job, loaded.max_new, settings, cost, reviser)
         self._scheduler = loaded.scheduler
         self._scheduler.hold_preempted()
 
@@ -77,38 +77,16 @@ class PlainFeed:
     """vLLM decides; it gets the requests in a fixed order, so many that some always wait."""
 
     def __init__(self, loaded: Loaded, order: Sequence[int]) -> None:
-        self._order, self._next = order, 0
-        self._most = loaded.settings.max_sequences
-        self._given: dict[int, None] = {}
+        self._window = Window(order, loaded.settings.max_sequences)
 
     def before_step(self) -> list[int]:
         """See `Feed`."""
-        room = max(0, self._most + AHEAD - len(self._given))
-        new = list(self._order[self._next : self._next + room])
-        self._next += len(new)
-        self._given.update(dict.fromkeys(new))
-        return new
+        return self._window.new()
 
     def after_step(self, finished: Sequence[tuple[int, bool]], figures: StepFigures | None) -> None:  # noqa: ARG002
         """See `Feed`."""
-        for request, _ in finished:
-            self._given.pop(request, None)
+        self._window.ended(request for request, _ in finished)
 
     def running(self) -> Int32:
         """See `Feed`: those that came first, as vLLM takes them."""
-        return np.array(list(self._given)[: self._most], np.int32)
-
-
-def simulated_order(job: Job, loaded: Loaded, cost: StepCost, *, paced: bool) -> list[int]:
-    """Return the order in which we would admit the requests if their answers were as long as expected."""
-    lengths = np.clip(np.rint(job.plan.estimate), 1, loaded.max_new).astype(np.int32)
-    return admission_order(_our_scheduler(job, loaded, cost, None, paced=paced), lengths)
-
-
-def _our_scheduler(
-    job: Job, loaded: Loaded, cost: StepCost, reviser: Reviser | None, *, paced: bool
-) -> OurScheduler:
-    from dataclasses import replace
-
-    settings = replace(loaded.settings, pacing=paced)
-    return OurScheduler(job, loaded.max_new, settings, cost, reviser)
+        return self._window.running()

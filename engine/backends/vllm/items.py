@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.backends.foreign.answers import logprob_entry, stops_of, text_before
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.job.format import Job
     from engine.runtime.sample.settings import Sampling
 
-LOWEST: Final = -9999.0
-"""Stands for a probability of 0, whose logarithm JSON does not have."""
-REASONS: Final = frozenset({"stop", "length"})
-"""How an answer may end; with any other word it is none."""
 SEEDS: Final = 2**63
 """Seeds that vLLM takes, from 0."""
 
@@ -31,7 +29,6 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...], *, seeded:
     seeded
         Whether seeds are given.
     """
-    stops = (*settings.stop_token_ids, *(() if settings.ignore_eos else model_stops))
     greedy = settings.temperature == 0
     return {
         "n": 1,
@@ -42,7 +39,7 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...], *, seeded:
         "min_p": 0.0,
         "seed": settings.seed % SEEDS if seeded and not greedy else None,
         "stop": list(settings.stop),
-        "stop_token_ids": sorted(set(stops)),
+        "stop_token_ids": stops_of(settings, model_stops),
         "ignore_eos": True,
         "logprobs": settings.logprobs,
         "presence_penalty": 0.0,
@@ -85,7 +82,7 @@ def answer_item(
         "request_id": job.request_ids[request],
         "choice": job.choices[request],
         "token_ids": ids,
-        "text": _cut(output.text, job.sampling[request].stop),
+        "text": text_before(output.text, job.sampling[request].stop),
         "finish_reason": output.finish_reason,
         "cached_tokens": cached,
         "started_at": times[0],
@@ -94,19 +91,8 @@ def answer_item(
     }
 
 
-def _cut(text: str, stops: tuple[str, ...]) -> str:
-    """Return the text before the first stop string."""
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return text[: min(places)] if places else text
-
-
 def _token(token: int, found: dict[int, Any], most: int, text_of: Callable[[int], bytes]) -> list[Any]:
     """Return ``[token id, bytes, log probability, alternatives]`` from vLLM's dict of a place."""
     ranked = sorted((one.rank, i) for i, one in found.items() if one.rank is not None and one.rank <= most)
-    top = [_entry(i, found[i].logprob, text_of) for _, i in ranked]
-    return [*_entry(token, found[token].logprob, text_of), top]
-
-
-def _entry(token: int, value: float, text_of: Callable[[int], bytes]) -> list[Any]:
-    # Infinities are no JSON.
-    return [int(token), text_of(int(token)).decode("latin-1"), max(float(value), LOWEST)]
+    top = [logprob_entry(i, found[i].logprob, text_of) for _, i in ranked]
+    return [*logprob_entry(token, found[token].logprob, text_of), top]

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engine.backends.foreign import sizes
 from engine.backends.vllm.scheduler import NEEDED, make_scheduler_class
-from engine.cost.devices import check_kv_dtype, cpu_kv_tokens, find_dtype, model_shape
-from engine.errors import CapacityError, EngineError, RetryableError
+from engine.cost.devices import check_kv_dtype, find_dtype, model_shape
+from engine.errors import EngineError, RetryableError
 from engine.models.config import load_config
 from engine.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from engine.arrays import Int32, Int64
+    from engine.arrays import Int32
     from engine.backends.vllm.options import VllmOptions
     from engine.cost.step import ModelShape
     from engine.job.format import Job
@@ -97,17 +98,11 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
     config = load_config(Path(asked.model))
     dtype, kv_dtype = find_dtype(asked.dtype, place), check_kv_dtype(asked.kv_dtype, place)
     shape = model_shape(config, dtype, kv_dtype)
-    prompts = np.diff(job.offsets)
-    limits = np.array([one.max_tokens for one in job.sampling], np.int64)
-    max_new = np.minimum(limits, config.max_positions - prompts).astype(np.int32)
-    if max_new.min(initial=1) < 1:
-        raise CapacityError(
-            f"prompt of {prompts.max()} tokens does not fit the model's context of {config.max_positions}"
-        )
+    max_new = sizes.most_tokens(job, config.max_positions)
     least = CPU_BLOCK if place == "cpu" else GPU_BLOCK
     block = -(-asked.page_size // least) * least
-    lengths = prompts + max_new
-    kv_tokens = _kv_tokens(job, lengths, block, shape, place)
+    lengths = np.diff(job.offsets) + max_new
+    kv_tokens = sizes.kv_tokens(job, lengths, block, shape, place)
     base, queue = _bases(place)
     hooked = all(hasattr(base, name) for name in NEEDED) and queue is not None
     budget = max(asked.token_budget, asked.max_sequences)
@@ -184,21 +179,3 @@ def _bear_being_looked_at() -> None:
     table = getattr(getattr(module, "lib", None), "_fntab", None)
     if isinstance(table, dict):
         table["__dict__"] = {}
-
-
-def _kv_tokens(job: Job, lengths: Int64, block: int, shape: ModelShape, place: str) -> int | None:
-    """Return the KV memory in whole blocks; None lets vLLM take what the device has."""
-    pages = -(-lengths // block)
-    # One block more than the longest request, as our scheduler counts.
-    needed, most = (int(pages.max(initial=1)) + 1) * block, (int(pages.sum()) + 1) * block
-    asked = job.settings.kv_tokens
-    if asked is None:
-        return (
-            None if place != "cpu" else cpu_kv_tokens(shape.kv_bytes_per_token, needed, most) // block * block
-        )
-    if asked < needed:
-        raise CapacityError(
-            f"--kv-tokens: {asked} is too small for the longest request, which may need {needed}; raise it, "
-            "or lower max_tokens"
-        )
-    return asked // block * block

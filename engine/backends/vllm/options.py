@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from engine.errors import OptionError
+from engine.backends.foreign.options import read_options, take_choice, take_switch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OPTION: Final = "--engine-option"
+ARGUMENTS: Final = "vLLM's EngineArgs"
 SCHEDULING: Final = {
     "auto": "blended orders are scheduled by us, the others by vLLM",
     "ours": "we decide before every step who runs and how many tokens it takes",
     "simulated": "vLLM decides; it is fed in the order in which we would have admitted",
     "plan": "vLLM decides; it is fed in the order of the plan",
 }
-"""Value of the option `scheduling` -> what it does."""
-OURS: Final = {
-    "scheduling": ", ".join(SCHEDULING),
-    "pacing": "true or false: whether the remaining work decides how many tokens a step takes; true",
-}
-"""Options that are not vLLM's -> what they are."""
+"""Value of the option `scheduling` -> what it does; the first is the default."""
 TAKEN: Final = {
     **dict.fromkeys(("model", "tokenizer"), "--model"),
     "dtype": "--dtype",
@@ -58,7 +52,7 @@ class VllmOptions:
         Whether it is a build for the CPU.
     """
 
-    scheduling: Literal["auto", "ours", "simulated", "plan"] = "auto"
+    scheduling: str = "auto"
     pacing: bool = True
     arguments: dict[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -78,31 +72,7 @@ def parse_options(given: Sequence[str]) -> VllmOptions:
     OptionError
         Naming the one that is wrong. Whether vLLM has a field of that name is seen when it is looked at.
     """
-    values: dict[str, Any] = {}
-    for one in given:
-        key, equals, text = one.partition("=")
-        key = key.replace("-", "_")
-        if not equals or not key.isidentifier():
-            raise OptionError(
-                OPTION, "one of them is not of the form KEY=VALUE", "give fields of vLLM's EngineArgs"
-            )
-        name = f"{OPTION} {key}"
-        if key in values:
-            raise OptionError(name, "is given twice", "give it once")
-        if key in TAKEN:
-            remedy = f"use {TAKEN[key]}" if TAKEN[key] else "leave it out"
-            raise OptionError(name, "is set by the night itself", remedy)
-        values[key] = _value(text)
-    scheduling, pacing = values.pop("scheduling", "auto"), values.pop("pacing", True)
-    if scheduling not in SCHEDULING:
-        raise OptionError(f"{OPTION} scheduling", f"{scheduling!r} is unknown", f"use {OURS['scheduling']}")
-    if not isinstance(pacing, bool):
-        raise OptionError(f"{OPTION} pacing", f"{pacing!r} is unknown", "use true or false")
+    values = read_options(given, TAKEN, ARGUMENTS)
+    scheduling = take_choice(values, "scheduling", SCHEDULING)
+    pacing = take_switch(values, "pacing", default=True)
     return VllmOptions(scheduling, pacing, values)
-
-
-def _value(text: str) -> Any:  # noqa: ANN401 - of any field
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(text, text)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from engine.backends.endpoint.options import parse_options
 from engine.backends.facts import NATIVE_FACTS
+from engine.backends.sglang import examine as sglang
+from engine.backends.sglang.options import parse_options as parse_sglang_options
 from engine.backends.vllm import examine as vllm
 from engine.backends.vllm.options import parse_options as parse_vllm_options
-from engine.choices import ENDPOINT, NATIVE, VLLM
+from engine.choices import ENDPOINT, NATIVE, SGLANG, VLLM
 from engine.errors import OptionError
 from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
@@ -47,7 +49,11 @@ class Encode(Protocol):
 
 
 def check_engine(
-    engine: str, options: Sequence[str], max_in_flight: int | None, python: str | None = None
+    engine: str,
+    options: Sequence[str],
+    max_in_flight: int | None,
+    python: str | None = None,
+    hours: str | None = None,
 ) -> None:
     """Check the options of an engine as they were typed; nothing is asked of it yet.
 
@@ -57,16 +63,23 @@ def check_engine(
         Naming the option.
     """
     meant_for = {
-        "--engine-option": f"{VLLM} or {ENDPOINT}",
+        "--engine-option": f"{VLLM}, {SGLANG} or {ENDPOINT}",
         "--max-in-flight": ENDPOINT,
-        "--engine-python": VLLM,
+        "--hours": ENDPOINT,
+        "--engine-python": f"{VLLM} or {SGLANG}",
     }
     has = {
         NATIVE: (),
         VLLM: ("--engine-option", "--engine-python"),
-        ENDPOINT: ("--engine-option", "--max-in-flight"),
+        SGLANG: ("--engine-option", "--engine-python"),
+        ENDPOINT: ("--engine-option", "--max-in-flight", "--hours"),
     }
-    given = {"--engine-option": options, "--max-in-flight": max_in_flight, "--engine-python": python}
+    given = {
+        "--engine-option": options,
+        "--max-in-flight": max_in_flight,
+        "--engine-python": python,
+        "--hours": hours,
+    }
     for name, value in given.items():
         if value and name not in has[engine]:
             raise ConfigurationError(
@@ -75,8 +88,10 @@ def check_engine(
     try:
         if engine == VLLM:
             parse_vllm_options(options)
+        elif engine == SGLANG:
+            parse_sglang_options(options)
         elif engine == ENDPOINT:
-            parse_options(options, max_in_flight).headers()
+            parse_options(options, max_in_flight, hours).headers()
     except OptionError as error:
         raise _configuration(error) from None
 
@@ -91,6 +106,8 @@ def find_engine(
     *,
     python: str | None = None,
     device: str = ENDPOINT,
+    hours: str | None = None,
+    timezone: str = "UTC",
 ) -> EngineFacts:
     """Return what is known of an engine, asking it if it is elsewhere.
 
@@ -103,24 +120,28 @@ def find_engine(
         `tasks.profile.tokenizer.PromptTokenizer.encode` of that model.
     python, device
         The interpreter that has the engine, None for this one, and what it is to compute on.
+    hours, timezone
+        When the servers may be used, by whose clock; None: at any time.
 
     Raises
     ------
     ConfigurationError
         One line, if it cannot be reached or does not have the model.
     """
-    check_engine(engine, options, max_in_flight, python)
+    check_engine(engine, options, max_in_flight, python, hours)
     if engine == NATIVE:
         return NATIVE_FACTS
     try:
         if engine == VLLM:
             return vllm.examine(parse_vllm_options(options), python, model_dir, on_cpu=device == "cpu")
+        if engine == SGLANG:
+            return sglang.examine(parse_sglang_options(options), python, model_dir, on_cpu=device == "cpu")
         names = (model_name(model_dir), model, str(model_dir))
         (sample,) = encode([SAMPLE], special=False)
         # Its HTTP client is loaded for nights that ask a server only.
         from engine.backends.endpoint.examine import examine
 
-        return examine(parse_options(options, max_in_flight), names, sample)
+        return examine(parse_options(options, max_in_flight, hours, timezone), names, sample)
     except OptionError as error:
         raise _configuration(error) from None
 
@@ -149,27 +170,38 @@ def refusal_of(
     def refusal(row: Mapping[str, Any]) -> RequestError | None:
         settings = effective_sampling(stored_sampling(row), defaults)
         greedy = settings["temperature"] == 0
-        for name in facts.unsupported:
+
+        def asks_for(name: str) -> bool:
             # A greedy answer does not depend on some of them.
+            if greedy and name in {"seed", "top_k", "min_p"}:
+                return False
             off = _OFF[name]
+            return bool(settings.get(name, off) != off)
+
+        for name in facts.unsupported:
             # A chat is rendered here, unless the engine does that.
             if name == "chat_template_kwargs" and facts.prompts == "ids":
                 continue
-            if settings.get(name, off) != off and not (greedy and name in {"seed", "top_k", "min_p"}):
+            if asks_for(name):
                 field = field_of(settings[name]) if name == "constraint" else name
                 return _unsupported(field, facts)
-        if facts.prompts == "text":
-            if row["token_ids"] is not None:
-                return _unsupported("prompt", facts, "takes no token ids")
-            if _says_whose_turn(row["messages_json"]):
-                return _unsupported("continue_final_message", facts, "cannot be told whose turn it is")
-            if _has_calls(row["messages_json"]):
-                return _unsupported(
-                    "messages", facts, "is not known to take calls of tools and their results"
-                )
-        return None
+        for first, second in facts.apart:
+            if asks_for(first) and asks_for(second):
+                return _unsupported(second, facts, f"does not honour this setting beside {first}")
+        return _not_as_text(row, facts) if facts.prompts == "text" else None
 
     return refusal
+
+
+def _not_as_text(row: Mapping[str, Any], facts: EngineFacts) -> RequestError | None:
+    """Tell why an engine that takes prompts as text cannot take a row's; None: it can."""
+    if row["token_ids"] is not None:
+        return _unsupported("prompt", facts, "takes no token ids")
+    if _says_whose_turn(row["messages_json"]):
+        return _unsupported("continue_final_message", facts, "cannot be told whose turn it is")
+    if _has_calls(row["messages_json"]):
+        return _unsupported("messages", facts, "is not known to take calls of tools and their results")
+    return None
 
 
 def _says_whose_turn(messages: str | None) -> bool:

@@ -26,21 +26,29 @@ PROGRAM = """
 import sys
 {before}
 from engine.backends.contract import Ended
-from engine.backends.process import main
+from engine.backends.process import leave, main
 from engine.errors import EngineError
 
 def answer(folder, send, stop):
     {body}
 
-sys.exit(main(answer, sys.argv[1:]))
+{end}(main(answer, sys.argv[1:]))
 """
 
 
-def start(folder: Path, body: str, *, before: str = "", device: str = "cpu", version: int = FORMAT_VERSION):
+def start(
+    folder: Path,
+    body: str,
+    *,
+    before: str = "",
+    device: str = "cpu",
+    version: int = FORMAT_VERSION,
+    end: str = "sys.exit",
+):
     """A process that answers by `body`, and its messages."""
     (folder / "job.json").write_text(json.dumps({"format_version": version, "model": "m", "device": device}))
     reading, writing = os.pipe()
-    code = PROGRAM.format(before=before, body=body)
+    code = PROGRAM.format(before=before, body=body, end=end)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), str(writing)],
         stdin=subprocess.PIPE,
@@ -101,7 +109,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "one"], ["folder", "1", "2"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
-    code = PROGRAM.format(before="", body="return Ended(True, {})")
+    code = PROGRAM.format(before="", body="return Ended(True, {})", end="sys.exit")
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -134,3 +142,15 @@ def test_the_contract_is_of_the_standard_library_alone() -> None:
     blocked = "\n".join(f"sys.modules[{name!r}] = None" for name in (*HEAVY, "numpy", "numba"))
     code = f"import sys\n{blocked}\nimport engine.backends.contract"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_it_leaves_at_once_whatever_others_do_at_the_end(tmp_path: Path) -> None:
+    """A thread that goes on and a function at the end would keep an interpreter."""
+    before = (
+        "import atexit, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "atexit.register(time.sleep, 60)"
+    )
+    process, messages = start(tmp_path, "return Ended(False, {})", before=before, end="leave")
+    assert [message["type"] for message in messages] == ["stopped"]
+    assert process.wait(30) == STOPPED

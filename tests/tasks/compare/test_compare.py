@@ -29,12 +29,21 @@ if TYPE_CHECKING:
 
 def test_every_engine_in_every_order_with_its_own_options() -> None:
     options = ["endpoint:url=http://a/v1", "vllm:enforce_eager=true"]
-    found = variants_of(["native", "vllm", "endpoint"], ["blend", "fcfs"], options, "/opt/python")
+    found = variants_of(["native", "vllm", "endpoint"], ["blend", "fcfs"], options, ["/opt/python"])
     assert [(one.engine, one.policy) for one in found] == [
         (engine, policy) for engine in ("native", "vllm", "endpoint") for policy in ("blend", "fcfs")
     ]
     assert [one.options for one in found[::2]] == [(), ("enforce_eager=true",), ("url=http://a/v1",)]
     assert [one.python for one in found[::2]] == [None, "/opt/python", None]
+
+
+def test_engines_beside_each_other_have_an_interpreter_each() -> None:
+    engines = ["vllm", "sglang", "native"]
+    found = variants_of(engines, ["blend"], [], ["sglang:/a/python", "vllm:/b/python"])
+    assert [one.python for one in found] == ["/b/python", "/a/python", None]
+    for wrong in (["/a/python"], ["native:/a/python"], ["vllm:/a", "vllm:/b"]):
+        with pytest.raises(ConfigurationError, match="--engine-python: one is for none of the engines"):
+            variants_of(engines, ["blend"], [], wrong)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,7 @@ def test_every_engine_in_every_order_with_its_own_options() -> None:
 )
 def test_what_cannot_be_compared(engines: list, policies: list, options: list, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as found:
-        variants_of(engines, policies, options, None)
+        variants_of(engines, policies, options, [])
     assert "secret" not in str(found.value)
 
 
@@ -114,7 +123,7 @@ def test_the_same_sample_goes_through_each_in_alternating_rounds(
     heard = []
     found = compare(
         request_of,
-        variants_of(["native"], ["blend", "fcfs"], [], None),
+        variants_of(["native"], ["blend", "fcfs"], [], []),
         tmp_path / "scratch",
         rounds=2,
         sample=10,
@@ -137,13 +146,13 @@ def test_the_same_sample_goes_through_each_in_alternating_rounds(
 def test_an_engine_that_dies_is_told(tmp_path: Path, request_of, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted_backend.use(monkeypatch, tmp_path / "script", deaf=True)
     with pytest.raises(EngineError, match="native ended without a word"):
-        compare(request_of, variants_of(["native"], ["blend"], [], None), tmp_path / "scratch", rounds=1)
+        compare(request_of, variants_of(["native"], ["blend"], [], []), tmp_path / "scratch", rounds=1)
 
 
 def test_nothing_to_compare(tmp_path: Path, request_of, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "refusal_of", lambda *_: lambda _row: ConfigurationError("a", "b", "c"))
     with pytest.raises(ConfigurationError, match="--source: no request is left"):
-        compare(replace(request_of), variants_of(["native"], ["blend"], [], None), tmp_path / "scratch")
+        compare(replace(request_of), variants_of(["native"], ["blend"], [], []), tmp_path / "scratch")
 
 
 def test_the_command_prints_what_it_found_and_writes_the_page(

@@ -177,11 +177,13 @@ def test_no_device_is_asked_for_where_servers_answer(night: Any, monkeypatch: py
 @pytest.mark.parametrize(
     ("engine", "options", "most", "python", "said"),
     [
-        ("native", (), None, "/a/python", "--engine-python: .* add --engine vllm"),
-        ("native", ("a=1",), None, None, "--engine-option: .* add --engine vllm or endpoint"),
+        ("native", (), None, "/a/python", "--engine-python: .* add --engine vllm or sglang"),
+        ("native", ("a=1",), None, None, "--engine-option: .* add --engine vllm, sglang or endpoint"),
         ("endpoint", ("url=http://a/v1",), None, "/a/python", "--engine-python: .* add --engine vllm"),
         ("vllm", (), 3, None, "--max-in-flight: .* add --engine endpoint"),
         ("vllm", ("scheduling=best",), None, None, "--engine-option scheduling: 'best' is unknown"),
+        ("sglang", (), 3, None, "--max-in-flight: .* add --engine endpoint"),
+        ("sglang", ("scheduling=ours",), None, None, "--engine-option scheduling: 'ours' is unknown"),
     ],
 )
 def test_options_are_for_the_engines_that_have_them(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineError
 from engine.job.running import RUNNING_FILE, RunningFile, read_running
+from tasks.infer.backends import engine_process
 from tasks.infer.infer import infer
 from tasks.infer.progress import EngineFailedError, StoppedError
 from tasks.infer.suspects import Suspects
@@ -208,6 +209,18 @@ def test_a_request_that_engines_die_of_becomes_an_error_row(tmp_path, monkeypatc
         assert "Count from" not in caplog.text
     with opened(request, tmp_path / "again") as night:
         assert night.log.state.finished
+
+
+def test_what_an_engine_said_counts_although_it_has_to_be_killed_then(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(engine_process, "GRACE_S", 0.3)
+    says = "IndexError at decoder.py:7"
+    script = scripted_backend.use(monkeypatch, tmp_path / "script", says=says, lingers=True)
+    with opened(asked(tmp_path, 6, max_sequences=2), tmp_path / "scratch") as night:
+        scripted_backend.change(script, dies=ids(night, "r3"))
+        answer(night)
+        (error,) = night.read_table("errors").to_pylist()
+        assert says in error["message"]
+    assert "killed by signal" not in caplog.text
 
 
 def test_an_engine_that_cannot_start_is_never_called_resumable(tmp_path, monkeypatch):

@@ -48,7 +48,9 @@ def sampled(i: int) -> Sampling:
 def written(folder: Path, wanted: list[list[int]], servers: list[OpenAIServer], *options: str, **more: Any):
     """A job folder, and the facts of its engine."""
     given = [*(f"url={server.url}" for server in servers), f"model={MODEL}", *options]
-    facts = examine(parse_options(given, more.pop("max_in_flight", None)), [], SAMPLE)
+    facts = examine(
+        parse_options(given, more.pop("max_in_flight", None), more.pop("hours", None)), [], SAMPLE
+    )
     tokens, start = flatten(wanted)
     plan = make_plan("blend", tokens, start, np.arange(len(wanted)) % 40 + 1.0, SHAPE, NOMINAL["cpu"])
     requests = [(f"r{i}", 0, sampled(i)) for i in range(len(wanted))]

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.backends.vllm.items import LOWEST, answer_item, sampling_fields
+from engine.backends.foreign.answers import LOWEST
+from engine.backends.vllm.items import answer_item, sampling_fields
 from engine.runtime.sample.settings import Sampling
 
 JOB = SimpleNamespace(request_ids=["a", "b"], choices=[0, 1], sampling=[Sampling(4), Sampling(4, logprobs=2)])

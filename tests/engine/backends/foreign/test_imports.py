@@ -1,10 +1,12 @@
-"""What the child of vLLM needs of this project where it runs: numpy, numba and the package itself."""
+"""What the children of vLLM and SGLang need of this project: numpy, numba and the package itself."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+import pytest
 
 from engine.backends.interpreter import command_for, environment_for
 from tests.support.paths import ROOT
@@ -32,10 +34,15 @@ print("imported", sorted(n for n in sys.modules if n.partition(".")[0] in {"torc
 """
 
 
-def test_it_needs_numpy_and_numba_at_most(tmp_path: Path) -> None:
-    folder = ROOT / "engine" / "backends" / "vllm"
-    names = [f"engine.backends.vllm.{path.stem}" for path in folder.glob("[a-z]*.py")]
-    assert len(names) >= 8
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_it_needs_numpy_and_numba_at_most(tmp_path: Path, engine: str) -> None:
+    folder = ROOT / "engine" / "backends"
+    names = [
+        f"engine.backends.{room}.{path.stem}"
+        for room in (engine, "foreign")
+        for path in (folder / room).glob("[a-z]*.py")
+    ]
+    assert len(names) >= 12
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [*command_for(sys.executable, "")[:1], str(script), *names]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.backends.vllm.feed import AHEAD, PlainFeed
-from engine.backends.vllm.ours import OurScheduler, admission_order
+from engine.backends.foreign.order import AHEAD, Window
+from engine.backends.foreign.ours import OurScheduler, admission_order
 from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.config import load_config
@@ -138,11 +138,10 @@ def test_a_memory_that_holds_nobody_is_told() -> None:
 
 
 def test_a_fixed_order_is_fed_with_a_bounded_window() -> None:
-    loaded = SimpleNamespace(settings=sizes())
-    feed = PlainFeed(loaded, list(range(500)))
-    first = feed.before_step()
+    window = Window(range(500), 12)
+    first = window.new()
     assert first == list(range(12 + AHEAD))
-    assert feed.before_step() == []
-    feed.after_step([(3, True), (0, False)], None)
-    assert feed.before_step() == [76, 77]
-    assert feed.running().tolist() == [1, 2, *range(4, 14)]
+    assert window.new() == []
+    window.ended([3, 0])
+    assert window.new() == [76, 77]
+    assert window.running().tolist() == [1, 2, *range(4, 14)]

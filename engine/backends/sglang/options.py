@@ -1,0 +1,91 @@
+"""What a night may set of SGLang, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from engine.backends.foreign.options import read_options, take_choice, take_switch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ARGUMENTS: Final = "SGLang's ServerArgs"
+SCHEDULING: Final = {
+    "auto": "blended orders as simulated, the others as in the plan",
+    "simulated": "it is fed in the order in which we would have admitted",
+    "plan": "it is fed in the order of the plan",
+}
+"""Value of the option `scheduling` -> what it does; the first is the default."""
+SEEDED: Final = "enable_deterministic_inference"
+"""The argument without which SGLang takes seeds and does nothing about them."""
+TAKEN: Final = {
+    **dict.fromkeys(("model_path", "tokenizer_path"), "--model"),
+    "dtype": "--dtype",
+    "kv_cache_dtype": "--kv-dtype",
+    **dict.fromkeys(("device", "base_gpu_id"), "--device"),
+    "page_size": "--page-size",
+    "max_total_tokens": "--kv-tokens",
+    **dict.fromkeys(("chunked_prefill_size", "max_prefill_tokens"), "--token-budget"),
+    "max_running_requests": "--max-sequences",
+    **dict.fromkeys(
+        (
+            *("enable_mixed_chunk", "schedule_policy", "disable_radix_cache", "enable_priority_scheduling"),
+            *("max_queued_requests", "allow_auto_truncate", "context_length", "skip_tokenizer_init"),
+            *("preferred_sampling_params", "log_requests", "stream_interval", "tokenizer_worker_num"),
+        ),
+        "",
+    ),
+}
+"""Fields of `ServerArgs` that a night sets itself, or that would change what answers are -> the option that
+does; '' where none does."""
+
+
+@dataclass(frozen=True)
+class SglangOptions:
+    """The options of the engine `sglang`, as they stand in a job folder too.
+
+    Attributes
+    ----------
+    scheduling
+        A key of `SCHEDULING`.
+    pacing
+        Whether the simulated steps take as many tokens as the remaining work says, or all they may.
+    arguments
+        Fields of `ServerArgs`.
+    version
+        What the answers depend on: distribution, its version, `arguments`; empty until it was looked at.
+    on_cpu
+        Whether it computes on the CPU.
+    """
+
+    scheduling: str = "auto"
+    pacing: bool = True
+    arguments: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    on_cpu: bool = False
+
+    @property
+    def seeded(self) -> bool:
+        """Whether seeds are honoured."""
+        return self.arguments.get(SEEDED) is True
+
+    @classmethod
+    def of_job(cls, options: dict[str, Any]) -> Self:
+        """Read them from a job folder."""
+        return cls(**options)
+
+
+def parse_options(given: Sequence[str]) -> SglangOptions:
+    """Read options as they were typed, KEY=VALUE; a value that is JSON is taken as such.
+
+    Raises
+    ------
+    OptionError
+        Naming the one that is wrong. Whether SGLang has an argument of that name is seen when it is looked
+        at.
+    """
+    values = read_options(given, TAKEN, ARGUMENTS)
+    scheduling = take_choice(values, "scheduling", SCHEDULING)
+    pacing = take_switch(values, "pacing", default=True)
+    return SglangOptions(scheduling, pacing, values)
