@@ -66,7 +66,7 @@ class Outbox:
         messages = messages_of(answers, refusals)
         now = time.monotonic()
         if now - self._loaded >= LOAD_S or (answers and running == 0):
-            load = {"type": "load", "running": self._most, **self._tokens}
+            load: dict[str, Any] = {"type": "load", "running": self._most, **self._tokens}
             if self.waits_until is not None:
                 load["waits_until"] = self.waits_until
             messages.append(load)

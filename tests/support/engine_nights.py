@@ -40,7 +40,7 @@ def told(row: dict) -> tuple:
 
 def same_log_probabilities(mine: dict, theirs: dict) -> bool:
     """Tell whether two answers have the same tokens with log probabilities within a thousandth."""
-    pairs = zip(*(row["logprobs"]["choices"][0]["logprobs"] for row in (mine, theirs)), strict=True)
+    pairs = zip(*(row["choices"][0]["logprobs"] for row in (mine, theirs)), strict=True)
     return all(
         (one["token_id"], one["bytes"]) == (other["token_id"], other["bytes"])
         and abs(one["logprob"] - other["logprob"]) < 1e-3

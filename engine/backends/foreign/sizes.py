@@ -25,7 +25,7 @@ def most_tokens(job: Job, context: int) -> Int32:
     """
     prompts = np.diff(job.offsets)
     limits = np.array([one.max_tokens for one in job.sampling], np.int64)
-    found = np.minimum(limits, context - prompts).astype(np.int32)
+    found: Int32 = np.minimum(limits, context - prompts).astype(np.int32)
     if found.min(initial=1) < 1:
         raise CapacityError(f"prompt of {prompts.max()} tokens does not fit the model's context of {context}")
     return found

@@ -82,7 +82,7 @@ def load(job: Job, options: SglangOptions, place: str) -> Loaded:
     max_new = sizes.most_tokens(job, config.max_positions)
     page = asked.page_size
     # It keeps some tokens free beside the longest request.
-    lengths = np.diff(job.offsets) + max_new + SPARE
+    lengths = (np.diff(job.offsets) + max_new + SPARE).astype(np.int64)
     kv_tokens = sizes.kv_tokens(job, lengths, page, shape, place)
     # Whole pages are computed at a time.
     budget = -(-max(asked.token_budget, asked.max_sequences) // page) * page

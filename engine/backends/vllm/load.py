@@ -101,7 +101,7 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
     max_new = sizes.most_tokens(job, config.max_positions)
     least = CPU_BLOCK if place == "cpu" else GPU_BLOCK
     block = -(-asked.page_size // least) * least
-    lengths = np.diff(job.offsets) + max_new
+    lengths = (np.diff(job.offsets) + max_new).astype(np.int64)
     kv_tokens = sizes.kv_tokens(job, lengths, block, shape, place)
     base, queue = _bases(place)
     hooked = all(hasattr(base, name) for name in NEEDED) and queue is not None
