@@ -27,6 +27,7 @@ from engine.plan.order import segments_of
 from engine.plan.policies import plan_tree
 from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
+from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree
 from engine.runtime.sample.settings import Sampling
 from engine.simulate.schedules import Schedule
@@ -53,6 +54,13 @@ if TYPE_CHECKING:
     Int64 = npt.NDArray[np.int64]
 
 FIRST_FOLDER = "engine-0"
+BY_WORKLOAD = 8_000
+"""Sequences from which on something of every workload is answered first.
+
+Over ten samples of 8,000 requests of each published trace a first night takes 1.165 times as long as one of
+known lengths, against 1.186 with every so-many-th leaf. On 4,000, where that is half of the long answers, it
+took longer.
+"""
 DEADLINE_WINDOW_S = 3600
 """Requests whose deadlines fall into the same of such windows are blended."""
 
@@ -283,7 +291,11 @@ def _sampling(
         return None
     # No other order than the blend goes by lengths.
     samples = schedule.policy == "blend" or settings.lengths == SAMPLED
-    sample = choose_sample(replanning.tree, SAMPLE, settings.run_seed) if samples else replanning.sample
+    sample, tree = replanning.sample, replanning.tree
+    if samples and replanning.group is not None and len(tree.sorted) >= BY_WORKLOAD:
+        sample = sample_workloads(tree, replanning.group, SAMPLE, settings.run_seed)
+    elif samples:
+        sample = choose_sample(tree, SAMPLE, settings.run_seed)
     return replace(replanning, policy=schedule.policy, sample=sample)
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from engine.choices import AUTO_ORDER
+from engine.choices import AUTO_ORDER, COMBINED
 from engine.job.format import read_plan_file
 from engine.simulate import search as searching
 from engine.simulate.schedules import Schedule
 from tasks.operations.status import date_status
 from tasks.plan import choice as choosing
+from tasks.plan import plan as planning
 from tasks.plan.plan import FIRST_FOLDER, plan, take_plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
@@ -121,3 +122,15 @@ def test_the_engine_takes_the_chosen_steps_and_the_publication_names_the_order(r
         assert max(step["prefill_tokens"] + step["decode_tokens"] for step in steps) <= 64
         assert publish(night)["policy"] == "dfs"
         assert len(outputs_of(night)) == 160
+
+
+def test_a_large_night_learns_from_every_workload(root, monkeypatch):
+    few = [batch_line(f"v{i}", f"Film {i}", max_tokens=40, metadata={"workload": "video"}) for i in range(12)]
+    write_lines(root / "logs", "b.jsonl", few)
+    asked = {"policy": "blend", "lengths": COMBINED}
+    small, _, _ = planned(root, "small", request_of(root, **asked))
+    monkeypatch.setattr(planning, "BY_WORKLOAD", 100)
+    large, _, _ = planned(root, "large", request_of(root, **asked))
+    # A hundredth of all, and 32 of the other workload with half of the few.
+    assert small["sampled"] == 2
+    assert large["sampled"] == 32 + 6
