@@ -47,7 +47,7 @@ def headline(found: Mapping[str, Any]) -> str:
 
 def order_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row of text for each order, in the order of `COLUMNS`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in found["orders"]:
         seconds, told = row["seconds"], found["estimate"]
         rounds = row["round_seconds"]
