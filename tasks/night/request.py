@@ -25,7 +25,7 @@ KEPT: Final = "kept"
 """What the names of parts begin with that hold answers of before."""
 
 
-CANARY: Final = "canary"
+CANARY: Final = "candidate_run"
 """Where an attempt and a publication name the run of the candidate whose answers they keep."""
 
 

@@ -49,6 +49,8 @@ _STALE: Final = (
     "cost_by_workload",
     "cost_by_tenant",
 )
+_OF_SIDES: Final = {"comparisons"}
+"""The same, only of a date of which a candidate has answered a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,8 @@ def _publish_without(
     new_id = digest("forgotten", [current.publication_id, sorted(wanted.request_ids)])[:_ID_LENGTH]
     new = publication_prefix(job, day, new_id)
     summary = json.loads((scratch / "new" / "summary.json").read_text())
-    summary = _lowered(summary, taken) | {"publication_id": new_id} | dict.fromkeys(_STALE)
+    stale = [*_STALE, *(_OF_SIDES & summary.keys())]
+    summary = _lowered(summary, taken) | {"publication_id": new_id} | dict.fromkeys(stale)
     (scratch / "new" / "summary.json").write_text(
         json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
     )

@@ -318,7 +318,7 @@ def _estimated(
         requests = read_requests(source, model, scratch / "estimate")
         made = estimate_requests(requests, model, [night.settings.planned_on], {}, asked)
     except ConfigurationError as error:
-        return None, str(error)
+        return None, f"{error.field}: {error.message}"
     machine = made["machines"][0]
     hours = machine["gpu_hours"]
     return {

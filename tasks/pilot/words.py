@@ -47,7 +47,7 @@ def headline(found: Mapping[str, Any]) -> str:
 
 def order_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row of text for each order, in the order of `COLUMNS`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in found["orders"]:
         seconds, told = row["seconds"], found["estimate"]
         rounds = row["round_seconds"]
@@ -85,7 +85,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     if found["refused"]:
         said.append(f"Left out, as the engine cannot answer them: {found['refused']:,} requests.")
     if found["no_estimate"]:
-        said.append(f"There is no estimate beside it. {found['no_estimate']}")
+        said.append(f"There is no estimate beside it ({found['no_estimate']}).")
     elif found["estimate"]["past_runs"]:
         said.append(f"The estimate is corrected by {found['estimate']['past_runs']} past runs.")
     elif not found["estimate"]["measured_device"]:

@@ -10,13 +10,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import main
 from flows.parameters.candidate import differences
 from flows.parameters.to_request import night_request
+from flows.run.sequence import Steps
 from tasks.attempt.share import part_of
 from tasks.base.errors import ConfigurationError
 from tasks.canary.answers import compare_answers, load_scorer
+from tasks.canary.stages import StageLog
 from tasks.operations.dates import DateStatus, view_date
+from tasks.operations.publications import publications_of
+from tasks.runlog import records
+from tasks.runlog.places import publication_prefix
 from tasks.store.folder import FolderStore
+from tests.support import scripted_backend
 from tests.support.canary_nights import Behaviour, names, run, steps_of, write_day
 from tests.support.dated_nights import FIRST, day, night_of
 from tests.support.tables import Place, place, rows
@@ -80,6 +87,48 @@ def test_a_candidate_that_dies_costs_nothing_but_its_time(tmp_path: Path) -> Non
     assert (len(texts), failed) == (COUNT, {"tools"})
     assert sides_of(result)[1]["failure"] == "the engine died"
     assert 0 < answered_by(result)["candidate"] < COUNT / 2
+
+
+def test_a_candidate_that_answers_everything_leaves_the_engine_of_before_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_backend.use(monkeypatch, tmp_path / "script")
+    write_day(tmp_path, FIRST, 20)
+    result = run(tmp_path, FIRST, Steps(), canary=100, report=True, kv_tokens=4096, **DFS)
+    assert len(names(result)[0]) == 20
+    assert answered_by(result) == {"candidate": 20}
+    assert "The candidate" in Path(result["report_file"]).read_text()
+
+
+def test_a_release_that_knows_no_candidates_reads_such_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(tmp_path, FIRST, 20)
+    result = run(tmp_path, FIRST, steps_of(Behaviour()), canary_steps="50", **DFS)
+    store = FolderStore(tmp_path / "store")
+    before = sorted((info.key, store.get(info.key)) for info in store.list("triage/"))
+    # As that release reads: stages are records of no kind that it knows.
+    monkeypatch.delitem(records._KINDS, "canary_stage")
+    assert StageLog(store, "triage").read() == []
+    view = view_date(store, "triage", FIRST, lease_s=2.0)
+    assert (view.status, view.current.publication_id) == (DateStatus.DONE, result["publication_id"])
+    (shown,) = publications_of(store, "triage", FIRST)
+    assert (shown.outputs, shown.files) == (20, True)
+    assert sorted((info.key, store.get(info.key)) for info in store.list("triage/")) == before
+
+
+def test_requests_can_be_taken_out_of_such_a_date(tmp_path: Path) -> None:
+    write_day(tmp_path, FIRST, 20)
+    run(tmp_path, FIRST, steps_of(Behaviour()), canary=50, **DFS)
+    store = str(tmp_path / "store")
+    typed = ["forget", "--job", "triage", "--store", store, "--custom-id", "r3", "--catalog", "none"]
+    assert main(typed) == 0
+    current = view_date(FolderStore(tmp_path / "store"), "triage", FIRST, lease_s=2.0).current
+    folder = tmp_path / "store" / publication_prefix("triage", FIRST, current.publication_id)
+    assert pq.read_table(folder / "outputs.parquet").num_rows == 19
+    # What both sides did was said of all requests.
+    assert json.loads((folder / "summary.json").read_text())["comparisons"] is None
+    assert not [path for path in (tmp_path / "store").rglob("*.jsonl") if '"r3"' in path.read_text()]
 
 
 def test_a_candidate_that_answers_everything(tmp_path: Path) -> None:
