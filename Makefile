@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers test-structured
+.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-producers test-structured
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -29,8 +29,11 @@ warm: $(STAMP) ## compile all functions that a night runs, unless that is done
 demo: $(STAMP) ## write a day of request logs, run the night on them, show answers
 	@$(PY) infra/demo/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(RERUN),--rerun)
 
-test: $(STAMP) lint warm ## lint, types and every test that needs Python packages alone
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: $(STAMP) lint warm ## lint, types and every test that needs Python packages alone, but for most whole nights
+	@$(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+test-nights: $(STAMP) warm ## the other nights: against transformers, killed, resumed, of earlier releases, from tables, in examples
+	@$(PY) -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile
 
 test-kernels: $(STAMP) ## Triton kernels and GPU benchmarks without a GPU: interpreted, then compiled for sm_80 and sm_90
 	@TRITON_INTERPRET=1 NIGHTBLEND_KERNELS=triton $(PY) -m pytest tests/engine/kernels/triton \
@@ -138,7 +141,7 @@ bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-kernels
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 test-s3 test-warehouse test-dbt test-monitoring
-	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test
+	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test-nights test
 
 clean: ## remove the environment and the demo's files
 	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-producers .demo

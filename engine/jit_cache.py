@@ -1,9 +1,8 @@
 """Where compiled functions are kept: on disk, under a digest of all sources they could be made of.
 
-They lie beside the package where that can be written, as in a checkout or while an image is built; else in
-the user's own cache. Both are read, so an image brings its functions along and nobody needs to own them:
-nothing of the path, the owner or the times of the sources counts, only what is in them, numba's version and
-the processor. An image for many processors is built with ``NUMBA_CPU_NAME=generic``.
+Where: `engine.cache_places`. Nothing of the path, the owner or the times of the sources counts, only what is
+in them, numba's version and the processor. An image for many processors is built with
+``NUMBA_CPU_NAME=generic``.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+from engine.cache_places import cache_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,9 +56,7 @@ def sources_digest() -> str:
 def folders() -> tuple[Path, ...]:
     """Return the folders in which compiled functions are looked for, the one that is written to first."""
     own = os.environ.get("NUMBA_CACHE_DIR")
-    beside = _PACKAGE / "__pycache__"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightblend"
-    places = [beside, home] if os.access(beside if beside.exists() else _PACKAGE, os.W_OK) else [home, beside]
+    places = list(cache_places())
     if own:
         places.insert(0, Path(own))
     return tuple(place / f"numba-{sources_digest()}" for place in places)

@@ -246,7 +246,7 @@ def measure_cpu(seconds: float = 0.3) -> DeviceProfile:
     import torch
 
     left, right = torch.rand(256, 1024), torch.rand(1024, 1024)
-    block = torch.rand(16 * 1024 * 1024)
+    block = torch.ones(16 * 1024 * 1024)
     flops = bandwidth = 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or not flops:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from tasks.plan.work import load_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tasks.infer.suspects import Culprit, Share
@@ -44,8 +45,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = None) -> dict[str, Any]:
+def infer(
+    night: Night,
+    on_progress: Callable[[InferProgress], None] | None = None,
+    device: AbstractContextManager[None] | None = None,
+) -> dict[str, Any]:
     """Answer every request of the run that has no durable answer.
+
+    Parameters
+    ----------
+    device
+        Entered before the first engine is started, left after the last one has ended. Not entered at all if
+        there is nothing to compute.
 
     Returns
     -------
@@ -68,7 +79,9 @@ def infer(night: Night, on_progress: Callable[[InferProgress], None] | None = No
     try:
         planned = _is_planned(night, work)
         reused = reuse_answers(night, work, writer)
-        _answer_all(night, work, writer, session, on_progress, planned=planned and not reused)
+        if work.open_keys():
+            with device or nullcontext():
+                _answer_all(night, work, writer, session, on_progress, planned=planned and not reused)
     finally:
         session.close()
         # Not after losing the run: a stale writer's parts would be refused anyway.

@@ -18,6 +18,7 @@ from tasks.runlog.records import LogFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from tasks.infer.part_writer import PartWriter
     from tasks.night.night import Night
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = (
-    "request_id",
-    "answer_key",
+_KEYS = ("request_id", "answer_key")
+_ANSWER = (
     "text",
     "token_ids",
     "choices",
@@ -50,13 +50,13 @@ def reuse_answers(night: Night, work: NightWork, writer: PartWriter) -> int:
     for run_log in sources:
         if not wanted:
             break
-        for row in _outputs(night, run_log):
+        for row in _outputs(night, run_log, wanted):
             # A request that shares its answer is found by answer_key, any other by its request_id; an id
             # can stand for another body than in the earlier run.
             for key in (row["answer_key"], row["request_id"]):
                 if key in wanted and work.rows[work.members[key][0]]["answer_key"] == row["answer_key"]:
                     # Parts of an older version have no column of choices.
-                    answer = {name: row.get(name) for name in _COLUMNS[2:]}
+                    answer = {name: row.get(name) for name in _ANSWER}
                     found += writer.add_answer(key, answer)
                     wanted.discard(key)
     if found:
@@ -81,7 +81,11 @@ def _other_runs(night: Night) -> Iterator[RunLog]:
             yield run_log
 
 
-def _outputs(night: Night, run_log: RunLog) -> Iterator[dict[str, Any]]:
+def _outputs(night: Night, run_log: RunLog, wanted: AbstractSet[str]) -> Iterator[dict[str, Any]]:
+    """Yield the answers of a run whose answer key or request id is wanted.
+
+    The other columns are read of them alone: the two keys are a small part of an answer.
+    """
     for part in run_log.state.parts_of("outputs"):
         try:
             path = fetch(run_log, part, night.scratch / "reuse")
@@ -91,5 +95,13 @@ def _outputs(night: Night, run_log: RunLog) -> Iterator[dict[str, Any]]:
             log.warning("answers of another run are not used: %s", error)
             continue
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=2048, columns=list(_COLUMNS)):
-                yield from batch.to_pylist()
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, columns=list(_KEYS)).to_pydict()
+                found = [
+                    place
+                    for place, row in enumerate(zip(*keys.values(), strict=True))
+                    if not wanted.isdisjoint(row)
+                ]
+                if found:
+                    rows = file.read_row_group(group, columns=[*_KEYS, *_ANSWER])
+                    yield from rows.take(found).to_pylist()

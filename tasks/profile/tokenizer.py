@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import decoders
 
+from engine.tokenizer import load_folder
 from tasks.base.errors import ConfigurationError, bounded
-from tasks.profile.auto_tokenizer import auto_tokenizer
 from tasks.profile.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def load_tokenizer(
             "Copy the tokenizer files of the model into that folder",
         )
     try:
-        tokenizer = auto_tokenizer(model)
+        tokenizer = load_folder(Path(model)) if Path(model).is_dir() else _load_from_hub(model)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = bounded(str(error).partition("\n")[0])
         raise ConfigurationError(
@@ -113,6 +113,12 @@ def load_tokenizer(
         backend.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
     return PromptTokenizer(model, tokenizer, size, ChatTemplate(tokenizer, run_date))
+
+
+def _load_from_hub(model: str) -> Any:  # noqa: ANN401 - as in `PromptTokenizer`
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -115,7 +115,7 @@ def test_frozen_arrays_share_their_elements_and_cannot_be_written() -> None:
     assert frozen(values[:, 1]).flags.c_contiguous
 
 
-PACKAGE = ("__init__.py", "arrays.py", "jit.py", "jit_cache.py", "jit_types.py", "warm.py")
+PACKAGE = ("__init__.py", "arrays.py", "cache_places.py", "jit.py", "jit_cache.py", "jit_types.py", "warm.py")
 INNER = "from engine.jit import njit\n\n@njit\ndef part(n):\n    return n + {}\n"
 OUTER = (
     "from engine.jit import entry\nfrom engine.inner import part\n\n"

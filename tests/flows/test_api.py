@@ -25,6 +25,8 @@ from flows.run.sequence import RESULT_KEYS
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 6
 
 

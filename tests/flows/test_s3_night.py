@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import boto3
+import pytest
 
 from flows import cli
 from tasks.store.s3 import S3Store
 from tests.support.demo_nights import DAY, batch_line
 from tests.support.paths import DEMO_MODEL
+
+pytestmark = pytest.mark.slow
 
 COUNT = 12
 SECRET = "a-secret-key-that-must-not-be-kept"  # what moto takes without a question

@@ -13,6 +13,8 @@ from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 from tests.support.schemas import SCHEMAS, check
 
+pytestmark = pytest.mark.slow
+
 TITLE, PERSON = SCHEMAS["chat title"], SCHEMAS["age and flag"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pytest
 
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.to_request import night_request
@@ -14,6 +15,8 @@ from flows.run.sequence import run_night
 from tasks.warehouse.replace import open_warehouse
 from tests.support.demo_nights import DAY
 from tests.support.paths import DEMO_MODEL
+
+pytestmark = pytest.mark.slow
 
 ROWS = 6
 

@@ -33,12 +33,11 @@ from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.sample.token_text import TokenText
 from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
+from engine.tokenizer import load_folder
 from engine.warm import make_ready
 
 if TYPE_CHECKING:
     import threading
-
-    from transformers import PreTrainedTokenizerBase
 
     from engine.arrays import Float32, Int32
     from engine.backends.contract import Send
@@ -66,7 +65,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
         # Only a profile in which it was measured says that shared pages are worth reading once.
         cascade=step_cost(shape, device) if device.shared_read < 1.0 else None,
     )
-    tokenizer = _tokenizer(Path(settings.model))
+    tokenizer = load_folder(Path(settings.model))
     token_text = TokenText(tokenizer)
     reviser = None
     if job.replanning is not None:
@@ -143,13 +142,6 @@ def runner_sizes(job: Job, config: ModelConfig) -> RunnerSizes:
         least=(max(pages, default=0) + 1) * size,
         most=(sum(pages) + 1) * size,
     )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
 
 
 def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict[str, Any]:

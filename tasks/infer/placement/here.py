@@ -40,8 +40,8 @@ def infer_here(
     place
         Of what it wants a device, see `tasks.infer.give_way.Announcement`; None is this machine.
     limit
-        Entering it waits for a free device of the place; held while the run computes. Without one the run
-        that was asked is waited for.
+        Entering it waits for a free device of the place; held while engines run, and no longer: what is read
+        before them and written after them needs no device. Without one the run that was asked is waited for.
 
     Returns
     -------
@@ -51,7 +51,12 @@ def infer_here(
     if night.engine.name == ENDPOINT:
         # Its devices are elsewhere, and not ours to share out.
         return infer(night, on_progress)
-    place = place or machine_place(night.settings.device)
+    return infer(night, on_progress, _device(night, place or machine_place(night.settings.device), limit))
+
+
+@contextmanager
+def _device(night: Night, place: str, limit: AbstractContextManager[None] | None) -> Iterator[None]:
+    """Have a device of a place for the length of the block."""
     with ExitStack() as held:
         if limit is None:
             asked = ask_for_device(night, place)
@@ -61,7 +66,7 @@ def infer_here(
             with _asking(night, place):
                 held.enter_context(limit)
         held.enter_context(announced(night, place))
-        return infer(night, on_progress)
+        yield
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.support.paths import ROOT
+from tasks.profile.tokenizer import load_tokenizer
+from tests.support.paths import DEMO_MODEL, ROOT
 
 
 def loaded(code: str) -> set[str]:
@@ -35,6 +36,8 @@ def test_reading_logs_begins_without_torch(command: str) -> None:
 
 def test_all_steps_but_the_engine_are_loaded_without_torch() -> None:
     """The tokenizer and its chat template among them: only the process that answers needs it."""
+    # Which class it has is found out by the first process on a machine.
+    load_tokenizer(str(DEMO_MODEL))
     found = loaded(
         "import flows.run.sequence, flows.run.prefect_tasks\n"
         "from tasks.attempt import tokenize_inputs\n"

@@ -286,8 +286,12 @@ def test_only_a_run_that_gives_way_is_asked_and_only_by_one_that_does_not(root):
 def test_whoever_waits_for_a_device_asks_again_and_again(root, monkeypatch):
     asked_for, tried = [], []
     monkeypatch.setattr(here, "ask_for_device", lambda _, place: asked_for.append(place))
-    monkeypatch.setattr(here, "infer", lambda night, _: {"said": night.run_date})
 
+    def infer(night, _, device):
+        with device:
+            return {"said": night.run_date}
+
+    monkeypatch.setattr(here, "infer", infer)
     monkeypatch.setattr(here, "ASK_S", 0.05)
 
     @contextmanager

@@ -34,6 +34,8 @@ from tasks.store.folder import FolderStore
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 
+pytestmark = pytest.mark.slow
+
 COUNT = 6
 QUICK = 0.05
 

@@ -13,6 +13,8 @@ from tests.servers.wheel import build_wheel, install_in_folder, write_decoys
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:

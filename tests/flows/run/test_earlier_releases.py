@@ -20,6 +20,8 @@ from tests.support.paths import DEMO_MODEL, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 RELEASES = sorted(path for path in (ROOT / "tests" / "releases").iterdir() if path.is_dir())
 FINISHED, KILLED = "2026-11-21", "2026-11-22"
 

@@ -19,6 +19,8 @@ from tasks.warehouse.replace import open_warehouse
 from tests.support.demo_nights import DAY, batch_line, write_lines
 from tests.support.paths import DEMO_MODEL
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

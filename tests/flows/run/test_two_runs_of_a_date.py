@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tasks.night.night import Night
 
+pytestmark = pytest.mark.slow
+
 
 def run(root: Path, act: Any = lambda: None, **changed: Any) -> dict[str, Any]:
     """Run the night; `act` is called when its step publish begins."""

@@ -13,6 +13,8 @@ from tasks.infer.backends import engine_process
 from tasks.infer.session import EngineSession
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
+pytestmark = pytest.mark.slow
+
 
 def lines(count: int, first: int = 0, **body) -> list[str]:
     settings = {"max_tokens": 24, "ignore_eos": True, **body}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from engine.backends.facts import NATIVE_FACTS, Capabilities, EngineFacts
@@ -14,6 +17,7 @@ from engine.job.format import read_job
 from engine.models.config import load_config
 from tasks.base.errors import ConfigurationError
 from tasks.infer import infer as step
+from tasks.infer import reuse
 from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
@@ -26,7 +30,10 @@ from tests.support.demo_nights import batch_line, night_request, opened, write_l
 from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import pyarrow as pa
 
 TEXT = EngineFacts(ENDPOINT, "some server 1", Capabilities(), prompts="text")
 BEGUN = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "1 2"}]
@@ -101,6 +108,61 @@ def test_a_plan_counts_until_something_is_answered_and_only_own_answers_prove_an
     assert step._has_worked(night)
 
 
+def test_a_device_is_held_while_engines_run_and_not_if_none_does(
+    night: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def device() -> Iterator[None]:
+        events.append("device")
+        yield
+        events.append("no device")
+
+    def answers(night: Any, work: Any, writer: PartWriter, *_: Any, **__: Any) -> None:
+        events.append("engines")
+        for key in work.open_keys():
+            writer.add_answer(key, answer(night, 5))
+
+    def told(name: str, real: Any, *given: Any) -> Any:
+        events.append(name)
+        return real(*given)
+
+    for name in ("load_work", "reuse_answers", "run_totals", "write_lengths"):
+        monkeypatch.setattr(step, name, partial(told, name, getattr(step, name)))
+    monkeypatch.setattr(step, "_answer_all", answers)
+    plan(night)
+    step.infer(night, None, device())
+    before, after = ["load_work", "reuse_answers"], ["run_totals", "write_lengths"]
+    assert events == [*before, "device", "engines", "no device", *after]
+    del events[:]
+    step.infer(night, None, device())
+    assert events == [*before, *after]
+
+
+def test_whole_answers_are_read_of_those_that_are_wanted_alone(
+    night: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Counted(pq.ParquetFile):
+        def read_row_group(self, group: int, *, columns: list[str]) -> pa.Table:
+            read.append(len(columns))
+            return super().read_row_group(group, columns=columns)
+
+    work = load_work(night)
+    writer = PartWriter(night, work)
+    for number, key in enumerate(work.open_keys()):
+        writer.add_answer(key, answer(night, 5) | {"text": f"answer {number}"})
+    writer.close()
+    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    names = [row["request_id"] for row in work.rows]
+    assert list(reuse._outputs(night, night.log, {"nobody"})) == []
+    assert set(read) == {len(reuse._KEYS)}
+    (row,) = reuse._outputs(night, night.log, {names[1], "nobody"})
+    assert (row["request_id"], row["text"], row["run_key"]) == (names[1], "answer 1", night.run_key)
+
+
 def test_no_device_is_asked_for_where_servers_answer(night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("nothing of ours is needed")
@@ -134,7 +196,13 @@ def test_options_are_for_the_engines_that_have_them(
 def test_a_device_is_asked_for_where_vllm_computes(night: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(here, "ask_for_device", lambda *_: asked.append("asked"))
-    monkeypatch.setattr(here, "infer", lambda *_: {"done": True})
+
+    def computes(_night: Any, _progress: Any, device: Any) -> dict[str, bool]:
+        assert asked == [], "it is asked for by whoever computes, when it does"
+        with device:
+            return {"done": True}
+
+    monkeypatch.setattr(here, "infer", computes)
     night.engine = EngineFacts("vllm", "vllm 1", Capabilities(steps=True))
     assert here.infer_here(night) == {"done": True}
     assert asked == ["asked"]

@@ -16,6 +16,8 @@ from tasks.profile.profile import profile
 from tasks.publish.publish import publish
 from tests.support.demo_nights import DAY, answer, batch_line, night_request, opened, outputs_of, write_lines
 
+pytestmark = pytest.mark.slow
+
 
 def lines(long: int = 40, count: int = 48) -> list[str]:
     """Every fourth request is of a workload with answers of `long` tokens, the others have 4."""

@@ -20,6 +20,8 @@ from tasks.requests.choices import Choices, choice_seed, sequences
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
 from tests.support.paths import DEMO_MODEL
 
+pytestmark = pytest.mark.slow
+
 NIGHT = SimpleNamespace(run_key="k", attempt=SimpleNamespace(id="a"))
 
 

@@ -15,6 +15,8 @@ from tests.support.paths import DEMO_MODEL
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 COUNT = "Count from 3 to 9.\nAnswer:"
 
 
