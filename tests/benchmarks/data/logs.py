@@ -175,12 +175,12 @@ def tokenising(folder: Path, *, quick: bool) -> dict[str, Any]:
     fast.save_pretrained(model)
     tokenizer = load_tokenizer(str(model))
     found = {}
-    for mean, size in ((400, 40e6), (4000, 32e6)):
+    for mean, size in ((400, 60e6), (4000, 48e6)):
         path = folder / f"chats-{mean}.jsonl"
-        write_log(path, int(size / 40 if quick else size), mean)
+        write_log(path, int(size / 60 if quick else size), mean)
         rows = extract(str(path), job="bench", run_date=date(2026, 1, 1), scratch=folder / path.stem)
         seconds: dict[str, list[float]] = {"one": [], "all": []}
-        for _ in range(2 if quick else 3):
+        for _ in range(2):
             for name, times in seconds.items():
                 with cores(1 if name == "one" else None):
                     begin = time.perf_counter()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 from datetime import date
 from itertools import pairwise
@@ -216,7 +214,7 @@ def test_a_process_that_is_killed_at_its_work_is_told_and_the_others_end(
 
     def killing(self: Any, group: pa.RecordBatch) -> Any:
         found = ask(self, group)
-        os.kill(started[0][0].pid, signal.SIGKILL)
+        started[0][0].kill()
         return found
 
     monkeypatch.setattr(token_pool, "start_worker", watched)
