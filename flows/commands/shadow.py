@@ -49,7 +49,7 @@ def make_parser() -> CommandParser:
 
 def execute(options: dict[str, Any]) -> int:
     """Answer, compare and print."""
-    from flows.run.shadow import shadow
+    from flows.dates.shadow import shadow
     from tasks.operations.retry import published_options
     from tasks.store.open import open_store
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from transformers.utils.chat_parsing import parse_response
-
 from tasks.base.identity import digest
 from tasks.tools.forms import FORMS, OWN
 
@@ -35,6 +33,9 @@ def read_calls(
     response_template
         Of the tokenizer, for `OWN`.
     """
+    # For those alone who have answers with tools.
+    from transformers.utils.chat_parsing import parse_response
+
     spec = response_template if form == OWN else FORMS[form].response_template
     try:
         message = parse_response(text, dict(spec or {}), prefix="")
