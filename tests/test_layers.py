@@ -177,8 +177,8 @@ flows/deploy: deployments, work pools, serving, Prefect's plugin
     tasks/operations
 flows/commands: the command line: one file a command
     engine engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views
-    tasks/base tasks/canary tasks/compare tasks/estimate tasks/extract tasks/night tasks/operations tasks/pilot
-    tasks/publish tasks/report tasks/store tasks/warehouse
+    tasks/base tasks/canary tasks/compare tasks/estimate tasks/extract tasks/night tasks/operations
+    tasks/pilot tasks/publish tasks/report tasks/store tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 
