@@ -53,8 +53,21 @@ def formed(body: Mapping[str, Any]) -> Formed:
 
 
 def told_again(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a call that its answer tells again."""
-    return {name: body[name] for name in _TOLD if body.get(name) is not None}
+    """Return the fields of a call that its answer tells again, functions in this API's own form."""
+    found = {name: body[name] for name in _TOLD if body.get(name) is not None}
+    if isinstance(found.get("tools"), list):
+        found["tools"] = [_told_function(tool) for tool in found["tools"]]
+    choice = found.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        found["tool_choice"] = {"type": "function", "name": choice["function"].get("name")}
+    return found
+
+
+def _told_function(tool: object) -> object:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    function = tool["function"] if isinstance(tool.get("function"), dict) else tool
+    return {"parameters": None, "strict": None, **function, "type": "function"}
 
 
 def _tools(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,6 +141,13 @@ def test_log_probabilities_are_with_the_text() -> None:
     assert (told["token"], told["logprob"], body["top_logprobs"]) == ("Yes", -0.5, 1)
 
 
+def test_functions_in_the_form_of_a_chat_are_told_again_in_that_of_this_api() -> None:
+    nested = {"type": "function", "function": {"name": "now"}}
+    body = answer_of(read(input="Hi", tools=[nested], tool_choice=nested))
+    assert body["tools"] == [{"type": "function", "name": "now", "parameters": None, "strict": None}]
+    assert body["tool_choice"] == {"type": "function", "name": "now"}
+
+
 def test_what_is_told_again_is_no_field_of_the_sender() -> None:
     row = read(input="Hi", instructions="Secret words.")
     line = output_line(answered(**{name: row[name] for name in ("endpoint", "passthrough_json")}), "m")
