@@ -240,7 +240,9 @@ def test_a_trial_prints_every_table_and_every_promised_figure(tmp_path, monkeypa
         replicas=2000,
         divided=("#1",),
         interference=(0.44,),
-        auto=1000,
+        traces=("#1",),
+        beside=("#1",),
+        auto=2000,
         auto_grid=1,
         nights=2,
     )
