@@ -161,8 +161,9 @@ flows: what a person triggers: one file a flow
     flows/dates flows/parameters flows/placement flows/run flows/views tasks/base tasks/estimate tasks/infer
     tasks/infer/placement tasks/operations tasks/plan tasks/report tasks/runlog tasks/store tasks/warehouse
 flows/api: Nightblend from Python: run, estimate, inspect, read results
-    engine flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/estimate tasks/infer
-    tasks/infer/placement tasks/night tasks/operations tasks/publish tasks/report tasks/runlog tasks/store
+    engine flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/canary tasks/estimate
+    tasks/infer tasks/infer/placement tasks/night tasks/operations tasks/publish tasks/report
+    tasks/runlog tasks/store
 flows/deploy: deployments, work pools, serving, Prefect's plugin
     engine flows flows/dates flows/parameters flows/placement flows/run flows/views tasks tasks/base
     tasks/operations
