@@ -161,8 +161,7 @@ flows/run: the sequence of steps, its Prefect tasks, and what failures become
 flows/views: what a person sees: console, progress, artifacts, tables
     tasks/base tasks/compare tasks/estimate tasks/infer tasks/operations tasks/pilot tasks/report tasks/store
 flows/dates: many dates: backfills, those that were missed, the calendar
-    flows/parameters flows/run flows/views tasks/base tasks/canary tasks/infer tasks/night tasks/operations
-    tasks/runlog tasks/store
+    flows/parameters flows/run flows/views tasks/base tasks/infer tasks/night tasks/operations tasks/store
 flows/placement: step infer on another machine of Prefect's
     flows/dates flows/parameters flows/run tasks/attempt tasks/base tasks/infer tasks/infer/placement
     tasks/night tasks/runlog
@@ -170,15 +169,16 @@ flows: what a person triggers: one file a flow
     flows/dates flows/parameters flows/placement flows/run flows/views tasks/base tasks/estimate tasks/infer
     tasks/infer/placement tasks/operations tasks/plan tasks/report tasks/runlog tasks/store tasks/warehouse
 flows/api: Nightblend from Python: run, estimate, inspect, read results
-    engine flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/estimate tasks/infer
-    tasks/infer/placement tasks/night tasks/operations tasks/publish tasks/report tasks/runlog tasks/store
+    engine flows flows/dates flows/parameters flows/run flows/views tasks/base tasks/canary tasks/estimate
+    tasks/infer tasks/infer/placement tasks/night tasks/operations tasks/publish tasks/report
+    tasks/runlog tasks/store
 flows/deploy: deployments, work pools, serving, Prefect's plugin
     engine flows flows/dates flows/parameters flows/placement flows/run flows/views tasks tasks/base
     tasks/operations
 flows/commands: the command line: one file a command
     engine engine/cost flows flows/api flows/dates flows/deploy flows/parameters flows/run flows/views
-    tasks/base tasks/canary tasks/compare tasks/estimate tasks/extract tasks/night tasks/operations
-    tasks/pilot tasks/publish tasks/report tasks/store tasks/warehouse
+    tasks/base tasks/canary tasks/compare tasks/estimate tasks/extract tasks/operations tasks/pilot
+    tasks/publish tasks/report tasks/store tasks/warehouse
 """)
 """Ground first, as data runs. A new arrow is a decision: it is made here, and its reason is in the commit."""
 

@@ -11,8 +11,8 @@ from flows.parameters.nightly import NightlyParameters
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import parse_date
-from tasks.night.request import REQUEST, SHARED_BY
 
+_SHARED_BY = ("request", *sorted({*NightlyParameters.CHOICES["canary_by"]} - {"request"}))
 _DIFFERENCES = (
     ("exact", "equal"),
     ("normalised", "equal but for case, spaces and punctuation"),
@@ -41,7 +41,7 @@ def make_parser() -> CommandParser:
         "--percent", type=number, default=100.0, metavar="NUMBER", help="of the requests. Default: 100."
     )
     parser.add_argument(
-        "--by", default=REQUEST, metavar="WHAT", help="the share is a hash of. Default: request."
+        "--by", default=_SHARED_BY[0], metavar="WHAT", help="the share is a hash of. Default: request."
     )
     parser.add_argument("--scorer", metavar="MODULE:FUNCTION", help="function of two answers: a number")
     return parser
@@ -49,12 +49,14 @@ def make_parser() -> CommandParser:
 
 def execute(options: dict[str, Any]) -> int:
     """Answer, compare and print."""
-    from flows.dates.shadow import shadow
+    from flows.api.shadow import shadow
     from tasks.operations.retry import published_options
     from tasks.store.open import open_store
 
-    if options["by"] not in SHARED_BY:
-        raise ConfigurationError("--by", f"{options['by']!r} is unknown", f"Choose of {', '.join(SHARED_BY)}")
+    if options["by"] not in _SHARED_BY:
+        raise ConfigurationError(
+            "--by", f"{options['by']!r} is unknown", f"Choose of {', '.join(_SHARED_BY)}"
+        )
     if not 0.0 < options["percent"] <= 100.0:
         raise ConfigurationError("--percent", f"{options['percent']:g} is no share", "Give at most 100")
     day = parse_date(options["run_date"])

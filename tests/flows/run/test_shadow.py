@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.api.shadow import shadow
 from flows.cli import main
-from flows.dates.shadow import shadow
 from tasks.base.errors import ConfigurationError
 from tasks.operations.dates import view_date
 from tasks.operations.retry import published_options
@@ -55,7 +55,7 @@ def test_the_command_asks_for_the_night_as_it_was(
     assert "nothing is published" in capsys.readouterr().err
     run(tmp_path, FIRST, steps_of(Behaviour()), max_tokens=7)
     assert "7" in published_options(FolderStore(tmp_path / "store"), "triage", FIRST)[1]
-    monkeypatch.setattr("flows.dates.shadow.answer_side", _with_steps(steps_of(Behaviour(dies=True))))
+    monkeypatch.setattr("flows.api.shadow.answer_side", _with_steps(steps_of(Behaviour(dies=True))))
     assert main([*typed, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["failure"], told["shadowed"]["outputs"]) == ("the engine died", 15)
