@@ -20,6 +20,8 @@ class Inspection:
     ----------
     run, status, policy, device
         Its directory; how its last attempt ended, its order and its device.
+    choice
+        What policy `auto` found out: the candidates and what each was to take; None where it was not asked.
     attempts
         `id, policy, device, status` of each, in order.
     tree
@@ -38,6 +40,7 @@ class Inspection:
     run: str
     status: str
     policy: str | None
+    choice: Mapping[str, Any] | None
     device: str | None
     attempts: Sequence[Mapping[str, Any]]
     tree: Mapping[str, Any] | None

@@ -170,7 +170,7 @@ def test_a_night_whose_servers_go_away_stops_and_is_resumed(tmp_path) -> None:
         ({"compute_on": "compute/compute"}, "--compute-on: has no meaning"),
         ({"engine": "native"}, "--engine-option: is for an engine elsewhere"),
         ({"engine": "native", "engine_option": [], "max_in_flight": 3}, "--max-in-flight: is for an engine"),
-        ({"engine": "sglang"}, "--engine: 'sglang' is unknown"),
+        ({"engine": "tgi"}, "--engine: 'tgi' is unknown"),
         (
             {"engine": "vllm", "engine_option": [], "compute_on": "compute/compute"},
             "--compute-on: does not go with --engine vllm",

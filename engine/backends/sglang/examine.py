@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from engine.backends.sglang.options import SglangOptions
 
-NOT_YET: Final = (*CHANGING, "logit_bias", "include_stop_str_in_output", "constraint")
-"""Fields of `Sampling` that SGLang has under these names or others; nobody has held them against ours."""
+NOT_YET: Final = (*CHANGING, "logit_bias", "include_stop_str_in_output", "constraint", "tools")
+"""Tools, and fields of `Sampling`: SGLang has them under these names or others, nobody has held them against
+ours."""
 APART: Final = (("ignore_eos", "stop_token_ids"),)
 """With the first, SGLang ignores the second as well."""
 WANTED: Final = Wanted("SGLang", "engine.backends.sglang.look", (0, 5, 23), ARGUMENTS)

@@ -21,7 +21,8 @@ NOT_YET: Final = (
     *CHANGING,
     *("logit_bias", "include_stop_str_in_output", "constraint", "tools"),
 )
-"""Fields of `Sampling` that vLLM has under these names or others; nobody has held them against ours."""
+"""Tools, and fields of `Sampling`: vLLM has them under these names or others, nobody has held them against
+ours."""
 WANTED: Final = Wanted("vLLM", "engine.backends.vllm.look", (0, 20), ARGUMENTS)
 
 

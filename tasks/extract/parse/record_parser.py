@@ -21,7 +21,7 @@ from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
 from tasks.extract.parse.named import CUSTOM_ID, name_in, name_in_text
 from tasks.extract.parse.quick_lines import Frame, QuickLines
 from tasks.extract.parse.quick_logs import PER_REQUEST, Kind, QuickLogs
-from tasks.extract.readers.contract import Filtered, Logged
+from tasks.extract.readers.contract import RESPONSES, Filtered, Logged
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 PARSER_VERSION: Final = 6
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
-RESPONSES: Final = "responses"
-"""Column `endpoint` of calls to `/v1/responses`, and the name of what their answers tell again of them."""
 _NO_BODY: Final = bytes(16)
 _AT: Final = {name: place for place, name in enumerate(COLUMNS)}
 _REQUEST_ID, _CUSTOM_ID = _AT["request_id"], _AT["custom_id"]

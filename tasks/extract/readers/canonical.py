@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.base.schema import CONTENT_ALTERNATIVES
 from tasks.extract.readers.contract import (
+    RESPONSES,
     Logged,
     Reader,
     Shape,
@@ -23,13 +24,16 @@ from tasks.extract.readers.contract import (
     seconds,
     text_id,
 )
+from tasks.requests.template_variables import BEGINS, KWARGS
+from tasks.requests.tools import CHOICE, FORM, TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.requests.sampling import Endpoint
 
-_UNSTORED: Final = frozenset({"constraint", "n", "logprobs"})
+_STORED_OTHERWISE: Final = frozenset({"constraint", "logprobs", "logit_bias", KWARGS, TOOLS, FORM})
+"""Settings that a body has in another form. How calls are written, and the constraint of that, is found again."""
 
 
 def matches(record: Mapping[str, Any]) -> bool:
@@ -40,11 +44,11 @@ def matches(record: Mapping[str, Any]) -> bool:
 def read(record: Mapping[str, Any]) -> Logged:
     """Make a row the request that it was."""
     endpoint = record.get("endpoint")
-    if endpoint not in ("chat", "completions"):
-        raise invalid("endpoint", "must be chat or completions")
+    if endpoint not in ("chat", "completions", RESPONSES):
+        raise invalid("endpoint", f"must be chat, completions or {RESPONSES}")
     past = mapping(record.get("passthrough_json"))
     logged = Logged(
-        endpoint="chat" if endpoint == "chat" else "completions",
+        endpoint="completions" if endpoint == "completions" else "chat",
         custom_id=text_id(record, "custom_id"),
         rest=mapping(past.get("envelope")),
         requested_model=label(record.get("requested_model")),
@@ -55,6 +59,7 @@ def read(record: Mapping[str, Any]) -> Logged:
         latency_s=seconds(record.get("observed_latency_s")),
         priority=_int32(record.get("priority")),
         deadline=optional_time(record, "deadline"),
+        told_again=mapping(past.get(RESPONSES)) if endpoint == RESPONSES else None,
     )
     given = [name for name in CONTENT_ALTERNATIVES if record.get(name) is not None]
     if len(given) != 1:
@@ -72,7 +77,8 @@ def read(record: Mapping[str, Any]) -> Logged:
         content: dict[str, Any] = {"messages": parsed_json(record["messages_json"])}
     else:
         content = {"prompt": record[given[0]]}
-    settings = _settings(record.get("sampling"), logged.endpoint)
+    stored = {**mapping(record.get("sampling")), **mapping(record.get("settings_json"))}
+    settings = _settings(stored, logged.endpoint)
     body = {**mapping(past.get("body")), **settings, **content, "model": logged.requested_model}
     if record.get("max_tokens") is not None:
         body["max_tokens"] = record["max_tokens"]
@@ -80,12 +86,21 @@ def read(record: Mapping[str, Any]) -> Logged:
     return logged
 
 
-def _settings(stored: object, endpoint: Endpoint) -> dict[str, Any]:
-    given = {name: value for name, value in mapping(stored).items() if value is not None}
-    settings = {name: value for name, value in given.items() if name not in _UNSTORED}
-    if "n" in given:
-        settings["n"] = given["n"]
-    if "constraint" in given:
+def _settings(stored: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+    """Return stored settings as a body has them."""
+    given = {name: value for name, value in stored.items() if value is not None}
+    settings = {name: value for name, value in given.items() if name not in _STORED_OTHERWISE}
+    if "logit_bias" in given:
+        settings["logit_bias"] = {str(token): bias for token, bias in parsed_json(given["logit_bias"])}
+    if KWARGS in given:
+        variables = dict(mapping(given[KWARGS]))
+        begins = {BEGINS: variables.pop(BEGINS)} if BEGINS in variables else {}
+        settings |= {KWARGS: variables, **begins}
+    if TOOLS in given:
+        settings[TOOLS] = parsed_json(given[TOOLS])
+    if isinstance(given.get(CHOICE), dict):
+        settings[CHOICE] = {"type": "function", "function": given[CHOICE]}
+    if "constraint" in given and TOOLS not in given:
         # Its kinds have the names that they have there.
         settings["structured_outputs"] = parsed_json(given["constraint"])
     if "logprobs" in given and endpoint == "chat":

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 INT32_MAX: Final = 2**31 - 1
 _UNSET_YEAR: Final = EPOCH.year
 """Times of it, and of the year 1, may stand for none."""
+RESPONSES: Final = "responses"
+"""Column `endpoint` of calls to `/v1/responses`, and the name of what their answers tell again of them."""
 _FIELD: Final = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 _SHOWN_FIELDS: Final = 12
 

@@ -54,7 +54,7 @@ def test_a_share_is_answered_by_the_candidate_in_one_publication(tmp_path: Path)
     baseline, candidate = sides_of(result)
     assert [baseline["side"], candidate["side"]] == ["baseline", "candidate"]
     assert (baseline["outputs"], candidate["outputs"]) == (by["night"], by["candidate"])
-    assert (baseline["policy"], candidate["policy"]) == ("blend", "dfs")
+    assert (baseline["policy"], candidate["policy"]) == ("auto", "dfs")
     assert candidate["tokens_per_second"] == pytest.approx(2 * baseline["tokens_per_second"])
     assert candidate["compared"] == 30
     assert 0.6 < candidate["exact"] < 1.0

@@ -119,7 +119,7 @@ def test_all_is_answered_and_every_field_sent(tmp_path) -> None:
     assert (ready["kv_tokens"], ready["device"], ready["device_uuid"]) == (None, None, None)
     assert ready["capabilities"]["seeded"]
     assert not ready["capabilities"]["exact_hits"]
-    assert facts.unsupported == ("logprobs", "constraint")
+    assert facts.unsupported == ("logprobs", "constraint", "tools")
     for name in (
         *("model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"),
         *("stop_token_ids", "frequency_penalty", "presence_penalty", "repetition_penalty"),
@@ -290,7 +290,7 @@ def test_a_server_without_token_ids_gets_the_request_s_own_text(tmp_path) -> Non
         assert set(facts.unsupported) == {
             *("top_k", "seed", "stop_token_ids", "ignore_eos", "logprobs", "logit_bias", "min_p"),
             *("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens"),
-            *("include_stop_str_in_output", "chat_template_kwargs", "constraint"),
+            *("include_stop_str_in_output", "chat_template_kwargs", "constraint", "tools"),
         }
         ended, messages = outcome(tmp_path)
     assert ended.complete

@@ -52,8 +52,7 @@ def test_calls_of_other_apis_are_requests(
     ("kind", "parameters", "field"),
     [
         ("aresponses", {"previous_response_id": "r"}, "previous_response_id"),
-        ("aresponses", {"text": {"format": {"type": "json_schema"}}}, "text"),
-        ("aresponses", {"reasoning": {"effort": "high"}}, "reasoning"),
+        ("aresponses", {"reasoning": {"summary": "auto"}}, "reasoning"),
         ("aresponses", {"tools": [{"type": "web_search"}]}, "tools"),
         ("anthropic_messages", {"thinking": {"type": "enabled"}}, "thinking"),
         ("anthropic_messages", {"tools": [{"name": "f"}]}, "tools"),

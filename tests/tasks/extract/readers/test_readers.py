@@ -139,6 +139,43 @@ def test_a_row_written_again_is_the_same_request(tmp_path: Path, name: str) -> N
     assert again.account.requests == first.account.requests - first.account.errors
 
 
+FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+TOOLS = [{"type": "function", "function": FUNCTION}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "b"}'}}
+TURNS = [
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "r"},
+]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"presence_penalty": 1.0, "logit_bias": {"5": 2.0, "7": -1}},
+        {"min_p": 0.1, "min_tokens": 3, "include_stop_str_in_output": True, "stop": ["a"]},
+        {"chat_template_kwargs": {"a": 1}, "reasoning_effort": "low", "add_generation_prompt": False},
+        {"response_format": {"type": "json_object"}},
+        {"structured_outputs": {"regex": "[0-9]+"}},
+        {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tools": TOOLS, "messages": TURNS},
+    ],
+)
+def test_every_setting_of_a_row_is_read_again(tmp_path: Path, asked: dict[str, Any]) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **asked}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    first = run(tmp_path, as_lines([line]))
+    (path,) = first.files("requests")
+    (again,) = run(tmp_path, path.read_bytes(), "requests.parquet").files("requests")
+    (before,), (after,) = (pq.read_table(file).to_pylist() for file in (path, again))
+    assert before["settings_json"] is not None
+    own = {"request_id", "source_uri", "source_line"}
+    assert {k: v for k, v in before.items() if k not in own} == {
+        k: v for k, v in after.items() if k not in own
+    }
+
+
 def test_no_secret_and_no_address_is_kept(tmp_path: Path) -> None:
     for name in ("litellm", "wildchat", "bedrock-logs"):
         result = run(tmp_path, as_lines(SAMPLES[name]), f"{name}.jsonl")
