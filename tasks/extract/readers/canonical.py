@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tasks.requests.sampling import Endpoint
 
 _STORED_OTHERWISE: Final = frozenset({"constraint", "logprobs", "logit_bias", KWARGS, TOOLS, FORM})
-"""Settings that a body has in another form. How calls are written, and the constraint of that, is found again."""
+"""Settings that a body has in another form. How calls are written is found again, and what enforces it."""
 
 
 def matches(record: Mapping[str, Any]) -> bool:
