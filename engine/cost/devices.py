@@ -167,23 +167,7 @@ def check_kv_dtype(asked: str, device: str) -> str:
 
 def model_shape(config: ModelConfig, dtype: str, kv_dtype: str = "auto") -> ModelShape:
     """Return the shape of a model computed in `dtype`, a key of `ELEMENT_BYTES`, with such a KV cache."""
-    element, kv = ELEMENT_BYTES[dtype], 1 if kv_dtype == "fp8" else None
-    if config.experts is None:
-        return ModelShape.of(config, element, kv)
-    return ModelShape.make(
-        hidden=config.hidden_size,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        intermediate=config.intermediate_size,
-        vocabulary=config.vocab_size,
-        tied=config.tie_embeddings,
-        experts=config.experts.count,
-        experts_per_token=config.experts.per_token,
-        bytes_per_element=element,
-        kv_bytes_per_element=kv,
-    )
+    return ModelShape.of(config, ELEMENT_BYTES[dtype], 1 if kv_dtype == "fp8" else None)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -85,7 +85,7 @@ class ModelShape:
     def of(
         cls, config: ModelConfig, bytes_per_element: int = 4, kv_bytes_per_element: int | None = None
     ) -> ModelShape:
-        """Return the shape of a dense model; its KV is of the size of its weights where none is given.
+        """Return the shape of a model; its KV is of the size of its weights where none is given.
 
         The matrices of an 8-bit checkpoint take a byte per parameter, whatever the rest is computed in.
         """
@@ -98,6 +98,8 @@ class ModelShape:
             intermediate=config.intermediate_size,
             vocabulary=config.vocab_size,
             tied=config.tie_embeddings,
+            experts=0 if config.experts is None else config.experts.count,
+            experts_per_token=0 if config.experts is None else config.experts.per_token,
             bytes_per_element=bytes_per_element,
             kv_bytes_per_element=kv_bytes_per_element,
             body_bytes_per_element=None if config.quantised is None else 1,
