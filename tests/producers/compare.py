@@ -66,6 +66,9 @@ def differences(log: Log, sent: Mapping[str, Any], found: Mapping[str, Any]) -> 
         plain = expected_of(log, call)
         names = ("outcome", "code", "field", *(COLUMNS if plain["outcome"] is Outcome.REQUEST else ()))
         wanted |= {name: plain[name] for name in names}
+        if "api" in sent and "endpoint" in names:
+            # It is answered in the form of the API that it was sent for.
+            wanted["endpoint"] = sent["api"]
     if log.outputs and call.name not in log.no_output:
         wanted["observed_output_tokens"] = None if call.fails else sent["completion_tokens"]
     wrong = [

@@ -237,7 +237,7 @@ LOGS: tuple[Log, ...] = (
     *_each(
         {"older_events/both": "spans and events in one file, OTLP"},
         tool="OpenTelemetry, content in events of older conventions",
-        refused_as={**_JSON, "tool result": "messages[1].tool_calls"},
+        refused_as=_JSON,
         beside=calls("event, read with its span", "event gen_ai.choice"),
         missing=_TEXTS,
         notes=("text completions",),

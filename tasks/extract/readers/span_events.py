@@ -54,12 +54,19 @@ def with_events(span: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) ->
         if name == DETAILS:
             found |= attributes(event)
         elif name is not None:
-            body = any_value(event.get("body"))
-            messages.append({"role": _ROLES[name], **(body if isinstance(body, dict) else {})})
+            messages.append(_message(_ROLES[name], any_value(event.get("body"))))
     if messages:
         found.setdefault("gen_ai.input.messages", messages)
     own = span.get("events")
     return {**span, "events": [*(own if isinstance(own, list) else []), {"attributes": found}]}
+
+
+def _message(role: str, body: object) -> dict[str, Any]:
+    """Return the message of an event; of a tool's result its `id` is that of the call."""
+    made = {"role": role, **(body if isinstance(body, dict) else {})}
+    if made["role"] == "tool" and "id" in made:
+        made["tool_call_id"] = made.pop("id")
+    return made
 
 
 def marked(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ if __name__ == "__main__":
                 "body": as_response(call),
             }
             lines.append(line)
-            run.record(call, log="responses", custom_id=call.name)
+            run.record(call, log="responses", custom_id=call.name, api="responses")
         upload(run, client, "responses", "/v1/responses", lines)
         # Both in one file, chats first.
         mixed = [json.loads(line) for line in (run.out / "chat" / "input.jsonl").read_text().splitlines()]
@@ -64,4 +64,4 @@ if __name__ == "__main__":
             run.record(call, log="mixed", custom_id=f"chat-{call.name}")
         for line in lines:
             call = next(call for call in CALLS if call.name == line["custom_id"])
-            run.record(call, log="mixed", custom_id=call.name)
+            run.record(call, log="mixed", custom_id=call.name, api="responses")

@@ -98,6 +98,23 @@ def test_the_chat_is_that_of_the_events_with_the_settings_of_the_span() -> None:
     assert asked[0]["observed_latency_s"] == 1.5
 
 
+def test_the_result_of_a_tool_is_of_its_call() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    found = rows(
+        [
+            event("a", "gen_ai.user.message", {"content": "One?"}),
+            event("a", "gen_ai.assistant.message", {"tool_calls": [call]}),
+            event("a", "gen_ai.tool.message", {"content": "Two", "id": "c1"}),
+            span("a"),
+        ]
+    )
+    (asked,) = (row for row in found if row["outcome"] is Outcome.REQUEST)
+    assert json.loads(asked["messages_json"])[1:] == [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "Two", "tool_call_id": "c1"},
+    ]
+
+
 def test_events_without_their_spans() -> None:
     found = rows([details("c", "Five?"), *OLDER])
     outcomes = {row["outcome"]: row for row in found}
