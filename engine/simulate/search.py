@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.arrays import Bool, Float64, Int32, Int64
     from engine.cost.step import DeviceProfile, ModelShape, StepCost
+    from engine.plan.policies import Plan
     from engine.plan.tree import PrefixTree
     from engine.runtime.settings import EngineSettings
     from engine.simulate.schedules import Schedule
@@ -205,9 +206,11 @@ def search(
         sampled = work if len(chosen) == len(work) else work.take(chosen)
         size, took = len(chosen), 0.0
         serial = cost.interference >= 1.0
+        plans = {policy: _plan(policy, sampled, shape, device, seed) for policy in {s.policy for s in left}}
         times = 1.0 if size == len(work) else expected / _seconds(load[:, chosen], serial=serial)
         for schedule in left:
-            seconds, cpu = _try(schedule, sampled, shape, device, cost, most, seed, times)
+            plan = schedule.of(plans[schedule.policy])
+            seconds, cpu = _try(plan, sampled, cost, schedule.settings(most), times)
             trials[schedule] = Trial(schedule, seconds, size)
             took += cpu
         spent += took
@@ -251,19 +254,9 @@ def _work_of(steps: float, decode: float, prefill: float) -> float:
     return PER_STEP * steps + PER_DECODE * decode + PER_PREFILL * prefill
 
 
-def _try(
-    schedule: Schedule,
-    work: Work,
-    shape: ModelShape,
-    device: DeviceProfile,
-    cost: StepCost,
-    most: EngineSettings,
-    seed: int,
-    times: float,
-) -> tuple[float, float]:
-    """Return the seconds that `times` such samples would take, and the simulated work."""
-    plan = plan_tree(
-        schedule.policy,
+def _plan(policy: str, work: Work, shape: ModelShape, device: DeviceProfile, seed: int) -> Plan:
+    return plan_tree(
+        policy,
         work.tree,
         work.estimate,
         shape,
@@ -273,10 +266,14 @@ def _try(
         priority=work.priority,
         window=work.window,
     )
+
+
+def _try(
+    plan: Plan, work: Work, cost: StepCost, settings: EngineSettings, times: float
+) -> tuple[float, float]:
+    """Return the seconds that `times` such samples would take, and the simulated work."""
     output = np.maximum(np.rint(work.estimate), 1).astype(np.int32)
-    done = simulate(
-        schedule.of(plan), work.tokens, work.start, output, schedule.settings(most), cost, record=times != 1.0
-    )
+    done = simulate(plan, work.tokens, work.start, output, settings, cost, record=times != 1.0)
     seconds = done.seconds
     if done.trace is not None:
         # The end, in which the longest answers run alone, comes once, however many requests there are.

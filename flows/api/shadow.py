@@ -15,7 +15,7 @@ from flows.run.sequence import answer_side
 from tasks.base.errors import ConfigurationError
 from tasks.canary.answers import compare_answers, load_scorer
 from tasks.canary.rules import name_of
-from tasks.canary.sides import read_side
+from tasks.canary.sides import SideResults, read_side
 from tasks.night.request import REQUEST, Side
 from tasks.runlog.log import RunLog
 from tasks.runlog.places import date_prefix, publication_prefix
@@ -89,11 +89,7 @@ def shadow(
             rows = pq.read_table(path, columns=columns).to_pylist()
             tables[kind] = [row for row in rows if row["request_id"] in asked]
     summary = json.loads(store.get(f"{prefix}/summary.json"))
-    reasons: dict[str, int] = {}
-    for row in tables["outputs"]:
-        reasons[row["finish_reason"]] = reasons.get(row["finish_reason"], 0) + 1
-    lengths = [row["usage"]["completion_tokens"] for row in tables["outputs"]]
-    answers = {row["request_id"]: row["text"] for row in tables["outputs"]}
+    ours = SideResults.of(tables["outputs"], (row["request_id"] for row in tables["errors"]))
     return {
         "job": parameters.job,
         "run_date": day.isoformat(),
@@ -101,27 +97,17 @@ def shadow(
         "shadow": name_of(changed),
         "run_key": run.run_key,
         "failure": run.failure,
-        "published": _did(
-            len(answers), len(tables["errors"]), lengths, summary["tokens_per_second"], reasons
-        ),
-        "shadowed": _did(
-            len(theirs.answers),
-            len(theirs.errors),
-            theirs.lengths,
-            theirs.tokens_per_second,
-            theirs.finish_reasons,
-        ),
-        **compare_answers(answers, theirs.answers, function),
+        "published": _did(ours, summary["tokens_per_second"]),
+        "shadowed": _did(theirs, theirs.tokens_per_second),
+        **compare_answers(ours.answers, theirs.answers, function),
     }
 
 
-def _did(
-    outputs: int, errors: int, lengths: Sequence[int], speed: float | None, reasons: dict[str, int]
-) -> dict[str, Any]:
+def _did(side: SideResults, speed: float | None) -> dict[str, Any]:
     return {
-        "outputs": outputs,
-        "errors": errors,
-        "mean_output_tokens": sum(lengths) / len(lengths) if lengths else None,
+        "outputs": len(side.answers),
+        "errors": len(side.errors),
+        "mean_output_tokens": side.output_tokens / len(side.lengths) if side.lengths else None,
         "tokens_per_second": speed,
-        "finish_reasons": dict(sorted(reasons.items())),
+        "finish_reasons": side.finish_reasons,
     }

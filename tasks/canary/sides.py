@@ -11,6 +11,7 @@ from tasks.runlog.parts import read_table
 from tasks.runlog.places import run_prefix
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -58,6 +59,20 @@ class SideResults:
     finish_reasons: dict[str, int]
     infer: dict[str, Any]
 
+    @classmethod
+    def of(
+        cls, rows: Sequence[Mapping[str, Any]], failed: Iterable[str], infer: Mapping[str, Any] | None = None
+    ) -> SideResults:
+        """Return what rows of the table outputs, and the requests without an answer, say."""
+        return cls(
+            {row["request_id"]: row["text"] for row in rows},
+            frozenset(failed),
+            sum(row["usage"]["prompt_tokens"] for row in rows),
+            tuple(row["usage"]["completion_tokens"] for row in rows),
+            dict(sorted(Counter(row["finish_reason"] for row in rows).items())),
+            dict(infer or {}),
+        )
+
     @property
     def output_tokens(self) -> int:
         """Of all answers."""
@@ -83,11 +98,4 @@ def read_side(store: Store, job: str, run_date: date, run_key: str, folder: Path
     ]
     failed = read_table(run_log, "errors", folder / run_key, ["request_id"]).column("request_id").to_pylist()
     step = state.steps.get("infer")
-    return SideResults(
-        {row["request_id"]: row["text"] for row in rows},
-        frozenset(failed),
-        sum(row["usage"]["prompt_tokens"] for row in rows),
-        tuple(row["usage"]["completion_tokens"] for row in rows),
-        dict(sorted(Counter(row["finish_reason"] for row in rows).items())),
-        dict(step.results) if step is not None else {},
-    )
+    return SideResults.of(rows, failed, None if step is None else step.results)

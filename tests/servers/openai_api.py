@@ -53,6 +53,8 @@ class Seen:
         Most that it held at a time.
     looks, waiting
         How often it was asked for its metrics, and the longest queue that it told then.
+    idle
+        How often a seat became free that nobody waited for.
     """
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Seen:
     most: int = 0
     looks: int = 0
     waiting: int = 0
+    idle: int = 0
 
 
 class OpenAIServer:
@@ -190,6 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with api.lock:
                 api.held -= 1
+                api.seen.idle += api.seats is not None and api.held < api.seats
 
     def _may(self) -> bool:
         if self.api.key is None or self.headers.get("authorization") == f"Bearer {self.api.key}":

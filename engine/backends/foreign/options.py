@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from engine.errors import OptionError
 
@@ -11,6 +12,54 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 OPTION: Final = "--engine-option"
+
+
+@dataclass(frozen=True)
+class ForeignOptions:
+    """The options of an engine by others, as they stand in a job folder too.
+
+    Attributes
+    ----------
+    scheduling
+        A key of the engine's `SCHEDULING`.
+    pacing
+        Whether the remaining work decides how many tokens a step takes, where we schedule or simulate.
+    arguments
+        Of the engine itself, by their names.
+    version
+        What the answers depend on: distribution, its version, `arguments`; empty until it was looked at.
+    on_cpu
+        Whether it computes on the CPU.
+    """
+
+    scheduling: str = "auto"
+    pacing: bool = True
+    arguments: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    on_cpu: bool = False
+
+    @classmethod
+    def of_job(cls, options: dict[str, Any]) -> Self:
+        """Read them from a job folder."""
+        return cls(**options)
+
+    @classmethod
+    def parse(
+        cls, given: Sequence[str], scheduling: Mapping[str, str], taken: Mapping[str, str], arguments: str
+    ) -> Self:
+        """Read options as they were typed; for what `read_options`, `take_choice` and `take_switch` raise.
+
+        Parameters
+        ----------
+        scheduling
+            Values of that option -> what each does.
+        taken, arguments
+            See `read_options`.
+        """
+        values = read_options(given, taken, arguments)
+        chosen = take_choice(values, "scheduling", scheduling)
+        pacing = take_switch(values, "pacing", default=True)
+        return cls(chosen, pacing, values)
 
 
 def read_options(given: Sequence[str], taken: Mapping[str, str], arguments: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.arrays import Int32
     from engine.backends.contract import Send
+    from engine.backends.foreign.options import ForeignOptions
     from engine.cost.step import StepCost
     from engine.job.format import Job
     from engine.runtime.settings import EngineSettings
@@ -62,6 +63,16 @@ class Window:
     def running(self) -> Int32:
         """Return the requests that it may compute, int32 [at most `most`]: those that came first."""
         return np.array(list(self._given)[: self._most], np.int32)
+
+
+def is_paced(job: Job, options: ForeignOptions) -> bool:
+    """Tell whether the remaining work decides how many tokens a step takes: by the job, else the options."""
+    return options.pacing if job.settings.pacing is None else job.settings.pacing
+
+
+def needs_our_steps(job: Job) -> bool:
+    """Tell whether a job is more than an order: a two-sided policy, or chosen for the steps that we take."""
+    return job.settings.pacing is not None or job.plan.policy in TWO_SIDED
 
 
 def simulated_order(

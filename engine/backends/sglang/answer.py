@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.backends.contract import Ended
-from engine.backends.foreign.order import TWO_SIDED, Window, simulated_order
+from engine.backends.foreign.order import Window, is_paced, needs_our_steps, simulated_order
 from engine.backends.outbox import Outbox, refusal_item
 from engine.backends.sglang.examine import facts_of
 from engine.backends.sglang.items import answer_item, request_fields
@@ -91,15 +91,13 @@ def _answer(folder: Path, send: Send, stop: threading.Event, silent: threading.E
     loaded = load(job, options, place)
     planned = job.profile or nominal_profile(place)
     device = job.profile or (measure_cpu() if place == "cpu" else planned)
-    paced = options.pacing if job.settings.pacing is None else job.settings.pacing
     how = options.scheduling
     if how == "auto":
-        # A job that names its pacing was chosen for the steps of our scheduler.
-        how = "simulated" if job.settings.pacing is not None or job.plan.policy in TWO_SIDED else "plan"
+        how = "simulated" if needs_our_steps(job) else "plan"
     order = job.plan.order.tolist()
     if how == "simulated":
         cost = step_cost(loaded.shape, planned)
-        order = simulated_order(job, loaded.max_new, loaded.settings, cost, paced=paced)
+        order = simulated_order(job, loaded.max_new, loaded.settings, cost, paced=is_paced(job, options))
     asking = _Asking(job, loaded, order_of(order, job.sampling), send, stop)
     ready = {
         "kv_tokens": loaded.settings.kv_tokens,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from engine.backends.foreign.options import read_options, take_choice, take_switch
+from engine.backends.foreign.options import ForeignOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,39 +40,13 @@ TAKEN: Final = {
 does; '' where none does."""
 
 
-@dataclass(frozen=True)
-class SglangOptions:
-    """The options of the engine `sglang`, as they stand in a job folder too.
-
-    Attributes
-    ----------
-    scheduling
-        A key of `SCHEDULING`.
-    pacing
-        Whether the simulated steps take as many tokens as the remaining work says, or all they may.
-    arguments
-        Fields of `ServerArgs`.
-    version
-        What the answers depend on: distribution, its version, `arguments`; empty until it was looked at.
-    on_cpu
-        Whether it computes on the CPU.
-    """
-
-    scheduling: str = "auto"
-    pacing: bool = True
-    arguments: dict[str, Any] = field(default_factory=dict)
-    version: str = ""
-    on_cpu: bool = False
+class SglangOptions(ForeignOptions):
+    """The options of the engine `sglang`: `arguments` are fields of `ServerArgs`."""
 
     @property
     def seeded(self) -> bool:
         """Whether seeds are honoured."""
         return self.arguments.get(SEEDED) is True
-
-    @classmethod
-    def of_job(cls, options: dict[str, Any]) -> Self:
-        """Read them from a job folder."""
-        return cls(**options)
 
 
 def parse_options(given: Sequence[str]) -> SglangOptions:
@@ -85,7 +58,4 @@ def parse_options(given: Sequence[str]) -> SglangOptions:
         Naming the one that is wrong. Whether SGLang has an argument of that name is seen when it is looked
         at.
     """
-    values = read_options(given, TAKEN, ARGUMENTS)
-    scheduling = take_choice(values, "scheduling", SCHEDULING)
-    pacing = take_switch(values, "pacing", default=True)
-    return SglangOptions(scheduling, pacing, values)
+    return SglangOptions.parse(given, SCHEDULING, TAKEN, ARGUMENTS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.backends.contract import Ended
 from engine.backends.foreign.answers import REASONS
-from engine.backends.foreign.order import TWO_SIDED, simulated_order
+from engine.backends.foreign.order import is_paced, needs_our_steps, simulated_order
 from engine.backends.outbox import messages_of, refusal_item
 from engine.backends.vllm.examine import facts_of
 from engine.backends.vllm.feed import OurFeed, PlainFeed
@@ -49,12 +49,9 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     reviser = None
     if job.replanning is not None:
         reviser = Reviser(job.replanning, job.plan, loaded.shape, planned)
-    paced = options.pacing if job.settings.pacing is None else job.settings.pacing
-    how = options.scheduling
+    paced, how = is_paced(job, options), options.scheduling
     if how == "auto":
-        # A job that names its pacing was chosen for the steps that we take.
-        chosen = job.settings.pacing is not None
-        how = "ours" if chosen or job.plan.policy in TWO_SIDED else "plan"
+        how = "ours" if needs_our_steps(job) else "plan"
     if how == "ours" and not loaded.hooked:
         how = "simulated"
     cost = step_cost(loaded.shape, planned)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from engine.backends.foreign.options import read_options, take_choice, take_switch
+from engine.backends.foreign.options import ForeignOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,34 +33,8 @@ TAKEN: Final = {
 """Fields of `EngineArgs` that a night sets itself -> the option that does; '' where none does."""
 
 
-@dataclass(frozen=True)
-class VllmOptions:
-    """The options of the engine `vllm`, as they stand in a job folder too.
-
-    Attributes
-    ----------
-    scheduling
-        A key of `SCHEDULING`.
-    pacing
-        Whether the remaining work decides how many tokens a step takes, where we schedule.
-    arguments
-        Fields of `EngineArgs`.
-    version
-        What the answers depend on: distribution, its version, `arguments`; empty until it was looked at.
-    on_cpu
-        Whether it is a build for the CPU.
-    """
-
-    scheduling: str = "auto"
-    pacing: bool = True
-    arguments: dict[str, Any] = field(default_factory=dict)
-    version: str = ""
-    on_cpu: bool = False
-
-    @classmethod
-    def of_job(cls, options: dict[str, Any]) -> Self:
-        """Read them from a job folder."""
-        return cls(**options)
+class VllmOptions(ForeignOptions):
+    """The options of the engine `vllm`: `arguments` are fields of `EngineArgs`."""
 
 
 def parse_options(given: Sequence[str]) -> VllmOptions:
@@ -72,7 +45,4 @@ def parse_options(given: Sequence[str]) -> VllmOptions:
     OptionError
         Naming the one that is wrong. Whether vLLM has a field of that name is seen when it is looked at.
     """
-    values = read_options(given, TAKEN, ARGUMENTS)
-    scheduling = take_choice(values, "scheduling", SCHEDULING)
-    pacing = take_switch(values, "pacing", default=True)
-    return VllmOptions(scheduling, pacing, values)
+    return VllmOptions.parse(given, SCHEDULING, TAKEN, ARGUMENTS)

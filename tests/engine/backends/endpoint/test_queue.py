@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -95,14 +94,12 @@ def test_a_night_keeps_the_queue_of_a_server_short(
                     monkeypatch.setitem(KINDS, name, replace(KINDS[name], waiting=""))
             server.seen.most = 0
             messages: list[dict] = []
-            begin = time.monotonic()
             ended = answer(folder, messages.append, threading.Event())
-            seconds = time.monotonic() - begin
-            found[told] = server.seen.most, seconds
+            found[told] = server.seen.most, server.seen.idle
             assert ended.complete
             assert len(items(messages)) == 200
             assert (server.seen.looks > 3) is told
     # 16 are what it begins with.
     assert found[True][0] <= 20 < found[False][0]
-    # Nothing is lost by that: its seats are always taken.
-    assert found[True][1] < 1.3 * found[False][1]
+    # Little is lost by that: a seat that becomes free mostly has somebody waiting for it.
+    assert found[True][1] < found[False][1] + 0.3 * len(wanted)
