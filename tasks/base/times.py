@@ -100,6 +100,18 @@ def parse_time(value: object) -> datetime | None:
     return _of_number(value)
 
 
+def elapsed(start: object, end: object) -> float | None:
+    """Return the seconds between two floats that are seconds since 1970, None for anything else.
+
+    The same as between what `parse_time` makes of them, several times as fast; None as well if they are not
+    in order.
+    """
+    if type(start) is not float or type(end) is not float or not _FIRST <= start < _END > end >= _FIRST:
+        return None
+    micro = round(end * 1e6) - round(start * 1e6)
+    return micro / 10**6 if micro >= 0 else None
+
+
 def _of_number(number: float) -> datetime | None:
     """Return the instant of a number, in the unit that its size tells."""
     if isinstance(number, float) and not math.isfinite(number):

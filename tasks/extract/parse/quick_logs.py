@@ -1,10 +1,10 @@
 """The quick way for logs of tools: records that differ in their texts, names, times and lengths only.
 
-The long texts are taken out of a block of lines at once (`tasks.extract.parse.quick_texts`), so that what a
-parser makes of a line is short. What a reader says that a record comes to (`Brief`), beside its name, time
-and lengths, is worked out by the general way once, with stand-ins for the texts, and remembered. Lines for
-which that is not possible are left to the general way, which gives the same rows (a test holds the two
-together).
+A block of lines is taken apart at once (`tasks.extract.parse.quick_texts`): what a reader looks at is kept,
+without its long texts. What a record comes to, beside its name, time and lengths, is worked out by the
+general way once, with stand-ins for the texts, and remembered: for the bytes that decide, so that most lines
+need no more than to be looked up, and for what a reader says of them (`Outline.key`). Lines for which that is
+not possible are left to the general way, which gives the same rows (a test holds the two together).
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ import orjson
 from engine.arrays import frozen
 from tasks.base.errors import QuarantineError
 from tasks.extract.parse.quick_lines import FEWEST_LINES, Frame, QuickRows, aligned, digests, ends_of
+from tasks.extract.parse.quick_members import table_of
 from tasks.extract.parse.quick_texts import (
-    OUT,
-    OUT_END,
+    APART,
+    APART_END,
+    LEFT,
+    LEFT_END,
     PLACES,
     SHORTEST_MEMBER,
     TEXT,
     TEXT_END,
-    shorten,
+    take_apart,
 )
 from tasks.requests.bodies import ROUNDED
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tasks.extract.readers.contract import Brief
+    from tasks.extract.readers.contract import Outline, Own
     from tasks.extract.text.lines import Block
 
     Integers = npt.NDArray[np.int64]
@@ -52,12 +55,12 @@ _FEWEST: Final = 0.2
 _CUT: Final = b"litellm_truncated"
 """What is in a text that LiteLLM has cut; see `tasks.extract.readers.stand_ins`."""
 PER_REQUEST: Final = ("event_time", "observed_output_tokens", "observed_latency_s")
-"""Columns of `Brief`, behind the name."""
+"""Columns of `Own`, behind the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What records of one brief have in common.
+    """What records of one kind have in common.
 
     Attributes
     ----------
@@ -83,8 +86,8 @@ class _Known:
 
 
 _Row: TypeAlias = "tuple[int, str, datetime | None, int | None, float | None, Frame, bytes]"
-"""A request that was read the quick way: the place of its line, what `Brief` says of it, what its kind has in
-common, and its messages."""
+"""A request that was read the quick way: the place of its line, what is its own, what its kind has in common,
+and its messages."""
 
 
 class QuickLogs:
@@ -92,11 +95,11 @@ class QuickLogs:
 
     Parameters
     ----------
-    brief : callable
+    outline : Outline
         Of the reader.
     learn : callable
-        Takes a record with stand-ins for its texts, its brief, and what all stand-ins begin with; returns
-        what is common to the requests of this kind, None if they are for the general way.
+        Takes a record with stand-ins for its texts, what is its own, and what all stand-ins begin with;
+        returns what is common to the requests of this kind, None if they are for the general way.
     names : (str, date, str)
         Job, date and object, which enter the ids of requests.
     window : (datetime, datetime) or None
@@ -105,18 +108,21 @@ class QuickLogs:
 
     def __init__(
         self,
-        brief: Callable[[Mapping[str, Any]], Brief | None],
-        learn: Callable[[Mapping[str, Any], Brief, str], Kind | None],
+        outline: Outline,
+        learn: Callable[[Mapping[str, Any], Own, str], Kind | None],
         names: tuple[str, date, str],
         window: tuple[datetime, datetime] | None,
     ) -> None:
-        self._brief, self._learn = brief, learn
+        self._outline, self._learn = outline, learn
+        self._names, self._members = table_of(outline.decides, outline.own)
         job, run_date, source_uri = names
         place = orjson.dumps(["request", job, run_date.isoformat(), source_uri])
         self._id_start = place[:-1] + b',["custom_id",'
         self._window = window
         self._kinds: dict[bytes, _Known | None] = {}
         self._once: set[bytes] = set()
+        # The same by the bytes that decide, which tell it before they are parsed.
+        self._seen: dict[bytes, _Known | None] = {}
         # Nobody who writes a log can know it.
         self._mark = secrets.token_hex(8)
         self._mark_bytes = frozen(np.frombuffer(self._mark.encode(), np.uint8))
@@ -162,44 +168,68 @@ class QuickLogs:
             room = self._room = _Room(len(data) * 5 // 4, len(self._mark) + 2)
         places = np.empty((len(begins), PLACES), np.int64)
         words = data[: len(data) // 8 * 8].view(np.uint64)
-        count = shorten(
-            data, words, begins, ends, self._mark_bytes, room.left, room.texts, room.bounds, places
+        count = take_apart(
+            data,
+            words,
+            begins,
+            ends,
+            self._names,
+            self._members,
+            self._mark_bytes,
+            room.left,
+            room.apart,
+            room.texts,
+            room.bounds,
+            places,
         )
         _leave_cut(room.held, room.bounds[:count], places)
         bounds = room.bounds[:count].tolist()
-        left, contents = room.left.data, room.texts.data
+        left, apart, contents = room.left.data, room.apart.data, room.texts.data
         found: list[_Row] = []
-        # All that is done for each line is here, and in the reader's `brief`.
-        loads, dumps, told, window, kinds = orjson.loads, orjson.dumps, self._brief, self._window, self._kinds
-        for line, (start, end, text, text_end) in enumerate(
-            places[:, [OUT, OUT_END, TEXT, TEXT_END]].tolist()
-        ):
-            if start < 0:
+        # All that is done for each line is here, and in the reader's `told`.
+        loads, told, window, seen = orjson.loads, self._outline.told, self._window, self._seen
+        columns = places[:, [LEFT, LEFT_END, APART, APART_END, TEXT, TEXT_END]].tolist()
+        for line, (start, end, own, own_end, text, text_end) in enumerate(columns):
+            if start < 0 or own == own_end:
                 continue
+            decides = bytes(left[start:end])
             try:
-                record = loads(left[start:end])
-                brief = told(record) if type(record) is dict else None
-                if brief is None:
+                mine = bytes(apart[own:own_end])
+                known = seen[decides] if decides in seen else self._known(decides, mine)
+                if known is None or known.texts > text_end - text:
                     continue
-                decides, name, time, tokens, latency = brief
-                key = dumps(decides)
+                name, time, tokens, latency = told(loads(mine + b"}"))
             except (QuarantineError, TypeError, ValueError):
                 continue
             if not name or (window is not None and time is not None and not window[0] <= time < window[1]):
-                continue
-            known = kinds[key] if key in kinds else self._remember(key, record, brief)
-            if known is None or known.texts > text_end - text:
                 continue
             message: list[bytes | memoryview] = [known.first]
             for number, piece in known.rest:
                 begin, close = bounds[text + number]
                 message += (contents[begin:close], piece)
-            # Without the rest of the brief, which would keep the record.
             found.append((line, name, time, tokens, latency, known.frame, b"".join(message)))
         return found
 
-    def _remember(self, key: bytes, record: Mapping[str, Any], brief: Brief) -> _Known | None:
-        if len(key) > _LONGEST_KEY or ROUNDED.search(key):
+    def _known(self, decides: bytes, own: bytes) -> _Known | None:
+        """Return what records of these bytes come to; raise what parser and reader do."""
+        record = orjson.loads(decides + (b"," if decides else b"{") + own[1:] + b"}")
+        value = self._outline.key(record)
+        known = None
+        if value is not None:
+            key = orjson.dumps(value)
+            if len(key) > _LONGEST_KEY:
+                return None
+            if key not in self._kinds:
+                return self._remember(key, record)
+            known = self._kinds[key]
+        if len(decides) <= _LONGEST_KEY:
+            if len(self._seen) >= _MOST_KINDS:
+                self._seen.clear()
+            self._seen[decides] = known
+        return known
+
+    def _remember(self, key: bytes, record: Mapping[str, Any]) -> _Known | None:
+        if ROUNDED.search(key):
             return None
         if len(self._kinds) + len(self._once) >= _MOST_KINDS:
             self._kinds.clear()
@@ -209,7 +239,7 @@ class QuickLogs:
             self._once.add(key)
             return None
         self._once.remove(key)
-        learnt = self._learn(record, brief, self._mark)
+        learnt = self._learn(record, self._outline.told(record), self._mark)
         known = None
         if learnt is not None:
             first, *parts = self._stand_in.split(learnt.messages.encode())
@@ -265,6 +295,7 @@ class _Room:
         self.size = size
         most = size // SHORTEST_MEMBER + 1
         self.left = np.empty(size + most * stand_in, np.uint8)
+        self.apart = np.empty(size, np.uint8)
         # It has a quick `find`.
         self.held = bytearray(size + 64)
         self.texts = np.frombuffer(self.held, np.uint8)
@@ -277,5 +308,5 @@ def _leave_cut(held: bytearray, bounds: Integers, places: Integers) -> None:
     at = held.find(_CUT, 0, end)
     while at >= 0:
         text = np.searchsorted(bounds[:, 0], at, side="right") - 1
-        places[np.searchsorted(places[:, TEXT_END], text, side="right"), OUT] = -1
+        places[np.searchsorted(places[:, TEXT_END], text, side="right"), LEFT] = -1
         at = held.find(_CUT, at + 1, end)

@@ -38,6 +38,8 @@ def _ascii(text: str) -> UInt8:
     return np.frombuffer(text.encode(), np.uint8)
 
 
+_SPECIAL: Final = np.array([byte < 0x20 or byte >= 0x80 or chr(byte) in '"\\' for byte in range(256)])
+"""Of each byte, whether it does not stand for itself in a text."""
 _SHORT_ESCAPES: Final = tuple(b'"\\bfnrt')
 _HEX: Final = _ascii("0123456789abcdef")
 _ROLE, _CONTENT = _ascii('"role"'), _ascii('"content"')
@@ -199,7 +201,7 @@ def _message(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int)
     for member in range(2):
         key = skip_space(text, at + 1, end)
         key_end = skip_string(text, key, end)
-        at = _colon(text, key_end, end)
+        at = behind_colon(text, key_end, end)
         if at < 0:
             return -1, to
         if content < 0 and _is(text, key, key_end, _CONTENT):
@@ -240,17 +242,17 @@ def literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) 
     start = at
     at += 1
     while True:
-        at = _skip_plain(text, words, at, end)
+        at = skip_plain(text, words, at, end)
         if at >= end or text[at] < 0x20:
             return -1, to
         if text[at] == _QUOTE:
             return at + 1, copy(text, start, at + 1, out, to)
         if text[at] != _BACKSLASH:
-            size = _utf8(text, at, end)
+            size = utf8(text, at, end)
             if size == 0:
                 return -1, to
             at += size
-        elif at + 1 < end and _is_short(text[at + 1]):
+        elif at + 1 < end and is_short(text[at + 1]):
             at += 2
         else:
             to = copy(text, start, at, out, to)
@@ -261,7 +263,7 @@ def literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) 
 
 
 @njit_in_place
-def _skip_plain(text: UInt8, words: UInt64, at: int, end: int) -> int:
+def skip_plain(text: UInt8, words: UInt64, at: int, end: int) -> int:
     """Skip ASCII that stands for itself, eight bytes at a time where it can."""
     while at < end:
         if at & 7 == 0:
@@ -269,8 +271,7 @@ def _skip_plain(text: UInt8, words: UInt64, at: int, end: int) -> int:
                 at += 8
             if at >= end:
                 return at
-        byte = text[at]
-        if byte in (_QUOTE, _BACKSLASH) or byte < 0x20 or byte >= 0x80:
+        if _SPECIAL[text[np.uintp(at)]]:
             return at
         at += 1
     return at
@@ -285,16 +286,26 @@ def _is_plain(word: np.uint64) -> bool:
 
 
 @njit_in_place
-def _is_short(byte: np.uint8) -> bool:
+def is_short(byte: np.uint8) -> bool:
+    """Tell what follows the backslash of an escape of two characters."""
     return byte in _SHORT_ESCAPES
 
 
 @njit_in_place
 def _rewritten(text: UInt8, at: int, end: int, out: UInt8, to: int) -> tuple[int, int]:
     """Write the character of an escape that is not in its shortest form; `at` is behind the backslash."""
+    at, code = escaped(text, at, end)
+    return at, _encoded(code, out, to) if at >= 0 else to
+
+
+@njit_in_place
+def escaped(text: UInt8, at: int, end: int) -> tuple[int, int]:
+    """Return where an escape ends and its character, unless it is a short one; -1 if it is none.
+
+    `at` is behind the backslash.
+    """
     if at < end and text[at] == _SLASH:
-        out[to] = _SLASH
-        return at + 1, to + 1
+        return at + 1, _SLASH
     code = _code(text, at, end)
     at += 5
     if 0xD800 <= code < 0xDC00 and at < end and text[at] == _BACKSLASH:
@@ -303,8 +314,8 @@ def _rewritten(text: UInt8, at: int, end: int, out: UInt8, to: int) -> tuple[int
             code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
             at += 6
     if code < 0 or 0xD800 <= code < 0xE000:
-        return -1, to
-    return at, _encoded(code, out, to)
+        return -1, 0
+    return at, code
 
 
 @njit_in_place
@@ -378,7 +389,7 @@ def _escaped(code: int, out: UInt8, to: int) -> int:
 
 
 @njit_in_place
-def _utf8(text: UInt8, at: int, end: int) -> int:
+def utf8(text: UInt8, at: int, end: int) -> int:
     """Return how many bytes a character beyond ASCII has, 0 if it is none (RFC 3629, table of section 4)."""
     first = text[at]
     low, high = 0x80, 0xBF
@@ -409,13 +420,16 @@ def _utf8(text: UInt8, at: int, end: int) -> int:
 @njit_in_place
 def skip_space(text: UInt8, at: int, end: int) -> int:
     """Skip what JSON calls white space."""
-    while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10):
+    while at < end:
+        byte = text[np.uintp(at)]
+        if byte > 32 or (byte != 32 and byte != 9 and byte != 13 and byte != 10):
+            break
         at += 1
     return at
 
 
 @njit_in_place
-def _colon(text: UInt8, at: int, end: int) -> int:
+def behind_colon(text: UInt8, at: int, end: int) -> int:
     """Return where the value behind a key begins, -1 if there is none."""
     if at < 0:
         return -1

@@ -1,8 +1,12 @@
-"""Compiled: take the long texts out of lines of JSON, and write each in canonical JSON.
+"""Compiled: take lines of JSON apart for a reader that looks at some of their members only.
 
-What is left of a line has short stand-ins in their places, and is the same JSON otherwise: valid if the line
-was, refused by a parser if it was not. Only values of the fields `content` and `text` are taken out, and only
-those that are prose: no mark of a masking tool, no JSON as text.
+What *decides* on a request is kept, with short stand-ins in the places of its long texts, which are written
+in canonical JSON; what a request has of *its own* (name, times, lengths) is kept apart; everything else is
+checked and left out. Only values of the fields `content` and `text` are taken out, and only those that are
+prose: no mark of a masking tool, no JSON as text.
+
+A line that is no object, or in any other doubt, is left alone. What is kept is not checked, and is the same
+JSON as before: valid if it was, refused by a parser if it was not.
 """
 
 from __future__ import annotations
@@ -12,24 +16,26 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from engine.jit import entry, njit_in_place
-from tasks.extract.parse.quick_scan import copy, equal, literal, skip_space, skip_string
+from tasks.extract.parse.quick_members import CLASS, DECIDES, OWN, PART, row_of, skip_text, skip_value
+from tasks.extract.parse.quick_scan import behind_colon, copy, equal, literal, skip_space, skip_string
 
 if TYPE_CHECKING:
     from engine.arrays import Int64, UInt8, UInt64
 
-OUT, OUT_END, TEXT, TEXT_END, PLACES = range(5)
-"""Columns of `places`: where what is left of the line is, and which texts are its own; how many columns."""
+LEFT, LEFT_END, APART, APART_END, TEXT, TEXT_END, KEPT, BRACKETS, PLACES = range(9)
+"""Columns of `places`: where what decides is, and what is a line's own; which texts are its own; where they
+end; how many brackets are kept; how many columns."""
 MOST_TEXTS: Final = 100
 """Texts that are taken out of a line; those after them stay. Two digits tell them apart."""
 SHORTEST_MEMBER: Final = len('"text":"a b"')
 """Bytes of the least that a text is taken out of."""
 _MOST_BRACKETS: Final = 100
-"""Lines with more may be nested too deeply, and are left alone; `tasks.extract.text.decode.MAX_DEPTH`."""
+"""Lines that keep more may be nested too deeply (`tasks.extract.text.decode.MAX_DEPTH`): left alone."""
 MOST_LETTERS: Final = 40
 """No mark (`tasks.extract.readers.stand_ins.MARKS`) has more from g to z. Those with a space begin with a
 bracket."""
-_QUOTE, _BACKSLASH, _COLON, _SPACE, _ANGLE = (ord(sign) for sign in '"\\: <')
-_OPEN, _OPEN_LIST, _G, _Z, _ZERO = (ord(sign) for sign in "{[gz0")
+_QUOTE, _BACKSLASH, _COLON, _COMMA, _SPACE, _ANGLE = (ord(sign) for sign in '"\\:, <')
+_OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST, _G, _Z, _ZERO = (ord(sign) for sign in "{}[]gz0")
 _WHITE_ESCAPES: Final = tuple(b"nrt")
 _KEYS: Final = (
     np.frombuffer(b'"content"', np.uint8),
@@ -38,19 +44,26 @@ _KEYS: Final = (
 _CONTENT, _TEXT = _KEYS
 
 
-@entry(in_place=True, dims={"texts": 2, "places": 2}, frozen=("text", "words", "mark"))
-def shorten(
+@entry(
+    in_place=True,
+    dims={"members": 2, "texts": 2, "places": 2},
+    frozen=("text", "words", "names", "members", "mark"),
+)
+def take_apart(
     text: UInt8,
     words: UInt64,
     begins: Int64,
     ends: Int64,
+    names: UInt8,
+    members: Int64,
     mark: UInt8,
-    out: UInt8,
+    left: UInt8,
+    apart: UInt8,
     canonical: UInt8,
     texts: Int64,
     places: Int64,
 ) -> int:
-    """Take the texts out of lines.
+    """Take lines apart.
 
     Parameters
     ----------
@@ -60,59 +73,215 @@ def shorten(
         The same bytes.
     begins, ends : int64 [lines]
         Where the lines begin and end, without their line feeds.
+    names, members : uint8, int64 [m, COLUMNS]
+        The members that are kept, see `tasks.extract.parse.quick_members.table_of`.
     mark : uint8
         What a stand-in begins with; two digits follow, the number of the text in its line.
-    out : uint8 [n + texts * (mark + 2)]
-        Gets what is left of the lines, one after the other.
+    left : uint8 [n + texts * (mark + 2)]
+        Gets what decides of one line after the other: an object each, without its last brace.
+    apart : uint8 [n]
+        Gets what is the lines' own, likewise.
     canonical : uint8 [n + 64]
         Gets the texts one after the other, without quotes: never more bytes than they had.
     texts : int64 [n // SHORTEST_MEMBER + 1, 2]
         Gets where each text begins and ends in `canonical`.
     places : int64 [lines, PLACES]
-        Gets what belongs to a line; `OUT` is -1 for lines that are left alone.
+        Gets what belongs to a line; `LEFT` is -1 for lines that are left alone.
 
     Returns
     -------
     int
         How many texts were taken out.
     """
-    to = found = kept = 0
+    to_left = to_apart = found = kept = 0
     for line in range(begins.shape[0]):
         place = places[line]
-        place[OUT], place[TEXT] = to, found
-        at = start = begins[line]
-        end = ends[line]
-        brackets = 0
-        is_text = False
-        while at < end:
-            byte = text[at]
-            if byte != _QUOTE:
-                brackets += byte in (_OPEN, _OPEN_LIST)
-                is_text = is_text and (byte == _COLON or byte <= _SPACE)
-                at += 1
-                continue
-            if is_text and found - place[TEXT] < MOST_TEXTS:
+        place[LEFT], place[LEFT_END] = to_left, to_left
+        place[APART], place[APART_END] = to_apart, to_apart
+        place[TEXT], place[TEXT_END], place[KEPT], place[BRACKETS] = found, found, kept, 0
+        at, end = skip_space(text, begins[line], ends[line]), ends[line]
+        if at < end and text[at] == _OPEN:
+            at = _object(text, words, at, end, names, members, mark, left, apart, canonical, texts, place)
+        else:
+            at = -1
+        found, kept = place[TEXT_END], place[KEPT]
+        if at < 0 or skip_space(text, at, end) < end or place[BRACKETS] > _MOST_BRACKETS:
+            place[LEFT] = -1
+        else:
+            to_left, to_apart = place[LEFT_END], place[APART_END]
+    return found
+
+
+@njit_in_place
+def _object(
+    text: UInt8,
+    words: UInt64,
+    at: int,
+    end: int,
+    names: UInt8,
+    members: Int64,
+    mark: UInt8,
+    left: UInt8,
+    apart: UInt8,
+    canonical: UInt8,
+    texts: Int64,
+    place: Int64,
+) -> int:
+    """Take an object apart; return where it ends, -1 for one that is left alone."""
+    at = skip_space(text, at + 1, end)
+    while True:
+        close = skip_text(text, words, at, end)
+        value = behind_colon(text, close, end)
+        if value < 0 or _has_escape(text, at, close):
+            return -1
+        row = row_of(text, at, close, names, members, -1)
+        what = members[row, CLASS] if row >= 0 else 0
+        behind = -1
+        if what & DECIDES == 0 or what & OWN:
+            behind = skip_value(text, words, value, end)
+        if behind >= 0 and what & OWN:
+            place[APART_END] = _member(text, at, close, apart, place[APART], place[APART_END])
+            place[APART_END] = copy(text, close, behind, apart, place[APART_END])
+        if what & DECIDES:
+            place[LEFT_END] = _member(text, at, close, left, place[LEFT], place[LEFT_END])
+            if what & PART and text[value] == _OPEN:
+                behind = _part(
+                    text, words, value, end, names, members, row, mark, left, canonical, texts, place
+                )
+            else:
+                behind = _keep(text, words, close, value, end, mark, left, canonical, texts, place)
+        at = skip_space(text, behind, end) if behind >= 0 else end
+        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE):
+            return -1
+        if text[at] == _CLOSE:
+            return at + 1
+        at = skip_space(text, at + 1, end)
+
+
+@njit_in_place
+def _part(
+    text: UInt8,
+    words: UInt64,
+    at: int,
+    end: int,
+    names: UInt8,
+    members: Int64,
+    row: int,
+    mark: UInt8,
+    left: UInt8,
+    canonical: UInt8,
+    texts: Int64,
+    place: Int64,
+) -> int:
+    """Keep some members of a member that is an object; return where it ends, -1 if the line is left alone."""
+    left[place[LEFT_END]] = _COLON
+    place[LEFT_END] += 1
+    start = place[LEFT_END]
+    place[BRACKETS] += 1
+    at = skip_space(text, at + 1, end)
+    if at < end and text[at] == _CLOSE:
+        left[start] = _OPEN
+        left[start + 1] = _CLOSE
+        place[LEFT_END] = start + 2
+        return at + 1
+    while True:
+        close = skip_text(text, words, at, end)
+        value = behind_colon(text, close, end)
+        if value < 0 or _has_escape(text, at, close):
+            return -1
+        if row_of(text, at, close, names, members, row) >= 0:
+            place[LEFT_END] = _member(text, at, close, left, start, place[LEFT_END])
+            behind = _keep(text, words, close, value, end, mark, left, canonical, texts, place)
+        else:
+            behind = skip_value(text, words, value, end)
+        at = skip_space(text, behind, end) if behind >= 0 else end
+        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE):
+            return -1
+        if text[at] == _CLOSE:
+            break
+        at = skip_space(text, at + 1, end)
+    if place[LEFT_END] == start:
+        left[start] = _OPEN
+        place[LEFT_END] += 1
+    left[place[LEFT_END]] = _CLOSE
+    place[LEFT_END] += 1
+    return at + 1
+
+
+@njit_in_place
+def _member(text: UInt8, at: int, close: int, out: UInt8, start: int, to: int) -> int:
+    """Begin a member of an object that starts at `start`; return where its name ends."""
+    out[to] = _OPEN if to == start else _COMMA
+    return copy(text, at, close, out, to + 1)
+
+
+@njit_in_place
+def _has_escape(text: UInt8, at: int, end: int) -> bool:
+    """Tell a name that could be another one spelled otherwise."""
+    found = False
+    for place in range(at, end):
+        found |= text[place] == _BACKSLASH
+    return found
+
+
+@njit_in_place
+def _keep(
+    text: UInt8,
+    words: UInt64,
+    start: int,
+    at: int,
+    end: int,
+    mark: UInt8,
+    left: UInt8,
+    canonical: UInt8,
+    texts: Int64,
+    place: Int64,
+) -> int:
+    """Keep the value at `at` without its texts, from the end of its name at `start`; return where it ends."""
+    to = place[LEFT_END]
+    depth = 0
+    is_text = False
+    while at < end:
+        byte = text[at]
+        if byte == _QUOTE:
+            if is_text and place[TEXT_END] - place[TEXT] < MOST_TEXTS:
                 is_text = False
+                kept = place[KEPT]
                 close, behind = literal(text, words, at, end, canonical, kept)
                 if close >= 0 and _is_prose(canonical, kept + 1, behind - 1):
-                    to = _stand_in(text, start, at + 1, mark, found - place[TEXT], out, to)
-                    start = at = close - 1
-                    at += 1
+                    found = place[TEXT_END]
+                    to = _stand_in(text, start, at + 1, mark, found - place[TEXT], left, to)
+                    start = close - 1
+                    at = close
                     texts[found, 0], texts[found, 1] = kept + 1, behind - 1
-                    kept = behind
-                    found += 1
+                    place[KEPT] = behind
+                    place[TEXT_END] = found + 1
                     continue
             close = skip_string(text, at, end)
             if close < 0:
-                break
+                return -1
             colon = skip_space(text, close, end)
             is_text = colon < end and text[colon] == _COLON and _is_key(text, at, close)
             at = close
-        to = copy(text, start, end, out, to)
-        place[OUT_END], place[TEXT_END] = to, found
-        if brackets > _MOST_BRACKETS:
-            place[OUT] = -1
-    return found
+            if depth == 0:
+                break
+            continue
+        if byte in (_OPEN, _OPEN_LIST):
+            depth += 1
+            place[BRACKETS] += 1
+        elif byte in (_CLOSE, _CLOSE_LIST):
+            if depth == 0:
+                break
+            depth -= 1
+            if depth == 0:
+                at += 1
+                break
+        elif byte == _COMMA and depth == 0:
+            break
+        is_text = is_text and (byte == _COLON or byte <= _SPACE)
+        at += 1
+    place[LEFT_END] = copy(text, start, at, left, to)
+    return at
 
 
 @njit_in_place

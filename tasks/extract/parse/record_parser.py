@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tasks.extract.parse.quick_lines import QuickRows
-    from tasks.extract.readers.contract import Brief, Reader
+    from tasks.extract.readers.contract import Own, Reader
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
@@ -108,8 +108,8 @@ class RecordParser:
         self._quick: QuickLines | QuickLogs | None = None
         if reader is DEFAULT:
             self._quick = QuickLines(self._learn, self._names)
-        elif reader.brief is not None:
-            self._quick = QuickLogs(reader.brief, self._learn_kind, self._names, settings.window)
+        elif reader.outline is not None:
+            self._quick = QuickLogs(reader.outline, self._learn_kind, self._names, settings.window)
 
     def add_block(self, block: Block, max_line_bytes: int, drafts: Drafts) -> None:
         """Make drafts of lines of JSON; the block's memory must stay as it is until they are settled."""
@@ -232,14 +232,14 @@ class RecordParser:
             values.pop(name, None)
         return Frame(values, settings.answer_settings, settings.digest)
 
-    def _learn_kind(self, record: Mapping[str, Any], brief: Brief, mark: str) -> Kind | None:
-        """Work out what requests of one brief come to, from a record with stand-ins for its texts."""
+    def _learn_kind(self, record: Mapping[str, Any], own: Own, mark: str) -> Kind | None:
+        """Work out what requests of one kind come to, from a record with stand-ins for its texts."""
         try:
             logged = self._read(record)
             if isinstance(logged, Filtered) or logged.error is not None or logged.body is None:
                 return None
             found = (logged.custom_id, logged.event_time, logged.output_tokens, logged.latency_s)
-            if found != brief[1:] or not self._wanted(logged) or logged.endpoint != "chat":
+            if found != own or not self._wanted(logged) or logged.endpoint != "chat":
                 return None
             body, endpoint = logged.body, logged.endpoint
             parsed = self._bodies.read(logged.rest, endpoint, logged.custom_id, body, exact=False)

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
@@ -20,7 +20,7 @@ from tasks.base.times import EPOCH, parse_time
 from tasks.requests.formats import AUTO, FORMATS, GENERIC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from tasks.base.errors import RequestError
@@ -110,23 +110,35 @@ class Filtered:
     reason: str
 
 
-class Brief(NamedTuple):
-    """A record in short: all that decides what `Reader.read` makes of it, and what it makes of the rest.
+Own: TypeAlias = "tuple[str | None, datetime | None, int | None, float | None]"
+"""What each request has of its own: `custom_id`, `event_time`, `output_tokens`, `latency_s` of `Logged`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a reader looks at in the records that it can tell in short.
 
     Attributes
     ----------
     decides
-        A JSON value: of two records with equal ones, and with the same of their `content` and `text`, `read`
-        makes the same request, but for the following.
-    custom_id, event_time, output_tokens, latency_s
-        As `read` gives them.
+        Members of a record that decide what `Reader.read` makes of it, but for what is its own; and which
+        members of theirs do, if these are few. A name that ends in `*` stands for all that begin so. `read`
+        looks at nothing else of a record that `key` tells.
+    own
+        Members that hold what a request has of its own; they may decide as well.
+    key
+        Takes a record, and returns a JSON value: of two records with equal ones, and with the same of their
+        `content` and `text`, `read` makes the same request, but for what is their own. None for a record that
+        is for `read`.
+    told
+        Takes a record, or only its members of `own`, and returns what is its own as `read` gives it. Raises
+        `QuarantineError` where `read` does.
     """
 
-    decides: Any
-    custom_id: str | None
-    event_time: datetime | None
-    output_tokens: int | None
-    latency_s: float | None
+    decides: Mapping[str, Sequence[str]]
+    own: Sequence[str]
+    key: Callable[[Mapping[str, Any]], Any]
+    told: Callable[[Mapping[str, Any]], Own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +160,9 @@ class Reader:
         Columns to read of a Parquet file; None reads all.
     mapping
         Of the generic reader: the fields of a request and their columns.
-    brief
-        Tells a record in short, for the quick way (`tasks.extract.parse.quick_logs`); returns None, or raises
-        `QuarantineError`, for a record that is for `read`. A text in a field `content` or `text` may only
-        become a message or a part of one: it may be a stand-in.
+    outline
+        Tells records in short, for the quick way (`tasks.extract.parse.quick_logs`). A text in a field
+        `content` or `text` may only become a message or a part of one: it may be a stand-in.
     """
 
     name: str
@@ -160,7 +171,7 @@ class Reader:
     read: Callable[[Mapping[str, Any]], Logged | Filtered]
     columns: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
-    brief: Callable[[Mapping[str, Any]], Brief | None] | None = None
+    outline: Outline | None = None
 
 
 _KIND: Final = re.compile(r"[\w.:/-]{1,60}", re.ASCII)

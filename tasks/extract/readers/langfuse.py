@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.extract.forms import any_form, responses
 from tasks.extract.forms.contract import Formed
 from tasks.extract.readers.contract import (
-    Brief,
     Filtered,
     Logged,
+    Outline,
+    Own,
     Reader,
     between,
     count,
@@ -34,7 +35,7 @@ from tasks.extract.readers.contract import (
 )
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.stand_ins import is_lost, lengths_only, parsed_text
-from tasks.extract.readers.tools import may_define, with_tools
+from tasks.extract.readers.tools import LOOKED_AT, may_define, with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +78,8 @@ _DECIDES: Final = (
     "provided_model_name",
 )
 """What decides on a request, of metadata and of the record; attributes of metadata may as well."""
+_USAGE: Final = ("usage_details", "usageDetails", "usage")
+_OWN: Final = ("id", "start_time", "startTime", "end_time", "endTime", "latency", *_USAGE)
 _ITEMS: Final = frozenset({"message", "function_call", "function_call_output", "reasoning"})
 _ITEM_PARTS: Final = frozenset({"input_text", "output_text", "input_image", "input_file"})
 
@@ -131,7 +134,7 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     return logged
 
 
-def brief(record: Mapping[str, Any]) -> Brief | None:
+def _key(record: Mapping[str, Any]) -> list[Any] | None:
     """Tell a generation in short, unless its input is a JSON text."""
     metadata = mapping(record.get("metadata"))
     attributes = mapping(metadata.get("attributes"))
@@ -139,12 +142,14 @@ def brief(record: Mapping[str, Any]) -> Brief | None:
         return None
     if may_define(record) or may_define(metadata) or may_define(attributes):
         return None
-    decides = [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA)]
+    wanted = attributes.get("gen_ai.output.type")
+    return [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA), wanted]
+
+
+def _told(record: Mapping[str, Any]) -> Own:
+    """Return a generation's name, its time, and length and latency of its answer."""
     start, latency = _times(record)
-    answered = _tokens(record)[1]
-    return Brief(
-        (decides, attributes.get("gen_ai.output.type")), text_id(record, "id"), start, answered, latency
-    )
+    return text_id(record, "id"), start, _answered(record), latency
 
 
 def _times(record: Mapping[str, Any]) -> tuple[datetime | None, float | None]:
@@ -201,11 +206,23 @@ def _is_item(item: object) -> bool:
 
 def _tokens(record: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return the tokens of prompt and answer, as far as they are known."""
-    for name in ("usage_details", "usageDetails", "usage"):
+    usage = _usage(record)
+    return _sums(usage) if usage else (None, None)
+
+
+def _answered(record: Mapping[str, Any]) -> int | None:
+    """Return the tokens of the answer alone."""
+    usage = _usage(record)
+    return _plain(usage, "output") if usage.keys() <= _PLAIN_NAMES else _sums(usage)[1]
+
+
+def _usage(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first usage that counts tokens, an empty one if there is none."""
+    for name in _USAGE:
         usage = mapping(record.get(name))
         if usage and usage.get("unit") in (None, "", "TOKENS"):
-            return _sums(usage)
-    return None, None
+            return usage
+    return {}
 
 
 def _sums(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -252,4 +269,10 @@ def _plain(usage: Mapping[str, Any], side: str) -> int | None:
     return None
 
 
-READER = Reader("langfuse", "Langfuse observations", matches, read, brief=brief)
+_LOOKED_AT: Final = {
+    **dict.fromkeys(("type", *_DECIDES, *LOOKED_AT), ()),
+    "metadata": (*_OF_METADATA, "attributes", *LOOKED_AT),
+}
+READER = Reader(
+    "langfuse", "Langfuse observations", matches, read, outline=Outline(_LOOKED_AT, _OWN, _key, _told)
+)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tasks.base.times import elapsed
 from tasks.extract.forms import anthropic, any_form, responses
 from tasks.extract.forms.contract import NOTHING, Formed
 from tasks.extract.readers.contract import (
-    Brief,
     Filtered,
     Logged,
+    Outline,
+    Own,
     Reader,
     between,
     count,
@@ -34,7 +36,6 @@ from tasks.extract.readers.tools import with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
 CHAT: Final = frozenset({"completion", "acompletion"})
 TEXT: Final = frozenset({"text_completion", "atext_completion"})
@@ -45,6 +46,7 @@ _TEAMS: Final = ("user_api_key_team_alias", "user_api_key_team_id")
 _OF_METADATA: Final = (*_TEAMS, "workload")
 _DECIDES: Final = (*_REST, "model", "team_id", "messages", "model_parameters", "proxy_server_request")
 """What decides on a request, of metadata and of the record, beside what each has of its own."""
+_OWN: Final = ("id", "request_id", "startTime", "endTime", "status", "completion_tokens")
 _OF_PROXY: Final = frozenset(
     {
         "cache",
@@ -101,21 +103,22 @@ def read(record: Mapping[str, Any]) -> Logged | Filtered:
     return logged
 
 
-def brief(record: Mapping[str, Any]) -> Brief | None:
-    """Tell a call in short: one whose prompt is in its payload."""
+def _key(record: Mapping[str, Any]) -> list[Any]:
+    """Tell a call in short."""
     metadata = mapping(record.get("metadata"))
-    decides = [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA)]
-    return Brief(decides, *_own(record))
+    return [*map(record.get, _DECIDES), *map(metadata.get, _OF_METADATA)]
 
 
-def _own(record: Mapping[str, Any]) -> tuple[str | None, datetime | None, int | None, float | None]:
+def _own(record: Mapping[str, Any]) -> Own:
     """Return a call's name, its time, and length and latency of its answer."""
     start = event_time(record, "startTime")
     name = text_id(record, "id") or text_id(record, "request_id")
     if record.get("status") == "failure":
         return name, start, None, None
-    tokens = count(record.get("completion_tokens"))
-    return name, start, tokens, between(start, optional_time(record, "endTime"))
+    took = elapsed(record.get("startTime"), record.get("endTime"))
+    if took is None:
+        took = between(start, optional_time(record, "endTime"))
+    return name, start, count(record.get("completion_tokens")), took
 
 
 def _formed(kind: object, record: Mapping[str, Any]) -> Formed | None:
@@ -166,4 +169,10 @@ def _prompt(content: object) -> object:
     return content
 
 
-READER = Reader("litellm", "LiteLLM S3 and spend logs", matches, read, brief=brief)
+READER = Reader(
+    "litellm",
+    "LiteLLM S3 and spend logs",
+    matches,
+    read,
+    outline=Outline({**dict.fromkeys(_DECIDES, ()), "metadata": _OF_METADATA}, _OWN, _key, _own),
+)

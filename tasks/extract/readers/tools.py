@@ -30,10 +30,13 @@ NAMES: Final = (
 )
 """Names of fields and attributes: of APIs, of Langfuse, of the GenAI conventions, of the AI SDK, of MLflow,
 of OpenInference and of OpenLLMetry."""
-LOGGED: Final = "logged"
-_NAMES: Final = frozenset(NAMES)
 _NUMBERED: Final = ("llm.tools.", "llm.request.functions.")
 """Beginnings of attributes that spread definitions over several."""
+LOOKED_AT: Final = (*NAMES, *(f"{name}*" for name in _NUMBERED))
+"""All names that decide whether a place has definitions, as `tasks.extract.readers.contract.Outline` has
+them."""
+LOGGED: Final = "logged"
+_NAMES: Final = frozenset(NAMES)
 _MOST: Final = 512
 _LONGEST: Final = 4096
 """Names of so many places are remembered, if they are not longer together: records of a log share them."""

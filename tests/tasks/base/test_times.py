@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.base import times
-from tasks.base.times import parse_time
+from tasks.base.times import elapsed, parse_time
 
 T = datetime(2026, 11, 30, 1, 0, tzinfo=UTC)
 MS, US = T.replace(microsecond=123000), T.replace(microsecond=123456)
@@ -190,3 +190,19 @@ def test_the_commonest_form_is_read_as_all_others_are(
 def test_seconds_are_read_as_numbers_of_any_unit_are(number: float) -> None:
     """They have a way of their own, which is quicker."""
     assert parse_time(number) == times._of_number(number)
+
+
+@given(st.floats(978_307_000, 4_134_000_000), st.floats(978_307_000, 4_134_000_000))
+def test_elapsed_is_the_difference_of_the_instants(start: float, end: float) -> None:
+    found = elapsed(start, end)
+    begun, ended = parse_time(start), parse_time(end)
+    if begun is None or ended is None or ended < begun:
+        assert found is None
+    else:
+        assert found == (ended - begun).total_seconds()
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 5.0, "1790000000.5", 1_790_000_000, True, float("nan")])
+def test_elapsed_leaves_everything_else_to_the_instants(value: object) -> None:
+    assert elapsed(value, 1_790_000_000.5) is None
+    assert elapsed(1_790_000_000.5, value) is None

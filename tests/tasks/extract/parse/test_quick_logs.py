@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -286,20 +287,118 @@ def test_a_log_without_repeating_kinds_is_soon_left_to_the_general_way() -> None
         Place("job", date(2026, 3, 1), "x"), ParseSettings(SamplingDefaults()), READERS["litellm"]
     )
     tried = 0
-    brief = READERS["litellm"].brief
-    assert brief is not None
+    outline = READERS["litellm"].outline
+    assert outline is not None
     assert isinstance(parser._quick, quick_logs.QuickLogs)
 
     def counted(record: Any) -> Any:
         nonlocal tried
         tried += 1
-        return brief(record)
+        return outline.key(record)
 
-    parser._quick._brief = counted
+    parser._quick._outline = replace(outline, key=counted)
     for _ in range(3):
         parser.add_block(Block(1, 0, (b"\n".join(lines),), len(lines)), 3000, Drafts())
         lines = [line.replace(b'"u', b'"v') for line in lines]
     assert tried == 2500
+
+
+class Looked(dict[str, Any]):
+    """An object that knows which of its members were looked at."""
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        super().__init__(members)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+
+@pytest.mark.parametrize("form", ["litellm", "langfuse"])
+def test_a_reader_looks_at_no_more_than_its_outline_says(form: str) -> None:
+    reader = READERS[form]
+    outline = reader.outline
+    assert outline is not None
+    told = 0
+    for line in lines(40_000, 1000, form):
+        given = json.loads(line)
+        part = Looked(given["metadata"])
+        whole = Looked({**given, "metadata": part})
+        assert outline.key(whole) is not None
+        reader.read(whole)
+        allowed = {name for name in outline.decides if not name.endswith("*")} | set(outline.own)
+        assert whole.names <= allowed
+        assert part.names <= set(outline.decides["metadata"])
+        mine = Looked(given)
+        outline.told(mine)
+        assert mine.names <= set(outline.own)
+        told += 1
+    assert told > 20
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**30), 10**30),
+        st.floats(),
+        st.text(max_size=12),
+        st.sampled_from([0.1, 1e-05, -0.0, 1e300, 5]),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+CHANGES = [b"\xff", b"\x01", b"\\ud83d", *(bytes([sign]) for sign in b'"\\{}[],:0-.e '), b""]
+
+
+@settings(deadline=None, max_examples=150)
+@given(VALUES, st.sampled_from(CHANGES), st.integers(0, 10**6), st.integers(0, 1), st.booleans())
+def test_what_nobody_looks_at_must_be_json_all_the_same(
+    value: Any, change: bytes, at: int, taken: int, spaced: bool
+) -> None:
+    """A line is quarantined for a byte that is wrong anywhere, also in what is left out."""
+    wrong = json.dumps(value, separators=None if spaced else (",", ":")).encode()
+    at %= len(wrong)
+    wrong = wrong[:at] + change + wrong[at + taken :]
+    line = (
+        b'{"id": "r-%d", "call_type": "acompletion", "startTime": 1772353800.5, "messages": [{"role": "user",'
+    )
+    line += b' "content": "Name a river."}], "response": %s, "metadata": {"workload": "w", "more": %s}}\n'
+    good = b"".join(line % (number, b"1", b"{}") for number in range(3))
+    came = both_ways(good + line % (3, wrong, b"1") + line % (4, b"1", wrong), "litellm")
+    assert came >= 1
+
+
+def test_lines_whose_answers_differ_in_form_are_of_one_kind() -> None:
+    """What a reader does not look at may be anything: tools, numbers with exponents, many brackets."""
+    answers = [
+        {"choices": [{"message": {"content": LONG, "tool_calls": [{"id": "c", "arguments": '{"a": [1]}'}]}}]},
+        {"logprobs": [[{"token": "ü", "logprob": -1.5e-05}] * 60]},
+        [],
+        {},
+        'a \\ " b',
+        None,
+        -0.25,
+    ]
+    record = {
+        "call_type": "acompletion",
+        "startTime": 1772353800,
+        "messages": [{"role": "user", "content": "Hi."}],
+    }
+    data = b"".join(
+        json.dumps({"id": f"r-{number}", "response": answer, **record}).encode() + b"\n"
+        for number, answer in enumerate(answers * 2)
+    )
+    assert both_ways(data, "litellm") == 2 * len(answers) - 1, "the first one is not learnt"
 
 
 def test_no_mark_could_be_taken_for_prose() -> None:
