@@ -43,7 +43,8 @@ from tests.benchmarks.lib import places
 from tests.support.tokenizers import byte_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from engine.cost.metrics import StepSample
 
@@ -57,8 +58,8 @@ STOPS: Final = ("\n\n", "</answer>")
 def draws_left_out() -> Iterator[None]:
     """Every draw gives token 1 at once: what is left of it is what the host does beside the launch."""
 
-    def draw(logits, *settings, restricted) -> torch.Tensor:
-        del settings, restricted
+    def draw(logits, *settings, restricted, masks=None) -> torch.Tensor:
+        del settings, restricted, masks
         return torch.ones(logits.shape[0], dtype=torch.int64)
 
     with patch.object(kernels, "draw", draw):
@@ -70,8 +71,8 @@ def made_up_draws() -> Iterator[None]:
     """Every draw gives any token, at next to no cost."""
     rng = torch.Generator().manual_seed(1)
 
-    def draw(logits, *settings, restricted) -> torch.Tensor:
-        del settings, restricted
+    def draw(logits, *settings, restricted, masks=None) -> torch.Tensor:
+        del settings, restricted, masks
         return torch.randint(logits.shape[1], (logits.shape[0],), generator=rng)
 
     with patch.object(kernels, "draw", draw):
@@ -92,10 +93,12 @@ def steps(
     sharing: bool = False,
     sequences: int = SEQUENCES,
     stop: tuple[str, ...] = (),
+    texts: bool = False,
 ) -> list[StepSample]:
     """Run until `count` steps were full; prompts are as long as answers, so half of the tokens decode.
 
     With `sharing` half of a prompt is that of seven others too, and pages that are worth it are read once.
+    With `texts` answers become texts.
     """
     most = TOKENS * sequences // SEQUENCES
     bench = Bench(torch.device("cpu"), torch.float32, dry=True)
@@ -121,7 +124,7 @@ def steps(
     shape = ModelShape.of(config, 4)
     cascade = step_cost(shape, replace(NOMINAL["h100"], shared_read=0.1)) if sharing else None
     runner = DeviceRunner(decoder, kv_tokens, 16, most, sequences, 2 * LENGTH, cascade=cascade)
-    tokenizer = byte_level() if sequences == WITH_STOPS else None
+    tokenizer = byte_level() if texts else None
     runner._graphs = lambda _: None
     plan = make_plan("fcfs", tokens, start, answers.astype(np.float64), shape, NOMINAL["h100"], seed=1)
     engine = Engine(runner, tokenizer, settings, tokens, start, sampling, plan)
@@ -135,6 +138,19 @@ def steps(
     return full
 
 
+_FEW: Final[dict[str, Any]] = {"sequences": WITH_STOPS, "texts": True}
+ROWS: Final[tuple[tuple[str, float, Callable[[], AbstractContextManager[None]], dict[str, Any]], ...]] = (
+    ("greedy", 0.0, nullcontext, {}),
+    ("drawn", 0.8, nullcontext, {}),
+    ("drawn, draws left out", 0.8, draws_left_out, {}),
+    ("greedy, shared pages", 0.0, nullcontext, {"sharing": True}),
+    ("512, no stop strings", 0.8, made_up_draws, _FEW),
+    ("512, stop strings", 0.8, made_up_draws, {**_FEW, "stop": STOPS}),
+    ("512, all decoded", 0.8, every_token_decoded, {**_FEW, "stop": STOPS}),
+)
+"""What is measured: temperature, what is left out, and arguments of `steps`."""
+
+
 def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -143,17 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
-    few: dict[str, Any] = {"sequences": WITH_STOPS}
-    for name, temperature, without, others in (
-        ("greedy", 0.0, nullcontext, {}),
-        ("drawn", 0.8, nullcontext, {}),
-        ("drawn, draws left out", 0.8, draws_left_out, {}),
-        ("greedy, shared pages", 0.0, nullcontext, {"sharing": True}),
-        ("512, no stop strings", 0.8, made_up_draws, few),
-        ("512, stop strings", 0.8, made_up_draws, {**few, "stop": STOPS}),
-        ("512, all decoded", 0.8, every_token_decoded, {**few, "stop": STOPS}),
-    ):
-        if options.stops and others.get("sequences") is None:
+    for name, temperature, without, others in ROWS:
+        if options.stops and "sequences" not in others:
             continue
         # The first tenth warms caches up.
         count = 100 if options.quick or without is every_token_decoded else 1000
