@@ -47,6 +47,8 @@ class AnswerText:
             self._byte_of = self._byte_tokens()
             self._before = self._word()
         self._without_text: dict[int, bool] = {}
+        # Nothing else is done to what it gives. Transformers looks at the type of every token first.
+        self._backend = None if _decodes_by_itself(tokenizer) or _cleans(tokenizer) else backend
         self._bytes = TokenText(tokenizer) if _adds_up(tokenizer) else None
 
     def __call__(self, token_ids: Sequence[int]) -> str:
@@ -100,8 +102,8 @@ class AnswerText:
         if not ids:
             return ""
         before, word = self._before
-        text = str(self._tokenizer.decode(before + ids, skip_special_tokens=True))
-        return text[len(word) :]
+        decode = (self._backend or self._tokenizer).decode
+        return str(decode(before + ids, skip_special_tokens=True))[len(word) :]
 
     def _byte_tokens(self) -> dict[int, int]:
         """Return the byte of each token that stands for one."""
@@ -141,14 +143,20 @@ def _adds_up(tokenizer: PreTrainedTokenizerBase) -> bool:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or _decodes_by_itself(tokenizer):
         return False
-    told = json.loads(backend.to_str())
-    cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-    forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", 0)
-    if cleans and (forced or told["model"].get("type") != "BPE"):
+    if _cleans(tokenizer):
         return False
-    decoder = told.get("decoder") or {}
+    decoder = json.loads(backend.to_str()).get("decoder") or {}
     steps = decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
     return [step.get("type") for step in steps] == ["ByteLevel"] or all(map(_is_plain, steps))
+
+
+def _cleans(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a tokenizer that takes spaces out of a text which its decoder has made."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", 0)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return bool(forced) or backend is None or type(backend.model).__name__ != "BPE"
 
 
 def _decodes_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
