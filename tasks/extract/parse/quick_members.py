@@ -1,30 +1,19 @@
-"""Compiled: which member of a record a name is, and where a value ends that nobody looks at.
-
-A value that is left out is checked to its last byte, since a line with one that is no JSON is no request.
-"""
+"""Compiled: which of the members that a reader looks at a name is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.arrays import frozen
 from engine.jit import njit_in_place
-from tasks.extract.parse.quick_scan import (
-    behind_colon,
-    equal,
-    escaped,
-    is_short,
-    skip_plain,
-    skip_space,
-    utf8,
-)
+from tasks.extract.parse.quick_json import equal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.arrays import Int64, UInt8, UInt64
+    from engine.arrays import Int64, UInt8
 
 NAME, NAME_END, OF, CLASS, COLUMNS = range(5)
 """Columns of `members`: where its name is in `names`, row of the member that it is in (-1: of the record
@@ -32,13 +21,6 @@ itself), what it is for; how many columns."""
 DECIDES, OWN, PART, _BEGINNING = 1, 2, 4, 8
 """What a member is for: it decides on the request; it is the record's own; of it only members that are named
 decide; its name is the beginning of names."""
-_MOST_LEVELS: Final = 60
-"""A value may be nested as deep, in a line that is not left alone."""
-_LONGEST_NUMBER: Final = 25
-_QUOTE, _BACKSLASH, _COMMA, _MINUS, _DOT, _ZERO, _NINE = (ord(sign) for sign in '"\\,-.09')
-_OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST, _E = (ord(sign) for sign in "{}[]e")
-_SIGNS: Final = tuple(b"+-")
-_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8) for word in (b"true", b"false", b"null"))
 
 
 def table_of(decides: Mapping[str, Sequence[str]], own: Sequence[str]) -> tuple[UInt8, Int64]:
@@ -88,142 +70,3 @@ def row_of(text: UInt8, at: int, close: int, names: UInt8, members: Int64, of: i
         ):
             return row
     return -1
-
-
-@njit_in_place
-def skip_text(text: UInt8, words: UInt64, at: int, end: int) -> int:
-    """Return where a JSON text ends that begins here, -1 if it is none."""
-    if at < 0 or at >= end or text[at] != _QUOTE:
-        return -1
-    at += 1
-    while True:
-        at = skip_plain(text, words, at, end)
-        if at >= end or text[at] < 0x20:
-            return -1
-        if text[at] == _QUOTE:
-            return at + 1
-        if text[at] != _BACKSLASH:
-            size = utf8(text, at, end)
-            if size == 0:
-                return -1
-            at += size
-        elif at + 1 < end and is_short(text[at + 1]):
-            at += 2
-        else:
-            at = escaped(text, at + 1, end)[0]
-            if at < 0:
-                return -1
-
-
-@njit_in_place
-def skip_value(text: UInt8, words: UInt64, at: int, end: int) -> int:
-    """Return where a JSON value ends that begins here; -1 if it is none, or unusual."""
-    if at < end and text[at] != _OPEN and text[at] != _OPEN_LIST:
-        return _skip_scalar(text, words, at, end)
-    # A bit for each level of `objects`: 1 for an object, 0 for a list.
-    depth = objects = 0
-    while True:
-        at, depth, objects, is_whole = _skip_start(text, words, at, end, depth, objects)
-        if at >= 0 and is_whole:
-            at, depth, objects = _skip_ends(text, words, at, end, depth, objects)
-        if at < 0 or depth == 0:
-            return at
-
-
-@njit_in_place
-def _skip_start(
-    text: UInt8, words: UInt64, at: int, end: int, depth: int, objects: int
-) -> tuple[int, int, int, bool]:
-    """Skip a value without elements, or to the first of these; tell which."""
-    if at >= end:
-        return -1, depth, objects, False
-    if text[at] not in (_OPEN, _OPEN_LIST):
-        return _skip_scalar(text, words, at, end), depth, objects, True
-    is_object = text[at] == _OPEN
-    at = skip_space(text, at + 1, end)
-    if at >= end or depth == _MOST_LEVELS:
-        return -1, depth, objects, False
-    if text[at] == (_CLOSE if is_object else _CLOSE_LIST):
-        return at + 1, depth, objects, True
-    at = _element(text, words, at, end, is_object)
-    return at, depth + 1, (objects << 1) | is_object, False
-
-
-@njit_in_place
-def _skip_ends(
-    text: UInt8, words: UInt64, at: int, end: int, depth: int, objects: int
-) -> tuple[int, int, int]:
-    """Skip the ends of values that end behind one that has, to the next element if there is one."""
-    while depth > 0:
-        at = skip_space(text, at, end)
-        if at >= end:
-            return -1, depth, objects
-        is_object = objects & 1 == 1
-        if text[at] == _COMMA:
-            at = _element(text, words, skip_space(text, at + 1, end), end, is_object)
-            return at, depth, objects
-        if text[at] != (_CLOSE if is_object else _CLOSE_LIST):
-            return -1, depth, objects
-        at, depth, objects = at + 1, depth - 1, objects >> 1
-    return at, depth, objects
-
-
-@njit_in_place
-def _element(text: UInt8, words: UInt64, at: int, end: int, is_member: bool) -> int:
-    """Return where the value of an element begins, behind its name if it is a member; -1 if there is none."""
-    if not is_member:
-        return at
-    return behind_colon(text, skip_text(text, words, at, end), end)
-
-
-@njit_in_place
-def _skip_scalar(text: UInt8, words: UInt64, at: int, end: int) -> int:
-    """Return where a text, a number or a word ends, -1 if it is none."""
-    byte = text[at]
-    if byte == _QUOTE:
-        return skip_text(text, words, at, end)
-    if byte == _MINUS or _ZERO <= byte <= _NINE:
-        return _skip_number(text, at, end)
-    word = _FALSE if byte == _FALSE[0] else _TRUE if byte == _TRUE[0] else _NULL
-    size: int = word.shape[0]
-    if at + size > end:
-        return -1
-    for step in range(size):
-        if text[np.uintp(at + step)] != word[step]:
-            return -1
-    return at + size
-
-
-@njit_in_place
-def _skip_number(text: UInt8, at: int, end: int) -> int:
-    """Return where a number ends; -1 if it is none, or so long or large that parsers differ about it."""
-    start = at
-    if text[at] == _MINUS:
-        at += 1
-    digits = _skip_digits(text, at, end)
-    if digits == at or (digits > at + 1 and text[at] == _ZERO):
-        return -1
-    at = digits
-    if at < end and text[at] == _DOT:
-        digits = _skip_digits(text, at + 1, end)
-        if digits == at + 1:
-            return -1
-        at = digits
-    if at - start > _LONGEST_NUMBER:
-        return -1
-    if at < end and text[at] | 32 == _E:
-        at += 1
-        if at < end and text[at] in _SIGNS:
-            at += 1
-        digits = _skip_digits(text, at, end)
-        if digits == at or digits > at + 2:
-            return -1
-        at = digits
-    return at
-
-
-@njit_in_place
-def _skip_digits(text: UInt8, at: int, end: int) -> int:
-    while at < end and _ZERO <= text[at] <= _NINE:
-        at += 1
-    return at

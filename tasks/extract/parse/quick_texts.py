@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from engine.jit import entry, njit_in_place
-from tasks.extract.parse.quick_members import CLASS, DECIDES, OWN, PART, row_of, skip_text, skip_value
-from tasks.extract.parse.quick_scan import behind_colon, copy, equal, literal, skip_space, skip_string
+from tasks.extract.parse.quick_json import (
+    behind_colon,
+    copy,
+    equal,
+    literal,
+    skip_space,
+    skip_string,
+    skip_text,
+)
+from tasks.extract.parse.quick_members import CLASS, DECIDES, OWN, PART, row_of
+from tasks.extract.parse.quick_values import skip_value
 
 if TYPE_CHECKING:
     from engine.arrays import Int64, UInt8, UInt64

@@ -175,7 +175,7 @@ def tokenising(folder: Path, *, quick: bool) -> dict[str, Any]:
     fast.save_pretrained(model)
     tokenizer = load_tokenizer(str(model))
     found = {}
-    for mean, size in ((400, 60e6), (4000, 48e6)):
+    for mean, size in ((400, 160e6), (4000, 128e6)):
         path = folder / f"chats-{mean}.jsonl"
         write_log(path, int(size / 60 if quick else size), mean)
         rows = extract(str(path), job="bench", run_date=date(2026, 1, 1), scratch=folder / path.stem)
