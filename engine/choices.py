@@ -48,6 +48,14 @@ ENGINES: Final = {
 ELSEWHERE: Final = (VLLM, SGLANG)
 """Engines that may have an interpreter of their own."""
 
+LAST: Final = "last"
+MEAN: Final = "mean"
+POOLINGS: Final = {
+    LAST: "the hidden state of the last token",
+    MEAN: "the mean of the hidden states of all tokens",
+}
+"""What an embedding is made of, in a few words (`engine.runtime.sample.pooling`)."""
+
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """Precisions of the computing (`engine.cost.devices.find_dtype`)."""
 KV_DTYPES: Final = ("auto", "fp8")

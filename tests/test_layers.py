@@ -127,8 +127,8 @@ tasks/plan: cost becomes an order
     engine engine/cost engine/job engine/models engine/plan engine/runtime engine/runtime/sample
     engine/simulate tasks/base tasks/night tasks/requests tasks/runlog
 tasks/report: what a run did, as a page
-    engine engine/cost engine/plan engine/runtime engine/simulate tasks/base tasks/night tasks/runlog
-    tasks/store tasks/warehouse
+    engine engine/cost engine/plan engine/runtime engine/simulate tasks/base tasks/night tasks/requests
+    tasks/runlog tasks/store tasks/warehouse
 tasks/estimate: what a night would take, and how far to trust that
     engine engine/cost engine/models engine/plan engine/runtime engine/simulate tasks/base tasks/extract
     tasks/plan tasks/profile tasks/report tasks/requests tasks/runlog tasks/store

@@ -29,6 +29,8 @@ class Capabilities:
         It gives log probabilities; it constrains answers to a schema; it takes images; it has adapters.
     steps
         It tells of every step what was computed.
+    embeddings
+        It makes embeddings of prompts.
     """
 
     exact_hits: bool = False
@@ -39,6 +41,7 @@ class Capabilities:
     images: bool = False
     lora: bool = False
     steps: bool = False
+    embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class EngineFacts:
 NATIVE_FACTS: Final = EngineFacts(
     NATIVE,
     str(ANSWER_VERSION),
-    Capabilities(exact_hits=True, paced=True, seeded=True, logprobs=True, structured=True, steps=True),
+    Capabilities(
+        exact_hits=True, paced=True, seeded=True, logprobs=True, structured=True, steps=True, embeddings=True
+    ),
 )
 """Our own engine."""

@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 9)
+Folder (format version 10)
     job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -34,6 +34,7 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
+Version 10 has sequences that want an embedding of their prompt (`pooling` among their settings).
 Version 9 says of the steps whether they are paced, and of the plan what room it reserves.
 Version 8 has constraints among the sampling settings (`engine.grammar.constraint`), the settings that change
 logits, and the one for the text of stops.
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"

@@ -56,6 +56,11 @@ ARCHITECTURES = {
     "Qwen3MoeForCausalLM": Architecture(qk_norm=True, windows="layers", expert_size="moe_intermediate_size"),
 }
 """The supported architectures by their name in config.json; Qwen2.5 calls itself Qwen2."""
+HEADLESS = {"LlamaModel": "LlamaForCausalLM", "MistralModel": "MistralForCausalLM"} | {
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+"""The same decoders without an LM head, as models for embeddings are stored."""
 
 _COUNTS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -121,7 +126,8 @@ class ModelConfig:
 
     `windows` has one entry per layer: the most recent tokens a token of that layer attends to, itself
     included, or None for all of them. `quantised` says how to read the matrices of an 8-bit
-    checkpoint. Of a mixture of experts `intermediate_size` is that of one expert.
+    checkpoint. Of a mixture of experts `intermediate_size` is that of one expert. `generates` is False for a
+    decoder without an LM head, which gives hidden states alone.
     """
 
     architecture: str
@@ -143,6 +149,7 @@ class ModelConfig:
     stop_token_ids: tuple[int, ...]
     quantised: Fp8Scheme | None = None
     experts: Experts | None = None
+    generates: bool = True
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -196,13 +203,19 @@ def check_on_device(config: ModelConfig, device: str) -> None:
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """Translate a Hugging Face configuration; see `load_config`."""
     architecture = (raw.get("architectures") or ["missing"])[0]
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
+    kind_of = HEADLESS.get(architecture, architecture)
+    if kind_of not in ARCHITECTURES:
+        known = ", ".join(sorted((*ARCHITECTURES, *HEADLESS)))
         raise UnsupportedModelError("architectures", architecture, f"supported are {known}")
     _refuse(raw, "hidden_act", {"silu"}, "only the SiLU-gated MLP is implemented")
     _refuse(raw, "mlp_bias", {False, None}, "use a checkpoint without MLP biases")
     _refuse(raw, "pretraining_tp", {1, None}, "use a checkpoint exported with pretraining_tp = 1")
-    kind = ARCHITECTURES[architecture]
+    # Some models for embeddings let a token attend to those after it.
+    _refuse(raw, "is_causal", {True, None}, "only attention to earlier tokens is implemented")
+    _refuse(
+        raw, "use_bidirectional_attention", {False, None}, "only attention to earlier tokens is implemented"
+    )
+    kind = ARCHITECTURES[kind_of]
     heads = raw["num_attention_heads"]
     stop = (generation or {}).get("eos_token_id", raw.get("eos_token_id"))
     bias = bool(raw.get("attention_bias", False))
@@ -230,6 +243,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         stop_token_ids=tuple(sorted(int(i) for i in stop_ids)),
         quantised=parse_quantisation(raw.get("quantization_config")),
         experts=None if kind.expert_size is None else _parse_experts(raw, architecture),
+        generates=architecture not in HEADLESS,
     )
 
 

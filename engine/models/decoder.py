@@ -39,7 +39,18 @@ class Decoder:
         `cache` is [layers, pages, 2, kv heads, page size, head dim]; the KV of the step's tokens is stored
         in it. In each layer the store precedes attention, so a token may attend to any token of the step.
         """
-        return self._head(self._layers((inputs,), cache, _IN_TURN)[0], out)
+        return self._head(self.states(inputs, cache), out)
+
+    def states(self, inputs: StepInputs, cache: Tensor) -> Tensor:
+        """Compute one step and return the hidden states of its sampled rows after the last norm, [R, hidden].
+
+        Otherwise as `forward`.
+        """
+        return self._layers((inputs,), cache, _IN_TURN)[0]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the logits of hidden states [R, hidden], [R, vocab]."""
+        return self._head(states, None)
 
     def forward_parts(
         self,

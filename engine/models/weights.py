@@ -102,6 +102,9 @@ def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: 
     handles = {name: safe_open(folder / name, framework="pt") for name in shards}
 
     def read(name: str) -> Tensor:
+        # A decoder that was stored by itself, as models for embeddings are, has no name before its own.
+        if name not in shard_of and name.removeprefix("model.") in shard_of:
+            name = name.removeprefix("model.")
         if name not in shard_of:
             raise EngineError(f"--model: tensor {name} is missing from the checkpoint in {folder}")
         tensor: Tensor = handles[shard_of[name]].get_tensor(name)
@@ -166,7 +169,10 @@ def assemble(
         embed=embed,
         layers=tuple(layer(i) for i in range(config.layers)),
         norm=take("model.norm.weight", hidden),
-        head=embed if config.tie_embeddings else take("lm_head.weight", config.vocab_size, hidden),
+        # Without an LM head nothing asks for logits.
+        head=embed
+        if config.tie_embeddings or not config.generates
+        else take("lm_head.weight", config.vocab_size, hidden),
     )
 
 

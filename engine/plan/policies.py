@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -33,6 +33,11 @@ LINK = 0.5
 
 Prefixes that matter less are common ones, such as system prompts: some running request always holds them.
 """
+
+
+TRACE: Final = 1e-3
+"""Tokens of an answer that a request without one, such as a prompt that is embedded, is taken to have while
+orders are weighed: the density of such a request is large, not infinite."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def make_plan(
     Parameters
     ----------
     estimate
-        float64 [N]: expected output tokens.
+        float64 [N]: expected output tokens; 0 where the prompt alone is computed.
     seed
         Of the shuffle of policy `random`.
     group
@@ -187,14 +192,17 @@ def plan_tree(
             policy, np.zeros(0, np.int32), nothing, nothing, nothing, 0, 0, 0.0, np.zeros(1, np.int64)
         )
 
-    def cost_of(some: PrefixTree, output: Float64 = estimate) -> tuple[NodeCosts, Float64, Float64]:
+    # Without an answer no KV is read: a trace of it lets the order see that such a request is out of place.
+    weighed = np.maximum(estimate, TRACE)
+
+    def cost_of(some: PrefixTree, output: Float64 = weighed) -> tuple[NodeCosts, Float64, Float64]:
         return node_costs(some, output, shape, device.flops, device.read_bytes)
 
     def order(part: PrefixTree, accept: Accept | None = None) -> PrefixTree:
         # Requests are numbered by leaf meanwhile, so that the work is that of the part.
         own = part.sorted
         local = part._replace(sorted=np.arange(own.shape[0], dtype=np.int32))
-        of_own = partial(cost_of, output=estimate[own])
+        of_own = partial(cost_of, output=weighed[own])
         arrival = np.argsort(own, kind="stable").astype(np.int32)
         judge = None if accept is None else lambda order: accept(own[order])
         found = _order(policy, local, arrival, of_own, seed, None if group is None else group[own], judge)
@@ -207,7 +215,7 @@ def plan_tree(
         segment = segments_of(priority, window, estimate.shape[0], first)
         parts = [order(part).sorted for part in by_segment(tree, segment)]
         ordered, segments = join(tree, parts)
-    _, compute, memory = cost_of(ordered if policy == "blend" else tree)
+    _, compute, memory = cost_of(ordered if policy == "blend" else tree, estimate)
     return Plan(
         policy=policy,
         order=ordered.sorted,

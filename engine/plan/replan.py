@@ -24,7 +24,7 @@ from engine.plan.tree import PrefixTree, link_tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.arrays import Float64, Int8, Int32, Int64
+    from engine.arrays import Bool, Float64, Int8, Int32, Int64
     from engine.cost.step import DeviceProfile, ModelShape
 
 DRIFT: Final = 0.1
@@ -98,6 +98,8 @@ class Replanning:
         For the estimator `combined`; None is `sampled`.
     sample
         int32 [n]: the requests that are answered first.
+    prefill_only
+        bool [N]: requests of which the prompt alone is computed; None: no request.
     """
 
     policy: str
@@ -108,6 +110,7 @@ class Replanning:
     group: Int64 | None
     model: LengthModel | None
     sample: Int32
+    prefill_only: Bool | None = None
 
     def estimate(self, generated: Int32, ended: Int8) -> Float64:
         """Return the length that every request is scheduled by, float64 [N], tokens.
@@ -123,12 +126,18 @@ class Replanning:
         ended
             int8 [N]: 1 for answers that ended by themselves.
         """
+        found = self._estimate(generated, ended)
+        return found if self.prefill_only is None else np.where(self.prefill_only, 0.0, found)
+
+    def _estimate(self, generated: Int32, ended: Int8) -> Float64:
         if self.model is not None:
             fit = self.model.fit(generated, ended)
             return np.asarray(np.where((ended == 1) | (fit.start <= generated), fit.mean, fit.start))
         sampled = np.zeros(self.limit.shape[0], np.bool_)
         sampled[self.sample] = True
         limit = self.limit.astype(np.float64)
+        if self.prefill_only is not None:
+            sampled &= ~self.prefill_only
         known = sampled & (generated > 0)
         found = subtree_means(
             self.tree.sorted, self.tree.parent, generated.astype(np.float64), known, limit, UNKNOWN_FRACTION
@@ -192,7 +201,7 @@ class Replanning:
             "limit": self.limit,
             "sample": self.sample,
         }
-        optional = {"segment": self.segment, "group": self.group}
+        optional = {"segment": self.segment, "group": self.group, "prefill_only": self.prefill_only}
         found.update({name: value for name, value in optional.items() if value is not None})
         if self.model is not None:
             found.update({f"model_{name}": value for name, value in self.model.arrays().items()})
@@ -213,4 +222,5 @@ class Replanning:
             group=arrays.get("group"),  # type: ignore[arg-type]
             model=LengthModel.from_arrays(model) if model else None,
             sample=arrays["sample"],  # type: ignore[arg-type]
+            prefill_only=arrays.get("prefill_only"),  # type: ignore[arg-type]
         )

@@ -25,6 +25,7 @@ from engine.runtime.kv.pages import N_EVICTED, available, make_pool
 from engine.runtime.sample.constraints import Constraints
 from engine.runtime.sample.logprobs import LogprobStore
 from engine.runtime.sample.penalties import Prompts
+from engine.runtime.sample.pooling import wants_embedding
 from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from engine.arrays import Int32, Int64
+    from engine.arrays import Float32, Int32, Int64
     from engine.cost.step import StepCost
     from engine.plan.policies import Plan
     from engine.runtime.sample.logprobs import TokenLogprobs
@@ -59,7 +60,8 @@ class Completion:
     """A finished answer: token ids (stop token included), text, how it ended, Unix times of both ends.
 
     `logprobs` has one entry per token id, where the request asked for them. `failure` says why the answer
-    could not be held to its constraint, if so: then it is none.
+    could not be held to its constraint, if so: then it is none. `embedding`, float32, is what a request got
+    that wanted one; it has no token ids then.
     """
 
     request: int
@@ -71,6 +73,7 @@ class Completion:
     finished_at: float
     logprobs: TokenLogprobs | None = None
     failure: str | None = None
+    embedding: Float32 | None = None
 
 
 @dataclass
@@ -122,6 +125,10 @@ class Engine:
         self._constraints = Constraints(sampling, tokenizer, config.vocab_size, config.stop_token_ids)
         prompt = np.diff(start)
         max_new = np.minimum([s.max_tokens for s in sampling], decoder.config.max_positions - prompt)
+        # Nothing is generated behind a prompt that is embedded, so it may fill the context.
+        embeds = wants_embedding(sampling) & (prompt <= decoder.config.max_positions)
+        max_new[embeds] = 1
+        self._embeddings: dict[int, Float32] = {}
         self._check_capacity(prompt, max_new)
         self.requests = state.make_requests(
             tokens,
@@ -329,6 +336,9 @@ class Engine:
         live = flight.live[:count] == 1
         if result.logprobs is not None:
             self._logprobs.append(flight.request[:count], live, result.logprobs)
+        for i, vector in result.embeddings.items():
+            if live[i]:
+                self._embeddings[int(flight.request[i])] = vector
         reasons = flight.reason[:count]
         watched = np.flatnonzero(self._checker.watched[flight.request[:count]] & live)
         if len(watched):
@@ -358,14 +368,18 @@ class Engine:
         output = self.slots.output[slot, : self.requests.generated[request]].copy()
         self._ended[request] = reason == state.STOPPED
         self._constraints.forget(request)
+        embedding = self._embeddings.pop(request, None)
+        if embedding is not None:
+            output = output[:0]
         return Completion(
             request=request,
             token_ids=output,
             text=self._checker.text(request, output),
-            finish_reason=REASONS[reason],
+            finish_reason=REASONS[reason] if embedding is None else REASONS[state.STOPPED],
             cached_tokens=int(self.requests.hits[request]),
             started_at=float(self._started_at[request]),
             finished_at=time.time(),
             logprobs=self._logprobs.take(request),
             failure=self._constraints.failures.get(request),
+            embedding=embedding,
         )

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from engine.choices import AUTO_ORDER, DTYPES, ENGINES, ESTIMATORS, KV_DTYPES, LOGGED, NATIVE, ORDERS
+from engine.choices import (
+    AUTO_ORDER,
+    DTYPES,
+    ENGINES,
+    ESTIMATORS,
+    KV_DTYPES,
+    LOGGED,
+    NATIVE,
+    ORDERS,
+    POOLINGS,
+)
 from flows.parameters.form import SLUG, Form
 from flows.parameters.presets import PRESETS, STANDARD
 from tasks.base.run_date import resolve_run_date
@@ -29,6 +39,7 @@ class NightlyParameters(Form):
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
+        "pooling": POOLINGS,
         "canary_by": SHARED_BY,
     }
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -40,6 +51,7 @@ class NightlyParameters(Form):
         "Sampling, where a request says nothing": (
             *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
         ),
+        "Embeddings": ("pooling",),
         "Engine": ("engine", "engine_python", "engine_option", "max_in_flight", "hours"),
         "Device and memory": (
             *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
@@ -171,6 +183,15 @@ class NightlyParameters(Form):
     )
     run_seed: int = Field(
         default=0, title="Seed", description="Of sampled requests that bring none.", ge=0, lt=2**63
+    )
+    pooling: str | None = Field(
+        default=None,
+        title="Pooling of embeddings",
+        description="; ".join(f"{name}: {what}" for name, what in POOLINGS.items())
+        + ". Of requests for embeddings; empty: as the model's folder says it, in the form of "
+        "sentence-transformers. Part of what a run is known by.",
+        json_schema_extra={"enum": list(POOLINGS)},
+        examples=["last"],
     )
     engine: str = Field(
         default=NATIVE,

@@ -132,6 +132,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
+        pooling=parameters.pooling,
         page_size=parameters.page_size,
         token_budget=parameters.token_budget or token_budget,
         max_sequences=parameters.max_sequences or max_sequences,

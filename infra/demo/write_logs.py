@@ -82,7 +82,7 @@ def odd_lines(rng: random.Random, part: int, lines: list[str]) -> list[str]:
         conflict = json.loads(rng.choice(lines))
         conflict["body"]["max_tokens"] += 1
         made += [
-            json.dumps(good | {"custom_id": "broken-url", "url": "/v1/embeddings"}),
+            json.dumps(good | {"custom_id": "broken-url", "url": "/v1/moderations"}),
             json.dumps(good | {"custom_id": "broken-tools", "body": with_tools}),
             json.dumps({"custom_id": "broken-no-body", "method": "POST", "url": "/v1/chat/completions"}),
             json.dumps(conflict),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.facts import NATIVE_FACTS
+from engine.choices import NATIVE
 from tasks.attempt.kept import find_candidate, find_earlier
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
@@ -15,6 +17,7 @@ from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
 from tasks.infer.backends.engines import check_defaults, find_engine
+from tasks.night.abilities import abilities_of
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model
 from tasks.night.request import CANARY, RETRY_OF, SIDE
@@ -23,7 +26,6 @@ from tasks.store.open import open_store
 
 if TYPE_CHECKING:
     from datetime import date
-    from pathlib import Path
 
     from engine.backends.facts import EngineFacts
     from tasks.attempt.kept import Earlier
@@ -166,6 +168,8 @@ def answers_identity(
     """
     settings = request.settings
     rules = dict(tokenizer.rules() or {})
+    if settings.engine == NATIVE:
+        rules |= abilities_of(Path(tokenizer.model), settings.pooling).rules()
     if retry_of:
         rules[RETRY_OF] = retry_of
     if request.candidate_run:

@@ -13,6 +13,7 @@ from tasks.attempt.share import only_share
 from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
+from tasks.night.abilities import abilities_of, unfit_for
 from tasks.night.model import check_model, check_on_its_device
 from tasks.profile.tokenize import tokenize_requests
 from tasks.profile.tokenizer import load_tokenizer
@@ -59,6 +60,9 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         context_length=config.max_positions,
         out=night.scratch / "tokenized",
         refuse=refusal_of(night.engine, night.settings.defaults),
+        unfit=unfit_for(
+            abilities_of(night.model_dir, night.settings.pooling), night.engine, night.settings.device
+        ),
     )
     # The tokenizer is one of them: tokens of another one must not be recorded under this run's name.
     check_model(night)

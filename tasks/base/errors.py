@@ -34,7 +34,7 @@ class ErrorCode(StrEnum):
     INVALID_PARAMETER = "invalid_parameter"
     """A supported field has the wrong type or is out of range; `field` names it."""
     MISSING_PARAMETER = "missing_parameter"
-    """The body lacks what the endpoint requires (`messages`, `prompt`); `field` names it."""
+    """The body lacks what the endpoint requires (`messages`, `prompt`, `input`); `field` names it."""
     EMPTY_PROMPT = "empty_prompt"
     """The prompt is empty, or has no tokens after tokenisation."""
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
@@ -63,6 +63,8 @@ class ErrorCode(StrEnum):
     """`url` names an endpoint that is not answered."""
     UNSUPPORTED_METHOD = "unsupported_method"
     """`method` is something other than POST."""
+    UNSUPPORTED_BY_MODEL = "unsupported_by_model"
+    """The run's model does not answer this endpoint: it gives no embeddings, or nothing else."""
 
 
 class QuarantineCode(StrEnum):
@@ -83,7 +85,7 @@ class QuarantineCode(StrEnum):
     INVALID_FIELD = "invalid_field"
     """A field of the record cannot be used (`custom_id`, `url`, a time, a length); `field` names it."""
     UNSUPPORTED_URL = "unsupported_url"
-    """`url` is neither `/v1/chat/completions` nor `/v1/completions`."""
+    """`url` names an endpoint that is not answered."""
     UNSUPPORTED_METHOD = "unsupported_method"
     """`method` is something other than POST."""
     DUPLICATE_CUSTOM_ID_CONFLICT = "duplicate_custom_id_conflict"

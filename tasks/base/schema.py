@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSIONS: Final[dict[str, int]] = {
     "requests": 3,
     "profiles": 1,
-    "outputs": 4,
+    "outputs": 5,
     "errors": 3,
     "quarantine": 1,
     "steps": 2,
@@ -38,6 +38,9 @@ UTC: Final = pa.timestamp("us", tz="UTC")
 # "element" is what Parquet calls the items of a list; any other name would not come back.
 STRINGS: Final = pa.list_(pa.field("element", pa.string(), nullable=False))
 TOKENS: Final = pa.list_(pa.field("element", pa.int32(), nullable=False))
+VECTORS: Final = pa.list_(
+    pa.field("element", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False)
+)
 HASHES: Final = pa.list_(pa.field("element", pa.uint64(), nullable=False))
 SAMPLING: Final = pa.struct(
     [
@@ -137,7 +140,7 @@ _IDENTIFYING: Final = [
     _SOURCE_URI,
     _SOURCE_LINE,
     _col("event_time", UTC, "UTC", "When it was asked, where the source knows", null=True),
-    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions), completions, responses"),
+    _col("endpoint", pa.string(), "", "chat (/v1/chat/completions), completions, embeddings, responses"),
     _col("requested_model", pa.string(), "", "Model the request names; the run's model answers", null=True),
     _col("answer_key", pa.string(), "sha256", "Digest of normalised prompt and effective sampling"),
     _col(
@@ -149,7 +152,7 @@ _IDENTIFYING: Final = [
 ]
 _CONTENT: Final = [
     _col("messages_json", pa.string(), "json", "Chat messages, canonical, text parts joined", null=True),
-    _col("prompt", pa.string(), "", "Prompt as text", null=True),
+    _col("prompt", pa.string(), "", "Prompt as text; of embeddings all inputs, JSON", null=True),
     _col("token_ids", TOKENS, "token ids", "Prompt as token ids", null=True),
     _col("prefix_block_hashes", HASHES, "hashes", "Prompt as hashes of its leading blocks", null=True),
     _col("block_size", pa.int32(), "tokens", "Tokens of a hashed block; set with the hashes", null=True),
@@ -193,6 +196,7 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
             null=True,
         ),
         _col("tool_calls_json", pa.string(), "json", "Of each choice its calls of tools, or null", null=True),
+        _col("embeddings", VECTORS, "1", "Of a request for embeddings: a vector for each input", null=True),
         _col(
             "usage",
             USAGE,

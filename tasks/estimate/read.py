@@ -2,7 +2,7 @@
 
 Prompts are counted by the model's tokenizer where its folder has one, else by pieces of words; lengths
 without a prompt become prompts that share nothing, block hashes become prompts that share what the hashes
-share.
+share. Each input of a request for embeddings is a request of its own here, which ends with its prompt.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import polars as pl
 
 from engine.plan.lengths import estimate_lengths
 from tasks.base.errors import ConfigurationError
+from tasks.base.identity import canonical_json
 from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.estimate.requests import Requests
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.table_source import is_table
 from tasks.profile.tokenize import tokenize_requests
 from tasks.profile.tokenizer import load_tokenizer
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import inputs_of
 from tasks.requests.sampling import SamplingDefaults, shares_answer, stored_sampling
 
 if TYPE_CHECKING:
@@ -179,7 +182,7 @@ def _arrival(rows: pl.DataFrame) -> Int64:
     keys = ["source_uri", "source_line"]
     if not rows["event_time"].null_count():
         keys.insert(0, "event_time")
-    return rows.select(pl.arg_sort_by(keys)).to_series().to_numpy().astype(np.int64)
+    return rows.select(pl.arg_sort_by(keys, maintain_order=True)).to_series().to_numpy().astype(np.int64)
 
 
 def _workloads(rows: pl.DataFrame) -> tuple[tuple[str, ...], Int64]:
@@ -196,7 +199,14 @@ def _workloads(rows: pl.DataFrame) -> tuple[tuple[str, ...], Int64]:
 def _answers(
     rows: pl.DataFrame, prompt: Int64, source: Source, model: Model
 ) -> tuple[Int32, npt.NDArray[np.bool_]]:
-    """Return int32 [N], tokens: answers as logged, missing ones by their workload; and which are logged."""
+    """Return int32 [N], tokens: answers as logged, missing ones by their workload; and which are logged.
+
+    A request for embeddings is known to end with its prompt: to a simulation it has an answer of one token,
+    which is the last row of the prompt's last step.
+    """
+    embeds = (rows["endpoint"] == EMBEDDINGS).to_numpy()
+    if embeds.all():
+        return np.ones(len(embeds), np.int32), embeds
     logged = rows["observed_output_tokens"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     known = ~np.isnan(logged)
     limit = rows["max_tokens"].cast(pl.Int64).fill_null(source.max_tokens or model.context).to_numpy()
@@ -215,7 +225,7 @@ def _answers(
             f"none of {len(known)} requests has the length of a logged answer",
             "Name logs that hold answers or their lengths, or give the mean answer length to assume",
         )
-    return np.maximum(np.rint(output), 1).astype(np.int32), known
+    return np.where(embeds, 1, np.maximum(np.rint(output), 1)).astype(np.int32), known | embeds
 
 
 def _drawn(workload: pl.Series, source: Source) -> npt.NDArray[np.float64]:
@@ -254,7 +264,7 @@ def _repeats(rows: pl.DataFrame, source: Source) -> Int64:
 def _prompts(rows: pl.DataFrame, model: Model, scratch: Path) -> tuple[pl.DataFrame, Int32, Int64, str, int]:
     """Return the rows with their prompts, flat, how they were counted, and how many were refused."""
     shapes = rows.filter(pl.col("prefix_block_hashes").is_not_null())
-    texts = rows.filter(pl.col("prefix_block_hashes").is_null())
+    texts = _one_input_each(rows.filter(pl.col("prefix_block_hashes").is_null()))
     parts: list[Int32] = []
     lengths: list[Int64] = []
     kept = []
@@ -274,6 +284,19 @@ def _prompts(rows: pl.DataFrame, model: Model, scratch: Path) -> tuple[pl.DataFr
         counted.append("the log's own counts")
     start = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
     return pl.concat(kept), np.concatenate(parts), start, " and ".join(counted), refused
+
+
+def _one_input_each(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with one for each input of a request for embeddings, whose answers differ by input."""
+    embeds = rows["endpoint"] == EMBEDDINGS
+    if not embeds.any():
+        return rows
+    several = [
+        {**row, "prompt": canonical_json([one]), "answer_key": f"{row['answer_key']}#{place}"}
+        for row in rows.filter(embeds).to_dicts()
+        for place, one in enumerate(inputs_of(row))
+    ]
+    return pl.concat([rows.filter(~embeds), pl.DataFrame(several, schema=rows.schema)])
 
 
 def _texts(texts: pl.DataFrame, model: Model, scratch: Path) -> tuple[pl.DataFrame, Int32, Int64, str]:
@@ -299,6 +322,10 @@ def _piece_ids(row: Mapping[str, Any]) -> Int32:
     if row["token_ids"] is not None:
         return np.array(row["token_ids"], np.int32)
     text = row["prompt"]
+    if row["endpoint"] == EMBEDDINGS:
+        text = inputs_of(row)[0]
+        if not isinstance(text, str):
+            return np.array(text, np.int32)
     if text is None:
         turns = orjson.loads(row["messages_json"])
         text = "\n".join(f"{turn['role']}\n{turn['content']}" for turn in turns)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.calls import CallReader
 from tasks.plan.work import prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, sequences
+from tasks.requests.embeddings import LENGTHS
 from tasks.requests.template_variables import more_settings
 
 if TYPE_CHECKING:
@@ -48,6 +52,9 @@ class AnswerCollector:
         items = self.choices.add(key, item, sequences(settings))
         if items is None:
             return None
+        if LENGTHS in settings:
+            answer = embeddings_of(items, row["input_tokens"], self._night)
+            return answer["finish_reason"], self._writer.add_answer(key, answer)
         answer = answer_of(items, row["input_tokens"], settings, self._night)
         self._calls.put(answer, items, settings, key)
         if settings.get("echo"):
@@ -93,19 +100,45 @@ def answer_of(
         for item in items
     ]
     choices = [dict(choice) for _ in range(repeats) for choice in choices]
-    first, first_item = choices[0], items[0]
+    first = choices[0]
     cached = [item["cached_tokens"] for item in items]
     plain = len(choices) == 1 and first["logprobs"] is None
     return {
         **{name: first[name] for name in ("text", "token_ids", "finish_reason")},
         "choices": None if plain else choices,
         "tool_calls_json": None,
+        "embeddings": None,
         "usage": {
-            "prompt_tokens": first_item.get("prompt_tokens", prompt_tokens),
+            "prompt_tokens": items[0].get("prompt_tokens", prompt_tokens),
             "completion_tokens": sum(map(_answer_tokens, items)) * repeats,
             # The prompt counts once, so what one choice left in the cache for the next is no hit.
             "cached_tokens": None if None in cached else min(cached),
         },
+        **_when_and_where(items, night),
+    }
+
+
+def embeddings_of(items: Sequence[dict[str, Any]], prompt_tokens: int, night: Night) -> dict[str, Any]:
+    """Turn the engine's items of a request for embeddings, one for each input, into the same columns."""
+    return {
+        "text": "",
+        "token_ids": None,
+        "finish_reason": "stop",
+        "choices": None,
+        "tool_calls_json": None,
+        "embeddings": [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in items],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": 0,
+            # Each input is a prompt of its own.
+            "cached_tokens": sum(item["cached_tokens"] for item in items),
+        },
+        **_when_and_where(items, night),
+    }
+
+
+def _when_and_where(items: Sequence[dict[str, Any]], night: Night) -> dict[str, Any]:
+    return {
         "run_key": night.run_key,
         "attempt_id": night.attempt.id,
         "started_at": _utc(min(item["started_at"] for item in items)),

@@ -32,6 +32,7 @@ _ANSWER = (
     "token_ids",
     "choices",
     "tool_calls_json",
+    "embeddings",
     "finish_reason",
     "usage",
     "run_key",

@@ -16,6 +16,7 @@ from engine.cost.step import DeviceProfile, step_cost
 from engine.models.config import load_config
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
 from tasks.base.schema import SCHEMAS
+from tasks.requests.embeddings import input_lengths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +114,17 @@ class _Answers:
         # What an engine has not told is not a number here.
         self._lengths = np.array(lengths, np.float64).reshape(-1, 3)
         # Over all attempts, like the hit rate: the plan's own figures are those of what remained.
-        self._tree = build_tree(*work.prompts(self._computed)) if self._computed else None
+        # Each input of a request for embeddings is a prompt of its own.
+        inputs = [input_lengths(work.rows[i]) for i in self._computed]
+        self._parts = np.array([1 if one is None else len(one) for one in inputs], np.int64)
+        asked = [
+            (i, choice)
+            for i, parts in zip(self._computed, self._parts.tolist(), strict=True)
+            for choice in range(parts)
+        ]
+        tokens, offsets = work.sequence_prompts(asked)
+        self._prompt = np.diff(offsets).astype(np.float64)
+        self._tree = build_tree(tokens, offsets) if asked else None
 
     def usage(self) -> dict[str, Any]:
         """Return tokens and hit rates."""
@@ -137,9 +148,10 @@ class _Answers:
             return {"ideal_seconds": None}
         shape = _shape(night)
         self._record_work(night, shape, device)
-        p, _, d = self._lengths.T
         best = cached_tokens(self._tree).astype(np.float64)
-        found = optimum(step_cost(shape, device), p, best, np.maximum(d, 1.0), float(kv_tokens))
+        # Of a prompt that is embedded a row comes out, as of one that has an answer of one token.
+        d = np.repeat(np.maximum(self._lengths[:, 2], 1.0), self._parts)
+        found = optimum(step_cost(shape, device), self._prompt, best, d, float(kv_tokens))
         return {"ideal_seconds": found.practical}
 
     def _record_work(self, night: Night, shape: ModelShape, device: DeviceProfile) -> None:
@@ -148,7 +160,11 @@ class _Answers:
         choices = np.array(
             [(work.rows[i]["sampling"] or {}).get("n") or 1 for i in self._computed], np.float64
         )
-        compute = shape.request_flops(p, c, d) / device.flops
+        own = np.repeat(np.arange(len(p)), self._parts)
+        # What an answer took from the cache is told of all its inputs together.
+        cached = self._prompt * (c / np.maximum(p, 1.0))[own]
+        flops = shape.request_flops(self._prompt, cached, d[own])
+        compute = np.bincount(own, flops, len(p)) / device.flops
         memory = choices * shape.request_kv_bytes(p, d / choices) / device.read_bytes
         rows: list[tuple[str, str | None, float, float]] = []
         for place, i in enumerate(self._computed):

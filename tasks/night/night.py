@@ -38,6 +38,8 @@ class NightSettings:
         Estimator of answer lengths, a key of `engine.choices.ESTIMATORS`.
     kv_tokens
         KV memory in tokens; None takes what the longest request and `max_sequences` suggest.
+    pooling
+        How embeddings are made, a key of `engine.choices.POOLINGS`; None: as the model's folder says.
     page_size, token_budget, max_sequences
         Tokens per KV page; most tokens per step; most requests running at a time.
     defaults, run_seed, dtype, kv_dtype
@@ -80,6 +82,7 @@ class NightSettings:
     policy: str = "blend"
     lengths: str = LOGGED
     kv_tokens: int | None = None
+    pooling: str | None = None
     page_size: int = 16
     token_budget: int = 1024
     max_sequences: int = 128

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from engine.plan.features import LEVELS, Features, prefix_keys
 from engine.plan.length_model import History
 from tasks.base.schema import SCHEMAS
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.runlog.parts import fetch
 from tasks.runlog.past_runs import published_runs
 
@@ -54,8 +55,10 @@ def workload_numbers(names: list[str]) -> npt.NDArray[np.int64]:
 
 def write_lengths(night: Night, work: NightWork) -> None:
     """Record the table `lengths` of a run whose requests are all answered, if any is."""
-    outputs = night.read_table("outputs", ["request_id", "usage", "finish_reason", "choices"])
-    answers = pl.DataFrame(pl.from_arrow(outputs)).select(
+    outputs = night.read_table("outputs", ["request_id", "endpoint", "usage", "finish_reason", "choices"])
+    answers = pl.DataFrame(pl.from_arrow(outputs))
+    # Embeddings are no answers of length 0.
+    answers = answers.filter(pl.col("endpoint") != EMBEDDINGS).select(
         "request_id",
         (
             pl.col("usage").struct.field("completion_tokens")

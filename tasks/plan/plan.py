@@ -29,16 +29,20 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree
+from engine.runtime.sample.pooling import wants_embedding
 from engine.runtime.sample.settings import Sampling
 from engine.simulate.schedules import Schedule
 from engine.simulate.search import Work
 from tasks.base.errors import ConfigurationError
+from tasks.night.abilities import pooling_of
 from tasks.night.model import check_model
 from tasks.plan.choice import CHOICE, choose, recorded_choice
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import expected_sizes, predict
 from tasks.plan.work import load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
+from tasks.requests.embeddings import DIMENSIONS, LENGTHS, input_lengths
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.tools import SETTINGS as TOOL_SETTINGS
 
 if TYPE_CHECKING:
@@ -139,8 +143,8 @@ class Asked:
         """Return what has no durable answer; what `choices` holds of unfinished ones is left out."""
         asked = _sequences(night, work, choices)
         named = [(work.rows[i]["request_id"], choice, settings) for i, choice, settings in asked]
-        rows = [i for i, _, _ in asked]
-        return cls([work.rows[i] for i in rows], named, *work.prompts(rows))
+        prompts = work.sequence_prompts([(i, choice) for i, choice, _ in asked])
+        return cls([work.rows[i] for i, _, _ in asked], named, *prompts)
 
     def write(
         self,
@@ -198,10 +202,13 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     prompt = np.diff(offsets)
     max_new = np.array([sampling.max_tokens for _, _, sampling in asked.named], np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
-    group = workload_numbers([row["workload"] for row in rows])
+    prefill_only = wants_embedding([sampling for _, _, sampling in asked.named])
+    group = workload_numbers(groups_of(rows))
     priority, window = constraints_of(rows)
     tree = build_tree(tokens, offsets)
-    estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, (priority, window))
+    estimate, replanning = _lengths(
+        night, rows, tokens, offsets, tree, max_new, group, (priority, window), prefill_only
+    )
     shape = model_shape(config, settings.dtype, settings.kv_dtype)
     device = settings.planned_on
     sizes = expected_sizes(offsets, max_new, shape, device, settings)
@@ -257,15 +264,16 @@ def _lengths(
     limit: Int64,
     group: Int64,
     constraints: tuple[Int64 | None, Int64 | None],
+    prefill_only: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float64], Replanning | None]:
     """Return the expected lengths, and what it takes to plan again if the estimator learns from answers."""
     settings = night.settings
     if settings.lengths == FIXED or not rows:
-        return fixed_lengths(limit), None
+        return np.where(prefill_only, 0.0, fixed_lengths(limit)), None
     observed = [row["observed_output_tokens"] for row in rows]
     logged = np.array([np.nan if d is None else d for d in observed], np.float64)
     if settings.lengths == LOGGED:
-        return estimate_lengths(logged, limit, group)[0], None
+        return np.where(prefill_only, 0.0, estimate_lengths(logged, limit, group)[0]), None
     model = None
     if settings.lengths == COMBINED:
         model = LengthModel.of(Features.of(tokens, offsets, group), limit, read_history(night), logged)
@@ -279,6 +287,7 @@ def _lengths(
         group=group,
         model=model,
         sample=np.zeros(0, np.int32),
+        prefill_only=prefill_only if prefill_only.any() else None,
     )
     return found.estimate(np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int8)), found
 
@@ -296,6 +305,9 @@ def _sampling(
         sample = sample_workloads(tree, replanning.group, SAMPLE, settings.run_seed)
     elif samples:
         sample = choose_sample(tree, SAMPLE, settings.run_seed)
+    if replanning.prefill_only is not None:
+        # They have no lengths to learn.
+        sample = sample[~replanning.prefill_only[sample]]
     return replace(replanning, policy=schedule.policy, sample=sample)
 
 
@@ -307,6 +319,16 @@ def steps_of(schedule: Schedule, settings: NightSettings) -> dict[str, Any]:
         "pacing": schedule.pacing,
         "reserve": list(schedule.reserve),
     }
+
+
+def groups_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the groups whose requests are taken to have like lengths: their workloads.
+
+    Requests for embeddings have no answers, so they are groups of their own.
+    """
+    return [
+        row["workload"] if input_lengths(row) is None else f"{row['workload']}\0{EMBEDDINGS}" for row in rows
+    ]
 
 
 def constraints_of(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:
@@ -321,12 +343,25 @@ def _sequences(night: Night, work: NightWork, choices: Choices) -> list[tuple[in
     """Return (row, choice, settings) of every sequence to compute, in input order."""
     asked = []
     longest = load_config(night.model_dir).max_positions
+    pooling = pooling_of(night)
     for key in work.open_keys():
         row = work.members[key][0]
         settings = sampling_of(night, work.rows[row])
         # What is left of the context: servers refuse a limit beyond it.
         settings["max_tokens"] = min(settings["max_tokens"], longest - work.rows[row]["input_tokens"])
         missing = choices.missing(key, sequences(settings))
+        if LENGTHS in settings:
+            if pooling is None:
+                raise RuntimeError("a request for embeddings was let in, though the model gives none")
+            one = Sampling(
+                max_tokens=1,
+                ignore_eos=True,
+                pooling=pooling.kind,
+                normalised=pooling.normalised,
+                dimensions=settings.get(DIMENSIONS),
+            )
+            asked += [(row, i, one) for i in missing]
+            continue
         seed = settings["seed"]
         # These are made of prompts and answers around the engine.
         for name in ("n", "echo", "chat_template_kwargs", *TOOL_SETTINGS):

@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.base.schema import IDENTIFYING_COLUMNS
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import input_lengths
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
 from tasks.requests.template_variables import BEGINS, KWARGS, variables_of
 from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from tasks.night.night import Night
@@ -78,13 +82,36 @@ class NightWork:
             if any(self.rows[i]["request_id"] not in self.answered for i in rows)
         ]
 
-    def prompts(self, rows: list[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def prompts(self, rows: Sequence[int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return the prompts of `rows`, flat, with their offsets."""
-        lengths = self.offsets[1:][rows] - self.offsets[:-1][rows] if rows else np.zeros(0, np.int64)
+        return self._cut([(int(self.offsets[i]), int(self.offsets[i + 1])) for i in rows])
+
+    def sequence_prompts(
+        self, asked: Sequence[tuple[int, int]]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the prompts of sequences, each (row, choice), flat, with their offsets.
+
+        All choices of a request have its prompt; of one for embeddings each has an input of its own.
+        """
+        bounds: dict[int, list[int]] = {}
+        for row, _ in asked:
+            lengths = input_lengths(self.rows[row]) if row not in bounds else None
+            if lengths is not None:
+                bounds[row] = (self.offsets[row] + np.cumsum([0, *lengths])).tolist()
+        spans = []
+        for row, choice in asked:
+            inner = bounds.get(row)
+            whole = int(self.offsets[row]), int(self.offsets[row + 1])
+            spans.append(whole if inner is None else (inner[choice], inner[choice + 1]))
+        return self._cut(spans)
+
+    def _cut(self, spans: Sequence[tuple[int, int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return pieces of `tokens`, flat, with their offsets."""
+        lengths = [end - begin for begin, end in spans]
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         tokens = np.empty(int(offsets[-1]), np.int32)
-        for place, i in enumerate(rows):
-            tokens[offsets[place] : offsets[place + 1]] = self.tokens[self.offsets[i] : self.offsets[i + 1]]
+        for place, (begin, end) in enumerate(spans):
+            tokens[offsets[place] : offsets[place + 1]] = self.tokens[begin:end]
         return tokens, offsets
 
 
@@ -98,7 +125,8 @@ def load_work(night: Night) -> NightWork:
     key_of: list[str] = []
     members: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        shared = shares_answer(stored_sampling(row), defaults)
+        # Embeddings are what the model gives, whatever the sampling.
+        shared = row["endpoint"] == EMBEDDINGS or shares_answer(stored_sampling(row), defaults)
         key = row["answer_key"] if shared else row["request_id"]
         key_of.append(key)
         members.setdefault(key, []).append(i)

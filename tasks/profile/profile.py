@@ -22,7 +22,9 @@ from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum, node_c
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import digest_ids
 from tasks.base.schema import SCHEMAS
-from tasks.runlog.parts import request_parts
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import split_inputs
+from tasks.runlog.parts import read_conforming, request_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_COLUMNS: Final = ["request_id", "workload", "input_tokens", "max_tokens", "observed_output_tokens"]
+_COLUMNS: Final = [
+    *("request_id", "workload", "endpoint", "input_tokens", "max_tokens", "observed_output_tokens"),
+    "settings_json",
+]
+PREFILL_ONLY: Final = "prefill only"
+"""Source of an expected length that is known to be 0."""
 
 
 def profile(night: Night) -> dict[str, Any]:
@@ -69,10 +76,16 @@ def profile(night: Night) -> dict[str, Any]:
         np.minimum(limit, room),
         table["workload"].rank("dense").to_numpy().astype(np.int64),
     )
+    embeds = (table["endpoint"] == EMBEDDINGS).to_numpy()
+    length[embeds] = 0.0
+    source = np.where(embeds, PREFILL_ONLY, source)
     if table.height:
-        tree = build_tree(tokens, offsets)
-        _, compute, memory = node_costs(tree, length, shape, device.flops, device.read_bytes)
-        cached, optimum = cached_tokens(tree), hit_rate_optimum(tree)
+        owner, starts = split_inputs(table["settings_json"].to_list(), offsets)
+        tree = build_tree(tokens, starts)
+        _, *costs = node_costs(tree, length[owner], shape, device.flops, device.read_bytes)
+        compute, memory = (np.bincount(owner, each, table.height) for each in costs)
+        cached = np.bincount(owner, cached_tokens(tree), table.height).astype(np.int64)
+        optimum = hit_rate_optimum(tree)
     else:
         compute = memory = np.zeros(0)
         cached, optimum = np.zeros(0, np.int64), 0.0
@@ -83,7 +96,8 @@ def profile(night: Night) -> dict[str, Any]:
         pl.Series("output_length_source", source.tolist(), pl.String),
         pl.Series("compute_seconds", compute, pl.Float64),
         pl.Series("memory_seconds", memory, pl.Float64),
-        pl.Series("density", compute / memory, pl.Float64),
+        # What is not decoded reads no KV.
+        pl.Series("density", compute / np.maximum(memory, 1e-12), pl.Float64),
     )
     profiles = _write(night, rows)
     workloads = distribution(rows)
@@ -130,7 +144,7 @@ def _read_requests(
     night: Night,
 ) -> tuple[pl.DataFrame, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     table, tokens, offsets = (night.fetch(part) for part in request_parts(night.log.state))
-    rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=_COLUMNS)))
+    rows = read_conforming([table], "requests", _COLUMNS)
     return rows, np.load(tokens, mmap_mode="r"), np.load(offsets)
 
 

@@ -1,7 +1,9 @@
 """Rows of the table requests to token ids, or to the reason why a row has none.
 
 A chat prompt is rendered with `add_generation_prompt=True` and encoded without further special tokens (the
-template writes them); a completions prompt is encoded with the special tokens the tokenizer adds by default.
+template writes them); a completions prompt, and each text of a request for embeddings, is encoded with the
+special tokens the tokenizer adds by default, such as the end token of Qwen3-Embedding. The inputs of a
+request for embeddings lie one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tasks.base.errors import ErrorCode, RequestError
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import inputs_of
 from tasks.requests.template_variables import more_settings, variables_of
 from tasks.requests.tools import TOOLS
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from tasks.profile.tokenizer import PromptTokenizer
 
-COLUMNS: Final = ("messages_json", "prompt", "token_ids", "settings_json")
+COLUMNS: Final = ("endpoint", "messages_json", "prompt", "token_ids", "settings_json")
 """What of a row its tokens depend on."""
 
 
@@ -37,11 +41,14 @@ class RowTokens:
         int32 [tokens] and int64 [rows + 1].
     refused
         By the place of a row: why it has no tokens.
+    lengths
+        By the place of a row for embeddings: the tokens of each of its inputs.
     """
 
     ids: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]
     refused: dict[int, RequestError]
+    lengths: dict[int, list[int]] = field(default_factory=dict)
 
     def of(self, row: int) -> npt.NDArray[np.int32]:
         """Return the tokens of a row."""
@@ -62,12 +69,15 @@ class Rendered:
         Rows that are token ids already.
     refused
         Why a row cannot be encoded.
+    inputs
+        Of rows for embeddings.
     """
 
     rows: int
     texts: dict[bool, dict[int, str]] = field(default_factory=lambda: {True: {}, False: {}})
     given: dict[int, list[int]] = field(default_factory=dict)
     refused: dict[int, RequestError] = field(default_factory=dict)
+    inputs: dict[int, list[str | list[int]]] = field(default_factory=dict)
 
 
 def render_rows(rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer) -> Rendered:
@@ -75,7 +85,9 @@ def render_rows(rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer) -
     made = Rendered(len(rows))
     for index, row in enumerate(rows):
         try:
-            if row["messages_json"] is not None:
+            if row["endpoint"] == EMBEDDINGS and row["prompt"] is not None:
+                made.inputs[index] = inputs_of(row)
+            elif row["messages_json"] is not None:
                 made.texts[False][index] = tokenizer.template.render(
                     json.loads(row["messages_json"]), variables_of(row), more_settings(row).get(TOOLS)
                 )
@@ -98,12 +110,20 @@ def encode_rows(rendered: Rendered, tokenizer: PromptTokenizer) -> RowTokens:
             encoded = tokenizer.encode(list(texts.values()), special=special)
             for index, ids in zip(texts, encoded, strict=True):
                 found[index] = ids
+    lengths = {}
+    texts_of_inputs = [one for inputs in rendered.inputs.values() for one in inputs if isinstance(one, str)]
+    if texts_of_inputs:
+        again = iter(tokenizer.encode(texts_of_inputs, special=True))
+    for index, inputs in rendered.inputs.items():
+        parts = [next(again) if isinstance(one, str) else one for one in inputs]
+        lengths[index] = [len(ids) for ids in parts]
+        found[index] = [token for ids in parts for token in ids]
     ends = np.zeros(rendered.rows + 1, np.int64)
     np.cumsum([len(ids) for ids in found], out=ends[1:])
     flat = np.empty(ends[-1], np.int32)
     for begin, ids in zip(ends, found, strict=False):
         flat[begin : begin + len(ids)] = ids
-    return RowTokens(flat, ends, rendered.refused)
+    return RowTokens(flat, ends, rendered.refused, lengths)
 
 
 def _given_ids(ids: list[int] | None) -> list[int]:

@@ -16,6 +16,7 @@ from tasks.base.identity import canonical_json
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
 from tasks.profile.token_pool import tokens_of_groups
+from tasks.requests.embeddings import INPUT, LENGTHS
 from tasks.requests.template_variables import more_settings
 from tasks.requests.tool_messages import texts_of
 from tasks.requests.tools import FORM, TOOLS
@@ -72,6 +73,7 @@ def tokenize_requests(
     group_rows: int = GROUP_ROWS,
     processes: int | None = None,
     refuse: Callable[[Mapping[str, Any]], RequestError | None] = lambda _: None,
+    unfit: Callable[[Mapping[str, Any]], RequestError | None] = lambda _: None,
 ) -> TokenizeResult:
     """Tokenise the rows of requests files, in order.
 
@@ -92,6 +94,8 @@ def tokenize_requests(
         where there is much text, else this one.
     refuse : callable
         Tells why the engine of the night cannot answer a row; None: it can.
+    unfit : callable
+        Tells why nothing of a row's endpoint is answered, whatever its prompt is; None: it is.
 
     Returns
     -------
@@ -118,7 +122,7 @@ def tokenize_requests(
         rows = sum(pq.read_metadata(path).num_rows for path in files)
         done = tokens_of_groups(_groups(files, group_rows), tokenizer, _text_bytes(files), processes)
         for group, found in done:
-            good, ids, bad = _sorted_out(group.to_pylist(), found, tokenizer, context_length, refuse)
+            good, ids, bad = _sorted_out(group.to_pylist(), found, tokenizer, context_length, refuse, unfit)
             requests.write_table(pa.Table.from_pylist(good, schema=SCHEMAS["requests"]))
             if bad:
                 errors.write_table(pa.Table.from_pylist(bad, schema=SCHEMAS["errors"]))
@@ -176,20 +180,27 @@ def _sorted_out(
     tokenizer: PromptTokenizer,
     context_length: int,
     refuse: Callable[[Mapping[str, Any]], RequestError | None],
+    unfit: Callable[[Mapping[str, Any]], RequestError | None],
 ) -> tuple[list[dict[str, Any]], list[npt.NDArray[np.int32]], list[dict[str, Any]]]:
     """Return the rows that can be answered, their tokens, and the rows of the table errors."""
     good, kept, bad = [], [], []
     for index, row in enumerate(rows):
-        if index in found.refused:
-            bad.append(error_row(row, found.refused[index]))
+        without = unfit(row) or found.refused.get(index)
+        if without is not None:
+            bad.append(error_row(row, without))
             continue
         ids = found.of(index)
         counted = {**row, "input_tokens": len(ids)}
         try:
-            _check_prompt(row, ids, tokenizer, context_length)
-            _check_settings(row, tokenizer)
-            refusal = refuse(row)
-            counted |= _with_calls(row, tokenizer)
+            if index in found.lengths:
+                _check_inputs(ids, found.lengths[index], tokenizer, context_length)
+                made = {**more_settings(row), LENGTHS: found.lengths[index]}
+                refusal, counted["settings_json"] = refuse(row), canonical_json(made)
+            else:
+                _check_prompt(row, ids, tokenizer, context_length)
+                _check_settings(row, tokenizer)
+                refusal = refuse(row)
+                counted |= _with_calls(row, tokenizer)
         except RequestError as error:
             refusal = error
         if refusal is not None:
@@ -213,6 +224,29 @@ def _check_prompt(
     if len(ids) + 1 > context_length:
         message = f"{len(ids)} prompt tokens + 1 do not fit the context length of {context_length}"
         raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
+
+
+def _check_inputs(
+    ids: npt.NDArray[np.int32],
+    lengths: Sequence[int],
+    tokenizer: PromptTokenizer,
+    context_length: int,
+) -> None:
+    """Check each input of a request for embeddings; it may fill the context, since nothing comes after it."""
+    begin = 0
+    for index, length in enumerate(lengths):
+        name = INPUT if len(lengths) == 1 else f"{INPUT}[{index}]"
+        own = ids[begin : begin + length]
+        begin += length
+        if not length:
+            raise RequestError(ErrorCode.EMPTY_PROMPT, name, "the input has no tokens")
+        wrong = tokenizer.beyond(own)
+        if wrong is not None:
+            message = f"it has the token id {wrong}; the model has ids from 0 to {tokenizer.vocab_size - 1}"
+            raise RequestError(ErrorCode.INVALID_TOKEN, name, message)
+        if length > context_length:
+            message = f"{length} tokens do not fit the context length of {context_length}"
+            raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, name, message)
 
 
 def _check_settings(row: Mapping[str, Any], tokenizer: PromptTokenizer) -> None:

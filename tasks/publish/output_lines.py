@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from tasks.publish.embedding_bodies import embedding_body
 from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.response_bodies import response_body
 
@@ -24,6 +25,7 @@ OUTPUT_COLUMNS: Final = (
     "finish_reason",
     "choices",
     "tool_calls_json",
+    "embeddings",
     "usage",
     "finished_at",
     "run_key",
@@ -63,6 +65,9 @@ def output_line(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     kept = _kept(row)
     if row["endpoint"] == "responses":
         body = response_body(row, model, kept.pop("responses", {}))
+    elif row["endpoint"] == "embeddings":
+        encoding = kept.get("body", {}).pop("encoding_format", None)
+        body = embedding_body(row, model, encoding)
     else:
         body = _completion(row, model)
     if "metadata" in kept.get("body", {}):

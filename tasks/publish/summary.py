@@ -202,6 +202,8 @@ def answer_lengths(files: list[Path]) -> dict[str, dict[str, float]]:
     # How often each length occurs is all that is held, and does not depend on the order of the parts.
     rows = (
         pl.scan_parquet(files)
+        # Embeddings are no answers of length 0.
+        .filter(pl.col("endpoint") != "embeddings")
         .group_by("workload", length)
         .agg(pl.len().alias("count"))
         .sort("workload", "length")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from engine.cost.step import DeviceProfile, ModelShape
 from engine.plan.scan import RESERVE
@@ -15,7 +14,9 @@ from engine.runtime.settings import EngineSettings
 from tasks.report.inspect_run import lengths, planned_and_actual
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges
-from tasks.runlog.parts import fetch, read_table, request_parts
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import split_inputs
+from tasks.runlog.parts import fetch, read_conforming, read_table, request_parts
 from tasks.store.contract import plain_path
 from tasks.warehouse.utilization import measured_over_time, over_time
 
@@ -204,16 +205,21 @@ def _orders(
 ) -> Orders | None:
     if "tokenize" not in log.state.steps or shape is None or device is None or not infer.get("kv_tokens"):
         return None
-    table, tokens, offsets = (fetch(log, part, folder) for part in request_parts(log.state))
-    rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
-    known = rows
+    table, tokens, offsets_file = (fetch(log, part, folder) for part in request_parts(log.state))
+    columns = ["request_id", "workload", "endpoint", "settings_json"]
+    known = read_conforming([table], "requests", columns)
     for frame, column in ((computed, "completion_tokens"), (profiles, "estimated_output_tokens")):
         one = frame.select("request_id", column)
         known = known.join(one, on="request_id", how="left", maintain_order="left")
+    # A prompt that is embedded ends with its own last row, as one with an answer of one token does.
+    ended = pl.col("completion_tokens").clip(lower_bound=pl.col("endpoint").eq(EMBEDDINGS).cast(pl.Int32))
+    known = known.with_columns(ended)
+    owner, offsets = split_inputs(known["settings_json"].to_list(), np.load(offsets_file))
+    known = known[owner]
     settings = infer["engine_settings"]
     return compare_orders(
         np.load(tokens, mmap_mode="r"),
-        np.load(offsets),
+        offsets,
         known["completion_tokens"].fill_null(0).to_numpy().astype(np.int64),
         known["estimated_output_tokens"].fill_null(1.0).to_numpy().astype(np.float64),
         known["workload"].rank("dense").to_numpy().astype(np.int64),

@@ -15,6 +15,8 @@ import orjson
 
 from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
 from tasks.base.identity import answer_settings, canonical_json, digest, settled_answer_key
+from tasks.requests.embeddings import ENCODING, embedding_content, embedding_settings
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.prompts import chat_content, completion_content, content_digest
 from tasks.requests.sampling import (
     CONTENT_FIELD,
@@ -28,13 +30,20 @@ from tasks.requests.sampling import (
 from tasks.requests.tools import TOOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 DEFAULT_WORKLOAD: Final = "default"
 _REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 4096
 ROUNDED: Final = re.compile(rb"[:\[,]-?\d[\d.]*e\d")
 """In JSON of `orjson`: a number that may have been a whole one beyond 64 bits, which it reads as a float."""
+
+
+_CONTENT: Final[dict[Endpoint, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "chat": chat_content,
+    "completions": completion_content,
+    EMBEDDINGS: embedding_content,
+}
 
 
 class InexactNumberError(Exception):
@@ -176,7 +185,7 @@ class BodyReader:
                 raise settled.error
             parsed.requested_model = settled.requested_model
             parsed.max_tokens, parsed.sampling = settled.max_tokens, settled.sampling
-            parsed.content = chat_content(body) if endpoint == "chat" else completion_content(body)
+            parsed.content = _CONTENT[endpoint](body)
             content = content_digest(parsed.content)
             parsed.answer_key = settled_answer_key(endpoint, content.hex(), settled.answer_settings)
         except RequestError as error:
@@ -211,7 +220,8 @@ class BodyReader:
         return settled
 
     def _work_out(self, endpoint: Endpoint, others: dict[str, Any]) -> Settled:
-        kept = {name: others[name] for name in others if name in WITHOUT_EFFECT}
+        passes = WITHOUT_EFFECT | {ENCODING} if endpoint == EMBEDDINGS else WITHOUT_EFFECT
+        kept = {name: others[name] for name in others if name in passes}
         canonical = canonical_json(others)
         workload, tenant = labels(others)
         common: dict[str, Any] = {
@@ -226,6 +236,12 @@ class BodyReader:
         named = model if isinstance(model, str) else None
         try:
             _check_model(model)
+            if endpoint == EMBEDDINGS:
+                found = embedding_settings(others, WITHOUT_EFFECT)
+                settings = canonical_json(found)
+                return Settled(
+                    **common, requested_model=named, sampling=found or None, answer_settings=settings
+                )
             check_supported(others, endpoint)
             explicit = explicit_sampling(others, endpoint)
         except RequestError as error:

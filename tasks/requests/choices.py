@@ -2,9 +2,9 @@
 
 A request with `n` choices is `n` sequences over the same prompt, which the prefix cache computes once; a
 greedy one is a single sequence, repeated. The first choice is the answer that the request would get with
-n = 1. An answer becomes a row when its last choice is there. Choices of an unfinished answer live in this
-process only: after a kill they are computed again, and since their seeds are the same, in float32 they are
-the same.
+n = 1. The choices of a request for embeddings are its inputs, one after the other. An answer becomes a row
+when its last choice is there. Choices of an unfinished answer live in this process only: after a kill they
+are computed again, and since their seeds are the same, in float32 they are the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.base.identity import digest
+from tasks.requests.embeddings import LENGTHS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def sequences(settings: Mapping[str, Any]) -> int:
     """Return how many sequences the engine computes for these settings (of `engine_sampling`)."""
+    if LENGTHS in settings:
+        return len(settings[LENGTHS])
     return 1 if settings["temperature"] == 0 else int(settings["n"])
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
 from tasks.base.identity import canonical_json, default_seed
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import INPUT, LENGTHS
 from tasks.requests.structured import FIELDS as CONSTRAINTS
 from tasks.requests.structured import constraint_of
 from tasks.requests.template_variables import more_settings, template_variables
@@ -26,9 +28,13 @@ from tasks.requests.tools import TOOLS, tool_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "embeddings"]
 
-CONTENT_FIELD: Final[dict[Endpoint, str]] = {"chat": "messages", "completions": "prompt"}
+CONTENT_FIELD: Final[dict[Endpoint, str]] = {
+    "chat": "messages",
+    "completions": "prompt",
+    EMBEDDINGS: INPUT,
+}
 """The field of the body that holds the prompt."""
 
 HONOURED: Final = frozenset(
@@ -319,7 +325,11 @@ def engine_sampling(row: Mapping[str, Any], defaults: SamplingDefaults, run_seed
         `max_tokens, temperature, top_k, top_p, seed, stop, stop_token_ids, ignore_eos, n, logprobs,
         constraint`, all present; the last two are None if not asked for.
     """
-    settings = effective_sampling(stored_sampling(row), defaults)
+    stored = stored_sampling(row)
+    if LENGTHS in stored:
+        # One sequence for each input, of which nothing is sampled.
+        defaults, stored["n"] = _GREEDY, len(stored[LENGTHS])
+    settings = effective_sampling(stored, defaults)
     settings.setdefault("seed", default_seed(row["request_id"], run_seed))
     return {"n": 1, "logprobs": None, "constraint": None, **settings}
 
@@ -478,3 +488,5 @@ _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
     "top_k": _top_k,
     "top_p": lambda name, value: _number(name, value, 0, 1, above=True),
 }
+_GREEDY: Final = SamplingDefaults(max_tokens=1)
+"""What holds for requests that sample nothing."""

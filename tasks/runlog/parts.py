@@ -78,10 +78,17 @@ class GroupedWriter:
         self._held, self._bytes = [], 0
 
 
-def read_conforming(files: Sequence[Path], kind: str) -> pl.DataFrame:
-    """Return the rows of local parts of `kind` (a name of `SCHEMAS`), whatever version wrote them."""
-    tables = [conform(pq.read_table(path), SCHEMAS[kind]) for path in files]
-    return pl.DataFrame(pl.from_arrow(pa.concat_tables([SCHEMAS[kind].empty_table(), *tables])))
+def read_conforming(files: Sequence[Path], kind: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return the rows of local parts of `kind` (a name of `SCHEMAS`), whatever version wrote them.
+
+    Of `columns` alone, if they are given.
+    """
+    schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
+    tables = [schema.empty_table()]
+    for path in files:
+        known = set(pq.read_schema(path).names)
+        tables.append(conform(pq.read_table(path, columns=[c for c in schema.names if c in known]), schema))
+    return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
 
 
 def fetch(log: RunLog, part: Part, folder: Path) -> Path:

@@ -70,7 +70,7 @@ def test_each_kind_of_odd_line_is_there(written):
     assert "" in first
     good = [record for record in records if record]
     assert any("body" not in record for record in good)
-    assert any(record["url"] == "/v1/embeddings" for record in good)
+    assert any(record["url"] == "/v1/moderations" for record in good)
     assert any("tools" in record.get("body", {}) for record in good)
     by_id = {}
     for record in good:

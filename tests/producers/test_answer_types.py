@@ -15,7 +15,7 @@ from tests.support.answered_rows import answered, token
 from tests.support.demo_nights import answer, night_request, opened, write_lines
 from tests.support.paths import ROOT
 from tests.support.tool_templates import HERMES
-from tests.tasks.extract.test_batch_file import ANSWERED, EITHER, REFUSED
+from tests.tasks.extract.test_batch_file import ANSWERED, REFUSED, TYPES
 from tests.tasks.requests.test_tools import model_with
 
 if TYPE_CHECKING:
@@ -38,28 +38,40 @@ TOLD = {
     "reasoning": {"effort": "low"},
     "temperature": 0.5,
 }
-ROWS: dict[str, dict[str, Any]] = {
-    f"{endpoint} {name}": {"endpoint": endpoint, **columns}
-    for endpoint in ("chat", "completions", "responses")
-    for name, columns in {
-        "text": {},
-        "cut": {"finish_reason": "length"},
-        "choices": {"choices": CHOICES},
-        "metadata": {"passthrough_json": json.dumps({"body": {"metadata": {"team": "a"}}})},
-    }.items()
-} | {
-    "chat calls": {"text": "", "tool_calls_json": json.dumps([CALLS])},
-    "chat calls and text": {
-        "choices": CHOICES,
-        "tool_calls_json": json.dumps([None, CALLS]),
-    },
-    "responses calls": {
-        "endpoint": "responses",
-        "text": "I look.",
-        "tool_calls_json": json.dumps([CALLS]),
-        "passthrough_json": json.dumps({"responses": TOLD}),
-    },
-}
+ROWS: dict[str, dict[str, Any]] = (
+    {
+        f"{endpoint} {name}": {"endpoint": endpoint, **columns}
+        for endpoint in ("chat", "completions", "responses")
+        for name, columns in {
+            "text": {},
+            "cut": {"finish_reason": "length"},
+            "choices": {"choices": CHOICES},
+            "metadata": {"passthrough_json": json.dumps({"body": {"metadata": {"team": "a"}}})},
+        }.items()
+    }
+    | {
+        f"embeddings {encoding}": {
+            "endpoint": "embeddings",
+            "text": "",
+            "embeddings": [[0.6, -0.8], [1.0, 0.0]],
+            "passthrough_json": json.dumps({"body": {"encoding_format": encoding}}),
+        }
+        for encoding in ("float", "base64")
+    }
+    | {
+        "chat calls": {"text": "", "tool_calls_json": json.dumps([CALLS])},
+        "chat calls and text": {
+            "choices": CHOICES,
+            "tool_calls_json": json.dumps([None, CALLS]),
+        },
+        "responses calls": {
+            "endpoint": "responses",
+            "text": "I look.",
+            "tool_calls_json": json.dumps([CALLS]),
+            "passthrough_json": json.dumps({"responses": TOLD}),
+        },
+    }
+)
 
 
 def wrong(path: Path, lines: list[dict[str, Any]]) -> list[str]:
@@ -75,24 +87,23 @@ def test_every_output_line_is_of_its_type(tmp_path: Path) -> None:
 
 
 def test_a_batch_file_with_everything_is_answered_in_these_types(tmp_path: Path) -> None:
-    """By a model that calls tools: chats, text completions, responses, schemas, tools, images, mistakes."""
-    records = [*ANSWERED, *REFUSED, *EITHER]
+    """Chats, text completions, responses, embeddings, schemas, tools, images, mistakes."""
+    records = [*ANSWERED, *REFUSED]
     write_lines(tmp_path / "logs", "batch.jsonl", [*map(json.dumps, records)])
     model = model_with(tmp_path / "model", HERMES)
-    with opened(night_request(tmp_path, model), tmp_path / "scratch") as night:
+    with opened(night_request(tmp_path, model, pooling="last"), tmp_path / "scratch") as night:
         answer(night)
         lines = [output_line(row, "m") for row in night.read_table("outputs").to_pylist()]
         errors = night.read_table("errors").to_pylist()
     names = Counter([*(line["custom_id"] for line in lines), *(row["custom_id"] for row in errors)])
     assert names == Counter(str(record["custom_id"]) for record in records)
-    answered_names = {line["custom_id"] for line in lines}
-    assert {"schema", "json", "regex", "tools", "required", "called", "response"} <= answered_names
-    assert {row["custom_id"] for row in errors} >= {record["custom_id"] for record in REFUSED[:3]}
+    assert {line["custom_id"] for line in lines} == {record["custom_id"] for record in ANSWERED}
+    assert {line["response"]["body"]["object"] for line in lines} == TYPES.keys()
     assert wrong(tmp_path / "lines.jsonl", lines) == []
 
 
 def test_what_is_not_of_its_type_is_told(tmp_path: Path) -> None:
-    for endpoint in ("chat", "completions", "responses"):
-        line = output_line(answered(endpoint=endpoint), "m")
+    for endpoint in ("chat", "completions", "responses", "embeddings"):
+        line = output_line(answered(endpoint=endpoint, embeddings=[[1.0]]), "m")
         line["response"]["body"].pop("model")
         assert wrong(tmp_path / "lines.jsonl", [line])

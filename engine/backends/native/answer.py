@@ -5,6 +5,7 @@ Every step's figures are sent as it ends, every answer as it is finished.
 
 from __future__ import annotations
 
+import base64
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.cost.devices import (
 )
 from engine.cost.metrics import step_metrics
 from engine.cost.step import measure_cpu, step_cost
+from engine.errors import EngineError
 from engine.grammar.constraint import field_of
 from engine.job.format import Job, read_job, write_plan_file
 from engine.job.running import RunningFile
@@ -30,6 +32,7 @@ from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings
+from engine.runtime.sample.pooling import wants_embedding
 from engine.runtime.sample.token_text import TokenText
 from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner
@@ -52,6 +55,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     running = RunningFile(folder, settings.max_sequences)
     place = find_device(settings.device)
     config = load_config(Path(settings.model))
+    _check_kinds(job, config, place)
     dtype, kv_dtype = find_dtype(settings.dtype, place), check_kv_dtype(settings.kv_dtype, place)
     shape = model_shape(config, dtype, kv_dtype)
     planned = job.profile or nominal_profile(settings.device)
@@ -119,6 +123,18 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     return Ended(not engine.unfinished, engine.counters())
 
 
+def _check_kinds(job: Job, config: ModelConfig, place: str) -> None:
+    """Refuse a job that asks for what this model gives nowhere, or not on this device.
+
+    Whoever wrote the job should have refused these requests one by one.
+    """
+    embeds = wants_embedding(job.sampling)
+    if embeds.any() and place != "cpu":
+        raise EngineError("--device: our engine computes embeddings on the CPU alone; take --device cpu")
+    if not config.generates and not embeds.all():
+        raise EngineError(f"--model: {config.architecture} has no LM head, so it gives embeddings alone")
+
+
 def prepare(device: str, send: Send) -> None:
     """Load or compile the functions of every step, so that no device waits for it."""
     other = "engine.runtime.device" if device == "cpu" else "engine.runtime.cpu"
@@ -149,8 +165,11 @@ def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict
     """Return a finished sequence as it is sent.
 
     `logprobs` is None or one ``[token id, bytes, log probability, alternatives]`` per token, the alternatives
-    without a fourth entry; bytes are written as the Latin-1 text that has them.
+    without a fourth entry; bytes are written as the Latin-1 text that has them. An embedding is added as
+    `embedding`: its float32 numbers, little-endian, in base64.
     """
+    vector = completion.embedding
+    made = {} if vector is None else {"embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()}
     return {
         "request": completion.request,
         "request_id": job.request_ids[completion.request],
@@ -162,6 +181,7 @@ def answer_item(job: Job, completion: Completion, token_text: TokenText) -> dict
         "started_at": completion.started_at,
         "finished_at": completion.finished_at,
         "logprobs": None if completion.logprobs is None else _logprobs(completion, token_text),
+        **made,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from engine.kernels import TokenMasks, copy_kv_prefix
 from engine.runtime.cpu.batch import step_inputs
 from engine.runtime.sample.logprobs import measure
+from engine.runtime.sample.pooling import Pooler
 from engine.runtime.sample.sampler import Sampler
 from engine.runtime.state import PLACEHOLDER, W_COPIES, W_SAMPLES, W_SEQUENCES, W_TOKENS
 from engine.runtime.state.runner import StepResult
@@ -19,8 +20,11 @@ from engine.runtime.state.runner import StepResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.arrays import Int64
+    from torch import Tensor
+
+    from engine.arrays import Int32, Int64
     from engine.models.decoder import Decoder
+    from engine.runtime.cpu.batch import CpuInputs
     from engine.runtime.sample.penalties import Prompts
     from engine.runtime.sample.settings import Sampling
     from engine.runtime.state import Slots, Work
@@ -71,6 +75,7 @@ class CpuRunner:
             sampling, prompts=prompts, stops=config.stop_token_ids, vocab_size=config.vocab_size
         )
         self._last = np.zeros(len(slots.request), np.int64)
+        self._pooler = Pooler(sampling, self.kv_tokens // self.page_size, self.page_size, config.hidden_size)
 
     def launch(
         self,
@@ -83,31 +88,74 @@ class CpuRunner:
         """Compute a step; see `Runner`."""
         self._resolve(work)
         inputs = step_inputs(work, slots, self.decoder.config, self.page_size, self._gather_tokens)
-        for source, target, tokens in work.copies[: work.size[W_COPIES]].tolist():
-            copy_kv_prefix(self._cache, source, target, tokens)
         count = int(work.size[W_SAMPLES])
         with torch.inference_mode():
-            logits = self.decoder.forward(inputs, self._cache)
+            states = self._states(work, inputs)
             if count == 0:
                 return _Computed(StepResult(np.zeros(0, np.int64), None))
-            positions = work.positions[work.sample_rows[:count]] + 1
-            drawn, restricted = self._sampler.drawn(requests)
-            sampled = self._sampler(
-                logits,
-                torch.from_numpy(requests),
-                torch.from_numpy(positions),
-                torch.from_numpy(drawn),
-                restricted=restricted,
-                masks=None if masks is None else _token_masks(masks, count),
-                touched=self._sampler.touched(requests, positions, work.sample_slots[:count], slots.output),
-                last=torch.from_numpy(self._last),
+            tokens, logprobs = np.zeros(count, np.int64), None
+            length, taken = work.positions[work.sample_rows[:count]] + 1, work.sample_slots[:count]
+            wanted = self._pooler.wanted(requests)
+            answers, embedded = np.flatnonzero(~wanted), np.flatnonzero(wanted)
+            embeddings = self._pooler.embeddings(
+                embedded, requests[embedded], states[embedded], slots.pages[taken[embedded]], length[embedded]
             )
-            self._last[work.sample_slots[:count]] = sampled.numpy()
-            logprobs = None
-            if len(wish.rows):
-                rows = torch.from_numpy(wish.rows)
-                logprobs = measure(logits[rows], sampled[rows], wish.top)
-        return _Computed(StepResult(sampled.numpy(), logprobs))
+            if len(answers):
+                # An embedding needs no logits.
+                logits = self.decoder.logits(states if len(answers) == count else states[answers])
+                place = np.cumsum(~wanted) - 1
+                sampled = self._sample(
+                    logits,
+                    requests[answers],
+                    length[answers],
+                    taken[answers],
+                    slots,
+                    None if masks is None else _token_masks(masks, place, len(answers)),
+                )
+                tokens[answers] = sampled.numpy()
+                if len(wish.rows):
+                    rows = torch.from_numpy(place[wish.rows])
+                    logprobs = measure(logits[rows], sampled[rows], wish.top)
+        return _Computed(StepResult(tokens, logprobs, embeddings))
+
+    def _states(self, work: Work, inputs: CpuInputs) -> Tensor:
+        """Compute the step; return the hidden states of the sampled rows, [R, hidden]."""
+        kept = self._pooler.states
+        for source, target, tokens in work.copies[: work.size[W_COPIES]].tolist():
+            copy_kv_prefix(self._cache, source, target, tokens)
+            if kept is not None:
+                kept.copy(source, target, tokens)
+        if kept is None:
+            return self.decoder.states(inputs, self._cache)
+        # Of all tokens: whoever finds them in the cache later may take their mean.
+        every = replace(inputs, sample_rows=torch.arange(len(inputs.tokens)))
+        states = self.decoder.states(every, self._cache)
+        kept.store(inputs.pages, inputs.offsets, states)
+        return states[inputs.sample_rows]
+
+    def _sample(
+        self,
+        logits: Tensor,
+        requests: Int64,
+        positions: Int64,
+        taken: Int32,
+        slots: Slots,
+        masks: TokenMasks | None,
+    ) -> Tensor:
+        """Return the next tokens, int64 [R], of sequences in the slots `taken`; positions are the tokens'."""
+        drawn, restricted = self._sampler.drawn(requests)
+        sampled = self._sampler(
+            logits,
+            torch.from_numpy(requests),
+            torch.from_numpy(positions),
+            torch.from_numpy(drawn),
+            restricted=restricted,
+            masks=masks,
+            touched=self._sampler.touched(requests, positions, taken, slots.output),
+            last=torch.from_numpy(self._last),
+        )
+        self._last[taken] = sampled.numpy()
+        return sampled
 
     def _resolve(self, work: Work) -> None:
         """Put the tokens of the step before in place of the placeholders, which end their sequences' rows."""
@@ -119,10 +167,10 @@ class CpuRunner:
             raise RuntimeError("a placeholder is not the last token of its sequence")
 
 
-def _token_masks(wish: MaskWish, count: int) -> TokenMasks:
-    """Return the masks of a step with `count` samples."""
+def _token_masks(wish: MaskWish, place: Int64, count: int) -> TokenMasks:
+    """Return the masks of a step; sample i is the ``place[i]``-th of the `count` that get a token."""
     bits = np.empty((len(wish.rows), wish.words), np.int32)
     wish.fill(bits)
     rows = np.full(count, -1, np.int32)
-    rows[wish.rows] = np.arange(len(wish.rows))
+    rows[place[wish.rows]] = np.arange(len(wish.rows))
     return TokenMasks(torch.from_numpy(rows), torch.from_numpy(bits))

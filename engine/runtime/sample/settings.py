@@ -11,7 +11,7 @@ CHANGING: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty"
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings of one request.
+    """Settings of one sequence: how its answer is sampled, or how its prompt becomes an embedding.
 
     Attributes
     ----------
@@ -39,6 +39,12 @@ class Sampling:
         0, 0 and no pairs (token id, bias) change nothing. Up to `min_tokens` no stop string ends the answer.
     include_stop_str_in_output
         Whether the stop string that ends the answer is part of its text.
+    pooling
+        A key of `engine.choices.POOLINGS`: an embedding of the prompt is wanted, and no text.
+        To the scheduler it is an answer of one token, which is complete once the prompt is computed;
+        `max_tokens` is 1, and the other settings have no effect. None: an answer.
+    normalised, dimensions
+        Of an embedding: whether it has length 1, and how many of its first components are kept; None: all.
     """
 
     max_tokens: int
@@ -58,3 +64,6 @@ class Sampling:
     min_tokens: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
     include_stop_str_in_output: bool = False
+    pooling: str | None = None
+    normalised: bool = True
+    dimensions: int | None = None

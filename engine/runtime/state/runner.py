@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.arrays import Int32, Int64
+    from engine.arrays import Float32, Int32, Int64
     from engine.models.decoder import Decoder
     from engine.runtime.sample.logprobs import Measured
     from engine.runtime.sample.penalties import Prompts
@@ -50,10 +50,14 @@ class MaskWish:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step sampled: int64 [R] token ids, and log probabilities of the rows wished for."""
+    """What a step sampled: int64 [R] token ids, and log probabilities of the rows wished for.
+
+    `embeddings` are by sample, of those whose requests want one; their token ids say nothing.
+    """
 
     tokens: Int64
     logprobs: Measured | None
+    embeddings: dict[int, Float32] = field(default_factory=dict)
 
 
 class Launched(Protocol):

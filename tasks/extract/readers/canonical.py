@@ -24,6 +24,8 @@ from tasks.extract.readers.contract import (
     seconds,
     text_id,
 )
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.embeddings import INPUT, LENGTHS
 from tasks.requests.template_variables import BEGINS, KWARGS
 from tasks.requests.tools import CHOICE, FORM, TOOLS
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from tasks.requests.sampling import Endpoint
 
-_STORED_OTHERWISE: Final = frozenset({"constraint", "logprobs", "logit_bias", KWARGS, TOOLS, FORM})
+_STORED_OTHERWISE: Final = frozenset({"constraint", "logprobs", "logit_bias", KWARGS, TOOLS, FORM, LENGTHS})
 """Settings that a body has in another form. How calls are written is found again, and what enforces it."""
 
 
@@ -44,11 +46,11 @@ def matches(record: Mapping[str, Any]) -> bool:
 def read(record: Mapping[str, Any]) -> Logged:
     """Make a row the request that it was."""
     endpoint = record.get("endpoint")
-    if endpoint not in ("chat", "completions", RESPONSES):
-        raise invalid("endpoint", f"must be chat, completions or {RESPONSES}")
+    if endpoint not in ("chat", "completions", EMBEDDINGS, RESPONSES):
+        raise invalid("endpoint", f"must be chat, completions, {EMBEDDINGS} or {RESPONSES}")
     past = mapping(record.get("passthrough_json"))
     logged = Logged(
-        endpoint="completions" if endpoint == "completions" else "chat",
+        endpoint="chat" if endpoint == RESPONSES else endpoint,
         custom_id=text_id(record, "custom_id"),
         rest=mapping(past.get("envelope")),
         requested_model=label(record.get("requested_model")),
@@ -73,8 +75,10 @@ def read(record: Mapping[str, Any]) -> Logged:
             count(mapping(record.get("sampling")).get("n")) or 1,
         )
         return logged
-    if given == ["messages_json"]:
-        content: dict[str, Any] = {"messages": parsed_json(record["messages_json"])}
+    if endpoint == EMBEDDINGS and given == ["prompt"]:
+        content: dict[str, Any] = {INPUT: parsed_json(record["prompt"])}
+    elif given == ["messages_json"]:
+        content = {"messages": parsed_json(record["messages_json"])}
     else:
         content = {"prompt": record[given[0]]}
     stored = {**mapping(record.get("sampling")), **mapping(record.get("settings_json"))}

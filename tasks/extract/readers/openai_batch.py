@@ -2,10 +2,12 @@
 
 Choices a sender may notice:
 
-- `url` is the path of chat or text completions as anyone serves them: with or without `/v1`, below another
-  path (`/openai/deployments/NAME/chat/completions?api-version=...`), or as a whole address.
+- `url` is the path of chat or text completions, or of embeddings, as anyone serves them: with or without
+  `/v1`, below another path (`/openai/deployments/NAME/chat/completions?api-version=...`), or as a whole
+  address.
 - Without `url` (Mistral, Together, Fireworks) the body tells: `messages` is a chat, `prompt` a completion.
   An `input` may be a request of `/v1/responses` or of `/v1/embeddings`, so it is refused.
+- A line for `/v1/embeddings` may have many inputs: its answer has as many vectors, in their order.
 - A line for `/v1/responses` is read as `openai-responses` reads it, so that one file may hold both.
 - `custom_id` may be absent; the request is then known by its content. `method` may be absent, else POST.
 - `body.metadata.workload` and `body.metadata.tenant` (strings) fill the columns of that name. The default
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.base.errors import QuarantineCode, QuarantineError
 from tasks.extract.forms import responses
 from tasks.extract.readers.contract import Logged, Reader, invalid, missing, text_id, unrecognised
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,9 +37,11 @@ if TYPE_CHECKING:
 _ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
+    "/v1/embeddings": EMBEDDINGS,
 }
 _CHAT: Final = "/chat/completions"
 _TEXT: Final = "/completions"
+_EMBEDDINGS: Final = "/embeddings"
 _RESPONSES: Final = "/responses"
 _ADDRESS: Final = re.compile(r"(?:https?://[^/\s?#]+)?((?:/[^/\s?#]+)+)(?:\?[^\s#]*)?", re.IGNORECASE)
 _ENVELOPE: Final = frozenset({"custom_id", "method", "url", "body"})
@@ -116,9 +121,10 @@ def _endpoint_of(url: object) -> Endpoint:
     endpoint = _ENDPOINTS.get(url)
     if endpoint is None and (match := _ADDRESS.fullmatch(url)) is not None:
         path = match[1]
-        endpoint = "chat" if path.endswith(_CHAT) else "completions" if path.endswith(_TEXT) else None
+        ends: dict[str, Endpoint] = {_CHAT: "chat", _TEXT: "completions", _EMBEDDINGS: EMBEDDINGS}
+        endpoint = next((found for end, found in ends.items() if path.endswith(end)), None)
     if endpoint is None:
-        known = " or ".join(_ENDPOINTS)
+        known = " or ".join((*_ENDPOINTS, "/v1/responses"))
         raise QuarantineError(QuarantineCode.UNSUPPORTED_URL, "url", f"must be {known}")
     return endpoint
 
@@ -130,7 +136,7 @@ def _endpoint_for(body: Mapping[str, Any]) -> Endpoint:
     if body.get("prompt") is not None:
         return "completions"
     if body.get("input") is not None:
-        message = "is of /v1/responses or /v1/embeddings, and no url tells which; neither is answered"
+        message = "is of /v1/responses or /v1/embeddings, and no url tells which; name it"
         raise QuarantineError(QuarantineCode.UNSUPPORTED_URL, "body.input", message)
     message = "the line has no url, and its body neither messages nor prompt"
     raise QuarantineError(QuarantineCode.MISSING_FIELD, "url", message)

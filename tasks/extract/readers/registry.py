@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tasks.extract.readers.contract import Reader
 
-READERS_VERSION: Final = 3
+READERS_VERSION: Final = 4
 """Raise it when a record would give another row: parsed rows of earlier nights are then not reused."""
 
 READERS: Final[dict[str, Reader]] = {

@@ -16,6 +16,7 @@ from engine.errors import OptionError
 from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
 from tasks.night.model import model_name
+from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
 from tasks.requests.tool_messages import CALLS
@@ -168,6 +169,8 @@ def refusal_of(
     """Return a function that tells why the engine cannot answer a row of the requests table; None: it can."""
 
     def refusal(row: Mapping[str, Any]) -> RequestError | None:
+        if row.get("endpoint") == EMBEDDINGS:
+            return None if facts.capabilities.embeddings else _no_embeddings(facts)
         settings = effective_sampling(stored_sampling(row), defaults)
         greedy = settings["temperature"] == 0
 
@@ -191,6 +194,11 @@ def refusal_of(
         return _not_as_text(row, facts) if facts.prompts == "text" else None
 
     return refusal
+
+
+def _no_embeddings(facts: EngineFacts) -> RequestError:
+    message = f"{OF_ENGINE} ({facts.version}) is not asked for embeddings; our own engine makes them"
+    return RequestError(ErrorCode.UNSUPPORTED_URL, "url", message)
 
 
 def _not_as_text(row: Mapping[str, Any], facts: EngineFacts) -> RequestError | None:

@@ -12,6 +12,7 @@ from engine.cost.step import (
     DeviceProfile,
     ModelShape,
     measure_cpu,
+    step_compute_seconds,
     step_cost,
     step_memory_seconds,
 )
@@ -82,6 +83,19 @@ def test_flops_and_kv_bytes_of_one_request() -> None:
     assert shape.request_kv_bytes(p, d)[0] == (100_000 + 5_000) * 131_072
     # Without an answer the first token is still sampled.
     assert shape.request_flops(p, p, np.zeros(1))[0] == 2 * 525_336_576
+
+
+def test_an_embedding_is_compute_alone() -> None:
+    """A prompt of 1,000 tokens with 400 shared, on an A100: prefill and one row, no KV read by decoding."""
+    shape, device = llama(), NOMINAL["a100"]
+    p, c, nothing = np.array([1000.0]), np.array([400.0]), np.zeros(1)
+    flops = 2 * 600 * 6_979_321_856 + 2 * (1_000_000 - 160_000) * 4096 * 32 + 2 * 525_336_576
+    assert shape.request_flops(p, c, nothing)[0] == flops == 8_596_437_860_352
+    assert shape.request_kv_bytes(p, nothing)[0] == 0
+    seconds = float(flops / device.flops)
+    # As many tokens in a step of their own take that time, but for the diagonal of causal attention.
+    step = step_compute_seconds(step_cost(shape, device), 600.0, 1.0, 600 * 400 + 600 * 601 / 2)
+    assert step == pytest.approx(seconds, rel=1e-4)
 
 
 def test_vectorised_over_requests() -> None:

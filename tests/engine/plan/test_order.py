@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.cost.optimum import PRESETS
 from engine.cost.step import NOMINAL, ModelShape
 from engine.plan import order as orders
 from engine.plan import splitting
@@ -25,6 +26,7 @@ from engine.plan.order import (
     segments_of,
 )
 from engine.plan.policies import POLICIES, make_plan
+from engine.plan.scan import LEFT, N_RIGHT, RIGHT, propose
 from engine.plan.splitting import find_split, fit_falling, violation_of
 from engine.plan.tree import build_tree, distinct_tokens, node_costs
 from tests.support.models import flatten
@@ -339,3 +341,22 @@ def test_segment_numbers() -> None:
     assert segments_of(None, None, 3).tolist() == [0, 0, 0]
     assert segments_of(np.array([0, 9, 0]), None, 3).tolist() == [1, 0, 1]
     assert segments_of(np.array([1, 1, 1, 2]), np.array([-1, 7, 3, -1]), 4).tolist() == [3, 2, 1, 0]
+
+
+def test_prompts_that_are_embedded_lie_at_the_compute_heavy_end_beside_long_answers() -> None:
+    """Without an answer a request is as compute-heavy as can be; the scan takes from both ends at a time."""
+    rng = np.random.default_rng(2)
+    sizes, output = np.array([300, 80, 200] * 20), np.array([0.0, 900.0, 40.0] * 20)
+    start = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    tokens = rng.integers(3, 30_000, start[-1]).astype(np.int32)
+    plan = make_plan("blend", tokens, start, output, PRESETS["llama-3.1-8b"], NOMINAL["a100"])
+    embedded = output == 0
+    assert (plan.memory[embedded] == 0).all()
+    assert (plan.compute > 0).all()
+    assert embedded[plan.order[:20]].all()
+    assert (output[plan.order[-20:]] == 900).all()
+    scan = plan.scan()
+    assert not scan.heavy[embedded].any()
+    assert scan.heavy[output == 900].all()
+    assert propose(scan, LEFT, 0) == plan.order[0]
+    assert propose(scan, RIGHT, int(scan.cursor[N_RIGHT]) - 1) in np.flatnonzero(output == 900)

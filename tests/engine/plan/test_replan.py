@@ -64,6 +64,29 @@ def replanning_of(
     return Replanning("blend", 0, tree, limit, None, None, model, choose_sample(tree, 0.02))
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_prompts_that_are_embedded_have_no_length_and_teach_none(learned: bool) -> None:
+    tokens, start, group, output = night(200)
+    found = replanning_of(tokens, start, group)
+    if not learned:
+        found = replace(found, model=None, sample=np.arange(0, 200, 5, dtype=np.int32))
+    embedded = group == 0
+    plain = replace(found, sample=found.sample[~embedded[found.sample]])
+    found = replace(found, prefill_only=embedded)
+    found = Replanning.from_arrays(found.arrays())
+    generated = np.where(np.arange(200) % 5 == 0, output, 0).astype(np.int32)
+    ended = (generated > 0).astype(np.int8)
+    # As the engine counts them: one row came out, and nothing ended by itself.
+    generated[embedded & (generated > 0)] = 1
+    ended[embedded] = 0
+    estimate = found.estimate(generated, ended)
+    assert (estimate[embedded] == 0).all()
+    assert (estimate[~embedded] >= 1).all()
+    if not learned:
+        expected = plain.estimate(np.where(embedded, 0, generated).astype(np.int32), ended)
+        np.testing.assert_array_equal(estimate[~embedded], expected[~embedded])
+
+
 @pytest.mark.parametrize("policy", ["blend", "dfs", "fcfs", "random", "interleave"])
 def test_plan_of_the_rest_is_the_plan_of_the_rest_alone(policy: str) -> None:
     tokens, start, group, output = night(300)

@@ -43,6 +43,7 @@ def run_both(
     *,
     pacing: bool,
     admission: str = "peak",
+    embedded=None,
 ):
     """Run the engine step by step and the simulator; return both records and the simulated run."""
     tokens, start, output, estimate = night
@@ -54,6 +55,9 @@ def run_both(
     )
     runner = ScriptedRunner(output, start, pages * size, size)
     sampling = [Sampling(max_tokens=limit)] * len(output)
+    if embedded is not None:
+        one = Sampling(max_tokens=1, ignore_eos=True, pooling="last")
+        sampling = [one if wanted else Sampling(max_tokens=limit) for wanted in embedded]
     engine = Engine(runner, None, sizes, tokens, start, sampling, plan, COST)
     lengths, rows = {}, []
     for done, sample in engine.run():
@@ -118,6 +122,33 @@ def test_the_property_above_reaches_preemptions_evictions_hits_and_jumps(policy:
     assert evictions > 0
     assert hits > 0
     assert recomputed > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(sorted(POLICIES)),
+    st.integers(8, 60),
+    st.sampled_from([0.2, 1.0]),
+    st.booleans(),
+    st.sampled_from([0.3, 1.0]),
+)
+def test_the_engine_takes_the_simulated_steps_with_prompts_that_are_embedded(
+    seed, policy, pages, wrong, pacing, part
+) -> None:
+    """Planned as requests without an answer; to the scheduler they end with the last row of their prompt."""
+    tokens, start, output, estimate = random_night(seed, 24, 30, wrong)
+    embedded = np.random.default_rng(seed).random(24) < part
+    output[embedded] = 1
+    estimate[embedded] = 0.0
+    night = tokens, start, output, estimate
+    engine, rows, run = run_both(policy, night, pages, 4, 24, 8, pacing=pacing, embedded=embedded)
+    assert_equal(engine, rows, run, tokens)
+    generated = int(output[~embedded].sum()) - int((~embedded).sum())
+    # Nothing is decoded for them.
+    assert run.decode_tokens <= generated + run.recomputed_tokens
+    if run.preemptions == 0:
+        assert run.decode_tokens == generated
 
 
 @settings(max_examples=25, deadline=None)

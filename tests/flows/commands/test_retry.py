@@ -40,6 +40,9 @@ LINES = [
 ]
 
 
+VECTORS = [[0.6, -0.8], [1.0, 0.0]]
+
+
 def infer_with(failing: Collection[str], said: str) -> Any:
     """Return a step infer that answers with `said` and the prompt's length, and fails for some names."""
 
@@ -52,7 +55,10 @@ def infer_with(failing: Collection[str], said: str) -> Any:
                 writer.add_error(key, RequestError(ErrorCode.ENGINE_ERROR, None, "it died", retryable=True))
             else:
                 text = f"{said} {row['custom_id']}"
-                writer.add_answer(key, answer(night, row["input_tokens"]) | {"text": text})
+                made = (
+                    {"text": "", "embeddings": VECTORS} if row["endpoint"] == "embeddings" else {"text": text}
+                )
+                writer.add_answer(key, answer(night, row["input_tokens"]) | made)
         writer.close()
         night.log.finish_step("infer", {"seconds": 1.0, "output_tokens": 3, "input_tokens": 9})
         return {}
@@ -88,6 +94,24 @@ def rows_of(result: dict[str, Any], names: Collection[str]) -> list[dict[str, An
 def root(tmp_path: Path) -> Path:
     write_lines(tmp_path / "logs" / FIRST.isoformat(), "day.jsonl", LINES)
     return tmp_path
+
+
+def test_embeddings_are_made_once_the_job_says_how_and_are_kept_like_answers(root: Path) -> None:
+    line = {"custom_id": "vectors", "url": "/v1/embeddings", "body": {"model": "e", "input": ["a", "b"]}}
+    write_lines(root / "logs" / FIRST.isoformat(), "more.jsonl", [json.dumps(line)])
+    first = run(root, {"dies"})
+    refused = lines(first)[1]["vectors"]["error"]
+    assert (refused["code"], refused["param"]) == ("unsupported_by_model", "url")
+    assert "--pooling" in refused["message"]
+    again = run(root, {"dies"}, "again", failed_only=True, pooling="mean")
+    assert again["run_key"] != first["run_key"]
+    data = lines(again)[0]["vectors"]["response"]["body"]["data"]
+    assert [one["embedding"] for one in data] == [pytest.approx(vector) for vector in VECTORS]
+    third = run(root, (), "third", failed_only=True, pooling="last")
+    assert lines(third)[0]["dies"]["response"]["body"]["choices"][0]["message"]["content"] == "third dies"
+    # Kept as they are, though they would be made otherwise now.
+    assert lines(third)[0]["vectors"] == lines(again)[0]["vectors"]
+    assert rows_of(third, {"vectors"}) == rows_of(again, {"vectors"})
 
 
 ALWAYS = {"tools", "moderation"}

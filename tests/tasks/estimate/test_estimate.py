@@ -62,6 +62,36 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return run(source, price="2", currency="EUR")
 
 
+def embedding_line(name: str, given: object) -> str:
+    body = {"model": "e", "input": given}
+    return json.dumps({"custom_id": name, "url": "/v1/embeddings", "body": body}) + "\n"
+
+
+def test_inputs_for_embeddings_are_requests_that_end_with_their_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "day.jsonl"
+    chat = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 9}
+    lines = [
+        embedding_line("a", ["one two three", "one two four five"]),
+        embedding_line("b", [[11, 12, 13], [7]]),
+        embedding_line("c", ["one two three", "one two four five"]),
+    ]
+    path.write_text("".join(lines))
+    found = read_requests(Source(str(path)), MODEL, tmp_path / "a")
+    assert found.output.tolist() == [1] * 6
+    assert np.diff(found.start).tolist() == [3, 4, 3, 1, 3, 4]
+    # Equal requests are computed once, the inputs of one by themselves.
+    assert found.repeats.tolist() == [0, 1, 2, 3, 0, 1]
+    assert found.about["lengths"] == {"logged": 6, "assumed": 0}
+    path.write_text(
+        "".join([*lines, json.dumps({"custom_id": "d", "url": "/v1/chat/completions", "body": chat})])
+    )
+    with pytest.raises(ConfigurationError, match="--output-tokens"):
+        read_requests(Source(str(path)), MODEL, tmp_path / "b")
+    found = read_requests(Source(str(path), output_tokens=5), MODEL, tmp_path / "c")
+    assert found.output.tolist() == [1] * 6 + [5]
+    assert found.about["lengths"] == {"logged": 6, "assumed": 1}
+
+
 def test_every_figure_of_a_machine_fits_the_others(mixed: dict) -> None:
     (machine,) = mixed["machines"]
     gain = machine["gain"]

@@ -66,8 +66,8 @@ def test_the_samples_are_told_from_each_other(tmp_path: Path, name: str) -> None
 def test_reasons_are_counted_with_their_first_line(tmp_path: Path) -> None:
     records = [
         chat("a"),
-        chat("b", url="/v1/embeddings"),
-        chat("c", url="/v1/embeddings"),
+        chat("b", url="/v1/moderations"),
+        chat("c", url="/v1/moderations"),
         {"custom_id": "d", "url": "/v1/chat/completions", "body": {"messages": SECRET}},
     ]
     found = look(tmp_path, lines(records) + b'{"x": "' + SECRET.encode() + b"\n")

@@ -196,7 +196,7 @@ def wrong_name(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcom
 
 
 def other_url(rng: random.Random, found: dict[str, Any]) -> tuple[bytes, Outcome]:
-    found["url"] = rng.choice(["/v1/embeddings", "", "../v1/chat/completions", "/v1/chat/completions/"])
+    found["url"] = rng.choice(["/v1/moderations", "", "../v1/chat/completions", "/v1/chat/completions/"])
     return dumped(found), ("unsupported_url", None)
 
 

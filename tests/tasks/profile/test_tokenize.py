@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tasks.base.errors import ConfigurationError, RequestError
+from tasks.base.errors import ConfigurationError, ErrorCode, RequestError
 from tasks.base.schema import SCHEMAS
 from tasks.profile.chat_template import ChatTemplate
 from tasks.profile.tokenize import TokenizeResult, tokenize_requests
@@ -286,3 +286,81 @@ def test_a_folder_without_tokenizer_names_the_model(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("broken")
     with pytest.raises(ConfigurationError, match="--model"):
         load_tokenizer(str(tmp_path))
+
+
+def test_inputs_for_embeddings_are_those_of_the_tokenizer(tmp_path: Path, model_dir: Path) -> None:
+    """With the end token that Qwen3-Embedding's adds by its post-processor; ids stay as they are."""
+    inner = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    inner.post_processor = processors.TemplateProcessing(
+        single="$A <|end|>", special_tokens=[("<|end|>", inner.token_to_id("<|end|>"))]
+    )
+    folder = tmp_path / "model"
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>").save_pretrained(folder)
+    oracle = AutoTokenizer.from_pretrained(folder)
+    texts = ["Hello world.", "the quick brown fox", "<|end|>", "ünïcode 你好"]
+    rows = [
+        {"endpoint": "embeddings", "prompt": json.dumps(inputs), "settings_json": settings}
+        for inputs, settings in (
+            (texts[:1], None),
+            (texts, '{"dimensions":4}'),
+            ([[5, 6, 7]], None),
+            ([[5], texts[1], [8, 9]], None),
+            ([texts[0], [99_999]], None),
+            ([texts[0], [1] * 33], None),
+            ([[1] * 32], None),
+        )
+    ]
+    rows.insert(3, {"prompt": texts[0]})
+    for processes in (1, 2):
+        result, ids = tokenize(
+            rows,
+            load_tokenizer(str(folder)),
+            tmp_path / f"{processes}",
+            context_length=32,
+            processes=processes,
+        )
+        expected = [oracle(text)["input_ids"] for text in texts]
+        assert expected[0][-1] == oracle.eos_token_id
+        inputs = [
+            [expected[0]],
+            expected,
+            [[5, 6, 7]],
+            [expected[0]],
+            [[5], expected[1], [8, 9]],
+            [[1] * 32],
+        ]
+        assert ids == [[token for one in some for token in one] for some in inputs]
+        stored = [
+            json.loads(text or "{}")
+            for text in pq.read_table(result.requests_file)["settings_json"].to_pylist()
+        ]
+        lengths = [[len(one) for one in some] for some in inputs]
+        assert stored == [
+            {"input_lengths": lengths[0]},
+            {"dimensions": 4, "input_lengths": lengths[1]},
+            {"input_lengths": lengths[2]},
+            {},
+            {"input_lengths": lengths[4]},
+            {"input_lengths": lengths[5]},
+        ]
+        assert errors(result) == [
+            (5, "invalid_token", "input[1]"),
+            (6, "context_length_exceeded", "input[1]"),
+        ]
+
+
+def test_what_no_model_answers_is_refused_before_it_has_tokens(
+    tokenizer: PromptTokenizer, tmp_path: Path
+) -> None:
+    """Not for what its template would say."""
+    wrong = [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]
+    refusal = RequestError(ErrorCode.UNSUPPORTED_BY_MODEL, "url", "no text")
+    rows = [{"messages_json": json.dumps(wrong)}, {"prompt": "x"}]
+    result, ids = tokenize(
+        rows,
+        tokenizer,
+        tmp_path / "a",
+        unfit=lambda row: refusal if row["messages_json"] else None,
+    )
+    assert len(ids) == 1
+    assert errors(result) == [(0, "unsupported_by_model", "url")]

@@ -283,7 +283,7 @@ def test_unsupported_and_invalid_fields_make_error_rows() -> None:
         ({"url": "/v1/completions"}, "missing_field", "body"),
         ({"url": "/v1/completions", "body": [1]}, "invalid_field", "body"),
         ({"url": 5, "body": {}}, "invalid_field", "url"),
-        ({"url": "/v1/embeddings", "body": {}}, "unsupported_url", "url"),
+        ({"url": "/v1/moderations", "body": {}}, "unsupported_url", "url"),
         ({"url": "/v1/completions", "body": {}, "method": "GET"}, "unsupported_method", "method"),
         (chat(""), "invalid_field", "custom_id"),
         (b'{"custom_id": "a", "body": {"x": NaN}}', "invalid_json", None),

@@ -59,7 +59,7 @@ def test_addresses_of_the_same_endpoint(url: str, endpoint: str) -> None:
     [
         "",
         "/",
-        "/v1/embeddings",
+        "/v1/embeddings/7",
         "/v1/responses/7",
         "/v1/chat/completions/7",
         "/v1/chat/completions#x",
