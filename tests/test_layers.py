@@ -43,7 +43,8 @@ FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 ROOMS = read_rooms("""
 engine: what every room of the engine uses: errors, compiled functions
 engine/grammar: what an answer may be constrained to, and whether that is enforced exactly
-engine/kernels: Triton kernels, each with its torch reference, and which of the two runs
+engine/kernels: Triton kernels, and C for the CPU, each with its torch reference, and which of them runs
+    engine
 engine/models: models from their folders: configuration, weights, decoder, the schedule of a layer
     engine engine/kernels
 engine/runtime/sample: tokens from logits: settings of requests, constraints, log probabilities
@@ -148,7 +149,7 @@ tasks/pilot: a sample of a date in today's order and the blend, and the whole ni
 tasks/infer/placement: where it is computed: here, or handed over
     engine tasks/attempt tasks/base tasks/infer tasks/night tasks/profile tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
-    engine engine/backends engine/cost engine/models engine/runtime tasks/attempt tasks/base
+    engine engine/backends engine/cost engine/kernels engine/models engine/runtime tasks/attempt tasks/base
     tasks/canary tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish
     tasks/runlog tasks/store tasks/warehouse
 

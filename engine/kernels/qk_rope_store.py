@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.kernels import host_ops
 from engine.kernels.backend import kernel, tl, use_triton
 from engine.kernels.fp8 import E4M3_MAX, quantise_kv
 from engine.kernels.kv import store_kv
@@ -48,6 +49,8 @@ def qk_rope_store(
         float32 [2, kv heads]: with them the cache is e4m3 and holds ``x / scale`` (`engine.kernels.fp8`).
     """
     if not use_triton(qkv):
+        if host_ops.fits(qkv, *rope, *(norms or ())) and host_ops.fits_heads(cache):
+            return host_ops.qk_rope_store(qkv, rope, cache, pages, offsets, norms, eps)
         return qk_rope_store_reference(qkv, rope, cache, pages, offsets, norms=norms, eps=eps, scales=scales)
     tokens, (_, _, kv_heads, _, dim) = qkv.shape[0], cache.shape
     out = qkv.new_empty((tokens, qkv.shape[1] // dim - 2 * kv_heads, dim))

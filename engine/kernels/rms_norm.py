@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.kernels import host_ops
 from engine.kernels.backend import kernel, tl, use_triton
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     if not use_triton(x):
+        if host_ops.fits(x, weight):
+            return host_ops.rms_norm(x, None, weight, eps)
         return rms_norm_reference(x, weight, eps)
     flat = x.reshape(-1, x.shape[-1])
     return launch(flat, None, weight, eps, torch.empty_like(flat)).view(x.shape)
@@ -44,6 +47,8 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return ``(rms_norm(x + residual), x + residual)``; all [tokens, n]. `residual` is overwritten."""
     if not use_triton(x):
+        if host_ops.fits(x, residual, weight):
+            return host_ops.rms_norm(x, residual, weight, eps), residual
         return add_rms_norm_reference(x, residual, weight, eps)
     return launch(x, residual, weight, eps, torch.empty_like(x)), residual
 

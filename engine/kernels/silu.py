@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.kernels import host_ops
 from engine.kernels.backend import kernel, tl, use_triton
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     ``silu(x) = x / (1 + e^-x)`` (Shazeer, "GLU Variants Improve Transformer", 2020).
     """
     if not use_triton(gate_up):
+        if host_ops.fits(gate_up):
+            return host_ops.silu_and_mul(gate_up)
         return silu_and_mul_reference(gate_up)
     tokens, n = gate_up.shape[0], gate_up.shape[1] // 2
     return launch(gate_up, gate_up.new_empty((tokens, n)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,18 @@ def warm_everything(begin: Callable[[str], None]) -> Warmed:
         return warm({name: root / name for name in ("engine", "tasks")}, lambda: begin(processor()))
     except OSError as error:
         raise ConfigurationError("NUMBA_CACHE_DIR", str(error), "let it name a folder to write to") from error
+
+
+def build_in_c() -> str:
+    """Build the CPU's operations in C, for this machine or, with NUMBA_CPU_NAME, for all; return why not."""
+    from engine.kernels.host_build import NoCompilerError, build, level, levels
+
+    try:
+        for one in levels() if os.environ.get("NUMBA_CPU_NAME") else (level(),):
+            build(one)
+    except NoCompilerError as error:
+        return str(error)
+    return ""
 
 
 def told(warmed: Warmed) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from engine.jit import entry
-from engine.kernels import AttentionGroup, gather_scratch, paged_attention
+from engine.kernels import AttentionGroup, gather_scratch, host_ops, paged_attention
 from engine.kernels.attention import MASK_ELEMENTS
+from engine.kernels.host_ops import Sequences
 from engine.runtime.state import W_SAMPLES, W_SEQUENCES, W_TOKENS, Slots, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from engine.arrays import Float32, Int32, Int64
@@ -143,7 +147,12 @@ def _fill_group(
 class CpuInputs:
     """The tokens of one step for the CPU's operations; see `engine.models.decoder.StepInputs`.
 
-    `groups` says how attention is batched, for each window the layers have.
+    Attributes
+    ----------
+    sequences
+        Whose tokens they are, for attention straight from the pages.
+    group
+        Batches attention for the torch reference, for a window that layers have.
     """
 
     tokens: Tensor
@@ -151,30 +160,35 @@ class CpuInputs:
     pages: Tensor
     offsets: Tensor
     sample_rows: Tensor
-    groups: dict[int | None, list[AttentionGroup]]
+    sequences: Sequences
+    group: Callable[[int | None], list[AttentionGroup]]
+    _groups: dict[int | None, list[AttentionGroup]] = field(default_factory=dict)
     _scratch: Tensor | None = None
 
     def attend(self, q: Tensor, cache: Tensor, window: int | None, scales: Tensor | None) -> Tensor:
         """Return attention of q [T, heads, head dim] over one layer's cache, which is never in e4m3 here."""
         del scales
+        if host_ops.fits(q) and host_ops.fits_heads(cache):
+            return host_ops.attention(q, cache, self.sequences, _EVERYTHING if window is None else window)
+        if window not in self._groups:
+            self._groups[window], self._scratch = self.group(window), None
         if self._scratch is None:
-            self._scratch = gather_scratch(cache, [g for groups in self.groups.values() for g in groups])
-        return paged_attention(q, cache, self.groups[window], self._scratch)
+            self._scratch = gather_scratch(cache, [g for groups in self._groups.values() for g in groups])
+        return paged_attention(q, cache, self._groups[window], self._scratch)
 
 
 def step_inputs(
     work: Work, slots: Slots, config: ModelConfig, page_size: int, gather_tokens: int
 ) -> CpuInputs:
-    """Return the model's view of one step. The tensors share memory with `work`, valid until the next."""
+    """Return the model's view of one step. It shares memory with `work` and `slots`, valid until the next."""
     tokens, samples = int(work.size[W_TOKENS]), int(work.size[W_SAMPLES])
+    n = int(work.size[W_SEQUENCES])
     return CpuInputs(
         tokens=torch.from_numpy(work.tokens[:tokens]),
         positions=torch.from_numpy(work.positions[:tokens]),
         pages=torch.from_numpy(work.pages[:tokens]),
         offsets=torch.from_numpy(work.offsets[:tokens]),
-        groups={
-            window: attention_groups(work, slots, config, page_size, gather_tokens, window)
-            for window in dict.fromkeys(config.windows)
-        },
         sample_rows=torch.from_numpy(work.sample_rows[:samples]),
+        sequences=Sequences(work.first[:n], work.length[:n], work.context[:n], work.slot[:n], slots.pages),
+        group=partial(attention_groups, work, slots, config, page_size, gather_tokens),
     )
