@@ -118,6 +118,10 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         parameters.engine_python,
         parameters.hours,
     )
+    if parameters.pooling is not None and parameters.engine != NATIVE:
+        raise ConfigurationError(
+            option("pooling"), f"has no meaning with --engine {parameters.engine}", "Leave it out"
+        )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
