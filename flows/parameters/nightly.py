@@ -39,7 +39,7 @@ class NightlyParameters(Form):
         "lengths": ESTIMATORS,
         "dtype": DTYPES,
         "kv_dtype": KV_DTYPES,
-        "pooling": POOLINGS,
+        "pooling": (AUTO, *POOLINGS),
         "canary_by": SHARED_BY,
     }
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -184,14 +184,14 @@ class NightlyParameters(Form):
     run_seed: int = Field(
         default=0, title="Seed", description="Of sampled requests that bring none.", ge=0, lt=2**63
     )
-    pooling: str | None = Field(
-        default=None,
+    pooling: str = Field(
+        default=AUTO,
         title="Pooling of embeddings",
-        description="; ".join(f"{name}: {what}" for name, what in POOLINGS.items())
-        + ". Of requests for embeddings; empty: as the model's folder says it, in the form of "
-        "sentence-transformers. Part of what a run is known by.",
-        json_schema_extra={"enum": list(POOLINGS)},
-        examples=["last"],
+        description=f"{AUTO}: as the model's folder says it, in the form of sentence-transformers; "
+        + "; ".join(f"{name}: {what}" for name, what in POOLINGS.items())
+        + ". Of requests for embeddings; part of what a run is known by.",
+        json_schema_extra={"enum": [AUTO, *POOLINGS]},
+        examples=[AUTO, "last"],
     )
     engine: str = Field(
         default=NATIVE,

@@ -26,6 +26,7 @@ from tasks.extract.readers.registry import find_reader
 from tasks.infer.backends.engines import check_engine
 from tasks.night.night import NightSettings
 from tasks.night.request import Canary, NightRequest, Side
+from tasks.requests.formats import AUTO
 from tasks.requests.sampling import SamplingDefaults
 from tasks.warehouse.catalogs import choose_catalog
 
@@ -118,6 +119,10 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         parameters.engine_python,
         parameters.hours,
     )
+    if parameters.pooling != AUTO and parameters.engine != NATIVE:
+        raise ConfigurationError(
+            option("pooling"), f"has no meaning with --engine {parameters.engine}", "Leave it out"
+        )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
@@ -132,7 +137,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
-        pooling=parameters.pooling,
+        pooling=None if parameters.pooling == AUTO else parameters.pooling,
         page_size=parameters.page_size,
         token_budget=parameters.token_budget or token_budget,
         max_sequences=parameters.max_sequences or max_sequences,

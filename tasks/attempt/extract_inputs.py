@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.backends.facts import NATIVE_FACTS
-from engine.choices import NATIVE
 from tasks.attempt.kept import find_candidate, find_earlier
 from tasks.base.errors import ConfigurationError
 from tasks.base.identity import model_digest, reuse_key, run_key
@@ -168,7 +167,7 @@ def answers_identity(
     """
     settings = request.settings
     rules = dict(tokenizer.rules() or {})
-    if settings.engine == NATIVE:
+    if settings.engine == NATIVE_FACTS.name:
         rules |= abilities_of(Path(tokenizer.model), settings.pooling).rules()
     if retry_of:
         rules[RETRY_OF] = retry_of

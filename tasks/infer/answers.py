@@ -40,19 +40,24 @@ class AnswerCollector:
         self.choices = Choices()
         self._calls = CallReader(night)
         self._prompts: dict[str, str] | None = None
+        self._several: dict[str, dict[str, Any]] = {}
         self.taken = self.output_tokens = 0
 
     def take(self, item: dict[str, Any]) -> tuple[str, int] | None:
         """Take in a choice; after the last one return how the answer ended and how many requests got it."""
         i = self._row_of[item["request_id"]]
         row, key = self._work.rows[i], self._work.key_of[i]
-        settings = sampling_of(self._night, row)
+        settings = self._several.get(key) or sampling_of(self._night, row)
         self.taken += 1
         self.output_tokens += _answer_tokens(item)
         items = self.choices.add(key, item, sequences(settings))
         if items is None:
+            if LENGTHS in settings:
+                # A request may have thousands of inputs.
+                self._several[key] = settings
             return None
         if LENGTHS in settings:
+            self._several.pop(key, None)
             answer = embeddings_of(items, row["input_tokens"], self._night)
             return answer["finish_reason"], self._writer.add_answer(key, answer)
         answer = answer_of(items, row["input_tokens"], settings, self._night)

@@ -41,7 +41,7 @@ from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import expected_sizes, predict
 from tasks.plan.work import load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
-from tasks.requests.embeddings import DIMENSIONS, LENGTHS, input_lengths
+from tasks.requests.embeddings import DIMENSIONS, LENGTHS
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.tools import SETTINGS as TOOL_SETTINGS
 
@@ -203,7 +203,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     max_new = np.array([sampling.max_tokens for _, _, sampling in asked.named], np.int64)
     _check_memory(settings.kv_tokens, settings.page_size, prompt + max_new)
     prefill_only = wants_embedding([sampling for _, _, sampling in asked.named])
-    group = workload_numbers(groups_of(rows))
+    group = workload_numbers(_groups(rows, prefill_only))
     priority, window = constraints_of(rows)
     tree = build_tree(tokens, offsets)
     estimate, replanning = _lengths(
@@ -321,14 +321,13 @@ def steps_of(schedule: Schedule, settings: NightSettings) -> dict[str, Any]:
     }
 
 
-def groups_of(rows: list[dict[str, Any]]) -> list[str]:
+def _groups(rows: list[dict[str, Any]], prefill_only: npt.NDArray[np.bool_]) -> list[str]:
     """Return the names of the groups whose requests are taken to have like lengths: their workloads.
 
     Requests for embeddings have no answers, so they are groups of their own.
     """
-    return [
-        row["workload"] if input_lengths(row) is None else f"{row['workload']}\0{EMBEDDINGS}" for row in rows
-    ]
+    apart = zip(rows, prefill_only.tolist(), strict=True)
+    return [f"{row['workload']}\0{EMBEDDINGS}" if only else row["workload"] for row, only in apart]
 
 
 def constraints_of(rows: list[dict[str, Any]]) -> tuple[Int64 | None, Int64 | None]:

@@ -83,7 +83,8 @@ def profile(night: Night) -> dict[str, Any]:
         owner, starts = split_inputs(table["settings_json"].to_list(), offsets)
         tree = build_tree(tokens, starts)
         _, *costs = node_costs(tree, length[owner], shape, device.flops, device.read_bytes)
-        compute, memory = (np.bincount(owner, each, table.height) for each in costs)
+        summed = [np.bincount(owner, each, table.height) for each in costs]
+        compute, memory = (np.asarray(each, np.float64) for each in summed)
         cached = np.bincount(owner, cached_tokens(tree), table.height).astype(np.int64)
         optimum = hit_rate_optimum(tree)
     else:

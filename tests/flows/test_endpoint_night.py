@@ -168,6 +168,8 @@ def test_a_night_whose_servers_go_away_stops_and_is_resumed(tmp_path) -> None:
         ({"device": "cpu"}, "--device: has no meaning with --engine endpoint"),
         ({"kv_dtype": "fp8"}, "--kv-dtype: has no meaning"),
         ({"compute_on": "compute/compute"}, "--compute-on: has no meaning"),
+        ({"pooling": "mean"}, "--pooling: has no meaning with --engine endpoint"),
+        ({"engine": "native", "engine_option": [], "pooling": "cls"}, "--pooling: 'cls' is unknown"),
         ({"engine": "native"}, "--engine-option: is for an engine elsewhere"),
         ({"engine": "native", "engine_option": [], "max_in_flight": 3}, "--max-in-flight: is for an engine"),
         ({"engine": "tgi"}, "--engine: 'tgi' is unknown"),
