@@ -15,7 +15,8 @@ from engine.choices import ENDPOINT, NATIVE, SGLANG, VLLM
 from engine.errors import OptionError
 from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
-from tasks.night.model import model_name
+from tasks.night.model import has_vision, model_name
+from tasks.requests.images import has_images, images_of
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
 from tasks.requests.tool_messages import CALLS
@@ -141,7 +142,8 @@ def find_engine(
         # Its HTTP client is loaded for nights that ask a server only.
         from engine.backends.endpoint.examine import examine
 
-        return examine(parse_options(options, max_in_flight, hours, timezone), names, sample)
+        asked = parse_options(options, max_in_flight, hours, timezone)
+        return examine(asked, names, sample, images=has_vision(model_dir))
     except OptionError as error:
         raise _configuration(error) from None
 
@@ -178,9 +180,17 @@ def refusal_of(
             off = _OFF[name]
             return bool(settings.get(name, off) != off)
 
+        as_text = facts.prompts == "text"
+        if has_images(row["messages_json"]):
+            if not facts.capabilities.images:
+                return _no_images(row["messages_json"], facts)
+            if asks_for("tools"):
+                return _unsupported("tools", facts, "is not known to take tools beside images")
+            # Messages with images go as they are, whatever else is taken.
+            as_text = True
         for name in facts.unsupported:
             # A chat is rendered here, unless the engine does that.
-            if name == "chat_template_kwargs" and facts.prompts == "ids":
+            if name == "chat_template_kwargs" and not as_text:
                 continue
             if asks_for(name):
                 field = field_of(settings[name]) if name == "constraint" else name
@@ -188,9 +198,15 @@ def refusal_of(
         for first, second in facts.apart:
             if asks_for(first) and asks_for(second):
                 return _unsupported(second, facts, f"does not honour this setting beside {first}")
-        return _not_as_text(row, facts) if facts.prompts == "text" else None
+        return _not_as_text(row, facts) if as_text else None
 
     return refusal
+
+
+def _no_images(messages: str, facts: EngineFacts) -> RequestError:
+    where = next(place for place, _ in images_of(json.loads(messages)))
+    able = f"{VLLM} and {ENDPOINT} do, with a model that has a vision tower"
+    return _unsupported(where, facts, f"takes no images; {able}")
 
 
 def _not_as_text(row: Mapping[str, Any], facts: EngineFacts) -> RequestError | None:
