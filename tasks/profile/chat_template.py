@@ -91,6 +91,8 @@ class ChatTemplate:
     run_date : date or None
         The date whose beginning (00:00) a clock in the template shows; None is today's, for looks at prompts
         that belong to no date.
+    sees : bool
+        Whether the model takes images: its template may then show a text as a part alone, and gets it so.
 
     Attributes
     ----------
@@ -98,12 +100,18 @@ class ChatTemplate:
         Why no chat can be rendered at all; None if chats can.
     """
 
-    def __init__(self, tokenizer: Any, run_date: date | None = None) -> None:  # noqa: ANN401 - no exact type
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401 - no exact type
+        run_date: date | None = None,
+        *,
+        sees: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._now = datetime.combine(run_date or date.today(), time())  # noqa: DTZ011 - as transformers has it
         self._left_out: dict[Pattern, tuple[int, ...]] = {}
         self._form: tuple[ToolForm | None] | None = None
-        self._parts: bool | None = None
+        self._parts: bool | None = None if sees else False
         self.problem: str | None = None
         self._source = ""
         if not getattr(tokenizer, "chat_template", None):
@@ -215,7 +223,7 @@ class ChatTemplate:
         return (*tools, *left_out)
 
     def _takes_parts(self) -> bool:
-        """Tell whether the template shows a text only as a part, as those of some models with eyes do."""
+        """Tell whether the template shows a text only as a part, as those of some models that see do."""
         if self._parts is None:
             # While it is found out, texts go as they are.
             self._parts = False

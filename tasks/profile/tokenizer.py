@@ -124,7 +124,8 @@ def load_tokenizer(
         backend.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
     images = image_tokens_of(Path(model)) if Path(model).is_dir() else None
-    return PromptTokenizer(model, tokenizer, size, ChatTemplate(tokenizer, run_date), images)
+    template = ChatTemplate(tokenizer, run_date, sees=images is not None)
+    return PromptTokenizer(model, tokenizer, size, template, images)
 
 
 def _load_from_hub(model: str) -> Any:  # noqa: ANN401 - as in `PromptTokenizer`
