@@ -112,9 +112,9 @@ def encode_rows(rendered: Rendered, tokenizer: PromptTokenizer) -> RowTokens:
                 found[index] = ids
     refused = dict(rendered.refused)
     for index, (images, counts) in rendered.images.items():
-        encoded = np.array(found[index], np.int32)
+        tokens = np.array(found[index], np.int32)
         try:
-            found[index] = stand_for_images(encoded, tokenizer.soft_token, images, counts).tolist()
+            found[index] = stand_for_images(tokens, tokenizer.soft_token, images, counts).tolist()
         except RequestError as error:
             found[index], refused[index] = [], error
     ends = np.zeros(rendered.rows + 1, np.int64)
