@@ -36,8 +36,8 @@ ENGINE_PACKAGES = {
     "triton",
 }
 """All that is installed where the engine runs by itself; httpx comes with transformers."""
-OTHER_ENGINES = {"sglang", "vllm"}
-"""Imported only in the interpreter that has them, by the back ends of their names."""
+OTHER_ENGINES = {"PIL", "sglang", "vllm"}
+"""Imported only in the interpreter that has them, by the back ends of their names; PIL comes with these."""
 FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
 ROOMS = read_rooms("""
@@ -110,7 +110,7 @@ tasks/infer/backends: which back end answers a job, and what it can do
 tasks/runlog: the only memory of a run
     tasks/base tasks/store
 tasks/extract/parse: lines become rows
-    engine tasks/base tasks/extract/readers tasks/extract/text tasks/requests
+    engine tasks/base tasks/extract/readers tasks/extract/text tasks/requests tasks/store
 tasks/night: what all steps of a night share: the request, the night, the model's folder
     engine engine/backends engine/cost engine/models tasks/base tasks/requests tasks/runlog tasks/store
 tasks/warehouse: the tables of a date, replaced in one commit

@@ -11,8 +11,11 @@ Folder (format version 10)
     lengths.npz     what planning again takes (`engine.plan.replan.Replanning`); absent: the plan is final
     running.npy     written by the engine: the sequences that it is about to compute (`engine.job.running`);
                     absent: it does not tell. Created before the model is loaded
-    prompts.jsonl   one object per sequence, `messages` or `prompt` as the request gave them; absent: the
-                    engine takes token ids
+    prompts.jsonl   one object per sequence, `messages` or `prompt` as the request gave them, or null: this
+                    one goes as token ids; absent: all do
+    images/         the images of `messages`, each in a file named by its digest; a part of a message is
+                    `{"type": "image", "sha256", "media_type", "width", "height", "detail"}`. In the tokens of
+                    such a prompt are ids that stand for them, which no engine may be given
 
 Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `type`:
     compiling   functions are being compiled first, which takes a minute or two on a new machine
@@ -34,7 +37,8 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
-Version 10 has sequences that want an embedding of their prompt (`pooling` among their settings).
+Version 10 has sequences that want an embedding of their prompt (`pooling` among their settings), images, and
+prompts of some sequences alone as text.
 Version 9 says of the steps whether they are paced, and of the plan what room it reserves.
 Version 8 has constraints among the sampling settings (`engine.grammar.constraint`), the settings that change
 logits, and the one for the text of stops.
@@ -72,6 +76,7 @@ FORMAT_VERSION = 10
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"
+IMAGES_FOLDER: Final = "images"
 _LENGTH = struct.Struct(">I")
 _ARRAYS = ("order", "estimate", "compute", "memory", "segments", "linked")
 _SCALARS = (
@@ -133,7 +138,11 @@ class Job:
     plan: Plan
     replanning: Replanning | None = None
     profile: DeviceProfile | None = None
-    prompts: list[dict[str, Any]] | None = None
+    prompts: list[dict[str, Any] | None] | None = None
+
+    def given_prompt(self, sequence: int) -> dict[str, Any] | None:
+        """Return the prompt of a sequence as its request gave it; None: it goes as token ids."""
+        return None if self.prompts is None else self.prompts[sequence]
 
 
 def write_job(
@@ -145,12 +154,12 @@ def write_job(
     plan: Plan,
     replanning: Replanning | None = None,
     profile: DeviceProfile | None = None,
-    prompts: Sequence[dict[str, Any]] | None = None,
+    prompts: Sequence[dict[str, Any] | None] | None = None,
 ) -> None:
     """Write the folder of an engine process.
 
     `requests` are (request_id, choice, sampling) in prompt order; a request with several choices is there
-    once for each of them. `prompts` are theirs as text, for an engine that takes no token ids.
+    once for each of them. `prompts` are theirs as the requests gave them, None where token ids are sent.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tokens.npy", np.ascontiguousarray(tokens, np.int32))

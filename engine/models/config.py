@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, UnsupportedModelError
 from engine.models.checkpoint import read_json
 from engine.models.quantisation import Fp8Scheme, parse_quantisation
+from engine.models.vision import text_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,8 @@ class ModelConfig:
     `windows` has one entry per layer: the most recent tokens a token of that layer attends to, itself
     included, or None for all of them. `quantised` says how to read the matrices of an 8-bit
     checkpoint. Of a mixture of experts `intermediate_size` is that of one expert. `generates` is False for a
-    decoder without an LM head, which gives hidden states alone.
+    decoder without an LM head, which gives hidden states alone. Of a model with a vision tower, named by
+    `vision`, it is the shape of the decoder behind that.
     """
 
     architecture: str
@@ -150,6 +152,7 @@ class ModelConfig:
     quantised: Fp8Scheme | None = None
     experts: Experts | None = None
     generates: bool = True
+    vision: str = ""
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -184,24 +187,27 @@ def load_config(folder: Path) -> ModelConfig:
         ) from None
 
 
-def check_on_device(config: ModelConfig, device: str) -> None:
-    """Refuse a model that our engine computes on the CPU alone; `device` is `cpu`, or one of `cuda`.
+def check_runs(config: ModelConfig) -> None:
+    """Refuse a model of which our engine knows the shape alone.
 
     Raises
     ------
     UnsupportedModelError
-        If it is a mixture of experts.
+        If it has a vision tower.
     """
-    if config.experts is not None and device != "cpu":
+    if config.vision:
         raise UnsupportedModelError(
-            "architectures",
-            config.architecture,
-            "our engine computes mixtures of experts on the CPU alone: add --engine vllm, or --device cpu",
+            "vision_config",
+            config.vision,
+            "our engine runs no models that see: add --engine vllm or --engine endpoint",
         )
 
 
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """Translate a Hugging Face configuration; see `load_config`."""
+    text = text_model(raw)
+    if text is not None:
+        return replace(parse_config(text, generation), vision=str(raw.get("model_type", "vision")))
     architecture = (raw.get("architectures") or ["missing"])[0]
     kind_of = HEADLESS.get(architecture, architecture)
     if kind_of not in ARCHITECTURES:

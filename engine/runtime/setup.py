@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.cost.devices import cpu_kv_tokens
-from engine.models.config import check_on_device
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.device.memory import CudaMemory, DeviceMemory, measured_kv_tokens
 from engine.runtime.device.runner import DeviceRunner
@@ -74,11 +73,8 @@ def make_runner(
     ------
     CapacityError
         If a GPU has no room for KV memory.
-    UnsupportedModelError
-        If the model is a mixture of experts and the device is not the CPU.
     """
     device = decoder.weights.embed.device
-    check_on_device(decoder.config, device.type)
     if device.type == "cpu" and memory is None:
         chosen = sizes.kv_tokens or cpu_kv_tokens(kv_bytes_per_token, sizes.least, sizes.most)
         return CpuRunner(decoder, chosen, sizes.page_size)

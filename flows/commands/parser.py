@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = "nightblend"
 _METAVAR: Final = {
     "model_filter": "PATTERN",
+    "image_source": "PLACE",
     "columns": "FIELD=COLUMN",
     "engine_option": "KEY=VALUE",
     "engine_python": "PATH",

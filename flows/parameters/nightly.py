@@ -45,7 +45,8 @@ class NightlyParameters(Form):
     GROUPS: ClassVar[Mapping[str, Sequence[str]]] = {
         "What to run": ("job", "source", "store", "model", "run_date", "timezone", "lag_days", "preset"),
         "Reading the logs": (
-            *("format", "columns", "model_filter", "max_bad_fraction", "abort_quarantined_fraction"),
+            *("format", "columns", "model_filter", "image_source", "max_bad_fraction"),
+            "abort_quarantined_fraction",
         ),
         "Order": ("policy", "lengths"),
         "Sampling, where a request says nothing": (
@@ -139,6 +140,13 @@ class NightlyParameters(Form):
         title="Model filter",
         description="Only requests for models that match one of these patterns; others count as filtered.",
         examples=["small-*"],
+    )
+    image_source: list[str] = Field(
+        default_factory=list,
+        title="Image sources",
+        description="Where images that requests name by an address may be read, beside the folder of the "
+        "logs: folders, s3://BUCKET/PREFIX/, https://HOST/PATH/.",
+        examples=["s3://pictures/tickets/"],
     )
     format: str = Field(
         default=AUTO,

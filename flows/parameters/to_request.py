@@ -75,6 +75,7 @@ def night_request(parameters: NightlyParameters, now: datetime | None = None) ->
         model_filter=tuple(parameters.model_filter),
         log_format=parameters.format,
         columns=tuple(columns.items()),
+        image_sources=tuple(parameters.image_source),
         timezone=parameters.timezone,
         options=night_options(parameters, run_date),
     )

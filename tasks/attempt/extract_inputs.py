@@ -110,6 +110,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
             window=day_window(resolved.run_date, request.timezone),
             window_filters=not is_dated(request.source),
             catalog=settings.catalog,
+            image_sources=request.image_sources,
         ),
     )
     if extracted.shapes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 
@@ -14,14 +14,21 @@ from tasks.base.bad_rows import count_bad_rows
 from tasks.base.identity import digest_ids
 from tasks.infer.backends.engines import refusal_of
 from tasks.night.abilities import abilities_of, unfit_for
-from tasks.night.model import check_model, check_on_its_device
+from tasks.night.images import copy_images
+from tasks.night.model import check_for_engine, check_model
 from tasks.profile.tokenize import tokenize_requests
 from tasks.profile.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.attempt.extract_inputs import ExtractedInputs
     from tasks.extract.result import ExtractResult
     from tasks.night.night import Night
+    from tasks.runlog.records import Part
+
+IMAGES: Final = "images"
+"""Kind of the part, and table of what was extracted."""
 
 
 def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
@@ -33,14 +40,15 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     -------
     dict
         The results of step `tokenize` (`requests` and `refused` make up those of step `extract`; `tokens`;
-        `parts`, the names of table, tokens and offsets; `refused_rows`, the codes of the refused; `kept` of a
+        `parts`, the names of table, tokens and offsets; `images`, that of the images, if there are any;
+        `refused_rows`, the codes of the refused; `kept` of a
         run that answers only what failed before: how many answers it keeps, and of which runs); those of
         before, if the log has the step already.
 
     Raises
     ------
     ConfigurationError
-        If the files of the model have changed since the run was named by them, or the device is none for it.
+        If the files of the model have changed since the run was named by them, or the engine does not run it.
     """
     if "extract" not in night.log.state.steps:
         _record_extracted(night, inputs.extracted)
@@ -48,7 +56,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     if known is not None:
         return known.results
     config = load_config(night.model_dir)
-    check_on_its_device(night, config)
+    check_for_engine(night, config)
     asked, unreadable = inputs.extracted.files("requests"), inputs.extracted.files("errors")
     if inputs.side is not None:
         # Lines that ask for nothing that can be answered are the night's own.
@@ -78,6 +86,7 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
     )
     refused = [(result.errors_file, result.errors)] if result.errors else []
     refused += [(path, pq.read_metadata(path).num_rows) for path in unreadable]
+    images = _images_part(night, result.requests_file, inputs.extracted.files(IMAGES))
     errors = [night.log.write_part("errors", path, ext="parquet", count=count) for path, count in refused]
     results = {
         "requests": result.requests,
@@ -87,11 +96,23 @@ def tokenize_inputs(night: Night, inputs: ExtractedInputs) -> dict[str, Any]:
         "refused_rows": count_bad_rows(errors=[path for path, _ in refused]),
     }
     made = {"requests": [requests, tokens, offsets], "errors": errors}
+    if images is not None:
+        made[IMAGES] = [images]
+        results[IMAGES] = images.name
     if inputs.earlier is not None:
         made["outputs"] = kept.write(night)
         results["kept"] = {"answers": kept.answers, **inputs.earlier.told()}
     night.log.finish_step("tokenize", results, parts=made)
     return results
+
+
+def _images_part(night: Night, requests: Path, files: list[Path]) -> Part | None:
+    """Record the images of the requests that are answered; None if they have none."""
+    if not files:
+        return None
+    out = night.scratch / "tokenized" / "images.parquet"
+    count = copy_images(requests, files, out)
+    return night.log.write_part(IMAGES, out, ext="parquet", count=count) if count else None
 
 
 def _record_extracted(night: Night, extracted: ExtractResult) -> None:

@@ -43,6 +43,10 @@ class ErrorCode(StrEnum):
     """The tokenizer has no chat template, or its template refuses these messages."""
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code, no password
     """The prompt, given as token ids or as text, has a token that the model has no embedding for."""
+    INVALID_IMAGE = "invalid_image"
+    """An image part holds no image, or one of more bytes or pixels than are taken; `field` names it."""
+    IMAGE_UNAVAILABLE = "image_unavailable"
+    """An image could not be read where its part says it is; trying again may help. `field` names the part."""
     KV_BUDGET_EXCEEDED = "kv_budget_exceeded"
     """The request alone needs more KV memory than the engine was given."""
     NOT_REPLAYABLE = "not_replayable"

@@ -24,6 +24,7 @@ VERSIONS: Final[dict[str, int]] = {
     "outputs": 5,
     "errors": 3,
     "quarantine": 1,
+    "images": 1,
     "steps": 2,
     "device_samples": 1,
     "work": 1,
@@ -151,7 +152,13 @@ _IDENTIFYING: Final = [
     ),
 ]
 _CONTENT: Final = [
-    _col("messages_json", pa.string(), "json", "Chat messages, canonical, text parts joined", null=True),
+    _col(
+        "messages_json",
+        pa.string(),
+        "json",
+        "Chat messages, canonical, text parts joined, images by digest",
+        null=True,
+    ),
     _col("prompt", pa.string(), "", "Prompt as text; of embeddings all inputs, JSON", null=True),
     _col("token_ids", TOKENS, "token ids", "Prompt as token ids", null=True),
     _col("prefix_block_hashes", HASHES, "hashes", "Prompt as hashes of its leading blocks", null=True),
@@ -358,6 +365,10 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("output_tokens", pa.int32(), "tokens", "Length of the answer, of several choices the mean"),
         _col("ended", pa.bool_(), "", "Whether it ended by itself; false: cut off by its limit"),
         _col("prefix_hashes", HASHES, "", "Of the first 16, 64, 256, 1024 tokens; 0: the prompt is shorter"),
+    ],
+    "images": [
+        _col("sha256", pa.string(), "sha256", "Digest of the bytes; messages_json names images by it"),
+        _col("data", pa.binary(), "bytes", "The image, as it was sent"),
     ],
 }
 

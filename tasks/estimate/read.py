@@ -328,9 +328,16 @@ def _piece_ids(row: Mapping[str, Any]) -> Int32:
             return np.array(text, np.int32)
     if text is None:
         turns = orjson.loads(row["messages_json"])
-        text = "\n".join(f"{turn['role']}\n{turn['content']}" for turn in turns)
+        text = "\n".join(f"{turn['role']}\n{_shown(turn['content'])}" for turn in turns)
     ids = [FIRST_ID + zlib.crc32(piece.encode()) % IDS for piece in _PIECES.findall(text)]
     return np.array(ids or [FIRST_ID], np.int32)
+
+
+def _shown(content: object) -> object:
+    """Return a content as text; an image is its digest, so that equal beginnings stay equal."""
+    if not isinstance(content, list):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else part["sha256"] for part in content)
 
 
 def _shape_ids(row: Mapping[str, Any], number: int) -> Int32:

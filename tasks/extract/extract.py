@@ -14,20 +14,24 @@ from typing import TYPE_CHECKING, Final
 from tasks.base.accounting import Account
 from tasks.base.identity import digest
 from tasks.base.progress import tell
+from tasks.base.run_date import expand_source
 from tasks.base.schema import VERSIONS
 from tasks.extract.group_parser import GroupParser
 from tasks.extract.input_digest import input_digest_of
+from tasks.extract.listing import SUFFIXES
+from tasks.extract.parse.image_files import ImageSettings, folder_of
 from tasks.extract.parse.record_parser import PARSER_VERSION, ParseSettings, Place
 from tasks.extract.parse.row_files import TABLES
 from tasks.extract.parsed_rows import ParsedRows, files_of
 from tasks.extract.readers.registry import READERS_VERSION
 from tasks.extract.result import ExtractedObject, ExtractResult, ObjectError
 from tasks.extract.sources import open_source, reader_of
+from tasks.extract.table_source import is_table
 from tasks.requests.formats import AUTO
 from tasks.requests.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import date, datetime
     from pathlib import Path
 
@@ -64,6 +68,9 @@ class ExtractSettings:
         Whether they are filtered as well: they belong to another date.
     catalog : str or None
         URI of the Iceberg catalog of a table whose source names none.
+    image_sources : tuple of str
+        Where images may be read beside the folder of the logs: folders, `s3://BUCKET/PREFIX/`,
+        `https://HOST/PATH/`.
     """
 
     defaults: SamplingDefaults = SamplingDefaults()  # noqa: RUF009 - it is frozen
@@ -74,6 +81,7 @@ class ExtractSettings:
     window: tuple[datetime, datetime] | None = None
     window_filters: bool = True
     catalog: str | None = None
+    image_sources: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Name these settings and the versions of the code that they steer."""
@@ -87,6 +95,7 @@ class ExtractSettings:
                 [moment.isoformat() for moment in self.window or ()],
                 self.window_filters,
             ],
+            *([sorted(self.image_sources)] if self.image_sources else []),
         )
 
 
@@ -135,7 +144,13 @@ def extract(
         source, run_date, store, job, scratch / "table", settings.catalog
     )
     reader = reader_of(source_store, settings.format, settings.columns)
-    wanted = ParseSettings(settings.defaults, settings.model_filter, settings.window, settings.window_filters)
+    wanted = ParseSettings(
+        settings.defaults,
+        settings.model_filter,
+        settings.window,
+        settings.window_filters,
+        ImageSettings(scratch / "images", image_places(source, run_date, settings.image_sources)),
+    )
     place = Place(job, run_date, "")
     parser = GroupParser(wanted, settings.max_line_bytes, reader, place, scratch, processes)
     named = {(source_store.object_uri(info.key), info.etag, info.size): info for info in found}
@@ -172,6 +187,22 @@ def extract(
     made = ExtractResult(run_date, tuple(objects), account, inputs, len(ignored), tuple(groups))
     _tell(made)
     return made
+
+
+def image_places(source: str, run_date: date, named: Iterable[str]) -> tuple[str, ...]:
+    """Return where the images of a source may be read: below its own folder, and where a person says.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming `--image-source`, if one is no place.
+    """
+    own = []
+    if not is_table(source):
+        whole = expand_source(source, run_date)
+        below = whole.rpartition("/")[0] or "." if whole.lower().endswith(SUFFIXES) else whole
+        own = [folder_of(below)]
+    return (*own, *(folder_of(place) for place in named))
 
 
 def _extracted(name: Name, parsed: ParsedObject, *, reused: bool, late: bool) -> ExtractedObject:

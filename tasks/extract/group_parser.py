@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tasks.base.accounting import Account
+from tasks.extract.parse.image_files import IMAGES, write_images
 from tasks.extract.parse.one_object import ParsedObject, parse_object
 from tasks.extract.parse.pool import ParsePool
 from tasks.extract.parse.record_parser import Place
@@ -66,7 +67,10 @@ class GroupParser:
         self._groups = self._unknown = 0
 
     def parse(self, source: Source, named: Mapping[Name, ObjectInfo]) -> Iterator[tuple[Group, bool]]:
-        """Yield groups, and whether each was read as it was listed, so that its rows can be kept."""
+        """Yield groups, and whether each was read as it was listed, so that its rows can be kept.
+
+        One with images that could not be had is not: the next run tries again.
+        """
         climbing = [name for name in named if ".." in named[name].key.split("/")]
         if climbing:
             # A key is any text; a path made of this one could name something else.
@@ -118,6 +122,9 @@ class GroupParser:
                 if left < 0 or (left and parsed.failure is None):
                     log.warning("%s was written to while it was read; its rows are not kept", name[0])
                     whole = False
+                if parsed.unread:
+                    log.warning("%s: %d requests have images that cannot be read", name[0], parsed.unread)
+                    whole = False
                 if parsed.failure is not None:
                     message = "%s: %s at byte %d"
                     log.warning(message, name[0], parsed.failure.message, parsed.failure.byte_offset)
@@ -125,6 +132,10 @@ class GroupParser:
         for made in pool.take_files() if pool is not None else ():
             for table, path in made.items():
                 files.setdefault(table, []).append(path)
+        images = {sha256 for parsed in objects.values() for sha256 in parsed.images}
+        if images and self._settings.images is not None:
+            files[IMAGES] = [folder / f"{IMAGES}.parquet"]
+            write_images(self._settings.images.folder, images, files[IMAGES][0])
         return Group(objects, files), whole
 
 

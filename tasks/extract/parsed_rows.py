@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.base.accounting import Account
 from tasks.base.identity import digest, file_digest
+from tasks.extract.parse.image_files import IMAGES
 from tasks.extract.parse.one_object import ParsedObject
 from tasks.extract.parse.row_files import TABLES
 from tasks.extract.text.lines import ReadFailure
@@ -143,14 +144,18 @@ class ParsedRows:
             for entry in record["files"]:
                 path = folder / str(entry["key"]).replace("/", "-")
                 self._store.get_file(f"{place}/{entry['key']}", path)
-                if entry["table"] not in TABLES or file_digest(path) != entry["sha256"]:
+                if entry["table"] not in (*TABLES, IMAGES) or file_digest(path) != entry["sha256"]:
                     return None
                 files.setdefault(entry["table"], []).append(path)
         except (ObjectNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if len(names) < len(objects):
             uris = {name[0] for name in names}
-            files = {table: [_only(path, uris) for path in paths] for table, paths in files.items()}
+            # An image may be of several objects.
+            files = {
+                table: paths if table == IMAGES else [_only(path, uris) for path in paths]
+                for table, paths in files.items()
+            }
         return Group({name: objects[name] for name in objects if name in names}, files)
 
 

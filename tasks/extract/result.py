@@ -91,7 +91,7 @@ class ExtractResult:
     groups: tuple[Group, ...]
 
     def files(self, table: str) -> list[Path]:
-        """Return the Parquet files of `requests`, `errors` or `quarantine`."""
+        """Return the Parquet files of `requests`, `errors`, `quarantine` or `images`."""
         return files_of(self.groups, table)
 
     @property

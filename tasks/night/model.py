@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.choices import NATIVE
 from engine.errors import EngineError
-from engine.models.config import check_on_device, load_config
+from engine.models.config import check_runs, load_config
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.base.identity import digest_of_files, files_of_model
 from tasks.night.request import ORIGIN
@@ -50,8 +50,8 @@ def find_model(model: str) -> Path:
     return folder.resolve()
 
 
-def check_on_its_device(night: Night, config: ModelConfig) -> None:
-    """Check that our engine computes a model on the device of the night; other engines decide themselves.
+def check_for_engine(night: Night, config: ModelConfig) -> None:
+    """Check that our engine runs a model, if it is the night's; other engines decide themselves.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_on_its_device(night: Night, config: ModelConfig) -> None:
     if night.engine.name != NATIVE:
         return
     try:
-        check_on_device(config, night.settings.device)
+        check_runs(config)
     except EngineError as error:
         raise _configuration(error) from None
 
@@ -69,6 +69,11 @@ def check_on_its_device(night: Night, config: ModelConfig) -> None:
 def _configuration(error: EngineError) -> ConfigurationError:
     message, _, remedy = str(error).removeprefix("--model: ").rpartition("; ")
     return ConfigurationError("--model", message, remedy)
+
+
+def has_vision(folder: Path) -> bool:
+    """Tell whether the model in a folder has a vision tower."""
+    return bool(load_config(folder).vision)
 
 
 def check_model(night: Night) -> list[ModelFile]:

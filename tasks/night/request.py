@@ -148,6 +148,8 @@ class NightRequest:
         Patterns of requested models; other requests count as filtered.
     log_format, columns
         Format of the logs and the columns of the generic one, see `ExtractSettings`.
+    image_sources
+        Where images may be read beside the folder of the logs.
     timezone
         Whose days are meant where a log says when its requests were made.
     options
@@ -175,6 +177,7 @@ class NightRequest:
     model_filter: tuple[str, ...] = ()
     log_format: str = AUTO
     columns: tuple[tuple[str, str], ...] = ()
+    image_sources: tuple[str, ...] = ()
     timezone: str = "UTC"
     options: tuple[str, ...] = ()
     failed_only: bool = False

@@ -11,6 +11,7 @@ import numpy as np
 from engine.choices import COMBINED, ESTIMATORS, FIXED, LOGGED, ORDERS, SAMPLED
 from engine.cost.devices import model_shape
 from engine.job.format import (
+    IMAGES_FOLDER,
     LENGTHS_FILE,
     PLAN_FILE,
     JobSettings,
@@ -35,17 +36,21 @@ from engine.simulate.schedules import Schedule
 from engine.simulate.search import Work
 from tasks.base.errors import ConfigurationError
 from tasks.night.abilities import pooling_of
+from tasks.night.images import unpack_images
 from tasks.night.model import check_model
 from tasks.plan.choice import CHOICE, choose, recorded_choice
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import expected_sizes, predict
-from tasks.plan.work import load_work, prompts_as_given, sampling_of
+from tasks.plan.work import chats_with_images, load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
 from tasks.requests.embeddings import DIMENSIONS, LENGTHS
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.images import images_of
 from tasks.requests.tools import SETTINGS as TOOL_SETTINGS
+from tasks.runlog.parts import images_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -177,9 +182,29 @@ class Asked:
             pacing=None if schedule is None else schedule.pacing,
         )
         write_model_files(folder, night.model_dir, check_model(night))
-        prompts = prompts_as_given(night, self.rows) if night.engine.prompts == "text" else None
+        prompts = given_prompts(night, self.rows, folder)
         profile = settings.device_profile
         write_job(folder, job, self.tokens, self.offsets, self.named, made, replanning, profile, prompts)
+
+
+def given_prompts(
+    night: Night, rows: list[dict[str, Any]], folder: Path
+) -> Sequence[dict[str, Any] | None] | None:
+    """Return the prompts that an engine gets as they were given, and write their images below `folder`.
+
+    None: it gets all as token ids.
+    """
+    images = images_part(night.log.state)
+    as_text = night.engine.prompts == "text"
+    if images is None and not as_text:
+        return None
+    prompts: Sequence[dict[str, Any] | None]
+    prompts = prompts_as_given(night, rows) if as_text else chats_with_images(night, rows)
+    chats = [prompt["messages"] for prompt in prompts if prompt is not None and "messages" in prompt]
+    names = {image["sha256"] for chat in chats for _, image in images_of(chat)}
+    if images is not None and names:
+        unpack_images(night.fetch(images), names, folder / IMAGES_FOLDER)
+    return prompts if as_text or names else None
 
 
 def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | None = None) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 from tasks.base.schema import IDENTIFYING_COLUMNS
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.embeddings import input_lengths
+from tasks.requests.images import has_images
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import engine_sampling, shares_answer, stored_sampling
 from tasks.requests.template_variables import BEGINS, KWARGS, variables_of
 from tasks.runlog.parts import request_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -138,20 +139,34 @@ def load_work(night: Night) -> NightWork:
 
 def prompts_as_given(night: Night, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the prompts of rows as text, for an engine that takes no token ids: `messages` or `prompt`."""
+    found = _given_prompts(night, rows)
+    return [found[row["request_id"]] for row in rows]
+
+
+def chats_with_images(night: Night, rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """Return the prompts of rows as `prompts_as_given` does, but None for those that have no images."""
+    found = _given_prompts(night, rows, has_images)
+    return [found.get(row["request_id"]) for row in rows]
+
+
+def _given_prompts(
+    night: Night, rows: list[dict[str, Any]], wants: Callable[[str | None], bool] = lambda _: True
+) -> dict[str, dict[str, Any]]:
+    """Return by request_id the prompts of those rows whose `messages_json` is wanted."""
     wanted = {row["request_id"] for row in rows}
     found: dict[str, dict[str, Any]] = {}
     with pq.ParquetFile(night.fetch(request_parts(night.log.state)[0])) as file:
         for batch in file.iter_batches(columns=["request_id", "messages_json", "prompt", "settings_json"]):
             for row in batch.to_pylist():
-                if row["request_id"] not in wanted:
-                    continue
                 chat = row["messages_json"]
+                if row["request_id"] not in wanted or not wants(chat):
+                    continue
                 found[row["request_id"]] = (
                     {"prompt": row["prompt"]}
                     if chat is None
                     else {"messages": without_turn(json.loads(chat))[0], **_to_template(row)}
                 )
-    return [found[row["request_id"]] for row in rows]
+    return found
 
 
 def _to_template(row: dict[str, Any]) -> dict[str, Any]:

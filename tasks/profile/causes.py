@@ -25,6 +25,7 @@ _REMEDIES: Final = {
     ErrorCode.INVALID_TOKEN: "Give the model's folder the tokenizer files that belong to its weights",
     ErrorCode.MISSING_PARAMETER: "Let the requests say it",
     ErrorCode.EMPTY_PROMPT: "Name logs with prompts",
+    ErrorCode.INVALID_IMAGE: "Send images of sizes that the processor of the model takes",
     ErrorCode.NOT_REPLAYABLE: "Name logs with prompts",
 }
 """For each code that step `tokenize` refuses requests with, whatever the engine."""

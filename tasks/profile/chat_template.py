@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
+from tasks.requests.images import KIND
 from tasks.requests.prompts import without_turn
 from tasks.requests.template_variables import BEGINS
-from tasks.requests.tool_messages import CALL_ID, CALLS, for_template
+from tasks.requests.tool_messages import CALL_ID, CALLS, for_template, text_of
 from tasks.requests.tools import NO_PARAMETERS
 from tasks.tools.forms import ToolForm, find_form
 
@@ -58,6 +59,8 @@ class _Turn(NamedTuple):
         Whose it is.
     named, blank
         Whether it has a name, and no text beside its calls.
+    images
+        How many images it has.
     calls, call
         Which calls it makes, and which it is the result of, by their order in the chat; -1: of none.
     """
@@ -65,6 +68,7 @@ class _Turn(NamedTuple):
     role: str
     named: bool
     blank: bool = False
+    images: int = 0
     calls: tuple[int, ...] = ()
     call: int = -1
 
@@ -74,6 +78,7 @@ Pattern = tuple[_How, tuple[_Turn, ...]]
 _TOOLS: Final = -1
 """Among messages that are left out: the definitions of the tools."""
 _TRIED_TOOL: Final = "qzjxtool"
+_TRIED_TEXT: Final = "qzjxtextkv"
 
 
 class ChatTemplate:
@@ -86,6 +91,8 @@ class ChatTemplate:
     run_date : date or None
         The date whose beginning (00:00) a clock in the template shows; None is today's, for looks at prompts
         that belong to no date.
+    sees : bool
+        Whether the model takes images: its template may then show a text as a part alone, and gets it so.
 
     Attributes
     ----------
@@ -93,11 +100,18 @@ class ChatTemplate:
         Why no chat can be rendered at all; None if chats can.
     """
 
-    def __init__(self, tokenizer: Any, run_date: date | None = None) -> None:  # noqa: ANN401 - no exact type
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401 - no exact type
+        run_date: date | None = None,
+        *,
+        sees: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._now = datetime.combine(run_date or date.today(), time())  # noqa: DTZ011 - as transformers has it
         self._left_out: dict[Pattern, tuple[int, ...]] = {}
         self._form: tuple[ToolForm | None] | None = None
+        self._parts: bool | None = None if sees else False
         self.problem: str | None = None
         self._source = ""
         if not getattr(tokenizer, "chat_template", None):
@@ -170,7 +184,7 @@ class ChatTemplate:
             if index == _TOOLS:
                 raise _template_error("tools", "the chat template does not show the model its tools")
             message = messages[index]
-            if message.get(CALLS) or (message["content"] or "").strip():
+            if message.get(CALLS) or text_of(message["content"]).strip():
                 place = f"message {index + 1} of {len(messages)}, of role {message['role']}"
                 raise _template_error(f"messages[{index}].role", f"the chat template leaves out {place}")
         return self._render(messages, how)
@@ -208,7 +222,24 @@ class ChatTemplate:
         left_out = (index for index, texts in enumerate(marks) if any(text not in shown for text in texts))
         return (*tools, *left_out)
 
+    def _takes_parts(self) -> bool:
+        """Tell whether the template shows a text only as a part, as those of some models that see do."""
+        if self._parts is None:
+            # While it is found out, texts go as they are.
+            self._parts = False
+            how = _How(goes_on=False, begins=True, variables="{}")
+            shown = []
+            for content in (_TRIED_TEXT, [{"type": "text", "text": _TRIED_TEXT}]):
+                try:
+                    shown.append(_TRIED_TEXT in self._render([{"role": "user", "content": content}], how))
+                except RequestError:
+                    shown.append(False)
+            self._parts = shown == [False, True]
+        return self._parts
+
     def _render(self, messages: Sequence[Mapping[str, Any]], how: _How) -> str:
+        if self._takes_parts() or any(isinstance(message["content"], list) for message in messages):
+            messages = [_in_parts(message) for message in messages]
         try:
             if self.clock is not None:
                 _set_clock(self._source)
@@ -233,6 +264,20 @@ class ChatTemplate:
         return text
 
 
+def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with its content as parts, as templates of models with eyes take it."""
+    content = message["content"]
+    if content is None or isinstance(content, str):
+        parts = [{"type": "text", "text": content}] if content else []
+    else:
+        parts = [{"type": KIND} if part["type"] == KIND else part for part in content]
+    return {**message, "content": parts}
+
+
+def _images_in(content: object) -> int:
+    return sum(part["type"] == KIND for part in content) if isinstance(content, list) else 0
+
+
 def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[_Turn, ...]:
     ids: dict[str, int] = {}
     turns = []
@@ -244,7 +289,8 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[_Turn, ...]:
             _Turn(
                 message["role"],
                 "name" in message,
-                blank=bool(calls) and not (message["content"] or "").strip(),
+                blank=bool(calls) and not text_of(message["content"]).strip(),
+                images=_images_in(message["content"]),
                 calls=made,
                 call=-1 if of is None else ids.setdefault(of, len(ids)),
             )
@@ -261,6 +307,8 @@ def _marks(index: int, turn: _Turn) -> list[str]:
 def _tried(index: int, turn: _Turn) -> dict[str, Any]:
     """Return a message that is tried; its ids have nine characters, as templates of Mistral's want them."""
     tried: dict[str, Any] = {"role": turn.role, "content": None if turn.blank else f"qzjx{index}kv"}
+    if turn.images:
+        tried["content"] = [*[{"type": KIND}] * turn.images, {"type": "text", "text": tried["content"]}]
     if turn.named:
         tried["name"] = "n"
     if turn.calls:

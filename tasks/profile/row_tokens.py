@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tasks.base.errors import ErrorCode, RequestError
+from tasks.profile.image_tokens import stand_for_images
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.embeddings import inputs_of
+from tasks.requests.images import images_of
 from tasks.requests.template_variables import more_settings, variables_of
 from tasks.requests.tools import TOOLS
 
@@ -67,6 +69,8 @@ class Rendered:
         By the place of a row, told apart by whether it gets the tokenizer's special tokens.
     given
         Rows that are token ids already.
+    images
+        Of rows that have some: these, and of how many tokens each is.
     refused
         Why a row cannot be encoded.
     inputs
@@ -76,6 +80,7 @@ class Rendered:
     rows: int
     texts: dict[bool, dict[int, str]] = field(default_factory=lambda: {True: {}, False: {}})
     given: dict[int, list[int]] = field(default_factory=dict)
+    images: dict[int, tuple[list[dict[str, Any]], list[int]]] = field(default_factory=dict)
     refused: dict[int, RequestError] = field(default_factory=dict)
     inputs: dict[int, list[str | list[int]]] = field(default_factory=dict)
 
@@ -88,9 +93,16 @@ def render_rows(rows: Sequence[Mapping[str, Any]], tokenizer: PromptTokenizer) -
             if row["endpoint"] == EMBEDDINGS and row["prompt"] is not None:
                 made.inputs[index] = inputs_of(row)
             elif row["messages_json"] is not None:
-                made.texts[False][index] = tokenizer.template.render(
-                    json.loads(row["messages_json"]), variables_of(row), more_settings(row).get(TOOLS)
-                )
+                messages = json.loads(row["messages_json"])
+                images = list(images_of(messages))
+                if images and tokenizer.images is None:
+                    raise _no_eyes(images[0][0])
+                text = tokenizer.template.render(messages, variables_of(row), more_settings(row).get(TOOLS))
+                if images and tokenizer.images is not None:
+                    shown = [image for _, image in images]
+                    text, counts = tokenizer.images.expand(text, shown)
+                    made.images[index] = shown, counts
+                made.texts[False][index] = text
             elif row["prompt"] is not None:
                 made.texts[True][index] = row["prompt"]
             else:
@@ -118,12 +130,24 @@ def encode_rows(rendered: Rendered, tokenizer: PromptTokenizer) -> RowTokens:
         parts = [next(again) if isinstance(one, str) else one for one in inputs]
         lengths[index] = [len(ids) for ids in parts]
         found[index] = [token for ids in parts for token in ids]
+    refused = dict(rendered.refused)
+    for index, (images, counts) in rendered.images.items():
+        tokens = np.array(found[index], np.int32)
+        try:
+            found[index] = stand_for_images(tokens, tokenizer.soft_token, images, counts).tolist()
+        except RequestError as error:
+            found[index], refused[index] = [], error
     ends = np.zeros(rendered.rows + 1, np.int64)
     np.cumsum([len(ids) for ids in found], out=ends[1:])
     flat = np.empty(ends[-1], np.int32)
     for begin, ids in zip(ends, found, strict=False):
         flat[begin : begin + len(ids)] = ids
-    return RowTokens(flat, ends, rendered.refused, lengths)
+    return RowTokens(flat, ends, refused, lengths)
+
+
+def _no_eyes(where: str) -> RequestError:
+    message = "the model takes no images, or is of no family whose image tokens are known"
+    return RequestError(ErrorCode.UNSUPPORTED_PARAMETER, where, message)
 
 
 def _given_ids(ids: list[int] | None) -> list[int]:

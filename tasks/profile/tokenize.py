@@ -15,8 +15,10 @@ from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
 from tasks.base.progress import tell
 from tasks.base.schema import SCHEMAS, error_row
+from tasks.profile.image_tokens import FIRST_ID
 from tasks.profile.token_pool import tokens_of_groups
 from tasks.requests.embeddings import INPUT, LENGTHS
+from tasks.requests.images import has_images
 from tasks.requests.template_variables import more_settings
 from tasks.requests.tool_messages import texts_of
 from tasks.requests.tools import FORM, TOOLS
@@ -187,7 +189,9 @@ def _sorted_out(
     for index, row in enumerate(rows):
         without = unfit(row) or found.refused.get(index)
         if without is not None:
-            bad.append(error_row(row, without))
+            # An engine that takes no images says so before its model does.
+            error = refuse(row) if has_images(row["messages_json"]) else None
+            bad.append(error_row(row, error or without))
             continue
         ids = found.of(index)
         counted = {**row, "input_tokens": len(ids)}
@@ -217,7 +221,9 @@ def _check_prompt(
     name = "messages" if row["messages_json"] is not None else "prompt"
     if not len(ids):
         raise RequestError(ErrorCode.EMPTY_PROMPT, name, "the prompt has no tokens")
-    wrong = tokenizer.beyond(ids)
+    # What stands for images is none of the model's.
+    texts = ids[ids < FIRST_ID] if has_images(row["messages_json"]) else ids
+    wrong = tokenizer.beyond(texts)
     if wrong is not None:
         message = f"{_source(row, wrong, tokenizer)}; the model has ids from 0 to {tokenizer.vocab_size - 1}"
         raise RequestError(ErrorCode.INVALID_TOKEN, name, message)

@@ -12,12 +12,15 @@ from tokenizers import decoders
 from engine.tokenizer import load_folder
 from tasks.base.errors import ConfigurationError, bounded
 from tasks.profile.chat_template import ChatTemplate
+from tasks.profile.image_tokens import image_tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
     import numpy.typing as npt
+
+    from tasks.profile.image_tokens import ImageTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,20 @@ class PromptTokenizer:
         Token ids of a prompt are below this.
     template
         Renders chats.
+    images
+        How many tokens an image is of; None: the model takes none.
     """
 
     model: str
     tokenizer: Any
     vocab_size: int
     template: ChatTemplate
+    images: ImageTokens | None = None
+
+    @property
+    def soft_token(self) -> int:
+        """Id of the token that stands for a vector of an image; -1 without images."""
+        return -1 if self.images is None else int(self.tokenizer.convert_tokens_to_ids(self.images.soft))
 
     def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Encode texts in parallel, with the tokenizer's default special tokens if `special`."""
@@ -112,7 +123,9 @@ def load_tokenizer(
         backend.no_truncation()
         backend.no_padding()
     size = max(tokenizer.get_vocab().values(), default=-1) + 1 if vocab_size is None else vocab_size
-    return PromptTokenizer(model, tokenizer, size, ChatTemplate(tokenizer, run_date))
+    images = image_tokens_of(Path(model)) if Path(model).is_dir() else None
+    template = ChatTemplate(tokenizer, run_date, sees=images is not None)
+    return PromptTokenizer(model, tokenizer, size, template, images)
 
 
 def _load_from_hub(model: str) -> Any:  # noqa: ANN401 - as in `PromptTokenizer`

@@ -17,6 +17,7 @@ from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, Reques
 from tasks.base.identity import answer_settings, canonical_json, digest, settled_answer_key
 from tasks.requests.embeddings import ENCODING, embedding_content, embedding_settings
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.images import ImageReader
 from tasks.requests.prompts import chat_content, completion_content, content_digest
 from tasks.requests.sampling import (
     CONTENT_FIELD,
@@ -40,7 +41,6 @@ ROUNDED: Final = re.compile(rb"[:\[,]-?\d[\d.]*e\d")
 
 
 _CONTENT: Final[dict[Endpoint, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "chat": chat_content,
     "completions": completion_content,
     EMBEDDINGS: embedding_content,
 }
@@ -66,6 +66,8 @@ class ParsedLine:
         16 bytes, equal for two lines of one name that are the same request in all fields of the body.
     error
         Why it cannot be answered, if so.
+    images
+        Digests of its images.
     """
 
     endpoint: Endpoint
@@ -80,6 +82,7 @@ class ParsedLine:
     body: bytes = b""
     passthrough_json: str | None = None
     error: RequestError | None = None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,13 @@ class BodyReader:
     ----------
     defaults : SamplingDefaults
         The run's defaults; they are part of every answer key.
+    images : ImageReader or None
+        What reads the images of chats; None takes those in data URLs and keeps nothing of them.
     """
 
-    def __init__(self, defaults: SamplingDefaults) -> None:
+    def __init__(self, defaults: SamplingDefaults, images: ImageReader | None = None) -> None:
         self._defaults = defaults
+        self._images = images or ImageReader()
         self._settled: dict[tuple[str, bytes], Settled] = {}
 
     def read(
@@ -185,7 +191,9 @@ class BodyReader:
                 raise settled.error
             parsed.requested_model = settled.requested_model
             parsed.max_tokens, parsed.sampling = settled.max_tokens, settled.sampling
-            parsed.content = _CONTENT[endpoint](body)
+            self._images.take()
+            given = chat_content(body, self._images) if endpoint == "chat" else _CONTENT[endpoint](body)
+            parsed.content, parsed.images = given, tuple(self._images.take())
             content = content_digest(parsed.content)
             parsed.answer_key = settled_answer_key(endpoint, content.hex(), settled.answer_settings)
         except RequestError as error:

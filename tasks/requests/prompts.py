@@ -4,6 +4,9 @@ A chat may end with a message that the answer is to go on with: `continue_final_
 or `prefix` of the message itself. The normal form is the latter: `prefix` is true there, and false where an
 assistant's message is last and a new turn is asked for all the same. Without either nobody knows what is
 meant.
+
+A message of text parts has them as one text. One with images keeps its parts, in their order, texts that
+follow each other as one; of an image that is what `tasks.requests.images` says.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import orjson
 
 from tasks.base.errors import ErrorCode, RequestError, bounded
 from tasks.base.identity import canonical_json
+from tasks.requests.images import ImageReader
 from tasks.requests.sampling import TURN_FIELDS
 from tasks.requests.tool_messages import CALL_ID, CALLS, normal_calls
 
@@ -35,10 +39,11 @@ _FLAGS: Final = frozenset({"example", "prefix"})
 _INT32_MAX: Final = 2**31 - 1
 
 
-def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `{"messages_json": ...}` of a chat body: canonical JSON, each message's content one text.
+def chat_content(body: Mapping[str, Any], images: ImageReader | None = None) -> dict[str, Any]:
+    """Return `{"messages_json": ...}` of a chat body: canonical JSON, a message's content one text or parts.
 
-    The last message has `prefix`, true or false, where the body says whether to go on with it.
+    The last message has `prefix`, true or false, where the body says whether to go on with it. Images are
+    read by `images`; None reads data URLs and keeps nothing.
 
     Raises
     ------
@@ -52,7 +57,8 @@ def chat_content(body: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(ErrorCode.INVALID_PARAMETER, "messages", "must be a list")
     if not messages:
         raise RequestError(ErrorCode.EMPTY_PROMPT, "messages", "the list of messages is empty")
-    normal = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    images = images or ImageReader()
+    normal = [_message(message, f"messages[{index}]", images) for index, message in enumerate(messages)]
     _settle_turn(normal, body)
     try:
         # Texts, flags and calls of texts only, so these are the bytes of `canonical_json`.
@@ -93,7 +99,7 @@ def _settle_turn(normal: list[dict[str, Any]], body: Mapping[str, Any]) -> None:
         last["prefix"] = False
 
 
-def _message(message: object, where: str) -> dict[str, Any]:
+def _message(message: object, where: str, images: ImageReader) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be an object")
     role, content = message.get("role"), message.get("content")
@@ -107,7 +113,8 @@ def _message(message: object, where: str) -> dict[str, Any]:
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(ErrorCode.INVALID_PARAMETER, f"{where}.role", f"must be one of {sorted(ROLES)}")
     # An answer that is a call has no text at all.
-    text = None if calls and content in (None, []) else _text(content, f"{where}.content")
+    pictures = images if role == "user" else None
+    text = None if calls and content in (None, []) else _text(content, f"{where}.content", pictures)
     normal: dict[str, Any] = {"role": role, "content": text}
     if calls not in (None, []):
         normal[CALLS] = normal_calls(calls, f"{where}.{CALLS}")
@@ -127,23 +134,33 @@ def _message(message: object, where: str) -> dict[str, Any]:
     return normal
 
 
-def _text(content: object, where: str) -> str:
+def _text(content: object, where: str, images: ImageReader | None) -> str | list[dict[str, Any]]:
+    """Return a content as one text, or as parts if there are images among them; None takes no images."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise RequestError(ErrorCode.INVALID_PARAMETER, where, "must be a string or a list of text parts")
-    texts = []
+    parts: list[dict[str, Any]] = []
     for index, part in enumerate(content):
         place = f"{where}[{index}]"
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise RequestError(ErrorCode.INVALID_PARAMETER, place, "must be an object with a type")
+        if part["type"] == "image_url" and images is not None:
+            _check_fields(part, frozenset({"type", "image_url"}), place)
+            parts.append(images.part(part, place))
+            continue
         if part["type"] != "text":
             _refuse_field(f"{place}.type")
         _check_fields(part, frozenset({"type", "text"}), place)
         if not isinstance(part.get("text"), str):
             raise RequestError(ErrorCode.INVALID_PARAMETER, f"{place}.text", "must be a string")
-        texts.append(part["text"])
-    return "".join(texts)
+        if parts and parts[-1]["type"] == "text":
+            parts[-1]["text"] += part["text"]
+        else:
+            parts.append({"type": "text", "text": part["text"]})
+    if all(part["type"] == "text" for part in parts):
+        return parts[0]["text"] if parts else ""
+    return [part for part in parts if part.get("text") != ""]
 
 
 def completion_content(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,4 +222,6 @@ def _asks_nothing(value: object) -> bool:
 
 
 def _refuse_field(name: str) -> NoReturn:
-    raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, name, "only text messages are supported")
+    raise RequestError(
+        ErrorCode.UNSUPPORTED_PARAMETER, name, "only texts, and images of users, are supported"
+    )

@@ -89,9 +89,16 @@ def for_template(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, CALLS: made}
 
 
+def text_of(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """Return the text of a message's content, of parts those that are texts; '' where there is none."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return all texts of messages: contents, names and arguments of calls."""
-    texts = [message["content"] for message in messages if message["content"] is not None]
+    texts = [text_of(message["content"]) for message in messages if message["content"] is not None]
     calls = [call["function"] for message in messages for call in message.get(CALLS) or ()]
     return [*texts, *(call[key] for call in calls for key in ("name", "arguments"))]
 

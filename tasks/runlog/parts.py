@@ -122,6 +122,13 @@ def request_parts(state: RunState) -> list[Part]:
     return [state.parts[name] for name in step.results["parts"]]
 
 
+def images_part(state: RunState) -> Part | None:
+    """Return the part with the images of the run's requests; None if they have none."""
+    step = state.steps.get("tokenize")
+    name = None if step is None else step.results.get("images")
+    return None if name is None else state.parts[name]
+
+
 def read_table(log: RunLog, kind: str, folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
     schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])

@@ -15,13 +15,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MODEL = "served"
 WORDS = ("lorem", "ipsum", "dolor", "sit", "amet", "Ähre", "日本", "\u2028")
+IMAGE_TOKENS = 64
+"""Of any image, as the server counts them where it takes any."""
 FAULTS = ("429", "503", "500", "reset", "half", "abort", "empty", "null", "no usage", "late")
 """What can happen to a request instead of its answer."""
 
@@ -85,6 +87,8 @@ class OpenAIServer:
         Is given the number of the request, from 0, and its body; returns one of `FAULTS` or None.
     refuses
         Names of fields to which it answers 400.
+    images
+        What it does about images: it takes them, refuses them, or answers as if there were none.
     seats
         Requests that it computes at a time; the others wait, and its metrics tell how many. None: all.
     """
@@ -100,11 +104,13 @@ class OpenAIServer:
         room: int = 10_000,
         fault: Callable[[int, dict[str, Any]], str | None] = lambda _, __: None,
         refuses: frozenset[str] = frozenset(),
+        images: Literal["takes", "refuses", "ignores"] = "ignores",
         seats: int | None = None,
         port: int = 0,
     ) -> None:
         self.owned_by, self.version, self.ids, self.key = owned_by, version, ids, key
         self.seconds, self.room, self.fault, self.refuses = seconds, room, fault, refuses
+        self.images = images
         self.seen = Seen()
         self.seats = seats
         self.held = 0
@@ -206,6 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
         prompt = body["messages"] if self.path.endswith("/chat/completions") else body["prompt"]
         if body.get("model") != MODEL:
             self._error(404, "NotFoundError")
+        elif api.images == "refuses" and _images_in(prompt):
+            self._error(400, "this model takes no images")
         elif api.refuses & set(body) or (isinstance(prompt, list) and prompt[:2] == [7, 7]):
             self._error(400, "BadRequestError")
         elif isinstance(prompt, list) and prompt and isinstance(prompt[0], int) and not api.ids:
@@ -251,12 +259,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, self._reply(body, prompt))
 
     def _reply(self, body: dict[str, Any], prompt: Any) -> dict[str, Any]:
+        api = self.api
         text, reason = expected(
             prompt, max_tokens=body["max_tokens"], temperature=body["temperature"], seed=body["seed"]
         )
         tokens = text.count(" ") + 1
         chat = "messages" in body
-        counted = len(prompt) if not chat and isinstance(prompt, list) else len(str(prompt).split())
+        counted = len(prompt) if not chat and isinstance(prompt, list) else _words_of(prompt)
+        if api.images == "takes":
+            counted += IMAGE_TOKENS * _images_in(prompt)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         if body.get("return_token_ids") and self.api.owned_by == "vllm":
@@ -293,6 +304,26 @@ class _Handler(BaseHTTPRequestHandler):
             # To close with nothing lingering is a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+
+def _words_of(prompt: Any) -> int:
+    """Count the words of a text or of messages; parts of other types than text have none."""
+    if isinstance(prompt, str):
+        return len(prompt.split())
+    shown = [
+        {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
+        if isinstance(message["content"], list)
+        else message
+        for message in prompt
+    ]
+    return len(str(shown).split())
+
+
+def _images_in(prompt: Any) -> int:
+    if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], int)):
+        return 0
+    contents = [message["content"] for message in prompt if isinstance(message["content"], list)]
+    return sum(part["type"] == "image_url" for content in contents for part in content)
 
 
 @contextlib.contextmanager

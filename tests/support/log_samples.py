@@ -475,7 +475,9 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {
             "custom_id": "c",
             "url": "/v1/responses",
-            "body": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "body": {
+                "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://h/x"}]}]
+            },
         },
         {"custom_id": "d", "url": "/v1/responses", "body": {"input": "x", "previous_response_id": "r"}},
         {"custom_id": "e", "url": "/v1/responses", "body": {"model": "m", "input": []}},

@@ -21,6 +21,7 @@ from engine.backends.endpoint.kinds import KINDS, OTHER
 from engine.backends.endpoint.options import MOST_IN_FLIGHT, EndpointOptions
 from engine.backends.endpoint.queue import watch
 from engine.backends.endpoint.server import Server
+from engine.backends.images import with_images
 from engine.backends.outbox import Outbox, refusal_item
 from engine.errors import RetryableError
 from engine.job.format import Job, read_job
@@ -46,7 +47,7 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
     begin = time.perf_counter()
     job = read_job(folder)
     options = EndpointOptions.of_job(job.settings.options)
-    asking = _Asking(job, options, send, stop)
+    asking = _Asking(job, folder, options, send, stop)
     seconds = time.perf_counter() - begin
     nothing = {"kv_tokens": None, "device": None, "device_uuid": None}
     send({"type": "ready", **facts_of(options).told(), **nothing, "load_seconds": seconds})
@@ -63,8 +64,10 @@ class _Asking:
         Requests sent again, by what had become of them.
     """
 
-    def __init__(self, job: Job, options: EndpointOptions, send: Send, stop: threading.Event) -> None:
-        self._job, self._options, self._stop = job, options, stop
+    def __init__(
+        self, job: Job, folder: Path, options: EndpointOptions, send: Send, stop: threading.Event
+    ) -> None:
+        self._job, self._folder, self._options, self._stop = job, folder, options, stop
         count = len(options.urls)
         self._most = options.max_in_flight or MOST_IN_FLIGHT * count
         self._servers = [Server(url, min(self._most, MOST_IN_FLIGHT)) for url in options.urls]
@@ -188,11 +191,13 @@ class _Asking:
         """Send a request once, and settle it or give it back."""
         self.counters["sent"] += 1
         job, sent, started = self._job, time.monotonic(), time.time()
-        prompt: Any = (
-            job.tokens[job.offsets[request] : job.offsets[request + 1]].tolist()
-            if job.prompts is None
-            else job.prompts[request]
-        )
+        given = job.given_prompt(request)
+        prompt: list[int] | dict[str, Any]
+        if given is None:
+            prompt = job.tokens[job.offsets[request] : job.offsets[request + 1]].tolist()
+        else:
+            # Read when it is sent: no more pictures are in memory than are in flight.
+            prompt = with_images(given, self._folder)
         path, body = request_body(self._options, job.sampling[request], prompt)
         found: Reply | NoReply
         lost = unreachable = slow = False

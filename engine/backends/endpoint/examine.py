@@ -14,6 +14,7 @@ import httpx
 
 from engine.backends.endpoint.bodies import NoReply, Reply, json_of, reply_in, request_body
 from engine.backends.endpoint.kinds import KINDS, OTHER, kind_of
+from engine.backends.endpoint.look import TEXT_PART, image_part
 from engine.backends.endpoint.options import KEY_VARIABLE, OPTION, EndpointOptions
 from engine.backends.facts import Capabilities, EngineFacts
 from engine.choices import ENDPOINT
@@ -42,6 +43,7 @@ def examine(
     names: Sequence[str],
     sample: list[int],
     *,
+    images: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> EngineFacts:
     """Ask the servers what they are.
@@ -54,6 +56,8 @@ def examine(
         What the servers may call the model, if the options do not say.
     sample
         Token ids of a short text, of the model's vocabulary.
+    images
+        Whether the model has a vision tower: it is then tried whether the servers take images.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def examine(
     found = []
     with httpx.Client(headers=options.headers(), timeout=timeout) as client:
         for url in options.urls:
-            found.append(_Look(client, url, options, sleep).examine(names, sample))
+            found.append(_Look(client, url, options, sleep).examine(names, sample, images=images))
             if found[-1] != found[0]:
                 first, other = (f"{one.version}, {one.prompts}" for one in (found[0], found[-1]))
                 raise OptionError(
@@ -82,7 +86,7 @@ def facts_of(options: EndpointOptions) -> EngineFacts:
     return EngineFacts(
         ENDPOINT,
         options.version,
-        Capabilities(exact_hits=kind.exact_hits, seeded="seed" in kind.honours),
+        Capabilities(exact_hits=kind.exact_hits, seeded="seed" in kind.honours, images=options.images),
         unsupported=tuple(name for name in _BEYOND if name not in kind.honours),
         prompts="text" if options.prompts == "text" else "ids",
         options=options.as_dict(),
@@ -97,14 +101,30 @@ class _Look:
     ) -> None:
         self._client, self._url, self._options, self._sleep = client, url, options, sleep
 
-    def examine(self, names: Sequence[str], sample: list[int]) -> EndpointOptions:
+    def examine(self, names: Sequence[str], sample: list[int], *, images: bool) -> EndpointOptions:
         models = self._models()
         model = self._model(models, names)
         kind = kind_of(next((one.get("owned_by") for one in models if one.get("id") == model), None))
         asked = replace(self._options, model=model, kind=kind.name)
         found = self._probe(asked, kind, sample)
         words = [kind.name, self._version(kind), model, *(["as text"] if found.prompts == "text" else [])]
-        return replace(found, version=" ".join(word for word in words if word))
+        sees = images and self._sees(found)
+        return replace(found, version=" ".join(word for word in words if word), images=sees)
+
+    def _sees(self, asked: EndpointOptions) -> bool:
+        """Tell whether the server takes an image: its prompt is then longer than without.
+
+        One that answers all the same has not looked at it.
+        """
+        counts = []
+        for parts in ([TEXT_PART], [image_part(), TEXT_PART]):
+            reply = self._ask(
+                asked, Sampling(max_tokens=1), {"messages": [{"role": "user", "content": parts}]}
+            )
+            if not isinstance(reply, Reply):
+                return False
+            counts.append(reply.prompt_tokens)
+        return counts[1] > counts[0]
 
     def _models(self) -> list[dict[str, Any]]:
         response = self._send("GET", f"{self._url}/models")

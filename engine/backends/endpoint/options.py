@@ -50,6 +50,8 @@ class EndpointOptions:
         What the servers' answers depend on: kind, its version, model, form of the prompts; empty until then.
     extended
         Whether the servers take fields that OpenAI's API does not have.
+    images
+        Whether they were seen to take an image.
     timeout_s, give_up_s, retries
         See `MEANINGS`.
     max_in_flight
@@ -65,6 +67,7 @@ class EndpointOptions:
     kind: str | None = None
     version: str = ""
     extended: bool = False
+    images: bool = False
     timeout_s: float = 600.0
     give_up_s: float = 300.0
     retries: int = 5

@@ -1,14 +1,21 @@
 """Bodies of Anthropic's `/v1/messages`: `{model, max_tokens, system, messages, stop_sequences, ...}`.
 
-Content blocks of other types than text are refused by their type. A switched-off `thinking` asks for nothing.
-A last message of the assistant is the beginning of the answer.
+Content blocks of other types than text and image are refused by their type. A switched-off `thinking` asks
+for nothing. A last message of the assistant is the beginning of the answer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.forms.contract import Formed, renamed, set_aside, with_system
+from tasks.extract.forms.contract import (
+    Formed,
+    image_in_base64,
+    image_part,
+    renamed,
+    set_aside,
+    with_system,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +32,8 @@ def formed(body: Mapping[str, Any]) -> Formed:
     system = found.pop("system", None)
     messages = found.get("messages")
     if isinstance(messages, list):
-        found["messages"] = with_system(system, messages) if messages else []
+        turns = [_message(message) for message in messages]
+        found["messages"] = with_system(system, turns) if turns else []
         if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
             found["continue_final_message"] = True
     elif system is not None:
@@ -37,3 +45,20 @@ def formed(body: Mapping[str, Any]) -> Formed:
         found["tool_choice"] = choice["type"]
     rest = set_aside(found, _WITHOUT_EFFECT)
     return Formed(renamed(found, _RENAMED), "chat", rest)
+
+
+def _message(message: object) -> object:
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(content, list):
+        return message
+    return {**message, "content": [_part(part) for part in content]}
+
+
+def _part(part: object) -> object:
+    """Return an image as OpenAI has it; its address or bytes are in its `source`."""
+    source = part.get("source") if isinstance(part, dict) and part.get("type") == "image" else None
+    if not isinstance(source, dict):
+        return part
+    if source.get("type") == "base64":
+        return image_in_base64(source.get("media_type"), source.get("data"))
+    return image_part(source["url"]) if source.get("type") == "url" and "url" in source else part

@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.forms import anthropic
-from tasks.extract.forms.contract import NOTHING, Formed, only_nothing, renamed, set_aside
+from tasks.extract.forms.contract import (
+    NOTHING,
+    Formed,
+    image_in_base64,
+    image_part,
+    only_nothing,
+    renamed,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +79,21 @@ def _parts(content: object) -> object:
     if not isinstance(content, list):
         return content
     return [
-        {"type": next(iter(part)), **part} if isinstance(part, dict) and len(part) == 1 else part
+        _image(part) or {"type": next(iter(part)), **part}
+        if isinstance(part, dict) and len(part) == 1
+        else part
         for part in content
         if not (isinstance(part, dict) and part.keys() == {"cachePoint"})
     ]
+
+
+def _image(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return an image as OpenAI has it: its source holds the bytes, or where in S3 they are."""
+    image = part.get("image")
+    source = image.get("source") if isinstance(image, dict) else None
+    if not isinstance(image, dict) or not isinstance(source, dict):
+        return None
+    if "bytes" in source:
+        return image_in_base64(f"image/{image.get('format')}", source["bytes"])
+    place = source.get("s3Location")
+    return image_part(place["uri"]) if isinstance(place, dict) and "uri" in place else None

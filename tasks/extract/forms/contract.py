@@ -50,6 +50,17 @@ def with_system(system: object, messages: list[Any]) -> list[Any]:
     return messages if system in NOTHING else [{"role": "system", "content": system}, *messages]
 
 
+def image_part(url: object, **more: object) -> dict[str, Any]:
+    """Return an image as a part of OpenAI's chats has it."""
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def image_in_base64(media_type: object, data: object) -> dict[str, Any]:
+    """Return an image whose bytes a body has itself as such a part."""
+    # What is no text is refused as the data URL that it makes.
+    return image_part(f"data:{media_type};base64,{data}")
+
+
 def only_nothing(value: object) -> bool:
     """Tell whether a value asks for nothing: itself, or each field of an object."""
     return value in NOTHING or (

@@ -1,8 +1,8 @@
 """Bodies of Gemini's `generateContent`: `{contents, systemInstruction, generationConfig, ...}`.
 
 Field names come in camel case (the API, batch files) and in snake case (the Python client). Parts that are
-not text are refused by their kind; thoughts of earlier turns and their signatures mean nothing to another
-model and are left out.
+neither text nor image are refused by their kind; thoughts of earlier turns and their signatures mean nothing
+to another model and are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.forms.contract import NOTHING, Formed, set_aside, with_system
+from tasks.extract.forms.contract import (
+    NOTHING,
+    Formed,
+    image_in_base64,
+    image_part,
+    set_aside,
+    with_system,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,5 +133,17 @@ def _part(part: object) -> object:
     }
     if "text" in kept:
         return {"type": "text", **kept}
-    # Refused by its kind.
-    return {"type": next(iter(kept), "part")}
+    # What is no image is refused by its kind.
+    return _image(kept) or {"type": next(iter(kept), "part")}
+
+
+def _image(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a part of bytes or of a file as OpenAI has it, if it is an image."""
+    name, given = next(iter(part.items()), ("", None))
+    fields = {_snake(key): value for key, value in given.items()} if isinstance(given, dict) else {}
+    media_type = fields.get("mime_type")
+    if len(part) != 1 or not str(media_type).startswith("image/"):
+        return None
+    if _snake(name) == "inline_data":
+        return image_in_base64(media_type, fields.get("data"))
+    return image_part(fields.get("file_uri")) if _snake(name) == "file_data" else None

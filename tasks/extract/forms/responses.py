@@ -1,15 +1,15 @@
 """Bodies of OpenAI's `/v1/responses`: `{model, input, instructions, max_output_tokens, ...}`.
 
-`input` is a text or a list of messages, calls of functions and what these gave; items of other types
-(reasoning, references, calls of the service's own tools) are refused by their type, and so is what the
-service keeps for the caller (`previous_response_id`, `conversation`, `prompt`).
+`input` is a text or a list of messages (texts and images), calls of functions and what these gave; items of
+other types (reasoning, references, calls of the service's own tools) are refused by their type, and so is
+what the service keeps for the caller (`previous_response_id`, `conversation`, `prompt`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.extract.forms.contract import Formed, only_nothing, renamed, set_aside, with_system
+from tasks.extract.forms.contract import Formed, image_part, only_nothing, renamed, set_aside, with_system
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,9 +158,15 @@ def _message(item: object) -> object:
 def _content(content: object) -> object:
     if not isinstance(content, list):
         return content
-    return [
-        {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and str(part.get("type")) in _TEXTS
-        else part
-        for part in content
-    ]
+    return [_part(part) for part in content]
+
+
+def _part(part: object) -> object:
+    if not isinstance(part, dict):
+        return part
+    if str(part.get("type")) in _TEXTS:
+        return {"type": "text", "text": part.get("text")}
+    if part.get("type") == "input_image" and part.get("file_id") is None:
+        detail = {"detail": part["detail"]} if part.get("detail") is not None else {}
+        return image_part(part.get("image_url"), **detail)
+    return part

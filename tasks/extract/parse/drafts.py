@@ -35,8 +35,12 @@ class Counts:
         Made outside of the window.
     shapes
         Of the requests: those of which only lengths are known.
+    unread
+        Of the errors: those of an image that could not be had this time.
     reasons
         Of those filtered: by what they are instead of requests that were asked for.
+    images
+        Digests of the images of the requests.
     """
 
     blank: int = 0
@@ -46,7 +50,9 @@ class Counts:
     errors: int = 0
     outside: int = 0
     shapes: int = 0
+    unread: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    images: set[str] = field(default_factory=set)
 
     def filter(self, reason: str) -> None:
         """Count a record as filtered."""

@@ -53,6 +53,10 @@ class ParsedObject:
         Stored bytes read.
     filtered_by
         Of the records filtered: how many for which reason.
+    unread
+        Requests that are errors because an image could not be had this time.
+    images
+        Digests of the images of its requests.
     """
 
     account: Account
@@ -62,6 +66,8 @@ class ParsedObject:
     shapes: int
     bytes_read: int
     filtered_by: dict[str, int] = field(default_factory=dict)
+    unread: int = 0
+    images: frozenset[str] = frozenset()
 
 
 class _Tally:
@@ -70,8 +76,9 @@ class _Tally:
     def __init__(self) -> None:
         self.lines = 0
         self._reasons: Counter[str] = Counter()
+        self._images: set[str] = set()
         self._sums = dict.fromkeys(
-            ("blank", "filtered", "quarantined", "requests", "errors", "outside", "shapes"), 0
+            ("blank", "filtered", "quarantined", "requests", "errors", "outside", "shapes", "unread"), 0
         )
 
     def add(self, lines: int, counts: Counts) -> None:
@@ -79,13 +86,15 @@ class _Tally:
         for name in self._sums:
             self._sums[name] += getattr(counts, name)
         self._reasons.update(counts.reasons)
+        self._images |= counts.images
 
     def result(self, name: str, failure: ReadFailure | None, bytes_read: int) -> ParsedObject:
         sums = self._sums
-        outside, shapes = sums.pop("outside"), sums.pop("shapes")
+        outside, shapes, unread = (sums.pop(name) for name in ("outside", "shapes", "unread"))
         account = Account(lines=self.lines, object_errors=int(failure is not None), **sums)
         reasons = dict(sorted(self._reasons.items()))
-        return ParsedObject(account, name, failure, outside, shapes, bytes_read, reasons)
+        images = frozenset(self._images)
+        return ParsedObject(account, name, failure, outside, shapes, bytes_read, reasons, unread, images)
 
 
 def parse_object(

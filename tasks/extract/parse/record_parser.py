@@ -18,6 +18,7 @@ from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, Reques
 from tasks.base.identity import canonical_json, digest, request_id
 from tasks.base.schema import SAMPLING
 from tasks.extract.parse.drafts import COLUMNS, CONFLICT, Drafts
+from tasks.extract.parse.image_files import ImageFiles
 from tasks.extract.parse.named import CUSTOM_ID, name_in, name_in_text
 from tasks.extract.parse.quick_lines import Frame, QuickLines
 from tasks.extract.parse.quick_logs import PER_REQUEST, Kind, QuickLogs
@@ -26,6 +27,7 @@ from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
 from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine, labels
+from tasks.requests.images import ImageReader
 from tasks.requests.sampling import TURN_FIELDS
 
 if TYPE_CHECKING:
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from tasks.extract.parse.image_files import ImageSettings
     from tasks.extract.parse.quick_lines import QuickRows
     from tasks.extract.readers.contract import Own, Reader
     from tasks.extract.text.lines import Block
     from tasks.requests.sampling import SamplingDefaults
 
-PARSER_VERSION: Final = 6
+PARSER_VERSION: Final = 7
 """Raise it when the same line would give another row: parsed rows of earlier nights are then not reused."""
 RAW_TEXT_CHARACTERS: Final = 2000
 _NO_BODY: Final = bytes(16)
@@ -74,12 +77,15 @@ class ParseSettings:
         are inside.
     window_filters
         Whether they are filtered as well.
+    images
+        Where images are read from and kept; None: those in data URLs are looked at, and nothing is kept.
     """
 
     defaults: SamplingDefaults
     model_filter: tuple[str, ...] = ()
     window: tuple[datetime, datetime] | None = None
     window_filters: bool = True
+    images: ImageSettings | None = None
 
 
 class RecordParser:
@@ -100,7 +106,11 @@ class RecordParser:
         self._common = {"job": place.job, "run_date": place.run_date, "source_uri": place.source_uri}
         self._names = (place.job, place.run_date, place.source_uri)
         self._settings = settings
-        self._bodies = BodyReader(settings.defaults)
+        images = settings.images
+        self._bodies = BodyReader(
+            settings.defaults,
+            None if images is None else ImageReader(ImageFiles(images, place.source_uri), images.keep),
+        )
         self._reader = reader
         self._read = reader.read
         self._name_field = (reader.mapping or {}).get(CUSTOM_ID, CUSTOM_ID)
@@ -251,8 +261,8 @@ class RecordParser:
             values.pop(name, None)
         messages = values.pop("messages_json", None)
         told = repr((values, settings.canonical, settings.answer_settings))
-        if parsed.error is not None or messages is None or mark in told:
-            # Its texts are not in messages alone.
+        if parsed.error is not None or messages is None or mark in told or parsed.images:
+            # Its texts are not in messages alone, or there is more than texts.
             return None
         return Kind(Frame(values, settings.answer_settings, settings.digest), messages)
 
@@ -313,6 +323,8 @@ class RecordParser:
         counts.requests += 1
         counts.errors += parsed.error is not None
         counts.shapes += logged.shape is not None
+        counts.images.update(parsed.images)
+        counts.unread += parsed.error is not None and parsed.error.code == ErrorCode.IMAGE_UNAVAILABLE
         own = request_id(*self._names, parsed.custom_id, parsed.answer_key, 0)
         values = self._values(logged, parsed) | {"request_id": own, "source_line": line.number}
         drafts.rows.append([values.get(name) for name in COLUMNS])

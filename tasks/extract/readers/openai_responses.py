@@ -1,7 +1,7 @@
 """OpenAI Batch input for `/v1/responses`: `{custom_id, method, url, body}`, with the text in `body.input`.
 
 It is read by the reader of OpenAI Batch input, as lines of other endpoints in the same object are. What is
-no text or call of a function in it (images, files, calls of the service's own tools) is refused by its type,
+no text, image or call of a function in it (files, calls of the service's own tools) is refused by its type,
 under the place that it has in the messages of the chat that the line asks for. Its answer comes in that API's
 own form.
 """

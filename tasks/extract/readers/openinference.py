@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.extract.forms import any_form
-from tasks.extract.forms.contract import Formed
+from tasks.extract.forms.contract import Formed, image_part
 from tasks.extract.readers.contract import Filtered, Logged, count, kind_name, label, mapping
 from tasks.extract.readers.recorded import recorded_settings
 from tasks.extract.readers.spans import call_of, flat, is_short, numbered
@@ -26,6 +26,7 @@ _DOTTED: Final = ("llm.", "input.", "openinference.")
 _MESSAGES: Final = "llm.input_messages"
 _TOKENS: Final = "llm.token_count.prompt"
 _PARAMETERS: Final = "llm.invocation_parameters"
+_IMAGE_URL: Final = "message_content.image.image.url"
 _CONTENT: Final = ("messages", "prompt", "input", "contents")
 
 
@@ -128,4 +129,6 @@ def _part(item: Mapping[str, Any]) -> dict[str, Any]:
     kind = item.get("message_content.type")
     if kind == "text" or (kind is None and "message_content.text" in item):
         return {"type": "text", "text": item.get("message_content.text")}
+    if kind == "image" and isinstance(item.get(_IMAGE_URL), str):
+        return image_part(item[_IMAGE_URL])
     return {"type": kind or "part"}

@@ -15,8 +15,9 @@ from engine.choices import ENDPOINT, NATIVE, SGLANG, VLLM
 from engine.errors import OptionError
 from engine.grammar.constraint import field_of
 from tasks.base.errors import OF_ENGINE, ConfigurationError, ErrorCode, RequestError
-from tasks.night.model import model_name
+from tasks.night.model import has_vision, model_name
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
+from tasks.requests.images import has_images, images_of
 from tasks.requests.prompts import without_turn
 from tasks.requests.sampling import OFF, effective_sampling, stored_sampling
 from tasks.requests.tool_messages import CALLS
@@ -142,7 +143,8 @@ def find_engine(
         # Its HTTP client is loaded for nights that ask a server only.
         from engine.backends.endpoint.examine import examine
 
-        return examine(parse_options(options, max_in_flight, hours, timezone), names, sample)
+        asked = parse_options(options, max_in_flight, hours, timezone)
+        return examine(asked, names, sample, images=has_vision(model_dir))
     except OptionError as error:
         raise _configuration(error) from None
 
@@ -172,33 +174,52 @@ def refusal_of(
         if row.get("endpoint") == EMBEDDINGS:
             return None if facts.capabilities.embeddings else _no_embeddings(facts)
         settings = effective_sampling(stored_sampling(row), defaults)
-        greedy = settings["temperature"] == 0
-
-        def asks_for(name: str) -> bool:
-            # A greedy answer does not depend on some of them.
-            if greedy and name in {"seed", "top_k", "min_p"}:
-                return False
-            off = _OFF[name]
-            return bool(settings.get(name, off) != off)
-
+        pictured = has_images(row["messages_json"])
+        if pictured and (unseen := _not_seen(row, facts, settings)) is not None:
+            return unseen
+        # Messages with images go as they are, whatever else is taken.
+        as_text = pictured or facts.prompts == "text"
         for name in facts.unsupported:
             # A chat is rendered here, unless the engine does that.
-            if name == "chat_template_kwargs" and facts.prompts == "ids":
+            if name == "chat_template_kwargs" and not as_text:
                 continue
-            if asks_for(name):
+            if _asks_for(settings, name):
                 field = field_of(settings[name]) if name == "constraint" else name
                 return _unsupported(field, facts)
         for first, second in facts.apart:
-            if asks_for(first) and asks_for(second):
+            if _asks_for(settings, first) and _asks_for(settings, second):
                 return _unsupported(second, facts, f"does not honour this setting beside {first}")
-        return _not_as_text(row, facts) if facts.prompts == "text" else None
+        return _not_as_text(row, facts) if as_text else None
 
     return refusal
+
+
+def _asks_for(settings: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a setting changes the answer; a greedy one does not depend on some of them."""
+    if settings["temperature"] == 0 and name in {"seed", "top_k", "min_p"}:
+        return False
+    off = _OFF[name]
+    return bool(settings.get(name, off) != off)
+
+
+def _not_seen(row: Mapping[str, Any], facts: EngineFacts, settings: Mapping[str, Any]) -> RequestError | None:
+    """Tell why an engine cannot answer a row with images; None: it can, as far as these go."""
+    if not facts.capabilities.images:
+        return _no_images(row["messages_json"], facts)
+    if _asks_for(settings, "tools"):
+        return _unsupported("tools", facts, "is not known to take tools beside images")
+    return None
 
 
 def _no_embeddings(facts: EngineFacts) -> RequestError:
     message = f"{OF_ENGINE} ({facts.version}) is not asked for embeddings; our own engine makes them"
     return RequestError(ErrorCode.UNSUPPORTED_URL, "url", message)
+
+
+def _no_images(messages: str, facts: EngineFacts) -> RequestError:
+    where = next(place for place, _ in images_of(json.loads(messages)))
+    able = f"{VLLM} and {ENDPOINT} do, with a model that has a vision tower"
+    return _unsupported(where, facts, f"takes no images; {able}")
 
 
 def _not_as_text(row: Mapping[str, Any], facts: EngineFacts) -> RequestError | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from tasks.profile.image_tokens import FAMILIES
 from tests.benchmarks.lib.places import ROOT
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ LONGEST_REQUEST = 32_768
 VIDEO_TOKENS_PER_FRAME = 256
 VIDEO_MEAN_FRAMES = 64
 MMLU_ANSWER_TOKENS = 2
+PICTURE_SIZES = ((640, 480), (800, 600), (1024, 1024), (1280, 720), (1920, 1080), (3024, 4032))
+"""Width and height: of data sets, of what models make, of screens, of a phone."""
+QWEN_2_5_VL = {"patch_size": 14, "merge_size": 2, "min_pixels": 3136, "max_pixels": 12_845_056}
+"""Settings of its image processor, as published."""
+QUESTIONS = 3
+"""About each picture."""
 BLOCK_TOKENS = 512
 _PIECES = re.compile(r"[A-Za-z]{1,6}|\d{1,3}|[^\sA-Za-z\d]|\n")
 
@@ -107,6 +114,30 @@ def video_source(count: int, seed: int) -> Source:
     frames = np.rint(np.clip(frames / draw.mean(), 0.25, 3.0) * VIDEO_MEAN_FRAMES).astype(np.int64)
     prompt = rng.integers(60, 201, count) + SYSTEM_TOKENS
     return Source("video", prompt, frames * VIDEO_TOKENS_PER_FRAME, _behind_system_prompt(count))
+
+
+def picture_source(count: int, seed: int) -> Source:
+    """Return questions about pictures: `QUESTIONS` of 20 to 80 tokens about each, in a random order.
+
+    A picture has one of `PICTURE_SIZES` and the tokens that Qwen2.5-VL's processor makes of it; those about
+    the same one begin with it. Answers are of 5 to 200 tokens.
+    """
+    rng = np.random.default_rng(seed)
+    rule = FAMILIES["qwen2_5_vl"]({}, {}, QWEN_2_5_VL)
+    if rule is None:
+        raise RuntimeError("there is no rule for the images of Qwen2.5-VL")
+    lengths = [rule.text(*size).count(rule.soft) for size in PICTURE_SIZES]
+    size = rng.integers(0, len(lengths), -(-count // QUESTIONS))
+    picture = rng.permutation(np.repeat(np.arange(size.size), QUESTIONS))[:count]
+    ids = FIRST_ID + rng.permutation(LAST_ID - FIRST_ID)[: size.size]
+    text = [np.full(lengths[size[one]], ids[one], np.int32) for one in picture]
+    tokens = np.array([len(one) for one in text], np.int64)
+    shared = _behind_system_prompt(count)
+    again = np.ones(count, np.bool_)
+    again[np.unique(picture, return_index=True)[1]] = False
+    shared[again] += tokens[again]
+    prompt = SYSTEM_TOKENS + tokens + rng.integers(20, 81, count)
+    return Source("pictures", prompt, rng.integers(5, 201, count), shared, text)
 
 
 def word_ids(text: str) -> Int32:

@@ -183,3 +183,16 @@ def test_taking_requests_keeps_their_tokens():
     assert np.array_equal(prompt_of(part, 1), prompt_of(mix, 3))
     assert part.output.tolist() == mix.output[[7, 3, 299]].tolist()
     assert part.total_tokens == sum(len(prompt_of(mix, i)) + mix.output[i] for i in (7, 3, 299))
+
+
+def test_pictures_have_the_tokens_of_a_processor_and_are_shared_by_their_questions() -> None:
+    source = sources.picture_source(600, 3)
+    # By hand: 640 x 480 is 23 x 17 cells of 28 pixels, 1024 x 1024 37 x 37, 3024 x 4032 108 x 144.
+    lengths = {len(text) for text in source.text or ()}
+    assert {23 * 17, 37 * 37, 108 * 144} <= lengths
+    assert len(lengths) == len(sources.PICTURE_SIZES)
+    mix = workloads.alone(source, SHAPE, NOMINAL["a100"])
+    tree = build_tree(mix.tokens, mix.start)
+    assert hit_rate_optimum(tree) == pytest.approx(source.shared.sum() / source.prompt.sum(), rel=1e-3)
+    # Two of three questions find their picture there.
+    assert 0.5 < hit_rate_optimum(tree) < 2 / 3

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 SHAPE = PRESETS["llama-3.1-8b"]
 MODEL = "Llama-3.1-8B"
 HOLDOUT = "holdout"
-ALONE = ("mooncake_alone", "chats", "mmlu")
-"""Traces by themselves: conversations that go on, chats of the lengths of ShareGPT, questions by subject."""
+ALONE = ("mooncake_alone", "chats", "mmlu", "pictures")
+"""Traces by themselves: conversations that go on, chats of the lengths of ShareGPT, questions by subject; and
+questions about pictures, which have the tokens that a model's processor makes of them."""
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,6 @@ class Mix:
             return sources.mooncake_source(self.requests)
         if self.base == "mmlu":
             return sources.mmlu_source(self.requests, seed)
+        if self.base == "pictures":
+            return sources.picture_source(self.requests, seed)
         return sources.length_source("chats", "sharegpt_lengths.csv", self.requests, seed)

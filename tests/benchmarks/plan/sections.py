@@ -148,6 +148,7 @@ def _auto_tasks(scale: Scale) -> Iterator[Task]:
             Mix(device, 0.8, 0.0, "documents", scale.documents),
             Mix(device, 0.0, 0.0, "chats", scale.auto),
             Mix(device, 0.0, 0.0, "mmlu", scale.auto),
+            Mix(device, 0.0, 0.0, "pictures", scale.auto),
         ]
         whole += [mix for mix in others if mix.base in scale.others]
         for mix in whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import fields, replace
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.backends.images import with_images
 from engine.cost.step import NOMINAL, ModelShape
 from engine.errors import EngineError
 from engine.job.format import (
+    IMAGES_FOLDER,
     JobSettings,
     read_job,
     read_messages,
@@ -75,6 +78,28 @@ def test_an_engine_s_options_and_prompts_as_text_survive_it(tmp_path) -> None:
     write_job(tmp_path, settings, tokens, start, REQUESTS, plan, prompts=prompts[:2])
     with pytest.raises(EngineError, match="different lengths"):
         read_job(tmp_path)
+
+
+def test_some_prompts_go_as_they_were_given_with_their_images(tmp_path) -> None:
+    tokens, start = flatten([[5, 6, 7], [5, 6], [9]])
+    plan = make_plan("dfs", tokens, start, np.array([2.0, 3.5, 1.0]), SHAPE, NOMINAL["cpu"])
+    sha256 = hashlib.sha256(b"a picture").hexdigest()
+    image = {"type": "image", "sha256": sha256, "media_type": "image/png", "width": 3, "height": 2}
+    turn = {"role": "user", "content": [{"type": "text", "text": "x"}, {**image, "detail": "low"}]}
+    asked = {"messages": [{"role": "system", "content": "y"}, turn], "add_generation_prompt": True}
+    (tmp_path / IMAGES_FOLDER).mkdir()
+    (tmp_path / IMAGES_FOLDER / sha256).write_bytes(b"a picture")
+    settings = JobSettings("/m", engine="endpoint")
+    write_job(tmp_path, settings, tokens, start, REQUESTS, plan, prompts=[None, asked, None])
+    job = read_job(tmp_path)
+    assert [job.given_prompt(i) for i in range(3)] == [None, asked, None]
+    sent = with_images(asked, tmp_path)
+    url = {"url": "data:image/png;base64,YSBwaWN0dXJl", "detail": "low"}
+    content = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": url}]
+    turns = [{"role": "system", "content": "y"}, {"role": "user", "content": content}]
+    assert sent == {"messages": turns, "add_generation_prompt": True}
+    assert job.given_prompt(1) == asked, "what is read stays as it is"
+    assert with_images({"prompt": "z"}, tmp_path) == {"prompt": "z"}
 
 
 def test_another_format_version_is_refused(tmp_path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +12,10 @@ from engine import kernels
 from engine.cost.devices import model_shape
 from engine.cost.step import ModelShape
 from engine.errors import UnsupportedModelError
-from engine.models.config import check_on_device, load_config, parse_config
+from engine.models.config import load_config, parse_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.sample.settings import Sampling
-from tasks.base.errors import ConfigurationError
-from tasks.night.model import check_on_its_device
 from tests.support.engines import run_engine
 from tests.support.models import EXPERTS, greedy, reference_model
 
@@ -118,23 +114,3 @@ def test_a_config_of_the_hub_has_other_names() -> None:
     found = parse_config(raw).experts
     assert found is not None
     assert (found.count, found.per_token, found.normalised) == (8, 3, True)
-
-
-def test_on_a_gpu_they_are_refused_by_name() -> None:
-    raw = {**EXPERTS["mixtral"].to_dict(), "architectures": ["MixtralForCausalLM"]}
-    with pytest.raises(UnsupportedModelError, match="--engine vllm"):
-        check_on_device(parse_config(raw), "cuda:0")
-    check_on_device(parse_config(raw), "cpu")
-    check_on_device(replace(parse_config(raw), experts=None), "cuda:0")
-
-
-@pytest.mark.parametrize(("engine", "device"), [("native", "cuda:0"), ("native", "cpu"), ("vllm", "cuda:0")])
-def test_a_night_is_refused_before_anything_is_tokenised(engine: str, device: str) -> None:
-    raw = {**EXPERTS["mixtral"].to_dict(), "architectures": ["MixtralForCausalLM"]}
-    night = SimpleNamespace(engine=SimpleNamespace(name=engine), settings=SimpleNamespace(device=device))
-    if (engine, device) != ("native", "cuda:0"):
-        check_on_its_device(night, parse_config(raw))
-        return
-    with pytest.raises(ConfigurationError, match="mixtures of experts on the CPU alone") as caught:
-        check_on_its_device(night, parse_config(raw))
-    assert caught.value.field == "--model"

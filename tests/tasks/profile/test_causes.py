@@ -61,6 +61,7 @@ def test_what_is_refused_while_parsing_is_no_matter_of_the_model() -> None:
         "invalid_token",
         "missing_parameter",
         "empty_prompt",
+        "invalid_image",
         "not_replayable",
     ],
 )

@@ -5,6 +5,14 @@ from __future__ import annotations
 from engine.kernels.fp8 import E4M3_MAX
 from engine.kernels.gather_rows import gather_rows_kernel
 from engine.kernels.gather_rows import settings as gather_settings
+from engine.kernels.grouped_experts import (
+    SEARCH,
+    add_experts_kernel,
+    expert_tiles_kernel,
+    narrow_kernel,
+    widen_kernel,
+)
+from engine.kernels.grouped_experts import settings as expert_settings
 from engine.kernels.linear import quantise_rows_kernel
 from engine.kernels.linear import settings as quantise_settings
 from engine.kernels.next_token import draw_kernel
@@ -68,7 +76,45 @@ def _draw(draw: bool, restrict: bool, masked: bool = False) -> Spec:
     )
 
 
+def _experts(rows: int) -> list[Spec]:
+    """The products at the sizes of Qwen3-30B-A3B: 128 experts, 8 for a token; `rows` are tokens times 8."""
+    chosen = {"SEARCH": SEARCH, **expert_settings(rows, 128)}
+    tile = f"_{chosen['ROWS']}"
+    pointers = {"order": "*i32", "starts": "*i32", "work": "*i32", "wide": "*bf16"}
+    counts = dict.fromkeys(("experts", "width", "inner"), "i32")
+    return [
+        Spec(
+            f"experts_widen{tile}",
+            widen_kernel,
+            {"hidden": "*bf16", "gate_up": "*bf16", "hidden_stride": "i32", **pointers, **counts},
+            {"PER_TOKEN": 8, **chosen},
+            attention=True,
+        ),
+        Spec(
+            f"experts_narrow{tile}",
+            narrow_kernel,
+            {"down": "*bf16", "shares": "*fp32", "parts": "*bf16", **pointers, **counts},
+            chosen,
+            attention=True,
+        ),
+    ]
+
+
 SPECS = [
+    *_experts(256),
+    *_experts(16384),
+    Spec(
+        "experts_tiles",
+        expert_tiles_kernel,
+        {"starts": "*i32", "work": "*i32", "experts": "i32"},
+        {"ROWS": 16, "SEARCH": SEARCH, "num_warps": 4},
+    ),
+    Spec(
+        "experts_add",
+        add_experts_kernel,
+        {"parts": "*bf16", "out": "*bf16", "out_stride": "i32", "width": "i32"},
+        {"PER_TOKEN": 8, "BLOCK": 1024, "num_warps": 4},
+    ),
     _draw(draw=False, restrict=False),
     _draw(draw=True, restrict=False),
     _draw(draw=True, restrict=True),

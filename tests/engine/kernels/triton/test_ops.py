@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.kernels.experts import mixture, mixture_reference, route
 from engine.kernels.fp8 import dequantise_kv
 from engine.kernels.gather_rows import gather_rows
+from engine.kernels.grouped_experts import launch as grouped_launch
 from engine.kernels.linear import (
     Fp8Weight,
     fp8_linear,
@@ -154,3 +156,59 @@ def test_fp8_linear_is_near_the_full_product(tokens: int, inner: int, outer: int
     exact = (data.float() * scales[:, None]) @ (packed.data.float() * packed.scale[:, None]).t()
     assert relative_error(product, exact) < 5e-3
     assert relative_error(fp8_linear(x, packed, bias), exact + bias) < 5e-3
+
+
+def routed(kind: str, tokens: int, experts: int, per_token: int) -> torch.Tensor:
+    """Which experts each token goes to, int64 [tokens, per_token], rising: a routing that may be hard."""
+    if kind == "one":
+        # All tokens to the same ones, the others have none.
+        chosen = torch.arange(experts - per_token, experts).repeat(tokens, 1)
+    elif kind == "blocks":
+        # Expert after expert with a number of rows around that of a tile.
+        first = torch.arange(tokens) // 17 % (experts - per_token + 1)
+        chosen = first[:, None] + torch.arange(per_token)
+    else:
+        rows = [permutation(experts, seed=i)[:per_token] for i in range(tokens)]
+        chosen = torch.stack(rows) if rows else torch.zeros((0, per_token), dtype=torch.int64)
+    return chosen.sort(dim=1)[0].to(torch.int64)
+
+
+# (routing, tokens, experts, experts of a token, hidden, inner, dtype)
+EXPERTS = [
+    ("one", 33, 5, 2, 48, 40, torch.float32),
+    ("one", 1, 8, 8, 64, 24, HALF),
+    ("blocks", 70, 6, 1, 33, 65, torch.float32),
+    ("random", 19, 7, 3, 80, 72, HALF),
+    # More experts than are looked at together.
+    ("random", 5, 150, 2, 16, 20, torch.float32),
+    ("random", 0, 4, 2, 16, 16, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("kind", "tokens", "experts", "per_token", "hidden", "inner", "dtype"), EXPERTS)
+def test_experts(kind, tokens, experts, per_token, hidden, inner, dtype) -> None:
+    # Rows of a wider tensor, as the stream of a step is.
+    x = normal(tokens, hidden + 8, dtype=dtype)[:, :hidden]
+    gate_up = normal(experts, 2 * inner, hidden, seed=1, dtype=dtype) / 8
+    down = normal(experts, hidden, inner, seed=2, dtype=dtype) / 8
+    chosen = routed(kind, tokens, experts, per_token)
+    shares = torch.softmax(normal(tokens, per_token, seed=3), 1)
+    wide = mixture_reference(x.float(), chosen, shares, gate_up.float(), down.float())
+    out = grouped_launch(x, chosen, shares, gate_up, down, torch.empty_like(x))
+    assert (out.dtype, out.shape) == (dtype, x.shape)
+    if tokens:
+        assert relative_error(out, wide) < TOLERANCE[dtype] * 3
+        # A token's result does not depend on those beside it.
+        alone = grouped_launch(x[-1:], chosen[-1:], shares[-1:], gate_up, down, torch.empty_like(x[-1:]))
+        assert relative_error(alone, out[-1:]) < TOLERANCE[dtype]
+
+
+def test_experts_of_equal_shares_are_those_of_the_reference() -> None:
+    """Nothing in the tokens tells some experts apart: whoever is chosen, each of them counts once."""
+    x, router = normal(21, 32), normal(6, 32, seed=1)
+    router[3] = router[1] = router[5]
+    gate_up, down = normal(6, 40, 32, seed=2), normal(6, 32, 20, seed=3)
+    out = mixture(x, router, gate_up, down, per_token=3, normalised=True)
+    chosen, shares = route(x, router, 3, normalised=True)
+    assert (chosen.diff(dim=1) > 0).all()
+    assert relative_error(out, mixture_reference(x, chosen, shares, gate_up, down)) < 3e-6

@@ -125,7 +125,11 @@ def test_prompts_that_cannot_be_answered(prompt: object, code: str) -> None:
         ([{"role": "function", "name": "f", "content": "x"}], "unsupported_parameter", "messages[0].role"),
         ([{"role": "user"}], "invalid_parameter", "messages[0].content"),
         ([{"role": "user", "content": 5}], "invalid_parameter", "messages[0].content"),
-        ([{"role": "user", "content": [IMAGE_PART]}], "unsupported_parameter", "messages[0].content[0].type"),
+        (
+            [{"role": "user", "content": [IMAGE_PART]}],
+            "unsupported_parameter",
+            "messages[0].content[0].image_url.url",
+        ),
         ([{"role": "user", "content": ["x"]}], "invalid_parameter", "messages[0].content[0]"),
         (
             [{"role": "user", "content": [{"type": "text", "text": None}]}],

@@ -1,0 +1,58 @@
+"""Images of a job, from the files of its folder into the messages that an engine is sent."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from engine.job.format import IMAGES_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def with_images(prompt: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a prompt with its images as OpenAI's API has them: `image_url` parts with data URLs.
+
+    Parameters
+    ----------
+    prompt
+        With `messages` or `prompt`; see `engine.job.format`.
+    folder
+        Of the job.
+    """
+    if "messages" not in prompt:
+        return dict(prompt)
+    return {**prompt, "messages": [_message(message, folder) for message in prompt["messages"]]}
+
+
+def image_bytes(part: Mapping[str, Any], folder: Path) -> bytes:
+    """Return the bytes of an image."""
+    return (folder / IMAGES_FOLDER / str(part["sha256"])).read_bytes()
+
+
+def images_of(prompt: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the images of a prompt, in their order."""
+    contents = (message["content"] for message in prompt.get("messages", ()))
+    return [
+        part for parts in contents if isinstance(parts, list) for part in parts if part["type"] == "image"
+    ]
+
+
+def _message(message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    content = message["content"]
+    if not isinstance(content, list):
+        return dict(message)
+    return {**message, "content": [_part(part, folder) for part in content]}
+
+
+def _part(part: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    if part["type"] != "image":
+        return dict(part)
+    text = base64.b64encode(image_bytes(part, folder)).decode()
+    detail = {"detail": part["detail"]} if "detail" in part else {}
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:{part['media_type']};base64,{text}", **detail},
+    }
