@@ -192,7 +192,8 @@ def _judge(night: Night, canary: Canary, candidate: SideRun, reference: SideRun 
     if canary.rules is None:
         return
     stage, taken_back = end_night(StageLog(night.store, night.job), canary.rules, night.run_date, rows)
-    night.log.finish_step(STAGE, {**stage.as_dict(), "taken_back": taken_back})
+    share = rows[-1]["share_percent"]
+    night.log.finish_step(STAGE, {**stage.as_dict(), "taken_back": taken_back, "share": share})
     if taken_back:
         raise TakenBackError(night.run_key, stage)
 

@@ -26,9 +26,12 @@ def share_tag(percent: float) -> str:
 
 
 def stage_tag(stage: Mapping[str, Any]) -> str:
-    """Return the tag of a stage: `candidate: canary 25 %`, `candidate: fallen back`, ..."""
-    share = "" if stage["stage"] == BACK else f" {stage['percent']:g} %"
-    return f"{PREFIX} {stage['stage']}{share}"
+    """Return the tag of a night: `candidate: canary 5 %, next 25 %`, `candidate: fallen back`, ..."""
+    if stage["stage"] == BACK:
+        return f"{PREFIX} {BACK}"
+    now, following = stage.get("share", stage["percent"]), stage["percent"]
+    tag = f"{PREFIX} {stage['stage']} {now:g} %"
+    return tag if now == following else f"{tag}, next {following:g} %"
 
 
 def stage_text(stage: Mapping[str, Any]) -> str:

@@ -145,9 +145,16 @@ def keeping_pace(
     def ready(policy: str, *, promised: bool) -> tuple[int, Float64]:
         """Return whose requests are first in an order, and when each answer ends."""
         tried = replace(schedule, policy=policy)
-        constraints = {"priority": work.priority, "window": work.window} if promised else {}
         made = plan_tree(
-            policy, work.tree, work.estimate, shape, device, seed, group=work.group, **constraints
+            policy,
+            work.tree,
+            work.estimate,
+            shape,
+            device,
+            seed,
+            group=work.group,
+            priority=work.priority if promised else None,
+            window=work.window if promised else None,
         )
         ends = simulate_ends(
             tried.of(made), work.tokens, work.start, output, tried.settings(sizes), cost, looks=2000

@@ -41,7 +41,7 @@ def night_document(night: NightData) -> Document:
         Section("In short", _in_short(night)),
         Section("Rows without an answer", _bad_rows(night)),
         Section("Promises", promises(night.summary.get("promises") or ())),
-        Section("The candidate", sides(night.summary.get("comparisons", ()))),
+        Section("The candidate", sides(night.summary.get("comparisons") or (), night.steps.get("canary"))),
         Section("Over the run", _blocks(night_plots.timeline(night), night_plots.device(night))),
         Section("Why this order", _why(night)),
         Section(

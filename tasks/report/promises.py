@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tasks.report.document import Block
 
-COLUMNS: Final = ("tenant", "promised", "kept", "in time", "late", "last answer", "share until then")
+COLUMNS: Final = ("tenant", "promised", "kept", "in time", "late", "last answer", "share received")
 UNKNOWN: Final = "-"
 
 
@@ -20,8 +20,11 @@ def promises(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Return what was promised and kept, from rows of table `promises`; nothing without any."""
     if not rows:
         return []
-    about = "Times are UTC, of the answers; the date was published when all of them were there."
-    blocks: list[Block] = [Table(about, COLUMNS, [_cells(row) for row in rows])]
+    about = (
+        "Times are UTC, of the answers; the date was published when all of them were there. The share is "
+        "of the tokens of all answers until the tenant's last one."
+    )
+    blocks: list[Block] = [Table(about, COLUMNS, [_cells(row) for row in rows], words=2)]
     blocks += [Text(text) for row in rows if (text := _warned(row))]
     return blocks
 
@@ -50,7 +53,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{in_time}, {missing:,} without an answer" if missing else in_time,
         late if row["ready_by"] else UNKNOWN,
         _clock(row["last_answer_at"], row["ready_by"]) if row["last_answer_at"] else UNKNOWN,
-        f"{row['share_received']:.0%}" if row["share_received"] is not None else UNKNOWN,
+        f"{100 * row['share_received']:.0f} %" if row["share_received"] is not None else UNKNOWN,
     ]
 
 
@@ -64,8 +67,8 @@ def _warned(row: Mapping[str, Any]) -> str:
 
 
 def _promised(row: Mapping[str, Any]) -> str:
-    ready_by = f"by {_at(row['ready_by']):%H:%M}" if row["ready_by"] else None
-    share = f"{row['share']:.0%} of the device" if row["share"] else None
+    ready_by = f"by {_at(row['ready_by']):%Y-%m-%d %H:%M}" if row["ready_by"] else None
+    share = f"{100 * row['share']:g} % of the device" if row["share"] else None
     return " and ".join(filter(None, (ready_by, share)))
 
 

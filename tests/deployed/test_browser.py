@@ -82,9 +82,12 @@ def test_a_run_with_a_candidate_shows_its_stage(site, keep):
     asked |= {"run_date": OF_CANDIDATE.isoformat(), "canary_slower": 100}
     run = site.ended(site.start("on-demand/on-demand", **asked)["id"])
     assert run["state_name"] == "Completed", site.logs(run["id"])
-    stage, text = "candidate: canary 100 %", "candidate policy=dfs: canary, 100 % from now on"
+    stage, text = "candidate: canary 50 %, next 100 %", "candidate policy=dfs: canary, 100 % from now on"
     assert run["tags"].count(stage) == 1
     assert run["state"]["message"].startswith(f"{COUNT} of {COUNT} requests answered, 0 errors; {text}")
+    # Whose step it is, its task says.
+    tasks = site.post("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
+    assert {"candidate: infer", "infer", "publish"} <= {task["name"] for task in tasks}
     ui = site.installation.ui
     keep("candidate", f"{ui}/runs/flow-run/{run['id']}", f"{JOB}-{OF_CANDIDATE}", "Completed", stage)
     artifact = site.artifacts(run["id"])[f"night-{JOB}"]

@@ -20,6 +20,8 @@ from tasks.canary.answers import compare_answers, load_scorer
 from tasks.canary.stages import StageLog
 from tasks.operations.dates import DateStatus, view_date
 from tasks.operations.publications import publications_of
+from tasks.report.document import Text
+from tasks.report.sides import sides
 from tasks.runlog import records
 from tasks.runlog.places import publication_prefix
 from tasks.store.folder import FolderStore
@@ -180,8 +182,11 @@ def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     result = run(tmp_path, FIRST, steps_of(Behaviour(failing=5)), canary=40, canary_answers=20, **DFS)
     summary = json.loads(Path(result["summary_file"]).read_text())
     assert [row["side"] for row in summary["comparisons"]] == ["baseline", "candidate"]
-    from tasks.report.sides import sides
-
+    stage = {"by": "rules", "action": "promote", "reason": "good night 2 at 5 %", "percent": 25.0}
+    decided = Text("Decided by rules: promote (good night 2 at 5 %); 25 % from the next night on.")
+    assert decided in sides(summary["comparisons"], stage)
+    back = sides(summary["comparisons"], stage | {"action": "fall back", "percent": 0.0})
+    assert any(isinstance(block, Text) and "none of the next night" in block.text for block in back)
     blocks = sides(summary["comparisons"])
     assert "40 % of the requests, by request" in blocks[0].caption
     assert [cells[0].partition(":")[0] for cells in blocks[0].rows] == ["baseline", "candidate"]

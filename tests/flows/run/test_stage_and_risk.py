@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 from uuid import UUID
@@ -12,14 +14,17 @@ import pytest
 
 from flows.deploy.automations import promise_at_risk
 from flows.parameters.to_request import night_request
+from flows.run.prefect_tasks import name_of
 from flows.run.sequence import run_night
 from flows.views import events, progress, stage
 from flows.views.progress import FlowReporter
 from flows.views.stage import share_tag, show_stage, stage_tag, stage_text
 from flows.views.status import rows_of
 from tasks.infer.progress import AtRisk, InferProgress
+from tasks.night.night import Night
+from tasks.night.request import SIDE, Side
 from tasks.operations.status import date_status
-from tasks.runlog.records import PromiseAtRisk
+from tasks.runlog.records import Attempt, PromiseAtRisk
 from tasks.store.folder import FolderStore
 from tests.support.dated_nights import FIRST, instead, night_of, write_day
 
@@ -81,7 +86,24 @@ def test_a_stage_in_words(where: str, percent: float, tag: str, text: str) -> No
     told = {"candidate": "policy=dfs", "stage": where, "percent": percent, "reason": "why"}
     assert stage_tag(told) == tag
     assert text in stage_text(told)
+    if where == "canary":
+        assert stage_tag(told | {"share": 5.0}) == "candidate: canary 5 %, next 25 %"
     assert share_tag(2.5) == "candidate: canary 2.5 %"
+
+
+def test_whose_step_it_is_the_name_of_its_task_says() -> None:
+    asked = night_request(night_of(Path(), run_date=FIRST))
+    side = Side("candidate", "request", 5.0)
+    night: Any = Night("j", FIRST, "k", *[None] * 2, Attempt("a"), *[None] * 3)
+    theirs: Any = replace(night, attempt=Attempt("a", params={SIDE: side.told()}))
+    for given, name in (
+        ({"request": asked, "scratch": Path()}, "infer"),
+        ({"request": replace(asked, side=side), "scratch": Path()}, "candidate: infer"),
+        ({"night": night, "on_progress": None}, "infer"),
+        ({"night": theirs, "on_progress": None}, "candidate: infer"),
+        ({}, "infer"),
+    ):
+        assert name_of("infer", given) == name
 
 
 def test_a_tag_takes_the_place_of_the_one_before_and_costs_no_night(
