@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.base.accounting import Account
@@ -90,6 +90,7 @@ def test_a_night_in_time_is_not_told_however_late_it_is(monkeypatch: pytest.Monk
     assert night.watch.expectations[0].left == 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.floats(1.0, 60.0), min_size=OF_ACME, max_size=OF_ACME), st.integers(5, 90))
 def test_whoever_is_late_was_told_before(took: list[float], promised: int) -> None:
     """At whatever pace answers come, an alarm comes before the time has passed, or nobody is late."""
