@@ -30,6 +30,7 @@ from flows.run.sequence import run_night
 from flows.views.artifacts import show_result
 from flows.views.events import tell_candidate, tell_published
 from flows.views.progress import FlowReporter
+from flows.views.stage import share_tag, show_stage, stage_tag, stage_text
 from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.infer.placement.contract import ComputeCrashedError
@@ -107,11 +108,18 @@ def run_as_flow(parameters: NightlyParameters) -> State[dict[str, Any]]:
     except Exception as error:  # noqa: BLE001 - Prefect would write the text of any error into its log
         raise UnexpectedError(describe(error)) from None
     show_result(result, log)
+    stage = result.get("canary")
+    if stage is not None:
+        show_stage(stage_tag(stage), log)
+    elif parameters.canary is not None:
+        show_stage(share_tag(parameters.canary), log)
     log.info("%s: %s", result["status"], result["output_file"])
     with_errors = result["exit_code"] == ExitCode.COMPLETED_WITH_ERRORS
     name = "CompletedWithErrors" if with_errors else "Completed"
     errors = f"{result['errors']:,} error{'' if result['errors'] == 1 else 's'}"
     message = f"{result['outputs']:,} of {result['requests']:,} requests answered, {errors}"
+    if stage is not None:
+        message += f"; {stage_text(stage)}"
     return Completed(name=name, message=message, data=result)
 
 

@@ -160,7 +160,8 @@ flows/run: the sequence of steps, its Prefect tasks, and what failures become
     engine tasks/attempt tasks/base tasks/canary tasks/infer tasks/infer/placement tasks/night tasks/plan
     tasks/profile tasks/publish tasks/runlog tasks/store
 flows/views: what a person sees: console, progress, artifacts, tables
-    tasks/base tasks/compare tasks/estimate tasks/infer tasks/operations tasks/pilot tasks/report tasks/store
+    tasks/base tasks/canary tasks/compare tasks/estimate tasks/infer tasks/operations tasks/pilot tasks/report
+    tasks/store
 flows/dates: many dates: backfills, those that were missed, the calendar
     flows/parameters flows/run flows/views tasks/base tasks/infer tasks/night tasks/operations tasks/store
 flows/placement: step infer on another machine of Prefect's

@@ -38,6 +38,7 @@ _METAVAR: Final = {
     "compute_on": "compute/NAME",
     "deployment": "FLOW/NAME",
     "select": "WHICH",
+    "promise": "TENANT=PROMISE",
 }
 _BY_TYPE: Final = {"int": "N", "float": "NUMBER", "date": "DATE"}
 _NUMBER: Final = re.compile(r"^-\d+$|^-\d*\.\d+$")

@@ -17,8 +17,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.deploy.plugin import HEARTBEAT_S
 from flows.recover import EXHAUSTED
+from flows.views.events import AT_RISK, MOVED
 from flows.views.events import EVENT as PUBLISHED
-from flows.views.events import MOVED
 from flows.watch import OVERDUE
 from tasks.base.errors import ConfigurationError
 
@@ -190,6 +190,22 @@ def taken_back(notify: UUID | None) -> AutomationCore:
     )
 
 
+def promise_at_risk(notify: UUID | None) -> AutomationCore:
+    """Return the automation that tells people of a promise to a tenant that a night will not keep."""
+    trigger = EventTrigger(expect={AT_RISK}, posture=Posture.Reactive, threshold=1)
+    name = "{{ event.resource.name }}"
+    return AutomationCore(
+        name="nightblend: a promise is at risk",
+        description="By its progress a night will answer a tenant's requests later than was promised.",
+        trigger=trigger,
+        actions=[
+            _notification(
+                notify, f"Nightblend: {name}, a promise is at risk", f"{name}: {{{{ event.payload.text }}}}."
+            )
+        ],
+    )
+
+
 def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[str]:
     """Create the automations or bring them up to date, and say so, a line each.
 
@@ -211,7 +227,7 @@ def install(client: SyncPrefectClient, notify: str | None = None) -> Iterator[st
         raise ConfigurationError(
             "--prefect-file", f"there is no deployment {RECOVER}", "Deploy it, see infra/prefect.yaml"
         ) from None
-    told = (needs_a_look, reruns_exhausted, late, overdue, silence, taken_back)
+    told = (needs_a_look, reruns_exhausted, late, overdue, silence, taken_back, promise_at_risk)
     for automation in (zombies(), rerun_crashed(recover.id), *(alarm(block) for alarm in told)):
         known = client.read_automations_by_name(automation.name)
         if known:

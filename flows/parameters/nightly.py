@@ -48,7 +48,7 @@ class NightlyParameters(Form):
             *("format", "columns", "model_filter", "image_source", "max_bad_fraction"),
             "abort_quarantined_fraction",
         ),
-        "Order": ("policy", "lengths"),
+        "Order": ("policy", "lengths", "promise"),
         "Sampling, where a request says nothing": (
             *("max_tokens", "temperature", "top_k", "top_p", "run_seed"),
         ),
@@ -174,6 +174,14 @@ class NightlyParameters(Form):
         description="; ".join(f"{name}: {what}" for name, what in ESTIMATORS.items()) + ".",
         json_schema_extra={"enum": list(ESTIMATORS)},
         examples=[LOGGED],
+    )
+    promise: list[str] = Field(
+        default_factory=list,
+        title="Promises",
+        description="TENANT=HH:MM: all requests of the tenant are answered by that time, of the time zone; "
+        "TENANT=SHARE%: so much of the device is theirs until they are; TENANT=HH:MM,SHARE%: both. They are "
+        "planned first.",
+        examples=["acme=06:00,30%"],
     )
     max_tokens: int = Field(
         default=256,

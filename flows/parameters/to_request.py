@@ -25,6 +25,7 @@ from tasks.extract.readers.generic import parse_columns
 from tasks.extract.readers.registry import find_reader
 from tasks.infer.backends.engines import check_engine
 from tasks.night.night import NightSettings
+from tasks.night.promises import parse_promises
 from tasks.night.request import Canary, NightRequest, Side
 from tasks.requests.formats import AUTO
 from tasks.requests.sampling import SamplingDefaults
@@ -161,6 +162,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         currency=parameters.currency,
         report=parameters.report,
         metrics_port=parameters.metrics_port,
+        promises=parse_promises(parameters.promise, parameters.timezone),
         catalog=choose_catalog(parameters.catalog, parameters.store) if parameters.publish else None,
     )
 

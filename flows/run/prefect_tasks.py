@@ -22,6 +22,7 @@ from prefect.concurrency.context import ConcurrencyContext
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
+from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
 
 from flows.run.failures import TOLD, UnexpectedError, describe, stopped_by_full_disk
@@ -29,19 +30,20 @@ from flows.run.sequence import Steps
 from tasks.attempt.extract_inputs import extract_inputs
 from tasks.attempt.tokenize_inputs import tokenize_inputs
 from tasks.infer.placement.here import infer_here
+from tasks.night.night import Night
+from tasks.night.request import SIDE, NightRequest
 from tasks.plan.plan import plan
 from tasks.profile.profile import profile
 from tasks.publish.publish import publish
 from tasks.store.contract import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from prefect.client.schemas.objects import FlowRun, State, TaskRun
     from prefect.tasks import Task
 
     from tasks.infer.progress import InferProgress
-    from tasks.night.night import Night
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +151,22 @@ def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, StoreUnavailableError)
 
 
+def name_of(step: str, given: Mapping[str, Any]) -> str:
+    """Return the name of a step's task: with a side of the night, such as its candidate, that of the side."""
+    for value in given.values():
+        if isinstance(value, NightRequest):
+            return step if value.side is None else f"{value.side.label}: {step}"
+        if isinstance(value, Night):
+            side = str(value.attempt.params.get(SIDE, "")).partition(",")[0]
+            return f"{side}: {step}" if side else step
+    return step
+
+
 def as_task(name: str, step: Callable[..., Any]) -> Task[..., Any]:
     """Return a step as a task of that name."""
     return task(
         name=name,
-        task_run_name=name,
+        task_run_name=lambda: name_of(name, task_run.parameters),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=RETRIES,

@@ -29,6 +29,7 @@ from tasks.night.model import model_name
 from tasks.plan.plan import plan
 from tasks.profile.causes import common_cause
 from tasks.profile.profile import profile
+from tasks.publish.promises import judge_promises
 from tasks.publish.publish import publish
 from tasks.runlog.log import StaleWriterError
 from tasks.store.contract import StoreUnavailableError, plain_path
@@ -179,6 +180,7 @@ def _run(
                 steps.infer(night, told.answered)
             if request.canary is not None and candidate is not None:
                 _judge(night, request.canary, candidate, reference)
+            judge_promises(night)
             published = steps.publish(night)
             _end_attempt(night, published)
             return _result(night, published, reused=False)
@@ -190,7 +192,8 @@ def _judge(night: Night, canary: Canary, candidate: SideRun, reference: SideRun 
     if canary.rules is None:
         return
     stage, taken_back = end_night(StageLog(night.store, night.job), canary.rules, night.run_date, rows)
-    night.log.finish_step(STAGE, {**stage.as_dict(), "taken_back": taken_back})
+    share = rows[-1]["share_percent"]
+    night.log.finish_step(STAGE, {**stage.as_dict(), "taken_back": taken_back, "share": share})
     if taken_back:
         raise TakenBackError(night.run_key, stage)
 

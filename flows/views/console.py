@@ -13,7 +13,7 @@ from flows.views.progress_text import DOING, LONG_S, Answering, share_of, so_far
 from tasks.base.bad_rows import ERROR, QUARANTINE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tasks.base.progress import Amount
     from tasks.infer.progress import InferProgress
@@ -135,9 +135,21 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("candidate", f"{stage['candidate']}, {stage['stage']}, {stage['percent']:g} % from now on")
         )
         rows.append(("", f"{stage['action']} by {stage['by']}: {stage['reason']}"))
+    rows += promise_rows(result.get("promises") or ())
     if not result["published"]:
         rows.insert(2, ("published", "no, results are in the run directory only"))
     return rows
+
+
+def promise_rows(promises: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return a row for each promise to a tenant: whether it was kept."""
+    rows = list(promises)
+    if not rows:
+        return []
+    # Most nights do without the pages of reports.
+    from tasks.report.promises import promise_text
+
+    return [("" if i else "promises", promise_text(row)) for i, row in enumerate(rows)]
 
 
 def print_table(result: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
@@ -10,9 +11,13 @@ from prefect.events import emit_event
 if TYPE_CHECKING:
     from prefect.events import Event
 
+    from tasks.infer.progress import AtRisk
+
 EVENT: Final = "nightblend.partition.published"
 MOVED: Final = "nightblend.candidate."
 """Of a night by rules, with what was done: `good-night`, `promote` or `fall-back`."""
+AT_RISK: Final = "nightblend.promise.at-risk"
+"""While a night goes on: the requests of a tenant are not expected by the time that was promised."""
 _NAMESPACE: Final = UUID("5b1f6c0e-6f0a-4c5f-9d5e-2a8d2f3f7c61")
 _TOLD: Final = (
     *("job", "run_date", "publication_id", "run_key", "status", "requests", "outputs", "errors"),
@@ -47,6 +52,21 @@ def tell_candidate(result: dict[str, Any]) -> Event | None:
         },
         payload=dict(stage),
         id=uuid5(_NAMESPACE, f"{job}/{stage['candidate']}/{stage['run_date']}/{action}"),
+    )
+
+
+def tell_at_risk(job: str, risk: AtRisk) -> Event | None:
+    """Emit `nightblend.promise.at-risk`; None if events are off."""
+    return emit_event(
+        event=AT_RISK,
+        resource={
+            "prefect.resource.id": f"nightblend.promise.{job}.{risk.run_date}",
+            "prefect.resource.name": f"{job} {risk.run_date}",
+            "nightblend.job": job,
+            "nightblend.run-date": risk.run_date,
+        },
+        payload={**asdict(risk), "text": risk.text()},
+        id=uuid5(_NAMESPACE, f"{job}/{risk.run_date}/at-risk/{risk.tenant}/{risk.expected}"),
     )
 
 

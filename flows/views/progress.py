@@ -12,6 +12,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.views.events import tell_at_risk
 from flows.views.progress_text import DOING, LONG_S, Answering, duration, share_of, so_far
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     from tasks.base.progress import Amount
-    from tasks.infer.progress import InferProgress
+    from tasks.infer.progress import AtRisk, InferProgress
 
 CALM_S: Final = 10.0
 """Seconds between two updates."""
@@ -48,6 +49,7 @@ class FlowReporter:
         self._away = False
         self._begun = self._told = 0.0
         self._answering = Answering()
+        self._risks: set[AtRisk] = set()
 
     def begin(self, step: str) -> None:
         """Put up the bar when step `infer` begins."""
@@ -80,11 +82,20 @@ class FlowReporter:
 
     def answered(self, progress: InferProgress) -> None:
         """Show how far step `infer` is, not more often than every `CALM_S`."""
+        self._tell_risks(progress)
         text = self._answering.take(progress)
         if text is None or not self._due():
             return
         self._log.info(text)
         self._show(progress.answered / progress.requests if progress.requests else 1.0, text)
+
+    def _tell_risks(self, progress: InferProgress) -> None:
+        """Tell once of each promise that is at risk: in the log, and as an event."""
+        for risk in progress.at_risk:
+            if risk not in self._risks:
+                self._risks.add(risk)
+                self._log.warning(risk.text())
+                tell_at_risk(self._job, risk)
 
     def _due(self) -> bool:
         now = time.monotonic()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from flows.views.bad_rows import bad_rows_text, exit_code_text
+from flows.views.console import promise_rows
 from flows.views.date_table import duration
 from tasks.base.bad_rows import ERROR, QUARANTINE
+from tasks.infer.progress import AtRisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,6 +57,8 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("last error", found["last_error"]))
     if found["exit_code"] is not None:
         rows.append(("exit code", exit_code_text(found["exit_code"])))
+    rows += promise_rows(found.get("promises") or ())
+    rows += [("at risk", AtRisk(**risk).text()) for risk in found.get("promises_at_risk") or ()]
     stage = found.get("canary")
     if stage is not None:
         rows.append(("candidate", f"{stage['candidate']}, {stage['stage']}, {stage['percent']:g} %"))

@@ -32,6 +32,7 @@ VERSIONS: Final[dict[str, int]] = {
     "utilization": 2,
     "batch_runs": 3,
     "comparisons": 1,
+    "promises": 1,
 }
 """Version of each table's schema."""
 
@@ -357,6 +358,32 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("normalised", pa.float64(), "1", "Equal but for case, spaces and punctuation", null=True),
         _col("json_equal", pa.float64(), "1", "Equal as JSON, of those whose baseline is JSON", null=True),
         _col("score", pa.float64(), "", "Mean of what the scorer says", null=True),
+    ],
+    # What tenants of a date were promised.
+    "promises": [
+        _JOB,
+        _RUN_DATE,
+        _col("run_key", pa.string(), "sha256[:16]", "Run of the night"),
+        _col("tenant", pa.string(), "", "Whose promise it is"),
+        _col("ready_by", UTC, "UTC", "Until when its requests were to be answered, if ever", null=True),
+        _col("share", pa.float64(), "1", "Part of the device that was reserved, if any", null=True),
+        _col("requests", pa.int64(), "requests", "Of the tenant, that could be answered"),
+        _col("answered", pa.int64(), "requests", "Of these, with an answer"),
+        _col("refused", pa.int64(), "requests", "Of the tenant, that no setting could answer"),
+        _col("in_time", pa.int64(), "requests", "Answered by that time; all answered ones without one"),
+        _col("late", pa.int64(), "requests", "Answered after it"),
+        _col("late_by_s", pa.float64(), "s", "By how much the last of these", null=True),
+        _col("kept", pa.float64(), "1", "in_time over requests; 1 without requests"),
+        _col("last_answer_at", UTC, "UTC", "When its last request was answered", null=True),
+        _col(
+            "share_received",
+            pa.float64(),
+            "1",
+            "Its part of the tokens of all answers that were there by then",
+            null=True,
+        ),
+        _col("at_risk_at", UTC, "UTC", "When it was first expected to be late, if it was", null=True),
+        _col("expected_at", UTC, "UTC", "When it was expected to be ready then", null=True),
     ],
     # What later nights learn from; stays in the run directory.
     "lengths": [

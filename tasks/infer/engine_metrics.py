@@ -11,10 +11,11 @@ from tasks.infer.device_counters import DeviceCounters
 from tasks.night.model import model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tasks.infer.part_writer import PartWriter
     from tasks.infer.prometheus import PrometheusMetrics
+    from tasks.infer.promises import Expectation
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
 
@@ -92,6 +93,12 @@ class EngineMetrics:
         """Count requests that got an answer."""
         if self._prometheus is not None:
             self._prometheus.answered(finish_reason, requests)
+
+    def take_expectations(self, expectations: Sequence[Expectation]) -> None:
+        """Tell when the requests of promised tenants are expected to be answered."""
+        if self._prometheus is not None:
+            for one in expectations:
+                self._prometheus.promise(one.tenant, one.due, one.expected, one.left)
 
     def close(self) -> None:
         """Serve no metrics any more."""

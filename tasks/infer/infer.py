@@ -13,7 +13,7 @@ import logging
 import os
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
 
@@ -31,10 +31,11 @@ from tasks.infer.session import EngineSession
 from tasks.infer.suspects import Suspects, computed_at_the_end
 from tasks.plan.lengths import write_lengths
 from tasks.plan.plan import FIRST_FOLDER, write_plan
+from tasks.plan.promises import FORECAST, Forecast
 from tasks.plan.work import load_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 5.0
+"""Without a message from the engine the step looks how far it is this often."""
 
 
 def infer(
@@ -125,12 +129,12 @@ def _answer_all(
     suspects = Suspects(night.settings.engine_restarts, has_worked=_has_worked(night))
     while left := suspects.left(work.open_keys()):
         share = suspects.share(left)
-        folder = night.scratch / FIRST_FOLDER
+        folder, forecast = night.scratch / FIRST_FOLDER, _forecast_of_plan(night)
         if session.starts > 0 or not planned or not (folder / "job.json").exists():
             folder = night.scratch / f"engine-{session.starts + 1}"
-            _write_job(night, work, folder, session, left, share)
+            forecast = _forecast(_write_job(night, work, folder, session, left, share))
         before = session.answers.taken
-        failure = _run_engine(night, writer, folder, session, on_progress)
+        failure = _run_engine(night, writer, folder, session, on_progress, forecast)
         if session.answers.taken > before:
             suspects.answered()
         if failure is None:
@@ -182,14 +186,25 @@ def _write_job(
     session: EngineSession,
     left: list[str],
     share: Share | None,
-) -> None:
-    """Plan what the next engine is to compute."""
+) -> dict[str, Any]:
+    """Plan what the next engine is to compute, and return figures about that plan."""
     keys = set(left if share is None else share.keys)
     part = replace(work, members={key: rows for key, rows in work.members.items() if key in keys})
     if share is not None and share.max_sequences is not None:
         width = min(share.max_sequences, night.settings.max_sequences)
         night = replace(night, settings=replace(night.settings, max_sequences=width))
-    write_plan(night, part, folder, session.answers.choices)
+    return write_plan(night, part, folder, session.answers.choices)
+
+
+def _forecast_of_plan(night: Night) -> Forecast | None:
+    step = night.log.state.steps.get("plan")
+    return None if step is None else _forecast(step.results)
+
+
+def _forecast(results: Mapping[str, Any]) -> Forecast | None:
+    """Return when the answers of a plan are expected; None where nothing is promised."""
+    told = results.get(FORECAST)
+    return None if told is None else Forecast.read(told)
 
 
 def _set_aside(work: NightWork, writer: PartWriter, culprit: Culprit) -> None:
@@ -211,15 +226,19 @@ def _run_engine(
     folder: Path,
     session: EngineSession,
     on_progress: Callable[[InferProgress], None] | None,
+    forecast: Forecast | None,
 ) -> str | None:
     """Run one engine process to its end; return None if it answered everything, else why it died."""
     asked = False
-    with session.engine_held(folder), engine_process(folder) as engine:
+    with session.engine_held(folder, forecast), engine_process(folder) as engine:
         try:
             if on_progress is not None:
                 on_progress(session.progress())
-            for message in engine.messages:
-                session.take(message)
+            for message in engine.listen(PATIENCE_S):
+                if message is not None:
+                    session.take(message)
+                else:
+                    session.look_at_promises()
                 writer.flush_if_due()
                 if on_progress is not None:
                     on_progress(session.progress())

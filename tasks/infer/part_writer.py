@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.base.errors import RequestError
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
+    from tasks.runlog.records import Body
 
 _STEP_COLUMNS: Final = tuple(SCHEMAS["steps"].names)
 
@@ -94,6 +95,10 @@ class PartWriter:
         """Take the file of a plan that an engine has made anew; it must stay where it is."""
         self._uploads.add(partial(self._store_plan, path))
 
+    def add_record(self, body: Body) -> None:
+        """Take a record for the run's log."""
+        self._uploads.add(partial(self._append, body))
+
     def flush_if_due(self) -> bool:
         """Close the part in hand if it is old or large enough.
 
@@ -148,6 +153,9 @@ class PartWriter:
         for rows in self._rows_by_kind().values():
             rows.clear()
         self._opened = time.monotonic()
+
+    def _append(self, body: Body) -> None:
+        self._night.log.append(body)
 
     def _store_plan(self, path: Path) -> None:
         self._night.log.write_part("plan", path, ext="npz", count=0, label="replan")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from tasks.runlog.records import PromiseAtRisk
 
 Phase: TypeAlias = Literal["starting", "compiling", "answering"]
 
@@ -14,6 +18,45 @@ class StoppedError(Exception):
 
 class EngineFailedError(Exception):
     """Engines die whatever they compute, or before they compute anything; running it again would not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """A promise to a tenant that will not be kept if the night goes on as it did until then.
+
+    Attributes
+    ----------
+    run_date
+        Of the night.
+    tenant
+        Whose requests they are.
+    ready_by, expected
+        Until when they were to be answered, and when they are expected to be: UTC, ISO 8601.
+    answered, requests
+        Of the tenant's requests when that was seen.
+    """
+
+    run_date: str
+    tenant: str
+    ready_by: str
+    expected: str
+    answered: int
+    requests: int
+
+    def text(self) -> str:
+        """Return it in a line."""
+        ready_by, expected = (datetime.fromisoformat(at) for at in (self.ready_by, self.expected))
+        late = (expected - ready_by).total_seconds() / 60.0
+        return (
+            f"the promise to {self.tenant} is at risk: its requests are expected at {expected:%H:%M} UTC, "
+            f"{late:,.0f} minutes after {ready_by:%H:%M} UTC; {self.answered:,} of {self.requests:,} are "
+            "answered"
+        )
+
+
+def at_risk(run_date: str, seen: PromiseAtRisk) -> AtRisk:
+    """Return a promise at risk, as the log of a run has it, for whoever is told."""
+    return AtRisk(run_date, seen.tenant, seen.ready_by, seen.expected, seen.answered, seen.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +76,8 @@ class InferProgress:
         is done, `answering` then.
     expected_seconds
         How long the present phase took the last time; None where it is not known.
+    at_risk
+        Promises that were seen to be at risk.
     """
 
     answered: int
@@ -42,3 +87,4 @@ class InferProgress:
     computing_seconds: float | None = None
     phase: Phase = "answering"
     expected_seconds: float | None = None
+    at_risk: tuple[AtRisk, ...] = ()

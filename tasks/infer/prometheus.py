@@ -1,7 +1,7 @@
 """The figures of a running night for Prometheus, on a port of the process that runs step infer.
 
 Names are vLLM's where the meaning is the same (`vllm:`), else our own (`nightblend_`). Labels are the model
-and the nightly; no request, prompt or tenant is in them.
+and the nightly; no request or prompt is in them, and no tenant but those of `--promise`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ _GAUGES: Final = {
     "vllm:kv_cache_usage_perc": "Part of the KV pages that running requests hold; 1 is all",
     "nightblend_requests": "Requests of the night, answered ones included",
     "nightblend_hit_rate_optimum": METRICS["hit_rate_optimum"].meaning,
+}
+_READY_BY, _EXPECTED, _LEFT = (
+    f"nightblend_promise_{name}"
+    for name in ("ready_by_timestamp_seconds", "expected_timestamp_seconds", "left")
+)
+_PROMISES: Final = {
+    _READY_BY: "By when the tenant's requests were promised to be answered, Unix time",
+    _EXPECTED: "When they are expected to be, Unix time",
+    _LEFT: "Requests of the tenant without an answer",
 }
 _COUNTERS: Final = {
     "vllm:generation_tokens": "Answer tokens computed",
@@ -102,6 +111,10 @@ class PrometheusMetrics:
         self._later = {
             name: Gauge(f"nightblend_{name}", METRICS[name].meaning, LABELS, registry=registry)
             for name in (*_WINDOWED, *_MEASURED)
+        }
+        self._promises = {
+            name: Gauge(name, text, (*LABELS, "tenant"), registry=registry)
+            for name, text in _PROMISES.items()
         }
         self._energy = Counter(
             "nightblend_measured_energy_joules",
@@ -190,6 +203,14 @@ class PrometheusMetrics:
         for name, key in _OF_A_LOAD.items():
             if message[key] is not None:
                 self._count(name, message[key])
+
+    def promise(self, tenant: str, ready_by: float, expected: float | None, left: int) -> None:
+        """Tell how a promise stands; Unix times. What is not expected at any time is not told."""
+        labels = {**self._labels, "tenant": tenant}
+        self._promises[_READY_BY].labels(**labels).set(ready_by)
+        self._promises[_LEFT].labels(**labels).set(left)
+        if expected is not None:
+            self._promises[_EXPECTED].labels(**labels).set(expected)
 
     def _gauge(self, name: str, value: float) -> None:
         self._gauges[name].labels(**self._labels).set(value)

@@ -13,6 +13,7 @@ from engine.jit import COMPILING
 from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
 from tasks.infer.progress import InferProgress, StoppedError
+from tasks.infer.promises import PromiseWatch
 from tasks.plan.plan import FIRST_FOLDER
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.infer.part_writer import PartWriter
     from tasks.infer.progress import Phase
     from tasks.night.night import Night
+    from tasks.plan.promises import Forecast
     from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,8 @@ class EngineSession:
 
     Attributes
     ----------
-    answers, metrics
-        What holds the answers, and what counts.
+    answers, metrics, promises
+        What holds the answers, what counts, and what looks whether promises will be kept.
     starts
         Engine processes started.
     replans
@@ -53,6 +55,7 @@ class EngineSession:
         self._writer = writer
         self.answers = AnswerCollector(night, work, writer)
         self.metrics = EngineMetrics(night, work, writer)
+        self.promises = PromiseWatch(night, work)
         self.starts = 0
         self.replans = 0
         self.failure: str | None = None
@@ -68,8 +71,12 @@ class EngineSession:
         self._since: float | None = None
 
     @contextmanager
-    def engine_held(self, folder: Path) -> Iterator[None]:
-        """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
+    def engine_held(self, folder: Path, forecast: Forecast | None = None) -> Iterator[None]:
+        """Take note of a new engine process, its folder, and how long it lives: as long as the block.
+
+        `forecast` says when the answers of its plan are expected.
+        """
+        self.promises.begin(forecast)
         self.starts += 1
         self._folder = folder
         self.ready = self.said = False
@@ -96,6 +103,7 @@ class EngineSession:
                 self._take_answers(message["items"])
             case "refused":
                 self.answers.refuse(message["items"])
+                self.promises.take_ended(len(message["items"]))
             case "load":
                 self._tell_of_waiting(message.get("waits_until"))
                 self.metrics.take_load(message)
@@ -112,6 +120,16 @@ class EngineSession:
                 self._take_end(message)
             case other:
                 raise EngineError(f"the engine sent an unknown message {other!r}; update both sides")
+        self.look_at_promises()
+
+    def look_at_promises(self) -> None:
+        """Record and tell of promises that are at risk; also called where no message comes."""
+        if self._since is None:
+            return
+        waits = self._waits_until is not None and self._waits_until > time.time()
+        for risk in self.promises.look(waits=waits):
+            self._writer.add_record(risk)
+        self.metrics.take_expectations(self.promises.expectations)
 
     def _tell_of_waiting(self, until: float | None) -> None:
         if until is not None and until != self._waits_until:
@@ -124,6 +142,7 @@ class EngineSession:
             taken = self.answers.take(item)
             if taken is not None:
                 self.metrics.take_answered(*taken)
+        self.promises.take_ended(len(items))
 
     def _take_end(self, message: dict[str, Any]) -> None:
         self.said = True
@@ -147,6 +166,7 @@ class EngineSession:
             computing,
             phase,
             expected,
+            self.promises.at_risk,
         )
 
     def _look_at_phase(self, kind: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.backends.facts import EngineFacts
     from engine.cost.profiles import DeviceProfile
     from tasks.night.fence import Reading
+    from tasks.night.promises import Promise
     from tasks.runlog.log import RunLog
     from tasks.runlog.records import Attempt, Part
     from tasks.store.contract import Store
@@ -77,6 +78,8 @@ class NightSettings:
         Whether publishing writes the report of the night.
     metrics_port
         Where step infer answers Prometheus; None: nowhere.
+    promises
+        What tenants were promised; theirs is planned first.
     """
 
     policy: str = "blend"
@@ -112,6 +115,7 @@ class NightSettings:
     currency: str = "USD"
     report: bool = False
     metrics_port: int | None = None
+    promises: tuple[Promise, ...] = ()
 
     @property
     def precision(self) -> str:

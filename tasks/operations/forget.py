@@ -49,8 +49,8 @@ _STALE: Final = (
     "cost_by_workload",
     "cost_by_tenant",
 )
-_OF_SIDES: Final = {"comparisons"}
-"""The same, only of a date of which a candidate has answered a share."""
+_OPTIONAL: Final = {"comparisons", "promises"}
+"""The same, only of a date of which a candidate has answered a share, or with promises to tenants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ def _publish_without(
     new_id = digest("forgotten", [current.publication_id, sorted(wanted.request_ids)])[:_ID_LENGTH]
     new = publication_prefix(job, day, new_id)
     summary = json.loads((scratch / "new" / "summary.json").read_text())
-    stale = [*_STALE, *(_OF_SIDES & summary.keys())]
+    stale = [*_STALE, *(_OPTIONAL & summary.keys())]
     summary = _lowered(summary, taken) | {"publication_id": new_id} | dict.fromkeys(stale)
     (scratch / "new" / "summary.json").write_text(
         json.dumps(summary, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
@@ -300,7 +300,7 @@ def _publish_without(
     results |= {"publication_id": new_id, "report_file": None}
     # A run that listed the source before now has read them, and may not publish over this.
     results |= {"listed": date_log(store, job, date.fromisoformat(day), lease_s=lease_s).refresh().next_seq}
-    results |= {"listing": None, "bad_rows": None}
+    results |= {"listing": None, "bad_rows": None} | dict.fromkeys(_OPTIONAL & results.keys())
     tables = {kind: str(moved(uri)) for kind, uri in current.details.get("tables", {}).items()}
     results["tables"] = {kind: uri for kind, uri in tables.items() if left[uri.partition(f"{new}/")[2]]}
     publication = Publication(
@@ -320,6 +320,8 @@ def _filter_table(path: Path, wanted: Wanted, taken: _Taken) -> int:
             rows = pa.Table.from_batches([batch])
             if "request_id" in names:
                 mask = wanted.mask(rows)
+            elif "kept" in names and wanted.tenant is not None:
+                mask = pc.equal(rows.column("tenant"), wanted.tenant)
             elif "raw_text" in names:
                 mask = _names_one(rows.column("raw_text"), wanted)
             else:

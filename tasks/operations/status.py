@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ from tasks.base.accounting import ExitCode
 from tasks.base.errors import ConfigurationError
 from tasks.base.run_date import resolve_run_date, site_zone
 from tasks.canary.stages import StageLog
+from tasks.infer.progress import at_risk
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
 from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Attempt, AttemptEnded, Part
@@ -92,9 +93,11 @@ def date_status(
         policy, order, device, step, done, total, part_age_s, eta_s, stop_requested, last_error, requests,
         outputs, errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is
         nothing to tell. Of a job that has had a candidate also `canary`, where that is
-        (`tasks.canary.stages.Stage`). From `requests` to `exit_code` it is about the publication where the
-        date is done, else about the last run; `order` is what policy `auto` has chosen and why, in words;
-        `bad_rows` is as `tasks.base.bad_rows.count_bad_rows` returns it.
+        (`tasks.canary.stages.Stage`), of one with promises to tenants `promises` where the date is done
+        (rows of table `promises`), else `promises_at_risk` (`tasks.infer.progress.AtRisk`). From `requests`
+        to `exit_code` it is about the publication where the date is done, else about the last run; `order` is
+        what policy `auto` has chosen and why, in words; `bad_rows` is as
+        `tasks.base.bad_rows.count_bad_rows` returns it.
     """
     view = view_date(store, job, run_date, lease_s=lease_s)
     current, run = view.current, view.last_run
@@ -113,6 +116,7 @@ def date_status(
         "next_command": command,
         "next": meaning,
     }
+    found |= _promises_of(view)
     stages = StageLog(store, job).read()
     if stages:
         found["canary"] = stages[-1].as_dict()
@@ -214,6 +218,18 @@ def _rows_of(view: DateView) -> dict[str, Any]:
         "bad_rows": [row for rows in bad for row in rows or []] if bad and None not in bad else None,
         "exit_code": ended.exit_code if ended is not None and not run.is_live else None,
     }
+
+
+def _promises_of(view: DateView) -> dict[str, Any]:
+    """Return which promises to tenants were kept, of a date that is done; else which are at risk."""
+    if view.status is DateStatus.DONE and view.current is not None:
+        kept = view.current.details.get("promises")
+        return {"promises": kept} if kept else {}
+    run = view.last_run
+    if run is None or not run.state.at_risk:
+        return {}
+    day = view.run_date.isoformat()
+    return {"promises_at_risk": [asdict(at_risk(day, one)) for one in run.state.at_risk.values()]}
 
 
 def _aborted(run: RunView | None) -> bool:

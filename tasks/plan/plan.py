@@ -41,6 +41,7 @@ from tasks.night.model import check_model
 from tasks.plan.choice import CHOICE, choose, recorded_choice
 from tasks.plan.lengths import read_history, workload_numbers
 from tasks.plan.prediction import expected_sizes, predict
+from tasks.plan.promises import FORECAST, forecast, keeping_pace, promised_priority
 from tasks.plan.work import chats_with_images, load_work, prompts_as_given, sampling_of
 from tasks.requests.choices import Choices, choice_seed, sequences
 from tasks.requests.embeddings import DIMENSIONS, LENGTHS
@@ -231,14 +232,21 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     group = workload_numbers(_groups(rows, prefill_only))
     priority, window = constraints_of(rows)
     tree = build_tree(tokens, offsets)
-    estimate, replanning = _lengths(
-        night, rows, tokens, offsets, tree, max_new, group, (priority, window), prefill_only
-    )
+    estimate, replanning = _lengths(night, rows, tokens, offsets, tree, max_new, group, prefill_only)
     shape = model_shape(config, settings.dtype, settings.kv_dtype)
     device = settings.planned_on
+    priority = promised_priority(night, rows, offsets, estimate, priority, shape, device)
+    if replanning is not None and (priority is not None or window is not None):
+        replanning = replace(replanning, segment=segments_of(priority, window, len(rows)))
     sizes = expected_sizes(offsets, max_new, shape, device, settings)
     asked_for = Work(tree, tokens, offsets, estimate, group, priority, window)
     schedule, choice = choose(night, asked_for, shape, device, sizes)
+    if choice is not None:
+        # An order that the settings name stays.
+        found = keeping_pace(night, rows, asked_for, schedule, shape, device, sizes)
+        if found != schedule:
+            why = f"{choice['why']} By {schedule.policy} a promised tenant would be later than today."
+            schedule, choice = found, {**choice, "schedule": found.told(), "text": str(found), "why": why}
     replanning = _sampling(replanning, schedule, settings)
     made = plan_tree(
         schedule.policy,
@@ -254,6 +262,7 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
     )
     made = schedule.of(made)
     asked.write(night, folder, made, replanning, None if choice is None else schedule)
+    steps = None if sizes is None else schedule.settings(sizes)
     return {
         "policy": schedule.policy,
         CHOICE: choice,
@@ -274,9 +283,8 @@ def write_plan(night: Night, work: NightWork, folder: Path, choices: Choices | N
         "segments": max(1, len(made.segments) - 1),
         "constraint_tokens": made.constraint_tokens,
         "constraint_seconds": made.constraint_seconds,
-        "predicted": predict(
-            made, tokens, offsets, shape, device, None if sizes is None else schedule.settings(sizes)
-        ),
+        "predicted": predict(made, tokens, offsets, shape, device, steps),
+        FORECAST: forecast(night, rows, made, tokens, offsets, shape, device, steps),
     }
 
 
@@ -288,7 +296,6 @@ def _lengths(
     tree: PrefixTree,
     limit: Int64,
     group: Int64,
-    constraints: tuple[Int64 | None, Int64 | None],
     prefill_only: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float64], Replanning | None]:
     """Return the expected lengths, and what it takes to plan again if the estimator learns from answers."""
@@ -302,13 +309,12 @@ def _lengths(
     model = None
     if settings.lengths == COMBINED:
         model = LengthModel.of(Features.of(tokens, offsets, group), limit, read_history(night), logged)
-    constrained = any(c is not None for c in constraints)
     found = Replanning(
         policy=settings.policy,
         seed=settings.run_seed,
         tree=tree,
         limit=limit,
-        segment=segments_of(*constraints, len(rows)) if constrained else None,
+        segment=None,
         group=group,
         model=model,
         sample=np.zeros(0, np.int32),

@@ -27,6 +27,7 @@ from tasks.night.model import model_name
 from tasks.night.request import CANARY, KEPT, RETRY_OF
 from tasks.publish.current import Publication, date_log, make_current
 from tasks.publish.output_lines import ERROR_COLUMNS, OUTPUT_COLUMNS, dump_line, error_line, output_line
+from tasks.publish.promises import STEP
 from tasks.publish.summary import results_of, summarise
 from tasks.runlog.parts import GroupedWriter, batches, request_parts
 from tasks.runlog.places import publication_prefix
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from tasks.runlog.state import RunState
 
 TABLES: Final = ("outputs", "errors", "quarantine", "profiles", "steps", "device_samples")
-CANARY_TABLES: Final = ("comparisons",)
-"""Only of a night of which a candidate has answered a share."""
+OPTIONAL_TABLES: Final = ("comparisons", "promises")
+"""Only of a night of which a candidate has answered a share, or that has promised something to tenants."""
 ID_LENGTH: Final = 16
 ID_SHARE: Final = 250_000
 """About as many request ids are compared at a time."""
@@ -123,7 +124,7 @@ def publish(night: Night) -> dict[str, Any]:
         if not night.settings.force:
             check_first(night.log, night.reading)
     files = {kind: _files(night, kind) for kind in TABLES}
-    files |= {kind: _files(night, kind) for kind in CANARY_TABLES if night.parts(kind)}
+    files |= {kind: _files(night, kind) for kind in OPTIONAL_TABLES if night.parts(kind)}
     account = check_rows(night, files)
     summary = summarise(night, account, files)
     publication_id = _publication_id(night, summary)
@@ -173,6 +174,7 @@ def publish(night: Night) -> dict[str, Any]:
         "catalog": night.settings.catalog if night.settings.publish else None,
         "tables": tables,
         **{name: summary[name] for name in _RETURNED},
+        **({STEP: summary[STEP]} if STEP in summary else {}),
     }
     if night.settings.publish and night.reading is not None:
         results |= {"listing": night.reading.listing, "listed": night.reading.number}
@@ -316,7 +318,7 @@ def _publication_id(night: Night, summary: dict[str, Any]) -> str:
     is finished by its successor under the same name.
     """
     parts = sorted(
-        [kind, part.name, part.sha256] for kind in (*TABLES, *CANARY_TABLES) for part in night.parts(kind)
+        [kind, part.name, part.sha256] for kind in (*TABLES, *OPTIONAL_TABLES) for part in night.parts(kind)
     )
     content = json.dumps([night.run_key, parts, summary], sort_keys=True, allow_nan=False)
     return hashlib.sha256(content.encode()).hexdigest()[:ID_LENGTH]

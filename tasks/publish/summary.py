@@ -134,6 +134,7 @@ def summarise(night: Night, account: Account, files: Mapping[str, list[Path]]) -
         "workloads": _workloads(answered, failed, files["outputs"]),
         "profile": dict(results_of(night, "profile")) or None,
         **({"comparisons": compared["rows"]} if (compared := results_of(night, "compare")) else {}),
+        **({"promises": promised["rows"]} if (promised := results_of(night, "promises")) else {}),
     }
 
 

@@ -9,6 +9,7 @@ from engine.cost.metrics import METRICS
 from tasks.report import night_plots
 from tasks.report.document import Document, Facts, Section, Table, Text
 from tasks.report.night_plots import duration
+from tasks.report.promises import promises
 from tasks.report.sides import sides
 from tasks.store.contract import plain_path
 
@@ -39,7 +40,8 @@ def night_document(night: NightData) -> Document:
     sections = [
         Section("In short", _in_short(night)),
         Section("Rows without an answer", _bad_rows(night)),
-        Section("The candidate", sides(night.summary.get("comparisons", ()))),
+        Section("Promises", promises(night.summary.get("promises") or ())),
+        Section("The candidate", sides(night.summary.get("comparisons") or (), night.steps.get("canary"))),
         Section("Over the run", _blocks(night_plots.timeline(night), night_plots.device(night))),
         Section("Why this order", _why(night)),
         Section(

@@ -22,8 +22,11 @@ _SHARES: Final = (
 )
 
 
-def sides(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Return what both sides did, from rows of table `comparisons`; nothing where there was no candidate."""
+def sides(rows: Sequence[Mapping[str, Any]], stage: Mapping[str, Any] | None = None) -> list[Block]:
+    """Return what both sides did, from rows of table `comparisons`; nothing where there was no candidate.
+
+    `stage` is what rules made of it: results of step `canary`.
+    """
     if not rows:
         return []
     candidate = rows[-1]
@@ -31,6 +34,10 @@ def sides(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     blocks: list[Block] = [
         Table(f"Both sides; the candidate: {share}", COLUMNS, [_cells(row) for row in rows])
     ]
+    if stage:
+        percent = stage["percent"]
+        now = f"{percent:g} % from the next night on" if percent else "none of the next night"
+        blocks.append(Text(f"Decided by {stage['by']}: {stage['action']} ({stage['reason']}); {now}."))
     if candidate["failure"]:
         blocks.append(Text(f"The candidate ended early: {candidate['failure']}"))
     if candidate["errors"]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PART_KINDS = frozenset(
     {
         *("requests", "profiles", "plan", "outputs", "errors", "quarantine"),
-        *("steps", "device_samples", "work", "lengths", "comparisons", "images"),
+        *("steps", "device_samples", "work", "lengths", "comparisons", "images", "promises"),
     }
 )
 

@@ -232,6 +232,32 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class PromiseAtRisk:
+    """A tenant's requests will not all be answered by the time that was promised, if it goes on like this.
+
+    Attributes
+    ----------
+    tenant
+        Whose promise it is.
+    ready_by, expected
+        Until when, and when they are expected to be answered: UTC, ISO 8601.
+    seen
+        When that was seen, UTC, ISO 8601.
+    answered, requests
+        Of the tenant's requests, then.
+    """
+
+    KIND: ClassVar[str] = "promise_at_risk"
+    tenant: str
+    ready_by: str
+    expected: str
+    seen: str = ""
+    answered: int = 0
+    requests: int = 0
+    attempt_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A record of a kind that this program does not know."""
 
@@ -250,12 +276,16 @@ Body: TypeAlias = (
     | Published
     | Listed
     | Staged
+    | PromiseAtRisk
     | Unknown
 )
 STATUSES = ("completed", "completed_with_errors", "failed", "stopped")
 _KINDS: dict[str, type[Any]] = {
     cls.KIND: cls
-    for cls in (Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed, Staged)
+    for cls in (
+        *(Claim, Released, Attempt, Step, Part, StopRequested, AttemptEnded, Published, Listed, Staged),
+        *(PromiseAtRisk,),
+    )
 }
 
 

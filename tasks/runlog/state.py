@@ -17,6 +17,7 @@ from tasks.runlog.records import (
     Listed,
     LogRecord,
     Part,
+    PromiseAtRisk,
     Published,
     Released,
     Step,
@@ -45,6 +46,8 @@ class RunState:
         The first request since the last claim.
     attempts
         All of them, oldest first; the last one is the current one.
+    begun_at
+        When the first of them was opened, or the last fresh one, as its writer's clock said.
     endings
         By attempt id.
     steps
@@ -58,6 +61,8 @@ class RunState:
         When each of them was published, as its writer's clock said; for people.
     listed
         By run key: its last record that it has listed the source of the date, with the number of the record.
+    at_risk
+        By tenant: where its promise was first seen to be at risk since the last fresh attempt.
     superseded
         Id of the last fresh attempt, and the steps and parts that it put aside. They count again if it ends
         on a wrong setting before it has computed an answer.
@@ -69,6 +74,7 @@ class RunState:
     holder_seq: int = 0
     stop_requested: StopRequested | None = None
     attempts: tuple[Attempt, ...] = ()
+    begun_at: str | None = None
     endings: Mapping[str, AttemptEnded] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -76,6 +82,7 @@ class RunState:
     published_at: tuple[str, ...] = ()
     listed: Mapping[str, tuple[int, Listed]] = field(default_factory=dict)
     superseded: tuple[str, Mapping[str, Step], Mapping[str, Part]] | None = None
+    at_risk: Mapping[str, PromiseAtRisk] = field(default_factory=dict)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -211,7 +218,7 @@ class _Draft:
         body = record.body
         match body:
             case Attempt():
-                self._open(body)
+                self._open(body, record.at)
             case Step():
                 for step in _steps_of(body):
                     self.steps[step.name] = step
@@ -226,18 +233,23 @@ class _Draft:
             case Released():
                 self.state = replace(self.state, holder=None)
             case Published():
-                if current_publication(self.state) != body:
-                    self.state = replace(
-                        self.state,
-                        publications=(*self.state.publications, body),
-                        published_at=(*self.state.published_at, record.at),
-                    )
+                self._publish(body, record.at)
             case Listed():
                 number = self.state.next_seq + self.records - 1
                 listed = {**self.state.listed, body.run_key: (number, body)}
                 self.state = replace(self.state, listed=listed)
+            case PromiseAtRisk():
+                self.state = replace(self.state, at_risk={body.tenant: body, **self.state.at_risk})
             case _:
                 pass
+
+    def _publish(self, body: Published, at: str) -> None:
+        if current_publication(self.state) != body:
+            self.state = replace(
+                self.state,
+                publications=(*self.state.publications, body),
+                published_at=(*self.state.published_at, at),
+            )
 
     def _settle(self, named: Mapping[str, Sequence[str]]) -> None:
         """Let of the kinds of a finished step only those parts count that it names, in its order."""
@@ -249,10 +261,16 @@ class _Draft:
             found = (written.get(name) for name in names)
             self.parts.update({part.name: part for part in found if part is not None and part.kind == kind})
 
-    def _open(self, attempt: Attempt) -> None:
+    def _open(self, attempt: Attempt, at: str) -> None:
         if any(attempt.id == known.id for known in self.state.attempts):
             return
-        self.state = replace(self.state, attempts=(*self.state.attempts, attempt))
+        first = attempt.fresh or self.state.begun_at is None
+        self.state = replace(
+            self.state,
+            attempts=(*self.state.attempts, attempt),
+            begun_at=at if first else self.state.begun_at,
+            at_risk={} if attempt.fresh else self.state.at_risk,
+        )
         if attempt.fresh:
             before = (attempt.id, dict(self.steps), dict(self.parts))
             self.state = replace(self.state, superseded=before)

@@ -38,7 +38,7 @@ TABLES: Final[dict[str, str]] = {
     "batch_runs": "batch_runs",
 }
 """Iceberg table of each table of `tasks.base.schema`."""
-OPTIONAL: Final[dict[str, str]] = {"comparisons": "llm_comparisons"}
+OPTIONAL: Final[dict[str, str]] = {"comparisons": "llm_comparisons", "promises": "llm_promises"}
 """Tables that are made with their first rows: most nights have none."""
 OF_A_DATE: Final = ("outputs", "errors", "quarantine", "profiles", "utilization")
 """Those that are replaced date by date; `batch_runs` has a row for each attempt."""

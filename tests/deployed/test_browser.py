@@ -19,6 +19,7 @@ from tests.deployed.site_of_tests import JOB, counts
 from tests.servers import browser
 
 DAY = date(2026, 11, 22)
+OF_CANDIDATE = date(2026, 11, 20)
 COUNT = 12
 
 pytestmark = pytest.mark.skipif(browser.program() is None, reason="Chromium is not installed")
@@ -72,3 +73,23 @@ def test_a_finished_run_shows_its_steps_and_its_figures(site, keep):
     for name, said in pages.items():
         artifact = site.artifacts(run["id"])[f"{name}-{JOB}"]
         keep(name, f"{ui}/artifacts/artifact/{artifact['id']}", *said)
+
+
+def test_a_run_with_a_candidate_shows_its_stage(site, keep):
+    site.write_day(OF_CANDIDATE, counts(COUNT))
+    asked = {"canary_steps": "50,100", "canary_option": ["policy=dfs"], "canary_nights": 1, "publish": True}
+    # How fast a few requests are on a busy machine says nothing.
+    asked |= {"run_date": OF_CANDIDATE.isoformat(), "canary_slower": 100}
+    run = site.ended(site.start("on-demand/on-demand", **asked)["id"])
+    assert run["state_name"] == "Completed", site.logs(run["id"])
+    stage, text = "candidate: canary 50 %, next 100 %", "candidate policy=dfs: canary, 100 % from now on"
+    assert run["tags"].count(stage) == 1
+    assert run["state"]["message"].startswith(f"{COUNT} of {COUNT} requests answered, 0 errors; {text}")
+    # Whose step it is, its task says.
+    tasks = site.post("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
+    assert {"candidate: infer", "infer", "publish"} <= {task["name"] for task in tasks}
+    ui = site.installation.ui
+    keep("candidate", f"{ui}/runs/flow-run/{run['id']}", f"{JOB}-{OF_CANDIDATE}", "Completed", stage)
+    artifact = site.artifacts(run["id"])[f"night-{JOB}"]
+    said = ("policy=dfs, canary, 100 % from now on", "promote by rules: good night 1 at 50 %")
+    keep("candidate-night", f"{ui}/artifacts/artifact/{artifact['id']}", *said)

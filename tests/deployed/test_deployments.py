@@ -30,7 +30,8 @@ def test_deploying_makes_pool_queues_limit_and_automations(site):
     zombie = automations["nightblend: silent runs have crashed"]
     assert zombie["trigger"]["within"] == 120
     assert "prefect.flow-run.CompletedWithErrors" in zombie["trigger"]["expect"]
-    for name in ("a night is late", "a date is overdue", "nothing was published"):
+    told = ("a night is late", "a date is overdue", "nothing was published", "a promise is at risk")
+    for name in told:
         assert automations[f"nightblend: {name}"]["enabled"]
     rerun = automations["nightblend: crashed runs are started again"]
     assert rerun["actions"][0]["deployment_id"] == site.deployment("recover/recover")["id"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 INDENTED = re.compile(r"^(?: {4}.*\n)+", re.MULTILINE)
-DAYS = ("2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23")
+DAYS = ("2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24")
 EXPECTED = {
     "estimate": "GPU",
     "pilot": "The whole night would take",
@@ -26,6 +26,10 @@ EXPECTED = {
     "hold": "(held)",
     "fall-back": "gets nothing any more (fallen back)",
 }
+
+
+def asked_by(i: int) -> dict[str, str]:
+    return {"tenant": ("acme", "beta", "crowd")[i % 3]}
 
 
 def commands() -> list[list[str]]:
@@ -44,7 +48,8 @@ def test_every_command_of_the_walk_through_runs(
     (tmp_path / "models" / "Qwen3-0.6B").symlink_to(DEMO_MODEL)
     for day in DAYS:
         lines = [
-            batch_line(f"{day}-{i}", f"Topic {i // 10}. Count from {i}.", max_tokens=8) for i in range(120)
+            batch_line(f"{day}-{i}", f"Topic {i // 10}. Count from {i}.", max_tokens=8, metadata=asked_by(i))
+            for i in range(120)
         ]
         write_lines(tmp_path / "logs" / day, "day.jsonl", lines)
     typed = commands()
@@ -55,4 +60,6 @@ def test_every_command_of_the_walk_through_runs(
         assert main([name, *options]) == 0, (name, capsys.readouterr())
         said = capsys.readouterr()
         assert EXPECTED.get(name, "") in said.out, (name, said.out)
+        if "--promise" in options:
+            assert all(f"{tenant}: kept" in said.out for tenant in ("acme", "beta")), said.out
     assert (tmp_path / "pilot.html").read_text().startswith("<!")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,11 +65,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert said in configuration
         configuration = configuration.replace(said, instead)
     (folder / "prometheus.yml").write_text(configuration)
-    shutil.copy(RULES / "rules.yml", folder)
+    rules = (RULES / "rules.yml").read_text()
+    assert "for: 2m" in rules
+    (folder / "rules.yml").write_text(rules.replace("for: 2m", "for: 2s"))
     ended = threading.Event()
     metrics = fed()
     for _ in range(2):
         metrics.engine_started()
+    # Promised ten minutes ago, expected in ten; what was promised to beta is done.
+    now = time.time()
+    metrics.promise("acme", now - 600, now + 600, 12)
+    metrics.promise("beta", now - 600, now - 300, 0)
     metrics.serve(port)
     going_on = threading.Thread(target=_go_on, args=(metrics, ended))
     going_on.start()
@@ -140,3 +146,15 @@ def test_an_alert_fires_and_says_what_is_the_matter(server: Server) -> None:
     assert alert["labels"]["nightly"] == "triage"
     assert alert["annotations"]["summary"] == "triage: the engine was started 3 times"
     assert "NightblendStalled" not in found
+
+
+def test_a_promise_that_is_at_risk_fires_for_its_tenant_alone(server: Server) -> None:
+    def firing() -> list[dict[str, Any]]:
+        alerts = server.ask("alerts")["alerts"]
+        mine = [one for one in alerts if one["labels"]["alertname"] == "NightblendPromiseAtRisk"]
+        return [one for one in mine if one["state"] == "firing"]
+
+    server.until(lambda: bool(firing()), WAIT_S)
+    (alert,) = firing()
+    assert alert["labels"]["tenant"] == "acme"
+    assert alert["annotations"]["summary"] == "triage: requests of acme ready 20m 0s too late"

@@ -50,9 +50,16 @@ class Behaviour:
     dies: bool = False
 
 
-def write_day(root: Path, when: date, count: int = 200) -> None:
+def write_day(root: Path, when: date, count: int = 200, *, tenants: int = 7) -> None:
+    """Write a day of requests of so many tenants and three workloads.
+
+    With a tenant for each request (`tenants` at least `count`), a share by tenant is of the same requests
+    wherever the logs are; one by request depends on the place of its log.
+    """
     lines = [
-        batch_line(f"r{i}", f"Count from {i}.", metadata={"tenant": f"t{i % 7}", "workload": f"w{i % 3}"})
+        batch_line(
+            f"r{i}", f"Count from {i}.", metadata={"tenant": f"t{i % tenants}", "workload": f"w{i % 3}"}
+        )
         for i in range(count)
     ]
     # A line that asks for nothing, and one that cannot be answered.
@@ -73,7 +80,7 @@ def steps_of(candidate: Behaviour, baseline: Behaviour = Behaviour()) -> Steps:
                 writer.close()
                 raise EngineError("the engine died")
             row = work.rows[work.members[key][0]]
-            number = int(row["custom_id"][1:]) * 37 % 100
+            number = number_of(row["custom_id"])
             if place % 100 < how.failing:
                 error = RequestError(ErrorCode.ENGINE_ERROR, None, "it died", retryable=True)
                 writer.add_error(key, error)
@@ -89,6 +96,11 @@ def steps_of(candidate: Behaviour, baseline: Behaviour = Behaviour()) -> Steps:
         return {}
 
     return replace(instead(), infer=infer)
+
+
+def number_of(name: str) -> int:
+    """Return the number below 100 that decides whether a request's answer differs (`Behaviour.differing`)."""
+    return int(name[1:]) * 37 % 100
 
 
 def run(root: Path, when: date, steps: Steps, **given: Any) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
         sends a `fatal` message instead; `lingers`: it does not end by itself then; `hidden`: it does not say
         what it computes; `deaf`: it is killed before it is ready; `step_s`: how long a step takes;
         `answer_steps`: how many an answer takes; `busy`: it says that another engine has the device;
-        `early`: it says why it cannot begin.
+        `early`: it says why it cannot begin; `clock`: times that it tells are those of a clock that is at
+        `start` (Unix time) and goes on by `step_s` seconds with each step.
     """
     from tasks.infer.backends import engine_process
     from tests.support.paths import ROOT
@@ -125,6 +126,7 @@ def main(folder: Path, descriptor: int) -> int:
                 "device_uuid": None,
             },
         )
+        clock = script.get("clock")
         step, begin = 0, time.perf_counter()
         while (waiting or running) and not stopping.is_set():
             while waiting and len(running) < job["max_sequences"]:
@@ -137,7 +139,7 @@ def main(folder: Path, descriptor: int) -> int:
                 if script.get("says"):
                     return _give_up(pipe, script)
                 _die()
-            now = time.time()
+            now = time.time() if clock is None else clock["start"] + step * clock["step_s"]
             # What sending took the last time is in it, as with a real engine.
             took, begin = time.perf_counter() - begin, time.perf_counter()
             figures = {"step": step, "started_at": now, "seconds": took, "running": len(running), **STEP}

@@ -68,6 +68,18 @@ class EngineProcess:
             if message is not None:
                 yield message
 
+    def listen(self, patience_s: float) -> Iterator[dict[str, Any] | None]:
+        """Yield the messages as `messages` does, and None whenever none came for so many seconds."""
+        while not self._ended:
+            try:
+                message = self._received.get(timeout=patience_s)
+            except Empty:
+                yield None
+                continue
+            self._ended = message is None
+            if message is not None:
+                yield message
+
     def last_messages(self) -> Iterator[dict[str, Any]]:
         """Ask the engine to stop and return what it still sends: answers that were finished."""
         if not self._ended:

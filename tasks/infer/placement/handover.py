@@ -24,7 +24,7 @@ from tasks.infer.placement.contract import (
     ComputeRun,
     Handover,
 )
-from tasks.infer.progress import InferProgress, StoppedError
+from tasks.infer.progress import InferProgress, StoppedError, at_risk
 from tasks.night.model import find_model
 from tasks.night.night import Night
 from tasks.night.request import ORIGIN, RETRY_OF
@@ -265,7 +265,9 @@ def _wait(
         if on_progress is not None:
             # Of the error rows those of step infer: the others were there before it.
             ended = sum(part.count for kind in ("outputs", "errors") for part in state.parts_of(kind))
-            on_progress(InferProgress(ended - refused, total, None, time.monotonic() - begin))
+            risks = tuple(at_risk(night.run_date.isoformat(), one) for one in state.at_risk.values())
+            passed = time.monotonic() - begin
+            on_progress(InferProgress(ended - refused, total, None, passed, at_risk=risks))
         time.sleep(poll_s)
 
 

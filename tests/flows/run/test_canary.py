@@ -20,11 +20,13 @@ from tasks.canary.answers import compare_answers, load_scorer
 from tasks.canary.stages import StageLog
 from tasks.operations.dates import DateStatus, view_date
 from tasks.operations.publications import publications_of
+from tasks.report.document import Text
+from tasks.report.sides import sides
 from tasks.runlog import records
 from tasks.runlog.places import publication_prefix
 from tasks.store.folder import FolderStore
 from tests.support import scripted_backend
-from tests.support.canary_nights import Behaviour, names, run, steps_of, write_day
+from tests.support.canary_nights import Behaviour, names, number_of, run, steps_of, write_day
 from tests.support.dated_nights import FIRST, day, night_of
 from tests.support.tables import Place, place, rows
 
@@ -43,14 +45,15 @@ def sides_of(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_share_is_answered_by_the_candidate_in_one_publication(tmp_path: Path) -> None:
-    write_day(tmp_path, FIRST)
-    # So many that among thirty answers some differ, and most do not, whichever thirty they are.
+    write_day(tmp_path, FIRST, tenants=COUNT)
     steps = steps_of(Behaviour(speed=2000.0, differing=19))
-    result = run(tmp_path, FIRST, steps, canary=25, canary_answers=30, **DFS)
+    given = {"canary": 25, "canary_by": "tenant", "canary_answers": 30, **DFS}
+    result = run(tmp_path, FIRST, steps, **given)
     texts, failed = names(result)
     assert (len(texts), failed) == (COUNT, {"tools"})
     by = answered_by(result)
     assert by["night"] + by["candidate"] == COUNT
+    assert by["candidate"] == sum(part_of("triage", f"t{i}") < 0.25 for i in range(COUNT))
     assert 0.15 * COUNT < by["candidate"] < 0.35 * COUNT
     baseline, candidate = sides_of(result)
     assert [baseline["side"], candidate["side"]] == ["baseline", "candidate"]
@@ -58,7 +61,11 @@ def test_a_share_is_answered_by_the_candidate_in_one_publication(tmp_path: Path)
     assert (baseline["policy"], candidate["policy"]) == ("auto", "dfs")
     assert candidate["tokens_per_second"] == pytest.approx(2 * baseline["tokens_per_second"])
     assert candidate["compared"] == 30
-    assert 0.6 < candidate["exact"] < 1.0
+    # Those whose names are the first of the candidate's.
+    table = pq.read_table(Path(result["folder"]) / "outputs.parquet").to_pylist()
+    others = [row for row in table if row["run_key"] != result["run_key"]]
+    theirs = sorted((row["request_id"], row["custom_id"]) for row in others)
+    assert candidate["exact"] == sum(number_of(name) >= 19 for _, name in theirs[:30]) / 30
     assert baseline["exact"] is None
     assert json.loads(candidate["finish_reasons"]) == {"stop": by["candidate"]}
     # One run of the date is to publish; the sides are beside it.
@@ -66,7 +73,7 @@ def test_a_share_is_answered_by_the_candidate_in_one_publication(tmp_path: Path)
     assert view.status is DateStatus.DONE
     assert sum(one.publishes for one in view.runs) == 1
     # Asked for again, it is the same night.
-    again = run(tmp_path, FIRST, steps_of(Behaviour(dies=True)), canary=25, canary_answers=30, **DFS)
+    again = run(tmp_path, FIRST, steps_of(Behaviour(dies=True)), **given)
     assert again["reused"]
     assert again["publication_id"] == result["publication_id"]
 
@@ -175,8 +182,11 @@ def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     result = run(tmp_path, FIRST, steps_of(Behaviour(failing=5)), canary=40, canary_answers=20, **DFS)
     summary = json.loads(Path(result["summary_file"]).read_text())
     assert [row["side"] for row in summary["comparisons"]] == ["baseline", "candidate"]
-    from tasks.report.sides import sides
-
+    stage = {"by": "rules", "action": "promote", "reason": "good night 2 at 5 %", "percent": 25.0}
+    decided = Text("Decided by rules: promote (good night 2 at 5 %); 25 % from the next night on.")
+    assert decided in sides(summary["comparisons"], stage)
+    back = sides(summary["comparisons"], stage | {"action": "fall back", "percent": 0.0})
+    assert any(isinstance(block, Text) and "none of the next night" in block.text for block in back)
     blocks = sides(summary["comparisons"])
     assert "40 % of the requests, by request" in blocks[0].caption
     assert [cells[0].partition(":")[0] for cells in blocks[0].rows] == ["baseline", "candidate"]

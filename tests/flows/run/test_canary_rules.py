@@ -13,6 +13,7 @@ import pytest
 
 from flows.cli import main
 from flows.parameters.to_request import night_request
+from tasks.attempt.share import part_of
 from tasks.base.errors import ConfigurationError
 from tasks.canary.rules import breaches, name_of
 from tasks.canary.stages import BACK, GOOD, HELD, PROMOTED, StageLog, begin_night, end_night
@@ -29,7 +30,9 @@ COUNT = 300
 GIVEN: dict[str, Any] = {
     "canary_steps": "10,40,100",
     "canary_option": ["policy=dfs"],
-    "canary_answers": 40,
+    # Shares by fixed names, all of which are compared: nothing is left to chance.
+    "canary_by": "tenant",
+    "canary_answers": COUNT,
     "catalog": "none",
 }
 
@@ -40,6 +43,11 @@ def transitions(root: Path) -> list[dict[str, Any]]:
     found = duckdb.sql(f"SELECT body.* FROM read_json('{files}', filename = true) ORDER BY filename")
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
     return [row | {"run_date": str(row["run_date"])} for row in rows]
+
+
+def in_share(percent: float) -> int:
+    """How many of the requests are in a share by tenant."""
+    return sum(part_of("triage", f"t{i}") < percent / 100 for i in range(COUNT))
 
 
 def candidates_answers(result: dict[str, Any]) -> int:
@@ -62,7 +70,7 @@ def ten_nights(
     """Run the nights; every request of each has one result, whatever the candidate does."""
     results = []
     for n in range(nights):
-        write_day(root, day(n), COUNT)
+        write_day(root, day(n), COUNT, tenants=COUNT)
         results.append(run(root, day(n), steps_of(behaves(n)), **GIVEN | given))
         texts, failed = names(results[-1])
         assert texts.keys() == {f"r{i}" for i in range(COUNT)}, f"night {n}"
@@ -74,10 +82,11 @@ def ten_nights(
 
 def test_a_better_candidate_is_promoted_to_everything(tmp_path: Path) -> None:
     results = ten_nights(tmp_path, lambda _: Behaviour(speed=1500.0))
-    shares = [candidates_answers(result) / COUNT for result in results]
-    assert all(0.03 < share < 0.18 for share in shares[:2])
-    assert all(0.3 < share < 0.5 for share in shares[2:4])
-    assert shares[4:] == [1.0] * 6
+    shares = [candidates_answers(result) for result in results]
+    expected = {percent: in_share(percent) for percent in (10, 40)}
+    assert 0.05 * COUNT < expected[10] < 0.15 * COUNT
+    assert 0.35 * COUNT < expected[40] < 0.45 * COUNT
+    assert shares == [*[expected[10]] * 2, *[expected[40]] * 2, *[COUNT] * 6]
     read = transitions(tmp_path)
     assert [(one["run_date"], one["percent"]) for one in read if one["action"] == "promote"] == [
         (str(day(1)), 40.0),

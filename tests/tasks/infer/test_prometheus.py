@@ -123,6 +123,25 @@ def test_what_nobody_knows_is_not_exposed() -> None:
     assert "nightblend_overlap_fraction" not in found
 
 
+def test_a_promise_is_told_with_its_tenant_once_something_is_expected() -> None:
+    metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+    metrics.promise("acme", 1e9, None, 30)
+
+    def asked() -> dict[str, float]:
+        families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        samples = [sample for family in families for sample in family.samples if "promise" in sample.name]
+        assert all(sample.labels["tenant"] == "acme" for sample in samples)
+        return {sample.name.removeprefix("nightblend_promise_"): sample.value for sample in samples}
+
+    assert asked() == {"ready_by_timestamp_seconds": 1e9, "left": 30}
+    metrics.promise("acme", 1e9, 1e9 + 60, 20)
+    assert asked() == {
+        "ready_by_timestamp_seconds": 1e9,
+        "expected_timestamp_seconds": 1e9 + 60,
+        "left": 20,
+    }
+
+
 def test_of_an_engine_without_steps_there_are_no_figures_of_steps() -> None:
     metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
     metrics.begin(9, 0.5)

@@ -10,8 +10,11 @@ import pytest
 from flows import cli
 from tasks.base.accounting import Account
 from tasks.base.errors import ConfigurationError
+from tasks.night.promises import Promise
 from tasks.operations.forget import Wanted, forget
 from tasks.profile.profile import profile
+from tasks.publish.current import date_log
+from tasks.publish.promises import judge_promises
 from tasks.publish.publish import publish
 from tasks.runlog.log import RunIsLiveError, RunLog
 from tasks.runlog.places import date_prefix, publication_prefix, run_prefix
@@ -58,6 +61,23 @@ def fill(night: Night, answers: str = "") -> None:
     write(night, "outputs", [output("c")])
     write(night, "errors", [error("d", tenant="acme", prompt=SECRET)])
     night.log.finish_step("infer", INFER)
+
+
+def test_what_was_promised_to_a_tenant_is_forgotten_with_it(place: Place, tmp_path: Path) -> None:
+    store, catalog = place
+    limits = {"abort_quarantined_fraction": 1.0, "max_bad_fraction": 1.0}
+    promises = (Promise("acme", "06:00"), Promise("other", None, 0.3))
+    with open_test_night(store, tmp_path / A, A, catalog=catalog, promises=promises, **limits) as night:
+        fill(night, "yes")
+        kept = judge_promises(night)
+        publish(night)
+    told = [(row["tenant"], row["requests"], row["kept"]) for row in kept]
+    assert told == [("acme", 2, 0.5), ("other", 1, 1.0)]
+    assert rows(place, "promises")["tenant"].sort().to_list() == ["acme", "other"]
+    forget(store, "job", Wanted("acme"), catalog=catalog, lease_s=5.0)
+    assert rows(place, "promises")["tenant"].to_list() == ["other"]
+    current = date_log(store, "job", DAY, lease_s=5.0).refresh().publications[-1]
+    assert current.details["promises"] is None
 
 
 def run(place: Place, scratch: Path, key: str, answers: str = "") -> dict[str, Any]:
