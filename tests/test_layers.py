@@ -36,8 +36,8 @@ ENGINE_PACKAGES = {
     "triton",
 }
 """All that is installed where the engine runs by itself; httpx comes with transformers."""
-OTHER_ENGINES = {"PIL", "sglang", "vllm"}
-"""Imported only in the interpreter that has them, by the back ends of their names; PIL comes with these."""
+OTHER_ENGINES = {"sglang", "vllm"}
+"""Imported only in the interpreter that has them, by the back ends of their names."""
 FLOW_PACKAGES = {"prefect", "polars", "pyarrow", "boto3", "pydantic"}
 
 ROOMS = read_rooms("""

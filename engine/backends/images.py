@@ -27,19 +27,6 @@ def with_images(prompt: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**prompt, "messages": [_message(message, folder) for message in prompt["messages"]]}
 
 
-def image_bytes(part: Mapping[str, Any], folder: Path) -> bytes:
-    """Return the bytes of an image."""
-    return (folder / IMAGES_FOLDER / str(part["sha256"])).read_bytes()
-
-
-def images_of(prompt: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the images of a prompt, in their order."""
-    contents = (message["content"] for message in prompt.get("messages", ()))
-    return [
-        part for parts in contents if isinstance(parts, list) for part in parts if part["type"] == "image"
-    ]
-
-
 def _message(message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     content = message["content"]
     if not isinstance(content, list):
@@ -50,7 +37,8 @@ def _message(message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _part(part: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if part["type"] != "image":
         return dict(part)
-    text = base64.b64encode(image_bytes(part, folder)).decode()
+    data = (folder / IMAGES_FOLDER / str(part["sha256"])).read_bytes()
+    text = base64.b64encode(data).decode()
     detail = {"detail": part["detail"]} if "detail" in part else {}
     return {
         "type": "image_url",

@@ -199,7 +199,7 @@ def check_runs(config: ModelConfig) -> None:
         raise UnsupportedModelError(
             "vision_config",
             config.vision,
-            "our engine runs no models that see: add --engine vllm or --engine endpoint",
+            "our engine runs no models that see: add --engine endpoint",
         )
 
 

@@ -218,7 +218,7 @@ def _no_embeddings(facts: EngineFacts) -> RequestError:
 
 def _no_images(messages: str, facts: EngineFacts) -> RequestError:
     where = next(place for place, _ in images_of(json.loads(messages)))
-    able = f"{VLLM} and {ENDPOINT} do, with a model that has a vision tower"
+    able = f"{ENDPOINT} does, where the model has a vision tower and the server looks at images"
     return _unsupported(where, facts, f"takes no images; {able}")
 
 

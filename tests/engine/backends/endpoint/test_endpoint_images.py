@@ -161,6 +161,6 @@ def test_our_own_engine_names_those_that_take_images(tmp_path: Path) -> None:
     with opened(night_request(tmp_path), tmp_path / "scratch") as night:
         (row,) = night.read_table("errors").to_pylist()
         assert (row["code"], row["field"]) == ("unsupported_parameter", "messages[0].content[0]")
-        assert "takes no images; vllm and endpoint do" in row["message"]
+        assert "takes no images; endpoint does" in row["message"]
         plan(night)
         assert read_job(night.scratch / FIRST_FOLDER).prompts is None
