@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EVENT: Final = "nightblend.partition.published"
 MOVED: Final = "nightblend.candidate."
-"""Of a night by rules, with what was done: `good-night`, `promote` or `fall-back`."""
+"""Of a night by rules, with what was done: `good-night`, `idle-night`, `promote` or `fall-back`."""
 AT_RISK: Final = "nightblend.promise.at-risk"
 """While a night goes on: the requests of a tenant are not expected by the time that was promised."""
 _NAMESPACE: Final = UUID("5b1f6c0e-6f0a-4c5f-9d5e-2a8d2f3f7c61")

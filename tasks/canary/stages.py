@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CANARY, HELD, PROMOTED, BACK = "canary", "held", "promoted", "fallen back"
 BEGIN, GOOD, PROMOTE, HOLD, FALL_BACK = "begin", "good night", "promote", "hold", "fall back"
+IDLE = "idle night"
 RULES, PERSON = "rules", "person"
 _PATIENCE_S: Final = 60.0
 
@@ -138,6 +139,11 @@ def end_night(
         if _verdict(mine, day) is not None:
             return None
         last = mine[-1]
+        if not rows[1]["requests"]:
+            # Nothing is known of it that was not known before.
+            made = replace(last, run_date=day, by=RULES, steps=list(rules.steps))
+            said = f"no request was in its share of {last.percent:g} %, so the night says nothing of it"
+            return replace(made, action=IDLE, reason=said)
         broken = breaches(rows, rules.limits, last.baseline)
         known = baseline_of(rows, last.baseline)
         made = replace(last, run_date=day, by=RULES, steps=list(rules.steps), baseline=known)

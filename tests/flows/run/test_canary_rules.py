@@ -145,7 +145,7 @@ def commanded(root: Path, *typed: str) -> int:
 def test_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commanded(tmp_path, "promote") == 2
     assert "--job: no candidate of triage is known" in capsys.readouterr().err
-    write_day(tmp_path, day(0), 100)
+    write_day(tmp_path, day(0), 100, tenants=100)
     run(tmp_path, day(0), steps_of(Behaviour()), **GIVEN)
     assert commanded(tmp_path, "hold", "--reason", "a look first", "--json") == 0
     held = json.loads(capsys.readouterr().out)
@@ -156,7 +156,7 @@ def test_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "a look first",
     )
     for n in (1, 2, 3):
-        write_day(tmp_path, day(n), 100)
+        write_day(tmp_path, day(n), 100, tenants=100)
         assert run(tmp_path, day(n), steps_of(Behaviour()), **GIVEN)["canary"]["action"] == GOOD
     assert StageLog(FolderStore(tmp_path / "store"), "triage").read()[-1].percent == 10.0
     assert commanded(tmp_path, "promote") == 0
@@ -164,7 +164,7 @@ def test_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commanded(tmp_path, "promote", "--percent", "60") == 0
     assert commanded(tmp_path, "fall-back", "--reason", "complaints") == 0
     capsys.readouterr()
-    write_day(tmp_path, day(4), 100)
+    write_day(tmp_path, day(4), 100, tenants=100)
     assert candidates_answers(run(tmp_path, day(4), steps_of(Behaviour()), **GIVEN)) == 0
     assert commanded(tmp_path, "status", "--run-date", str(day(4))) == 0
     assert "policy=dfs, fallen back, 0 %" in capsys.readouterr().out
@@ -197,6 +197,23 @@ def test_what_is_too_little_to_judge_by_breaks_no_limit() -> None:
     slow = ROW | {"tokens_per_second": 50.0}
     assert breaches([none, slow], Limits(), {}) == []
     assert len(breaches([none, slow], Limits(), {"tokens_per_second": 100.0})) == 1
+
+
+def test_a_night_without_a_request_in_the_share_is_no_good_night(tmp_path: Path) -> None:
+    log, rules = StageLog(FolderStore(tmp_path), "j"), Rules("a", (5.0, 100.0), 2)
+    idle = ROW | {"requests": 0, "outputs": 0, "tokens_per_second": None, "mean_output_tokens": None}
+    found = []
+    for n, candidate in enumerate((ROW, idle, idle, ROW)):
+        begin_night(log, rules, day(n))
+        stage, taken_back = end_night(log, rules, day(n), [ROW, candidate])
+        assert not taken_back
+        found.append((stage.action, stage.percent, stage.good_nights))
+    assert found == [
+        ("good night", 5.0, 1),
+        ("idle night", 5.0, 1),
+        ("idle night", 5.0, 1),
+        ("promote", 100.0, 0),
+    ]
 
 
 def test_two_processes_that_end_the_same_night_make_one_verdict(tmp_path: Path) -> None:
