@@ -22,8 +22,9 @@ from engine.plan.tree import build_tree
 from engine.simulate.simulate import simulate
 from tasks.estimate.savings import Range
 from tasks.estimate.trust import KEPT_ERROR
+from tasks.plan.asked import Asked
 from tasks.plan.lengths import workload_numbers
-from tasks.plan.plan import Asked, constraints_of
+from tasks.plan.plan import constraints_of
 from tasks.plan.prediction import expected_sizes
 from tasks.requests.choices import Choices
 
