@@ -74,7 +74,7 @@ engine/runtime: the engine itself: its loop, which runner it gets, how fast it i
 engine/backends/endpoint: servers with an OpenAI-compatible API as a back end
     engine engine/backends engine/job engine/plan engine/runtime/sample
 engine/backends/foreign: what back ends of engines by others share: our scheduler beside them, looking at them
-    engine engine/backends engine/cost engine/job engine/models engine/plan engine/runtime
+    engine engine/backends engine/cost engine/grammar engine/job engine/models engine/plan engine/runtime
     engine/runtime/kv engine/runtime/sample engine/runtime/schedule engine/runtime/state
 engine/backends/vllm: vLLM in its own process as a back end
     engine engine/backends engine/backends/foreign engine/cost engine/job engine/models engine/runtime

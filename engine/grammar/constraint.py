@@ -37,6 +37,7 @@ _ATTRIBUTE: Final = re.compile(
 )
 _EMBEDDED: Final = re.compile(r"(%(?:json|llguidance|import|ignore))\b")
 _MOST_FORCED: Final = 50_000
+_MARK: Final = "%llguidance"
 
 
 def constraint(kind: Kind, value: object) -> str:
@@ -101,17 +102,41 @@ def grammar(text: str) -> str:
         If there is none.
     """
     ((kind, value),) = json.loads(text).items()
-    if kind == CALLS:
-        return LLMatcher.grammar_from_lark(calls_grammar(value, _JSON_OPTIONS))
     if kind == "json":
         schema = json.dumps(settled_schema(value), ensure_ascii=False)
         return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+    return LLMatcher.grammar_from_lark(_rules(kind, value))
+
+
+def as_lark(text: str) -> str:
+    """Return a constraint in Lark as llguidance reads it, for engines that take it in no other form.
+
+    The same texts satisfy it as `grammar`.
+
+    Raises
+    ------
+    ConstraintError
+        If there is none.
+    """
+    ((kind, value),) = json.loads(text).items()
+    if kind != "json":
+        rules = _rules(kind, value)
+        # By one of these lines it is known for Lark.
+        return rules if rules.startswith(_MARK) else f"{_MARK} {{}}\n{rules}"
+    schema = settled_schema(value) | {"x-guidance": _JSON_OPTIONS}
+    return f"{_MARK} {{}}\nstart: %json {json.dumps(schema, ensure_ascii=False)}\n"
+
+
+def _rules(kind: str, value: Any) -> str:  # noqa: ANN401 - JSON
+    """Return the rules, in Lark, of what is no JSON schema."""
+    if kind == CALLS:
+        return calls_grammar(value, _JSON_OPTIONS)
     if kind == "regex":
         # Classes such as \\w as JSON schemas and JavaScript have them, so those of texts are of ASCII.
-        return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(_text('regex', value), 'dw')}/")
+        return f"start: /{regex_to_lark(_text('regex', value), 'dw')}/"
     if kind == "choice":
-        return LLMatcher.grammar_from_lark(_choices(value))
-    return LLMatcher.grammar_from_lark(_lark(_text("grammar", value)))
+        return _choices(value)
+    return _lark(_text("grammar", value))
 
 
 def _text(name: str, value: object) -> str:

@@ -78,6 +78,96 @@ def test_its_answers_are_those_of_our_engine(tmp_path: Path) -> None:
     assert None not in (results["evicted_pages"], results["gpu_seconds_busy"], results["mfu"])
 
 
+AMONG = {"logit_bias": {str(token): 100 for token in range(330, 350)}, "ignore_eos": True}
+"""With these an answer has some twenty tokens to take, which soon come again."""
+PENALTIES: dict[str, dict[str, float]] = {
+    "among": {},
+    "presence": {"presence_penalty": 2.0},
+    "frequency": {"frequency_penalty": 2.0},
+    "negative": {"frequency_penalty": -2.0, "presence_penalty": -2.0},
+    "repetition": {"repetition_penalty": 1.3},
+    "rewarded": {"repetition_penalty": 0.7},
+}
+
+
+def test_settings_that_change_logits_do_the_same(tmp_path: Path) -> None:
+    """Greedy ones; with `min_p` 1 nothing but the likeliest token is left, whatever is drawn."""
+    texts = ("Count from 4 to 9.", "Count from 31 to 36.", "Say what comes after 8.")
+    settings: dict[str, dict] = {
+        **{name: {**AMONG, **penalties} for name, penalties in PENALTIES.items()},
+        "bias": {"logit_bias": {"322": -100, "344": 4.5}},
+        "least": {"min_tokens": 30},
+        "least stop": {"min_tokens": 6, "stop": [" 5", " 7"]},
+        "least token": {"min_tokens": 6, "stop_token_ids": [322]},
+        "least on": {"min_tokens": 30, "ignore_eos": True},
+        "with": {"stop": [" 7"], "include_stop_str_in_output": True},
+        "with least": {"stop": [" 5", " 7"], "min_tokens": 6, "include_stop_str_in_output": True},
+        "drawn": {"temperature": 0.9, "min_p": 1.0},
+        "all": {
+            "presence_penalty": 0.7,
+            "frequency_penalty": 0.4,
+            "repetition_penalty": 1.1,
+            "logit_bias": {"344": -3},
+            "min_tokens": 12,
+            "stop": ["9"],
+        },
+    }
+    lines = [
+        batch_line(f"{name}, {text}", text, **{"max_tokens": 40, **fields})
+        for name, fields in settings.items()
+        for text in texts
+    ]
+    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native", **SIZES))
+    root = tmp_path / "vllm"
+    _, rows, _ = night_of(root, lines, in_vllm(root, **SIZES))
+    assert len(rows) == len(lines)
+    different = {name for name, row in rows.items() if told(row) != told(native[name])}
+    assert different == set()
+    # They do something: no two penalties give the same answers.
+    assert len({tuple(native[f"{name}, {text}"]["text"] for text in texts) for name in PENALTIES}) == 6
+
+
+def test_constrained_answers_are_those_of_our_engine(tmp_path: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer"}, "names": {"type": "array", "items": {"type": "string"}}},
+        "required": ["count", "names"],
+    }
+    constraints: dict[str, dict] = {
+        "schema": {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        },
+        "object": {"response_format": {"type": "json_object"}},
+        "regex": {"structured_outputs": {"regex": "[0-9]{3,5}"}},
+        "open end": {"structured_outputs": {"regex": "[0-9 ]+"}},
+        "choice": {"structured_outputs": {"choice": ["eleven", "twelve ::= 12", "Eleven"]}},
+        "grammar": {"structured_outputs": {"grammar": 'start: ("a" | "b")~4 NUMBER\nNUMBER: /[0-9]{2}/'}},
+        "as many as it may": {"structured_outputs": {"choice": ["yes", "no"]}, "max_tokens": 3},
+        "on": {"structured_outputs": {"regex": "[0-9]{3}"}, "ignore_eos": True},
+        "stop": {"structured_outputs": {"regex": "[0-9 ]{20,}"}, "stop": ["7"]},
+        "two": {"structured_outputs": {"regex": "[a-z]{4}"}, "n": 2},
+    }
+    lines = [
+        batch_line(f"{name}, {text}", text, **{"max_tokens": 48, **fields})
+        for name, fields in constraints.items()
+        for text in ("Count from 4 to 9.", "Say what comes after 8.")
+    ]
+    # Some that are free, so that both are in one step.
+    lines += [batch_line(f"free {i}", f"Count from {i} to {i + 9}.", max_tokens=24) for i in range(24)]
+    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native", **SIZES))
+    root = tmp_path / "vllm"
+    # Log probabilities come after the constraint there, and before it with us.
+    lines.append(batch_line("both", "Count.", logprobs=True, structured_outputs={"regex": "[a-z]{3}"}))
+    write_lines(root / "logs", "a.jsonl", lines)
+    with opened(in_vllm(root, **SIZES), root / "scratch") as night:
+        answer(night)
+        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
+        errors = [(row["custom_id"], row["field"]) for row in night.read_table("errors").to_pylist()]
+    assert errors == [("both", "logprobs")]
+    assert len(rows) == len(lines) - 1
+    assert {name for name, row in rows.items() if told(row) != told(native[name])} == set()
+
+
 FAILS = """
 import sys
 from importlib.machinery import PathFinder

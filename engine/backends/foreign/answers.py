@@ -26,6 +26,16 @@ def text_before(text: str, stops: tuple[str, ...]) -> str:
     return text[: min(places)] if places else text
 
 
+def grammar_of(settings: Sampling) -> str | None:
+    """Return the constraint of a request as a grammar in Lark, for the library that ours are made with."""
+    if settings.constraint is None:
+        return None
+    # It needs that library, which is there where the engine is.
+    from engine.grammar.constraint import as_lark
+
+    return as_lark(settings.constraint)
+
+
 def logprob_entry(token: int, value: float, text_of: Callable[[int], bytes]) -> list[Any]:
     """Return ``[token id, bytes, log probability]`` as JSON has it.
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 PYTHON: Final = "--engine-python"
 LOOK_S: Final = 60.0
+OLDEST_GRAMMARS: Final = (1, 7)
+"""The oldest version of llguidance that reads our grammars."""
+CONSTRAINED: Final = ("constraint", "logprobs")
+"""For `EngineFacts.apart`: log probabilities of others come after the constraint has taken tokens away."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ def look_at(
             )
     _check_model(found["architectures"], model, name)
     return name, found
+
+
+def has_grammars(found: dict[str, Any]) -> bool:
+    """Tell whether an interpreter that was looked at has what constraints are made with."""
+    return at_least(found.get("grammars") or "", OLDEST_GRAMMARS)
 
 
 def version_with(name: str, arguments: dict[str, Any]) -> str:

@@ -7,10 +7,13 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+GRAMMARS: Final = "llguidance"
+"""What constraints are made with."""
 
 
 def found_here(package: str, distributions: Sequence[str], needed: Sequence[str]) -> dict[str, Any]:
@@ -29,18 +32,23 @@ def found_here(package: str, distributions: Sequence[str], needed: Sequence[str]
     -------
     dict
         `python`: version of the interpreter; `distribution`, `version` of the engine, None without one;
-        `missing`: modules that have to be there and are not.
+        `missing`: modules that have to be there and are not; `grammars`: version of llguidance, None
+        without it.
     """
     found: dict[str, Any] = {"python": ".".join(map(str, sys.version_info[:3]))}
-    found |= {"distribution": None, "version": None}
-    for name in distributions:
-        try:
-            found |= {"distribution": name, "version": version(name)}
-        except PackageNotFoundError:
-            continue
-        break
+    installed = {name: _version(name) for name in distributions}
+    there = next((name for name in distributions if installed[name] is not None), None)
+    found |= {"distribution": there, "version": None if there is None else installed[there]}
+    found["grammars"] = _version(GRAMMARS)
     found["missing"] = [name for name in (*needed, package) if find_spec(name) is None]
     return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def folder_of(package: str) -> Path | None:

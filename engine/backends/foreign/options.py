@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from engine.errors import OptionError
@@ -30,6 +30,8 @@ class ForeignOptions:
         What the answers depend on: distribution, its version, `arguments`; empty until it was looked at.
     on_cpu
         Whether it computes on the CPU.
+    grammars
+        Whether its interpreter has what constraints are made with, known once it was looked at.
     """
 
     scheduling: str = "auto"
@@ -37,6 +39,11 @@ class ForeignOptions:
     arguments: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     on_cpu: bool = False
+    grammars: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """Return them as a job folder has them."""
+        return asdict(self)
 
     @classmethod
     def of_job(cls, options: dict[str, Any]) -> Self:

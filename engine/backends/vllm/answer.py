@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.backends.contract import Ended
 from engine.backends.foreign.answers import REASONS
 from engine.backends.foreign.order import is_paced, needs_our_steps, simulated_order
+from engine.backends.foreign.reading import AnswerReader
 from engine.backends.outbox import messages_of, refusal_item
 from engine.backends.vllm.examine import facts_of
 from engine.backends.vllm.feed import OurFeed, PlainFeed
@@ -96,7 +97,9 @@ class _Session:
     def __init__(self, job: Job, options: VllmOptions, loaded: Loaded, feed: Feed, send: Send) -> None:
         self._job, self._loaded, self._feed, self._send = job, loaded, feed, send
         self._seeded = not options.on_cpu
-        self._text_of = TokenText(loaded.engine.get_tokenizer())
+        tokenizer = loaded.engine.get_tokenizer()
+        self._text_of, self._end = TokenText(tokenizer), tokenizer.eos_token_id
+        self._reader = AnswerReader(job.sampling, tokenizer, loaded.vocab_size, loaded.model_stops)
         self._began: dict[int, float] = {}
         self.unfinished = len(job.request_ids)
         names = ("prefill_tokens", "decode_tokens", "hit_tokens", "recomputed_tokens", "evicted_pages")
@@ -106,8 +109,7 @@ class _Session:
         """Let vLLM compute one step, and send what it has finished; return its figures if it tells them."""
         engine, scheduler = self._loaded.engine, self._loaded.scheduler
         started_at, begin = time.time(), time.perf_counter()
-        for request in self._feed.before_step():
-            self._add(request)
+        refused = [request for request in self._feed.before_step() if not self._add(request)]
         running.write(self._feed.running())
         outputs = engine.step()
         now = time.time()
@@ -116,7 +118,9 @@ class _Session:
         for request in figures.first if figures is not None else ():
             self._began.setdefault(request, started_at)
         items = [self._item(request, output, now) for request, output in finished]
-        self._feed.after_step([(i, one.outputs[0].finish_reason == "stop") for i, one in finished], figures)
+        items += [self._refusal(request, "vLLM refused it", retryable=False) for request in refused]
+        ended = [(i, one.outputs[0].finish_reason == "stop") for i, one in finished]
+        self._feed.after_step(ended + [(request, True) for request in refused], figures)
         self._tell(items)
         if figures is None:
             return None
@@ -132,31 +136,39 @@ class _Session:
             step=self.counters["steps"], started_at=started_at, seconds=seconds, nano_batches=1, **values
         )
 
-    def _add(self, request: int) -> None:
+    def _add(self, request: int) -> bool:
+        """Give a request to vLLM; return whether it takes it."""
         job = self._job
-        fields = sampling_fields(job.sampling[request], self._loaded.model_stops, seeded=self._seeded)
+        fields = sampling_fields(
+            job.sampling[request], self._loaded.model_stops, seeded=self._seeded, end=self._end
+        )
         tokens = job.tokens[job.offsets[request] : job.offsets[request + 1]].tolist()
-        self._loaded.add(str(request), tokens, fields)
+        try:
+            self._loaded.add(str(request), tokens, fields)
+        except ValueError:
+            # What it says may hold text of the request.
+            return False
+        return True
 
     def _item(self, request: int, output: Any, now: float) -> dict[str, Any]:  # noqa: ANN401 - vLLM's
-        times = self._began.pop(request, now), now
-        return answer_item(
-            self._job, request, output.outputs[0], output.num_cached_tokens, times, self._text_of
-        )
+        """Return an answer as it is sent, or the refusal that takes its place."""
+        found, times = output.outputs[0], (self._began.pop(request, now), now)
+        if found.finish_reason not in REASONS:
+            return self._refusal(request, f"vLLM ended it with {found.finish_reason}", retryable=True)
+        answered = self._reader.read(request, found.token_ids, found.text, found.finish_reason)
+        if isinstance(answered, str):
+            return self._refusal(request, answered, retryable=True)
+        cached = output.num_cached_tokens
+        return answer_item(self._job, request, found, cached, times, self._text_of, answered)
+
+    def _refusal(self, request: int, why: str, *, retryable: bool) -> dict[str, Any]:
+        names = self._job.request_ids[request], self._job.choices[request]
+        return refusal_item(*names, why, retryable=retryable)
 
     def _tell(self, items: list[dict[str, Any]]) -> None:
         self.unfinished -= len(items)
-        answers = [item for item in items if item["finish_reason"] in REASONS]
+        answers = [item for item in items if "token_ids" in item]
+        refusals = [item for item in items if "token_ids" not in item]
         self.counters["finished"] += len(answers)
-        refusals = [
-            refusal_item(
-                item["request_id"],
-                item["choice"],
-                f"vLLM ended it with {item['finish_reason']}",
-                retryable=True,
-            )
-            for item in items
-            if item["finish_reason"] not in REASONS
-        ]
         for message in messages_of(answers, refusals):
             self._send(message)

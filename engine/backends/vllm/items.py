@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.backends.foreign.answers import logprob_entry, stops_of, text_before
+from engine.backends.foreign.answers import grammar_of, logprob_entry, stops_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.backends.foreign.reading import Answered
     from engine.job.format import Job
     from engine.runtime.sample.settings import Sampling
 
 SEEDS: Final = 2**63
 """Seeds that vLLM takes, from 0."""
+CONSTRAINT: Final = "grammar"
+"""Not a field of `SamplingParams`, but of its field `structured_outputs`."""
 
 
-def sampling_fields(settings: Sampling, model_stops: tuple[int, ...], *, seeded: bool) -> dict[str, Any]:
+def sampling_fields(
+    settings: Sampling, model_stops: tuple[int, ...], *, seeded: bool, end: int | None = None
+) -> dict[str, Any]:
     """Return the arguments of vLLM's `SamplingParams` for a request.
 
     Each field is given, so that no default of the model's folder applies. The model's own stop tokens go as
-    those of the request: which they are is decided once, by us.
+    those of the request: which they are is decided once, by us. A constraint is a grammar under `CONSTRAINT`,
+    whatever it was told as: so vLLM has it exactly as we do.
 
     Parameters
     ----------
@@ -28,26 +34,36 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...], *, seeded:
         Ids of the tokens that end an answer of this model.
     seeded
         Whether seeds are given.
+    end
+        Id of the token that vLLM ends constrained answers with: its tokenizer's.
     """
     greedy = settings.temperature == 0
+    stops, grammar = stops_of(settings, model_stops), grammar_of(settings)
+    if grammar is not None and end is not None:
+        # Without its end such an answer would go on, and be free from there on.
+        stops = sorted({*stops, end})
     return {
         "n": 1,
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "top_p": 1.0 if greedy else settings.top_p,
         "top_k": 0 if greedy else settings.top_k,
-        "min_p": 0.0,
+        "min_p": 0.0 if greedy else settings.min_p,
+        # What is left of the context may be less.
+        "min_tokens": min(settings.min_tokens, settings.max_tokens),
+        "logit_bias": dict(settings.logit_bias) or None,
         "seed": settings.seed % SEEDS if seeded and not greedy else None,
         "stop": list(settings.stop),
-        "stop_token_ids": stops_of(settings, model_stops),
+        "stop_token_ids": stops,
         "ignore_eos": True,
         "logprobs": settings.logprobs,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
+        "presence_penalty": settings.presence_penalty,
+        "frequency_penalty": settings.frequency_penalty,
+        "repetition_penalty": settings.repetition_penalty,
         "skip_special_tokens": True,
         # The text of a stop token stays, as with our own engine; stop strings are cut off by us.
         "include_stop_str_in_output": True,
+        **({} if grammar is None else {CONSTRAINT: grammar}),
     }
 
 
@@ -58,6 +74,7 @@ def answer_item(
     cached: int | None,
     times: tuple[float, float],
     text_of: Callable[[int], bytes],
+    answered: Answered,
 ) -> dict[str, Any]:
     """Return a finished sequence as it is sent; see `engine.job.format`.
 
@@ -71,19 +88,24 @@ def answer_item(
         Unix times of both ends.
     text_of
         The bytes of a token (`engine.runtime.sample.token_text.TokenText`).
+    answered
+        The answer as it was read.
     """
-    ids = [int(token) for token in output.token_ids]
+    ids = answered.token_ids
     logprobs = None
     if output.logprobs is not None:
         most = job.sampling[request].logprobs or 0
-        logprobs = [_token(token, of, most, text_of) for token, of in zip(ids, output.logprobs, strict=True)]
+        logprobs = [
+            _token(token, of, most, text_of)
+            for token, of in zip(ids, output.logprobs[: len(ids)], strict=True)
+        ]
     return {
         "request": request,
         "request_id": job.request_ids[request],
         "choice": job.choices[request],
         "token_ids": ids,
-        "text": text_before(output.text, job.sampling[request].stop),
-        "finish_reason": output.finish_reason,
+        "text": answered.text,
+        "finish_reason": answered.finish_reason,
         "cached_tokens": cached,
         "started_at": times[0],
         "finished_at": times[1],

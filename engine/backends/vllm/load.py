@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.backends.foreign import sizes
+from engine.backends.vllm.items import CONSTRAINT
 from engine.backends.vllm.scheduler import NEEDED, make_scheduler_class
 from engine.cost.devices import check_kv_dtype, find_dtype, model_shape
 from engine.errors import EngineError, RetryableError
@@ -49,6 +50,8 @@ class Loaded:
         Of the model, for the cost model.
     model_stops
         Ids of the tokens that end an answer of this model.
+    vocab_size
+        Of the model: columns of its logits.
     """
 
     engine: Any
@@ -58,6 +61,7 @@ class Loaded:
     settings: EngineSettings
     shape: ModelShape
     model_stops: tuple[int, ...]
+    vocab_size: int
 
     @property
     def kv_tokens(self) -> int:
@@ -70,13 +74,27 @@ class Loaded:
         return self.settings.page_size
 
     def add(self, name: str, tokens: list[int], fields: dict[str, Any]) -> None:
-        """Give vLLM a request; `fields` are those of `SamplingParams`."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        """Give vLLM a request; `fields` are what `engine.backends.vllm.items.sampling_fields` returns.
 
-        params = SamplingParams(**fields, output_kind=RequestOutputKind.FINAL_ONLY)
-        # By keyword: new arguments have come in the middle.
-        self.engine.add_request(request_id=name, prompt={"prompt_token_ids": tokens}, params=params)
+        Raises
+        ------
+        ValueError
+            If vLLM does not take it.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        given = dict(fields)
+        grammar = given.pop(CONSTRAINT, None)
+        if grammar is not None:
+            given["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
+        prompt = {"prompt_token_ids": tokens}
+        try:
+            params = SamplingParams(**given, output_kind=RequestOutputKind.FINAL_ONLY)
+            # By keyword: new arguments have come in the middle.
+            self.engine.add_request(request_id=name, prompt=prompt, params=params)
+        except _refusals() as error:
+            raise ValueError("vLLM does not take the request") from error
 
 
 def load(job: Job, options: VllmOptions, place: str) -> Loaded:
@@ -106,6 +124,7 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
     base, queue = _bases(place)
     hooked = all(hasattr(base, name) for name in NEEDED) and queue is not None
     budget = max(asked.token_budget, asked.max_sequences)
+    constrained = any(settings.constraint is not None for settings in job.sampling)
     arguments: dict[str, Any] = {
         "model": asked.model,
         "dtype": dtype,
@@ -121,6 +140,7 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
         "generation_config": "vllm",
         **_cpu_memory(kv_tokens, block, shape, place),
         **({"scheduler_cls": make_scheduler_class(base, queue)} if hooked else {}),
+        **(_constraints() if constrained else {}),
         **options.arguments,
     }
     engine = _engine(arguments)
@@ -128,7 +148,8 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
     if kv_tokens is None:
         kv_tokens = (int(engine.vllm_config.cache_config.num_gpu_blocks) - 1) * block
     settings = EngineSettings(kv_tokens, block, budget, asked.max_sequences, pacing=options.pacing)
-    return Loaded(engine, scheduler, hooked, max_new, settings, shape, tuple(config.stop_token_ids))
+    stops = tuple(config.stop_token_ids)
+    return Loaded(engine, scheduler, hooked, max_new, settings, shape, stops, config.vocab_size)
 
 
 def _cpu_memory(kv_tokens: int | None, block: int, shape: ModelShape, place: str) -> dict[str, int]:
@@ -136,6 +157,22 @@ def _cpu_memory(kv_tokens: int | None, block: int, shape: ModelShape, place: str
     if place != "cpu" or kv_tokens is None:
         return {}
     return {"kv_cache_memory_bytes": (kv_tokens + block) * shape.kv_bytes_per_token}
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what vLLM raises of a request that it does not take; its own class is no ValueError."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return (ValueError,)
+    return (ValueError, VLLMClientError)
+
+
+def _constraints() -> dict[str, Any]:
+    """Return the argument that takes the library which we make constraints with: so grammars are ours."""
+    from vllm.config import StructuredOutputsConfig
+
+    return {"structured_outputs_config": StructuredOutputsConfig(backend="guidance")}
 
 
 def _bases(place: str) -> tuple[Any, Any]:

@@ -26,7 +26,11 @@ TAKEN: Final = {
     "max_num_batched_tokens": "--token-budget",
     "max_num_seqs": "--max-sequences",
     **dict.fromkeys(
-        ("scheduler_cls", "scheduling_policy", "max_model_len", "enable_prefix_caching", "async_scheduling"),
+        (
+            *("scheduler_cls", "scheduling_policy", "max_model_len", "enable_prefix_caching"),
+            # With a parser of thoughts, constraints would begin behind these.
+            *("async_scheduling", "structured_outputs_config", "reasoning_parser", "reasoning_parser_plugin"),
+        ),
         "",
     ),
 }

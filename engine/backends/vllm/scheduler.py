@@ -20,6 +20,8 @@ else:
 
 NEEDED: Final = ("schedule", "_preempt_request")
 """Methods of vLLM's scheduler that we call or extend; where one is missing, vLLM is fed from outside."""
+_LOOK_S: Final = 0.0005
+"""Between two looks whether a grammar is compiled, which takes a millisecond or a few."""
 
 
 @dataclass
@@ -147,9 +149,17 @@ class _Recording(_Base):  # type: ignore[misc]
         """Let vLLM make the next step, and take it down."""
         computed = {one.request_id: one.num_computed_tokens for one in self.running}
         self._evictions.count = 0
+        self._await_grammars()
         output = super().schedule(*args, **kwargs)
         self.figures = self._taken_down(output, computed)
         return output
+
+    def _await_grammars(self) -> None:
+        """Wait for the grammars of waiting requests: vLLM would take others before them meanwhile."""
+        for request in self.waiting:
+            asked = request.structured_output_request
+            while asked is not None and not asked.is_grammar_ready:
+                time.sleep(_LOOK_S)
 
     def _taken_down(self, output: Any, computed: dict[str, int]) -> StepFigures:  # noqa: ANN401 - vLLM's own
         """Return the figures of a step; `computed` is how far the running requests were before it."""

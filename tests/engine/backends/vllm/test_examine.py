@@ -22,6 +22,7 @@ KNOWN = {
     "distribution": "vllm",
     "version": "0.32.0+cpu",
     "missing": [],
+    "grammars": "1.7.6",
     "arguments": ["enforce_eager", "tensor_parallel_size"],
     "architectures": ["LlamaForCausalLM"],
 }
@@ -50,6 +51,9 @@ def test_version_and_options_of_vllm_enter_the_version_of_the_engine(tmp_path: P
     on_gpu = looked(tmp_path, on_cpu=False, version="0.32.0")
     assert (on_gpu.unsupported, on_gpu.capabilities.seeded) == (NOT_YET, True)
     assert set(NOT_YET) <= {field.name for field in fields(Sampling)} | {"tools"}
+    assert facts.capabilities.structured
+    without = looked(tmp_path, grammars=None)
+    assert (without.capabilities.structured, without.unsupported) == (False, (*NOT_YET, "constraint", "seed"))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_what_is_no_interpreter(tmp_path: Path, kind: str) -> None:
         ("pacing=maybe", "pacing: 'maybe' is unknown"),
         ("model=other", "model: is set by the night itself; use --model"),
         ("max-num-seqs=4", "max_num_seqs: is set by the night itself; use --max-sequences"),
+        ("reasoning_parser=a", "reasoning_parser: is set by the night itself; leave it out"),
         ("scheduler_cls=a.b", "scheduler_cls: is set by the night itself; leave it out"),
     ],
 )

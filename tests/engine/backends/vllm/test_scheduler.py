@@ -35,7 +35,12 @@ class Base:
 
     def add(self, name: str, prompt: int, cached: int = 0) -> None:
         self.requests[name] = SimpleNamespace(
-            request_id=name, num_prompt_tokens=prompt, num_tokens=prompt, num_computed_tokens=0, cached=cached
+            request_id=name,
+            num_prompt_tokens=prompt,
+            num_tokens=prompt,
+            num_computed_tokens=0,
+            cached=cached,
+            structured_output_request=None,
         )
         self.waiting.add_request(self.requests[name])
 
@@ -90,6 +95,31 @@ def test_a_step_is_taken_down() -> None:
     assert (found.prefill_tokens, found.decode_tokens, found.samples) == (4, 1, 2)
     assert (found.kv_tokens_read, found.kv_tokens_decode, found.attended_tokens) == (51, 41, 41 + 4 * 6 + 10)
     assert (found.hit_tokens, found.evicted_pages, found.first) == (0, 0, [])
+
+
+class Grammar:
+    """A constraint that is compiled once it has been asked for three times."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @property
+    def is_grammar_ready(self) -> bool:
+        self.asked += 1
+        return self.asked >= 3
+
+
+def test_a_step_waits_for_the_constraints_of_those_that_may_join() -> None:
+    scheduler = made()
+    for name in ("0-x", "1-x"):
+        scheduler.add(name, prompt=10)
+    grammar = scheduler.requests["1-x"].structured_output_request = Grammar()
+    scheduler.plan = {"0-x": 10, "1-x": 10}
+    scheduler.schedule()
+    assert grammar.asked == 3
+    # It runs, so nobody asks any more.
+    scheduler.schedule()
+    assert grammar.asked == 3
 
 
 def test_preempted_requests_wait_until_they_are_let_in() -> None:
