@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL | None:
     try:
         found = ctypes.CDLL(str(build()))
     except (NoCompilerError, OSError) as error:
-        log.warning("the CPU's operations are not in C (%s): answers take up to half as long again", error)
+        log.warning("the CPU's operations are not in C (%s): the engine is slower here", error)
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, name)

@@ -35,7 +35,7 @@ def execute(options: dict[str, Any]) -> int:
 
     warmed, missing = warm_everything(begin), build_in_c()
     if missing:
-        what = "the engine takes up to half as long again on the CPU. Install one (gcc), then warm again"
+        what = "the engine is slower on the CPU. Install one (gcc), then warm again"
         print(f"Operations of the CPU in C are not built: {missing}; {what}.", file=sys.stderr)
     told_in_json = {**asdict(warmed), "folder": str(warmed.folder), "c_operations": missing or "built"}
     print(json.dumps(told_in_json) if as_json else told(warmed))
