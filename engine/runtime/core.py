@@ -25,7 +25,7 @@ from engine.runtime.kv.pages import N_EVICTED, available, make_pool
 from engine.runtime.sample.constraints import Constraints
 from engine.runtime.sample.logprobs import LogprobStore
 from engine.runtime.sample.penalties import Prompts
-from engine.runtime.sample.pooling import wants_embedding
+from engine.runtime.sample.settings import wants_embedding
 from engine.runtime.sample.stops import StopChecker
 from engine.runtime.schedule import flight as flights
 from engine.runtime.schedule import step as scheduler

@@ -25,7 +25,7 @@ from engine.plan.replan import Replanning
 from engine.plan.sampled import choose_sample
 from engine.plan.stratified import sample_workloads
 from engine.plan.tree import build_tree
-from engine.runtime.sample.pooling import wants_embedding
+from engine.runtime.sample.settings import wants_embedding
 from engine.simulate.schedules import Schedule
 from engine.simulate.search import Work
 from tasks.base.errors import ConfigurationError

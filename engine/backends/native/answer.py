@@ -32,7 +32,7 @@ from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
 from engine.runtime.core import Completion, Engine, EngineSettings
-from engine.runtime.sample.pooling import wants_embedding
+from engine.runtime.sample.settings import wants_embedding
 from engine.runtime.sample.token_text import TokenText
 from engine.runtime.schedule.revision import Reviser
 from engine.runtime.setup import RunnerSizes, make_runner

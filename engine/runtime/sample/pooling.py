@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.choices import MEAN
+from engine.runtime.sample.settings import wants_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
     from engine.arrays import Bool, Float32, Int32, Int64
     from engine.runtime.sample.settings import Sampling
-
-
-def wants_embedding(sampling: Sequence[Sampling]) -> Bool:
-    """Return bool [N]: which requests want an embedding."""
-    return np.array([one.pooling is not None for one in sampling], np.bool_)
 
 
 def embedding(state: Tensor, settings: Sampling) -> Float32:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.arrays import Bool
 
 CHANGING: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "min_tokens")
 """Settings that change logits by a number; `logit_bias` changes them, too."""
@@ -67,3 +74,8 @@ class Sampling:
     pooling: str | None = None
     normalised: bool = True
     dimensions: int | None = None
+
+
+def wants_embedding(sampling: Sequence[Sampling]) -> Bool:
+    """Return bool [N]: which requests want an embedding."""
+    return np.array([one.pooling is not None for one in sampling], np.bool_)

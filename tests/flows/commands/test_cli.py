@@ -140,13 +140,13 @@ def test_nothing_heavy_is_loaded_before_there_is_work(typed):
 def test_modules_that_are_the_command_line(module, command):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     done = subprocess.run(
-        [sys.executable, "-m", module, *(["--nothing"] if command else ["nothing"])],
+        [sys.executable, "-m", module, *(["--unheard-of"] if command else ["nothing"])],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
         env=environment,
     )
-    expected = f"nightblend {command}: --nothing is not known." if command else "nightblend: nothing is no"
+    expected = f"nightblend {command}: --unheard-of is not known." if command else "nightblend: nothing is no"
     assert done.returncode == 2
     assert done.stderr.startswith(expected)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from tasks.attempt.extract_inputs import answers_identity
 from tasks.base.identity import reuse_key, run_key
@@ -28,6 +29,8 @@ def keys(folder: Path, template: str, day: date, decoder: Any) -> tuple[str, str
     fast = PreTrainedTokenizerFast(tokenizer_object=inner)
     fast.chat_template = template
     fast.save_pretrained(folder)
+    config = {**LlamaConfig().to_dict(), "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
     identity = answers_identity(REQUEST, day, "digest", load_tokenizer(str(folder), run_date=day))
     return run_key(inputs="i", **identity), reuse_key(**identity), identity["rules"]
 
