@@ -81,12 +81,12 @@ def test_a_night_keeps_the_queue_of_a_server_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owned_by: str
 ) -> None:
     monkeypatch.setattr(queue, "LOOK_S", 0.05)
-    wanted = prompts(200)
+    wanted = prompts(120)
     found = {}
     for told in (True, False):
         folder = tmp_path / str(told)
         folder.mkdir()
-        with openai_server(seconds=0.04, seats=4, owned_by=owned_by) as server:
+        with openai_server(seconds=0.1, seats=4, owned_by=owned_by) as server:
             written(folder, wanted, [server])
             if not told:
                 # A server like any other: it takes everything and lets it wait.
@@ -97,7 +97,7 @@ def test_a_night_keeps_the_queue_of_a_server_short(
             ended = answer(folder, messages.append, threading.Event())
             found[told] = server.seen.most, server.seen.idle
             assert ended.complete
-            assert len(items(messages)) == 200
+            assert len(items(messages)) == len(wanted)
             assert (server.seen.looks > 3) is told
     # 16 are what it begins with.
     assert found[True][0] <= 20 < found[False][0]
