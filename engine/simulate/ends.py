@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from engine.cost.step import step_seconds
 from engine.runtime.state import FINISHED, STEP
+from engine.simulate.clock import step_times
 from engine.simulate.simulate import simulate
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def simulate_ends(
     run = simulate(plan, tokens, start, output, settings, cost, record=True, reviser=observer)
     if run.trace is None:
         raise RuntimeError("nothing was recorded")
-    took = [step_seconds(cost, *map(float, row)) for row in run.trace[:, :4].tolist()]
+    took = step_times(cost, run.trace, overlap=True, fitted=True)
     passed = np.concatenate(([0.0], np.cumsum(took)))
     last = observer.step < 0
     return run, np.where(last, run.seconds, passed[np.where(last, 0, observer.step)])

@@ -206,7 +206,7 @@ def search(
         sampled = work if len(chosen) == len(work) else work.take(chosen)
         size, took = len(chosen), 0.0
         serial = cost.interference >= 1.0
-        plans = {policy: _plan(policy, sampled, shape, device, seed) for policy in {s.policy for s in left}}
+        plans = {policy: plan_of(policy, sampled, shape, device, seed) for policy in {s.policy for s in left}}
         times = 1.0 if size == len(work) else expected / _seconds(load[:, chosen], serial=serial)
         for schedule in left:
             plan = schedule.of(plans[schedule.policy])
@@ -254,7 +254,8 @@ def _work_of(steps: float, decode: float, prefill: float) -> float:
     return PER_STEP * steps + PER_DECODE * decode + PER_PREFILL * prefill
 
 
-def _plan(policy: str, work: Work, shape: ModelShape, device: DeviceProfile, seed: int) -> Plan:
+def plan_of(policy: str, work: Work, shape: ModelShape, device: DeviceProfile, seed: int) -> Plan:
+    """Return the order of `policy` for `work`, as `engine.plan.policies.plan_tree` makes it."""
     return plan_tree(
         policy,
         work.tree,

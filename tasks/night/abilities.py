@@ -75,13 +75,13 @@ def abilities_of(folder: Path, pooling: str | None) -> Abilities:
     no_text = (
         "" if config.generates else f"this model ({config.architecture}) has no LM head to make text with"
     )
-    found, why = None, _UNKNOWN
+    found, why, is_embedder = None, _UNKNOWN, True
     try:
         found = load_pooling(folder)
+        is_embedder = found is not None
     except EngineError as error:
         why = str(error).removeprefix("--model: ")
-        no_text = no_text or "this model is one of sentence-transformers, which gives embeddings alone"
-    if found is not None:
+    if is_embedder:
         no_text = no_text or "this model is one of sentence-transformers, which gives embeddings alone"
     if pooling is not None:
         found = Pooling(pooling, found is None or found.normalised)

@@ -41,13 +41,9 @@ def copy_images(requests: Path, files: Iterable[Path], out: Path) -> int:
             wanted |= digests_of(batch.column("messages_json").to_pylist())
     count = 0
     with pq.ParquetWriter(out, SCHEMAS["images"], compression="none", use_dictionary=False) as writer:
-        for batch in _batches(files):
-            for row in range(len(batch)):
-                name = batch.column("sha256")[row].as_py()
-                if name in wanted:
-                    wanted.discard(name)
-                    writer.write_batch(batch.slice(row, 1))
-                    count += 1
+        for _, row in _rows_of(files, wanted):
+            writer.write_batch(row)
+            count += 1
     return count
 
 
@@ -61,17 +57,18 @@ def unpack_images(part: Path, wanted: Iterable[str], folder: Path) -> None:
     """
     left = set(wanted)
     folder.mkdir(parents=True, exist_ok=True)
-    for batch in _batches([part]):
-        for row in range(len(batch)):
-            name = batch.column("sha256")[row].as_py()
-            if name in left:
-                left.discard(name)
-                (folder / name).write_bytes(batch.column("data")[row].as_buffer())
+    for name, row in _rows_of([part], left):
+        (folder / name).write_bytes(row.column("data")[0].as_buffer())
     if left:
         raise RuntimeError(f"{len(left)} images of the requests are not in their part")
 
 
-def _batches(files: Iterable[Path]) -> Iterator[pq.pa.RecordBatch]:
+def _rows_of(files: Iterable[Path], left: set[str]) -> Iterator[tuple[str, pq.pa.RecordBatch]]:
+    """Yield each image of `left` with its row, once, and take it out of there."""
     for path in files:
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            yield from file.iter_batches(batch_size=_ROWS)
+            for batch in file.iter_batches(batch_size=_ROWS):
+                for row, name in enumerate(batch.column("sha256").to_pylist()):
+                    if name in left:
+                        left.discard(name)
+                        yield name, batch.slice(row, 1)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.cost.step import step_cost
-from engine.plan.policies import plan_tree
 from engine.plan.promises import promised_ranks, with_priority
 from engine.simulate.ends import simulate_ends
+from engine.simulate.search import plan_of
 from tasks.night.promises import due_times
 
 if TYPE_CHECKING:
@@ -138,32 +138,21 @@ def keeping_pace(
     owner = owners_of(rows, night.settings.promises)
     if sizes is None or len(rows) > MOST_TRIED or (owner < 0).all():
         return schedule
-    seed = night.settings.run_seed
     cost = step_cost(shape, device)
     output = np.maximum(np.rint(work.estimate), 1).astype(np.int32)
 
-    def ready(policy: str, *, promised: bool) -> tuple[int, Float64]:
+    def ready(policy: str, tried_work: Work) -> tuple[int, Float64]:
         """Return whose requests are first in an order, and when each answer ends."""
         tried = replace(schedule, policy=policy)
-        made = plan_tree(
-            policy,
-            work.tree,
-            work.estimate,
-            shape,
-            device,
-            seed,
-            group=work.group,
-            priority=work.priority if promised else None,
-            window=work.window if promised else None,
-        )
+        made = plan_of(policy, tried_work, shape, device, night.settings.run_seed)
         ends = simulate_ends(
             tried.of(made), work.tokens, work.start, output, tried.settings(sizes), cost, looks=2000
         )[1]
         return int(owner[made.order[0]]), ends
 
-    _, today = ready(TODAY, promised=False)
+    _, today = ready(TODAY, replace(work, priority=None, window=None))
     for policy in dict.fromkeys((schedule.policy, *SIMPLER)):
-        first, ends = ready(policy, promised=True)
+        first, ends = ready(policy, work)
         mine = owner == first
         if ends[mine].max() <= (1.0 + CLOSE) * today[mine].max():
             return replace(schedule, policy=policy)

@@ -83,12 +83,16 @@ def read_conforming(files: Sequence[Path], kind: str, columns: Sequence[str] | N
 
     Of `columns` alone, if they are given.
     """
-    schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
+    schema = _schema_of(kind, columns)
     tables = [schema.empty_table()]
     for path in files:
         known = set(pq.read_schema(path).names)
         tables.append(conform(pq.read_table(path, columns=[c for c in schema.names if c in known]), schema))
     return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+
+
+def _schema_of(kind: str, columns: Sequence[str] | None) -> pa.Schema:
+    return SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
 
 
 def fetch(log: RunLog, part: Part, folder: Path) -> Path:
@@ -131,7 +135,7 @@ def images_part(state: RunState) -> Part | None:
 
 def read_table(log: RunLog, kind: str, folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
-    schema = SCHEMAS[kind] if columns is None else pa.schema([SCHEMAS[kind].field(c) for c in columns])
+    schema = _schema_of(kind, columns)
     tables = [schema.empty_table()]
     for part in log.state.parts_of(kind):
         if part.name.endswith(".parquet"):

@@ -14,8 +14,8 @@ import httpx
 
 from engine.backends.endpoint.bodies import NoReply, Reply, json_of, reply_in, request_body
 from engine.backends.endpoint.kinds import KINDS, OTHER, kind_of
-from engine.backends.endpoint.look import TEXT_PART, image_part
 from engine.backends.endpoint.options import KEY_VARIABLE, OPTION, EndpointOptions
+from engine.backends.endpoint.picture import TEXT_PART, image_part
 from engine.backends.facts import Capabilities, EngineFacts
 from engine.choices import ENDPOINT
 from engine.errors import OptionError

@@ -35,24 +35,56 @@ def literal(text: UInt8, words: UInt64, at: int, end: int, out: UInt8, to: int) 
     start = at
     at += 1
     while True:
-        at = _skip_plain(text, words, at, end)
-        if at >= end or text[at] < 0x20:
+        at = _skip_canonical(text, words, at, end)
+        if at < 0:
             return -1, to
         if text[at] == _QUOTE:
             return at + 1, copy(text, start, at + 1, out, to)
+        to = copy(text, start, at, out, to)
+        at, to = _rewritten(text, at + 1, end, out, to)
+        if at < 0:
+            return -1, to
+        start = at
+
+
+@njit_in_place
+def skip_text(text: UInt8, words: UInt64, at: int, end: int) -> int:
+    """Return where a JSON text ends that begins here, -1 if it is none."""
+    if at < 0 or at >= end or text[at] != _QUOTE:
+        return -1
+    at += 1
+    while True:
+        at = _skip_canonical(text, words, at, end)
+        if at < 0:
+            return -1
+        if text[at] == _QUOTE:
+            return at + 1
+        at = _escape(text, at + 1, end)[0]
+        if at < 0:
+            return -1
+
+
+@njit_in_place
+def _skip_canonical(text: UInt8, words: UInt64, at: int, end: int) -> int:
+    """Skip what stands in a text as it would in canonical JSON; -1 if the text cannot go on so.
+
+    What follows is the quote at its end, or an escape that is not in its shortest form, if it is one.
+    """
+    while True:
+        at = _skip_plain(text, words, at, end)
+        if at >= end or text[at] < 0x20:
+            return -1
+        if text[at] == _QUOTE:
+            return at
         if text[at] != _BACKSLASH:
             size = _utf8(text, at, end)
             if size == 0:
-                return -1, to
+                return -1
             at += size
         elif at + 1 < end and _is_short(text[at + 1]):
             at += 2
         else:
-            to = copy(text, start, at, out, to)
-            at, to = _rewritten(text, at + 1, end, out, to)
-            if at < 0:
-                return -1, to
-            start = at
+            return at
 
 
 @njit_in_place
@@ -265,28 +297,3 @@ def copy(text: UInt8, at: int, end: int, out: UInt8, to: int) -> int:
         for step in range(end - at):
             out[np.uintp(to + step)] = text[np.uintp(at + step)]
     return to + end - at
-
-
-@njit_in_place
-def skip_text(text: UInt8, words: UInt64, at: int, end: int) -> int:
-    """Return where a JSON text ends that begins here, -1 if it is none."""
-    if at < 0 or at >= end or text[at] != _QUOTE:
-        return -1
-    at += 1
-    while True:
-        at = _skip_plain(text, words, at, end)
-        if at >= end or text[at] < 0x20:
-            return -1
-        if text[at] == _QUOTE:
-            return at + 1
-        if text[at] != _BACKSLASH:
-            size = _utf8(text, at, end)
-            if size == 0:
-                return -1
-            at += size
-        elif at + 1 < end and _is_short(text[at + 1]):
-            at += 2
-        else:
-            at = _escape(text, at + 1, end)[0]
-            if at < 0:
-                return -1

@@ -139,9 +139,8 @@ def _object(
     """Take an object apart; return where it ends, -1 for one that is left alone."""
     at = skip_space(text, at + 1, end)
     while True:
-        close = skip_text(text, words, at, end)
-        value = behind_colon(text, close, end)
-        if value < 0 or _has_escape(text, at, close):
+        close, value = _name(text, words, at, end)
+        if value < 0:
             return -1
         row = row_of(text, at, close, names, members, -1)
         what = members[row, CLASS] if row >= 0 else 0
@@ -159,8 +158,8 @@ def _object(
                 )
             else:
                 behind = _keep(text, words, close, value, end, mark, left, canonical, texts, place)
-        at = skip_space(text, behind, end) if behind >= 0 else end
-        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE):
+        at = _after_member(text, behind, end)
+        if at < 0:
             return -1
         if text[at] == _CLOSE:
             return at + 1
@@ -194,17 +193,16 @@ def _part(
         place[LEFT_END] = start + 2
         return at + 1
     while True:
-        close = skip_text(text, words, at, end)
-        value = behind_colon(text, close, end)
-        if value < 0 or _has_escape(text, at, close):
+        close, value = _name(text, words, at, end)
+        if value < 0:
             return -1
         if row_of(text, at, close, names, members, row) >= 0:
             place[LEFT_END] = _member(text, at, close, left, start, place[LEFT_END])
             behind = _keep(text, words, close, value, end, mark, left, canonical, texts, place)
         else:
             behind = skip_value(text, words, value, end)
-        at = skip_space(text, behind, end) if behind >= 0 else end
-        if at >= end or (text[at] != _COMMA and text[at] != _CLOSE):
+        at = _after_member(text, behind, end)
+        if at < 0:
             return -1
         if text[at] == _CLOSE:
             break
@@ -215,6 +213,21 @@ def _part(
     left[place[LEFT_END]] = _CLOSE
     place[LEFT_END] += 1
     return at + 1
+
+
+@njit_in_place
+def _name(text: UInt8, words: UInt64, at: int, end: int) -> tuple[int, int]:
+    """Return where a member's name ends and its value begins, -1 for one that may be another in disguise."""
+    close = skip_text(text, words, at, end)
+    value = behind_colon(text, close, end)
+    return close, -1 if value >= 0 and _has_escape(text, at, close) else value
+
+
+@njit_in_place
+def _after_member(text: UInt8, at: int, end: int) -> int:
+    """Return where the comma or the brace is behind a member's value that ends here, -1 without one."""
+    at = skip_space(text, at, end) if at >= 0 else end
+    return at if at < end and (text[at] == _COMMA or text[at] == _CLOSE) else -1
 
 
 @njit_in_place

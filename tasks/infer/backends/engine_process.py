@@ -62,14 +62,10 @@ class EngineProcess:
     @property
     def messages(self) -> Iterator[dict[str, Any]]:
         """Messages in the order they were sent, to the end of the process."""
-        while not self._ended:
-            message = self._received.get()
-            self._ended = message is None
-            if message is not None:
-                yield message
+        return (message for message in self.listen(None) if message is not None)
 
-    def listen(self, patience_s: float) -> Iterator[dict[str, Any] | None]:
-        """Yield the messages as `messages` does, and None whenever none came for so many seconds."""
+    def listen(self, patience_s: float | None) -> Iterator[dict[str, Any] | None]:
+        """Yield what `messages` does, and None whenever none came for so many seconds."""
         while not self._ended:
             try:
                 message = self._received.get(timeout=patience_s)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.cost.step import step_seconds
 from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.settings import Sampling
+from engine.simulate.clock import step_times
 from engine.simulate.simulate import TRACE, simulate
 from tests.support.scripted import ScriptedRunner
 
@@ -83,7 +83,7 @@ class Recording:
 
 def modelled_seconds(trace: Int64, cost: StepCost) -> Float64:
     """Return the modelled time of each step of a trace [steps, `engine.simulate.simulate.TRACE`]."""
-    return np.array([step_seconds(cost, *row[:4]) for row in trace.astype(np.float64).tolist()])
+    return step_times(cost, trace, overlap=True, fitted=True)
 
 
 def strata(trace: Int64, seconds: Float64) -> Int32:

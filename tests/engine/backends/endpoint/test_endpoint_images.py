@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.backends.endpoint.examine import examine, facts_of
-from engine.backends.endpoint.look import grey_png
 from engine.backends.endpoint.options import EndpointOptions, parse_options
+from engine.backends.endpoint.picture import grey_png
 from engine.choices import ENDPOINT
 from engine.errors import OptionError
 from engine.job.format import read_job
