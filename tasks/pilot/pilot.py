@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,7 +24,7 @@ from tasks.estimate.read import Source, read_requests
 from tasks.estimate.report import Question
 from tasks.estimate.requests import Requests
 from tasks.pilot.lengths import Learnt, learn_lengths
-from tasks.pilot.whole import Sequences, around, fitted_device, rounds_error
+from tasks.pilot.whole import Sequences, around, fitted_device, levels, rounds_error
 from tasks.pilot.words import decide
 
 if TYPE_CHECKING:
@@ -182,9 +182,11 @@ def _told(
     scatter = rounds_error([[run.seconds for run in runs] for runs in found.values()])
     # How long loading takes does not depend on the order.
     load = median(run.load_seconds for runs in found.values() for run in runs)
+    runs = [_simulated(nights[order], order, (whole, learnt), (part, of_part), device) for order in found]
+    factors = levels([[run.seconds for run in one] for one in found.values()], [one.sample for one in runs])
     rows = [
-        _order(nights[order], order, runs, load, (whole, learnt), (part, of_part), device, scatter, settings)
-        for order, runs in found.items()
+        _order(order, found[order], load, simulated, factor, scatter, settings.price)
+        for order, simulated, factor in zip(found, runs, factors, strict=True)
     ]
     today, ours = (row["seconds"]["central"] for row in rows)
     gain = around(today / ours, scatter * 2**0.5, rows[0]["length_effect"] - rows[1]["length_effect"])
@@ -226,22 +228,25 @@ def _told(
     return {**result, **decide(result)}
 
 
-def _order(
+@dataclass(frozen=True)
+class _Simulated:
+    """Seconds of sample, whole, and whole with longer answers; tokens and hit rate of the whole."""
+
+    sample: float
+    whole: float
+    longer: float
+    tokens: int
+    hit_rate: float
+
+
+def _simulated(
     night: Night,
     order: str,
-    runs: list[Measured],
-    load: float,
     whole: tuple[Sequences, Learnt],
     part: tuple[Sequences, np.ndarray[Any, np.dtype[np.int32]]],
     device: DeviceProfile,
-    scatter: float,
-    settings: PilotSettings,
-) -> dict[str, Any]:
-    """Return the figures of an order: what the sample took, and what the whole would take.
-
-    `factor` is measured over simulated seconds of the sample; `length_effect` the relative change of the
-    whole's seconds if answers are longer by their error.
-    """
+) -> _Simulated:
+    """Simulate an order on the sample, and on the whole with the lengths learnt and with longer ones."""
     sequences, learnt = whole
     longer = np.minimum(np.rint(learnt.output * (1.0 + learnt.error)), np.maximum(sequences.limit, 1))
     simulated = [
@@ -253,24 +258,39 @@ def _order(
         raise ConfigurationError(
             "--kv-tokens", "is too small for the longest request of the whole date", "Raise it"
         )
-    of_part, of_whole, of_longer = seconds
-    measured = fmean(run.seconds for run in runs)
-    factor = measured / of_part
-    effect = of_longer / of_whole - 1.0
-    bounds = around(of_whole * factor + load, scatter, effect)
     tokens = int(np.diff(sequences.offsets).sum()) + int(learnt.output.sum(dtype=np.int64))
+    of_part, of_whole, of_longer = seconds
+    return _Simulated(of_part, of_whole, of_longer, tokens, simulated[1].hit_rate)
+
+
+def _order(
+    order: str,
+    runs: list[Measured],
+    load: float,
+    simulated: _Simulated,
+    factor: float,
+    scatter: float,
+    price: float | None,
+) -> dict[str, Any]:
+    """Return the figures of an order: what the sample took, and what the whole would take.
+
+    `factor` is measured over simulated seconds of the sample (`levels`); `length_effect` the relative change
+    of the whole's seconds if answers are longer by their error.
+    """
+    effect = simulated.longer / simulated.whole - 1.0
+    bounds = around(simulated.whole * factor + load, scatter, effect)
     return {
         "order": order,
         "round_seconds": [run.seconds for run in runs],
         "load_seconds": load,
-        "simulated_sample_seconds": of_part,
-        "simulated_seconds": of_whole,
+        "simulated_sample_seconds": simulated.sample,
+        "simulated_seconds": simulated.whole,
         "factor": factor,
         "length_effect": effect,
         "seconds": asdict(bounds),
-        "tokens_per_second": tokens / (of_whole * factor),
-        "hit_rate": simulated[1].hit_rate,
-        "cost": None if settings.price is None else bounds.central / 3600.0 * settings.price,
+        "tokens_per_second": simulated.tokens / (simulated.whole * factor),
+        "hit_rate": simulated.hit_rate,
+        "cost": None if price is None else bounds.central / 3600.0 * price,
     }
 
 

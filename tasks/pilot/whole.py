@@ -147,6 +147,35 @@ def rounds_error(seconds: Sequence[Sequence[float]]) -> float:
     return t * spread / math.sqrt(min(len(one) for one in logs))
 
 
+def levels(seconds: Sequence[Sequence[float]], simulated: Sequence[float]) -> list[float]:
+    """Return for each order how much longer it took than simulated.
+
+    All orders ran on one device, so they share one level; what an order deviates from it counts as far as
+    chance does not explain it (positive-part James-Stein: the part 1 - variance / deviation**2).
+
+    Parameters
+    ----------
+    seconds
+        For each of the orders the seconds of its rounds.
+    simulated
+        The simulated seconds of each.
+    """
+    own = np.array(
+        [math.log(float(np.mean(one)) / other) for one, other in zip(seconds, simulated, strict=True)]
+    )
+    rounds, orders = min(len(one) for one in seconds), len(own)
+    logs = [np.log(np.array(one)) for one in seconds]
+    degrees = orders * (rounds - 1)
+    if degrees < 1:
+        return [float(one) for one in np.exp(own)]
+    variance = sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / degrees / rounds
+    away = own - own.mean()
+    # Of a deviation from the mean of all orders, not of an order by itself.
+    chance = variance * (1.0 - 1.0 / orders)
+    part = np.maximum(0.0, 1.0 - chance / np.maximum(away**2, 1e-300))
+    return [float(one) for one in np.exp(own.mean() + part * away)]
+
+
 def around(central: float, *errors: float) -> Range:
     """Return a figure between the bounds that independent relative errors give it, `KEPT_ERROR` at least."""
     together = math.sqrt(sum(error**2 for error in errors) + KEPT_ERROR**2)

@@ -19,15 +19,20 @@ def question(row: dict, *, solved: bool) -> str:
     return f"{row['question']}{choices}\nAnswer:" + (f" {LETTERS[row['answer']]}\n\n" if solved else "")
 
 
-def mmlu_lines(subjects: int = 20, questions: int = 500, long_answers: int = 50, seed: int = 3) -> list[str]:
-    """Batch lines in random arrival order; every subject's questions share its five solved examples."""
+def mmlu_lines(
+    subjects: int = 20, questions: int = 500, long_answers: int = 50, seed: int = 3, *, skip: int = 0
+) -> list[str]:
+    """Batch lines in random arrival order; every subject's questions share its five solved examples.
+
+    Of each subject the first `skip` questions are left out.
+    """
     rows: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in pq.read_table(trace("mmlu.parquet")).to_pylist():
         rows[row["subject"]][row["split"]].append(row)
     lines = []
     for subject in sorted(rows)[:subjects]:
         shots = "".join(question(row, solved=True) for row in rows[subject]["dev"])
-        for i, row in enumerate(rows[subject]["test"][: questions // subjects]):
+        for i, row in enumerate(rows[subject]["test"][skip : skip + questions // subjects]):
             text = f"{subject.replace('_', ' ')}\n\n{shots}{question(row, solved=False)}"
             tag = {"workload": "mmlu"}
             lines.append(batch_line(f"{subject}-{i}", text, max_tokens=8, metadata=tag))

@@ -16,7 +16,7 @@ from flows.cli import main
 from tasks.base.errors import ConfigurationError
 from tasks.pilot.lengths import LIMITS, LOGS, SAMPLE, learn_lengths
 from tasks.pilot.pilot import LEAST, PilotSettings, pilot, stratified
-from tasks.pilot.whole import Sequences, around, rounds_error
+from tasks.pilot.whole import Sequences, around, levels, rounds_error
 from tasks.pilot.words import GO_ON, NOT_SURE, STAY, decide
 from tasks.plan.work import load_work
 from tests.support import scripted_backend
@@ -70,6 +70,31 @@ def test_times_that_scatter_more_are_less_sure(times: list[float], wider: float)
     assert rounds_error([times[:1], times[:1]]) == 0.1
     bounds = around(10.0, rounds_error([times, times]))
     assert bounds.low < 10.0 < bounds.high
+
+
+def test_orders_share_the_level_of_their_device_unless_they_differ_beyond_chance() -> None:
+    # Both took 1.2 times as long as simulated, by rounds that scatter more than the orders differ.
+    noisy = levels([[10.0, 14.0, 12.0], [11.0, 15.0, 13.0]], [10.0, 10.5])
+    assert noisy[0] == pytest.approx(noisy[1])
+    assert noisy[0] == pytest.approx((12.0 / 10.0 * 13.0 / 10.5) ** 0.5)
+    steady = levels([[10.0, 10.01, 9.99], [15.0, 15.01, 14.99]], [10.0, 10.0])
+    assert steady == pytest.approx([1.0, 1.5], rel=1e-4)
+    assert levels([[10.0], [15.0]], [10.0, 10.0]) == pytest.approx([1.0, 1.5])
+
+
+@given(
+    st.lists(st.lists(st.floats(0.5, 50.0), min_size=3, max_size=3), min_size=2, max_size=3),
+    st.floats(0.1, 10.0),
+)
+def test_a_level_lies_between_that_of_all_orders_and_its_own(rounds: list[list[float]], scale: float) -> None:
+    simulated = [1.0 + k for k in range(len(rounds))]
+    own = np.array([np.mean(one) / other for one, other in zip(rounds, simulated, strict=True)])
+    common = np.exp(np.log(own).mean())
+    found = np.array(levels(rounds, simulated))
+    assert (found >= np.minimum(own, common) * (1 - 1e-9)).all()
+    assert (found <= np.maximum(own, common) * (1 + 1e-9)).all()
+    slower = levels([[scale * second for second in one] for one in rounds], simulated)
+    assert slower == pytest.approx((scale * found).tolist())
 
 
 def deciding(low: float, central: float, high: float) -> dict:
