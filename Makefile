@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-sglang test-producers test-structured
+.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-fleet bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-sglang test-producers test-structured
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -148,6 +148,9 @@ bench-plan: $(STAMP) ## planner benchmark, simulated A100 and H200 (within 2 hou
 
 bench-plan-quick: $(STAMP) ## a trial of every part of it, within 4 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan --quick $(BENCH)
+
+bench-fleet: $(STAMP) ## several replicas that take work from each other, simulated (half an hour on one core)
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.plan.fleet --write $(BENCH)
 
 # Targets that keep one core busy go two at a time.
 ci: lint ## what continuous integration runs

@@ -28,6 +28,8 @@ TOLERANCE: Final = 0.01
 """Largest deviation of a replica's compute or memory work from its part that is aimed at."""
 PIECES: Final = (8, 16, 32, 64, 128, 256)
 """Pieces per replica that are tried, most first: replicas that are more alike; fewer: less computed twice."""
+MOST_PIECES: Final = 4096
+"""Of all replicas together: many replicas need fewer each, and swaps cost the square of their pieces."""
 AGAIN: Final = 0.002
 """Part of all distinct tokens that may be computed again for replicas that are more alike."""
 SLACK: Final = 0.25
@@ -103,7 +105,7 @@ def partition(tree: PrefixTree, output: Float64, cost_of: CostOf, replicas: int)
     limit = AGAIN * distinct_tokens(tree)
     tried: list[Partition] = []
     # No more than one try has as many pieces as there are requests.
-    counts = PIECES[: 1 + sum(pieces * replicas < n for pieces in PIECES)]
+    counts = PIECES[: 1 + sum(pieces * replicas < min(n, MOST_PIECES) for pieces in PIECES)]
     for pieces in reversed(counts):
         found = _evaluate(tree, _pack(ordered, work, of_request, replicas, pieces), cost_of, replicas)
         if found.imbalance <= TOLERANCE and found.recomputed_tokens <= limit:

@@ -1,9 +1,8 @@
 """The real scheduler over a modelled device: what an order does to cache, steps and time, without a model.
 
 The policy, the ledgers and the page pool are the very functions that the engine runs, called in one compiled
-loop; only the device is modelled (`engine.cost.step`) and the answers' lengths are given. Steps in which all
-sequences decode, nobody ends and nobody can join are advanced together (`_jump`). Without a device it gives
-the best hit rate that a KV memory allows (depth-first order, known lengths).
+loop (`engine.simulate.steps`); only the device is modelled (`engine.cost.step`) and the answers' lengths are
+given. Without a device it gives the best hit rate that a KV memory allows (depth-first order, known lengths).
 """
 
 from __future__ import annotations
@@ -14,41 +13,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from engine.cost.step import (
-    NOMINAL,
-    ModelShape,
-    StepCost,
-    pair_seconds,
-    step_compute_seconds,
-    step_cost,
-    step_memory_seconds,
-)
-from engine.jit import entry, njit_in_place
-from engine.plan.scan import SIDES_MOVED, quiet_until
+from engine.cost.step import NOMINAL, ModelShape, StepCost, step_cost
 from engine.runtime import state
-from engine.runtime.kv.pages import N_EVICTED, available, held, make_pool
-from engine.runtime.kv.shared_pages import find_groups, leading_single_rows, make_groups, make_room
-from engine.runtime.schedule.admission import admit
-from engine.runtime.schedule.forecast import RULES, known_tokens
-from engine.runtime.schedule.pacing import prepare
-from engine.runtime.schedule.preemption import relieve, take_next_page
-from engine.runtime.schedule.step import build, retire
+from engine.runtime.kv.pages import N_EVICTED, make_pool
+from engine.runtime.kv.shared_pages import make_groups, make_room
+from engine.runtime.schedule.forecast import RULES
+from engine.simulate.steps import (
+    COMPUTE_SECONDS,
+    HELD_SECONDS,
+    JUMPED,
+    MEMORY_SECONDS,
+    PEAK_HELD,
+    SECONDS,
+    SUMS,
+    TRACE,
+    take_steps,
+)
 
 if TYPE_CHECKING:
     from engine.arrays import Float64, Int32, Int64
     from engine.plan.policies import Plan
     from engine.plan.scan import Scan
     from engine.runtime.core import EngineSettings
-    from engine.runtime.kv.pages import PagePool
-    from engine.runtime.kv.shared_pages import Groups, Room
     from engine.runtime.schedule.revision import Reviser
-    from engine.runtime.state import Requests, Slots, Work
 
-SECONDS, COMPUTE_SECONDS, MEMORY_SECONDS, HELD_SECONDS, PEAK_HELD, JUMPED = range(6)
-TRACE = ("tokens", "samples", "attended", "kv_tokens_read", "prefill_tokens", "decode_tokens", "running")
-"""What is recorded of each step: the arguments of `engine.cost.step.step_seconds`, and three counts."""
-_LEAST_JUMP = 4
-"""Fewer steps than this are not worth preparing a jump."""
 _NO_COST = step_cost(ModelShape(1, 1, 1, 1, 1, 1), NOMINAL["cpu"])
 
 
@@ -127,258 +115,134 @@ def simulate(
     RuntimeError
         If no request can go on: the memory does not hold the longest one.
     """
-    size, slots_n = settings.page_size, settings.max_sequences
-    longest = int((np.diff(start) + output).max(initial=1))
-    pool = make_pool(settings.kv_tokens // size, size, slots_n)
-    estimate = np.clip(plan.estimate, 1.0, None)
-    # One limit for all, so that no true length shows through it.
-    limit = np.full(len(output), int(max(output.max(initial=1), np.ceil(estimate.max(initial=1)))), np.int32)
-    requests = state.make_requests(tokens, start, limit, estimate, np.ones(len(output), np.int8))
-    slots = state.make_slots(slots_n, -(-longest // size) + 1, 1)
-    work = state.make_work(settings.token_budget, slots_n)
-    sums = np.zeros(6, np.float64)
-    trace = np.zeros((1024 if record else 0, len(TRACE)), np.int64)
-    preempted = np.zeros((slots_n, 2), np.int32)
-    room = np.zeros((2, max(slots_n, size + 1)), np.int32)
-    sharing = make_room(slots_n, pool.ref.shape[0]), make_groups(slots_n)
-    ends = np.ascontiguousarray(output, np.int32)
-    paced = settings.pacing and cost is not None
-    scan, counts = plan.scan(), slots.counts
+    run = Simulation(plan.scan(), tokens, start, output, plan.estimate, settings, cost, record=record)
     never = np.array([1 << 62, 1 << 62])
     while True:
-        pause = never if reviser is None else reviser.watch.at
-        _run(
-            pool,
-            requests,
-            slots,
-            scan,
-            work,
-            cost or _NO_COST,
-            ends,
-            paced,
-            RULES[settings.admission],
-            sums,
-            trace,
-            pause,
-            preempted,
-            room,
-            *sharing,
-        )
-        full = record and counts[state.STEP] == len(trace)
-        if full:
-            trace = np.concatenate((trace, np.zeros_like(trace)))
-        if reviser is not None and reviser.due(slots) and counts[state.FINISHED] < len(output):
-            ended = (requests.generated == ends).astype(np.int8)
-            scan = reviser.look(requests, slots, scan, ended, size, settings.token_budget)
+        full = run.advance(never if reviser is None else reviser.watch.at)
+        if reviser is not None and reviser.due(run.slots) and not run.complete:
+            ended = (run.requests.generated == run.ends).astype(np.int8)
+            run.scan = reviser.look(
+                run.requests, run.slots, run.scan, ended, settings.page_size, settings.token_budget
+            )
         elif not full:
             break
-    if counts[state.FINISHED] < len(output):
+    if not run.complete:
         raise RuntimeError(f"kv_tokens: {settings.kv_tokens} cannot hold the longest request")
-    steps, pages = int(counts[state.STEP]), pool.free.shape[0]
-    modelled = cost is not None
-    return SimulatedRun(
-        steps=steps,
-        prefill_tokens=int(counts[state.PREFILL_TOKENS]),
-        decode_tokens=int(counts[state.DECODE_TOKENS]),
-        hit_rate=float(counts[state.HIT_TOKENS] / max(len(tokens), 1)),
-        preemptions=int(counts[state.PREEMPTIONS]),
-        recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS]),
-        evicted_pages=int(pool.counts[N_EVICTED]),
-        peak_running=int(counts[state.PEAK_RUNNING]),
-        seconds=float(sums[SECONDS]) if modelled else 0.0,
-        compute_seconds=float(sums[COMPUTE_SECONDS]) if modelled else 0.0,
-        memory_seconds=float(sums[MEMORY_SECONDS]) if modelled else 0.0,
-        mean_occupancy=float(sums[HELD_SECONDS] / max(sums[SECONDS], 1e-300) / pages) if modelled else 0.0,
-        peak_occupancy=float(sums[PEAK_HELD] / pages),
-        replans=0 if reviser is None else reviser.replans,
-        jumped=int(sums[JUMPED]),
-        trace=trace[:steps] if record else None,
-    )
+    return run.result(0 if reviser is None else reviser.replans)
 
 
-@entry(in_place=True, dims={"trace": 2, "preempted": 2, "room": 2})
-def _run(
-    pool: PagePool,
-    requests: Requests,
-    slots: Slots,
-    scan: Scan,
-    work: Work,
-    cost: StepCost,
-    ends: Int32,
-    paced: bool,
-    rule: int,
-    sums: Float64,
-    trace: Int64,
-    pause: Int64,
-    preempted: Int32,
-    room: Int32,
-    tree: Room,
-    groups: Groups,
-) -> None:
-    """Step until all have finished, nobody can go on, the trace is full, or `pause` is reached.
+class Simulation:
+    """A simulated engine: its state, which goes on from where it was paused.
 
-    Parameters
+    Parameters are those of `simulate`; `scan` has the requests that it is to answer, all N or some of them,
+    and `estimate` (float64 [N]) what admission goes by.
+
+    Attributes
     ----------
-    trace
-        Receives the steps, unless it has no rows.
-    pause
-        Finished requests and generated tokens (`engine.plan.replan.Watch`).
-    preempted, room
-        int32 [S, 2] and [2, max(S, page size + 1)]: scratch memory.
-    tree, groups
-        Scratch memory for the pages that are read for several sequences together.
+    scan
+        What waits. Another one may take its place at a pause (`engine.plan.scan.take_over`).
+    requests, slots
+        State of the N requests, and of the running ones.
+    ends
+        int32 [N]: the true output lengths.
     """
-    budget = work.tokens.shape[0]
-    done = room[0]
-    all_decode = False
-    while slots.counts[state.FINISHED] < ends.shape[0]:
-        if all_decode:
-            most = _undisturbed(requests, slots, scan, ends, trace, pause)
-            if most >= _LEAST_JUMP:
-                _jump(pool, requests, slots, work, cost, sums, trace, most, room[0], room[1], tree, groups)
-        if trace.shape[0] > 0 and slots.counts[state.STEP] == trace.shape[0]:
-            break
-        relieve(pool, requests, slots, scan, cost, preempted)
-        outlook, step_tokens = prepare(pool, requests, slots, scan, cost, budget, paced)
-        admit(pool, requests, slots, scan, outlook, step_tokens, rule)
-        prefilled = slots.counts[state.PREFILL_TOKENS]
-        tokens = build(pool, requests, slots, work, step_tokens, rows=False)
-        if tokens == 0:
-            break
-        samples, attended = work.size[state.W_SAMPLES], work.size[state.W_ATTENDED]
-        prefilled = slots.counts[state.PREFILL_TOKENS] - prefilled
-        read, running = work.size[state.W_KV_DECODE], slots.counts[state.RUNNING]
-        if cost.shared_read < 1.0:
-            size, count = pool.tokens.shape[1], leading_single_rows(work)
-            read -= int(find_groups(slots.pages, work.slot, work.context, count, size, cost, tree, groups))
-        _add_step(pool, slots, cost, sums, trace, tokens, samples, attended, read, prefilled)
-        all_decode = samples == running
-        n = 0
-        for i in range(samples):
-            slot = work.sample_slots[i]
-            request = slots.request[slot]
-            requests.generated[request] += 1
-            if requests.generated[request] == ends[request]:
-                done[n] = slot
-                n += 1
-        retire(pool, slots, scan, done[:n])
-        if slots.counts[state.FINISHED] >= pause[0] or slots.counts[state.DECODE_TOKENS] >= pause[1]:
-            break
 
+    def __init__(
+        self,
+        scan: Scan,
+        tokens: Int32,
+        start: Int64,
+        output: Int32,
+        estimate: Float64,
+        settings: EngineSettings,
+        cost: StepCost | None = None,
+        *,
+        record: bool = False,
+    ) -> None:
+        size, slots_n = settings.page_size, settings.max_sequences
+        longest = int((np.diff(start) + output).max(initial=1))
+        self.scan = scan
+        self.ends = np.ascontiguousarray(output, np.int32)
+        estimate = np.clip(estimate, 1.0, None)
+        # One limit for all, so that no true length shows through it.
+        most = int(max(output.max(initial=1), np.ceil(estimate.max(initial=1))))
+        limit = np.full(len(output), most, np.int32)
+        self.requests = state.make_requests(tokens, start, limit, estimate, np.ones(len(output), np.int8))
+        self.slots = state.make_slots(slots_n, -(-longest // size) + 1, 1)
+        self._pool = make_pool(settings.kv_tokens // size, size, slots_n)
+        self._cost, self._rule = cost, RULES[settings.admission]
+        self._paced = settings.pacing and cost is not None
+        self._work = state.make_work(settings.token_budget, slots_n)
+        self._sums = np.zeros(SUMS, np.float64)
+        self._trace = np.zeros((1024 if record else 0, len(TRACE)), np.int64)
+        preempted = np.zeros((slots_n, 2), np.int32)
+        room = np.zeros((2, max(slots_n, size + 1)), np.int32)
+        self._room = preempted, room, make_room(slots_n, self._pool.ref.shape[0]), make_groups(slots_n)
 
-@njit_in_place
-def _add_step(
-    pool: PagePool,
-    slots: Slots,
-    cost: StepCost,
-    sums: Float64,
-    trace: Int64,
-    tokens: int,
-    samples: int,
-    attended: int,
-    read: int,
-    prefilled: int,
-) -> None:
-    """Add the step ``counts[STEP]`` to the sums and, if it has rows, to the trace."""
-    compute = step_compute_seconds(cost, float(tokens), float(samples), float(attended))
-    memory = step_memory_seconds(cost, float(tokens), float(read))
-    seconds, pages = pair_seconds(cost, compute, memory), held(pool)
-    sums[SECONDS] += seconds
-    sums[COMPUTE_SECONDS] += compute
-    sums[MEMORY_SECONDS] += memory
-    sums[HELD_SECONDS] += pages * seconds
-    sums[PEAK_HELD] = max(sums[PEAK_HELD], pages)
-    if trace.shape[0] > 0:
-        row = trace[slots.counts[state.STEP] - 1]
-        row[0], row[1], row[2], row[3] = tokens, samples, attended, read
-        row[4], row[5], row[6] = prefilled, tokens - prefilled, slots.counts[state.RUNNING]
+    def advance(self, pause: Int64) -> bool:
+        """Step until all have finished, nobody can go on, the record is full, or `pause` is reached.
 
+        Parameters
+        ----------
+        pause
+            int64 [2]: finished requests and generated tokens, whichever comes first.
 
-@njit_in_place
-def _undisturbed(
-    requests: Requests, slots: Slots, scan: Scan, ends: Int32, trace: Int64, pause: Int64
-) -> int:
-    """Return for how many steps of sequences that all decode nobody ends, joins, or is expected anew.
+        Returns
+        -------
+        bool
+            Whether the record was full: there is room again.
+        """
+        take_steps(
+            self._pool,
+            self.requests,
+            self.slots,
+            self.scan,
+            self._work,
+            self._cost or _NO_COST,
+            self.ends,
+            self._paced,
+            self._rule,
+            self._sums,
+            self._trace,
+            pause,
+            *self._room,
+        )
+        full = bool(len(self._trace) and self.slots.counts[state.STEP] == len(self._trace))
+        if full:
+            self._trace = np.concatenate((self._trace, np.zeros_like(self._trace)))
+        return full
 
-    Memory may still run out before.
-    """
-    running, step = slots.counts[state.RUNNING], slots.counts[state.STEP]
-    if running == 0 or scan.cursor[SIDES_MOVED]:
-        return 0
-    # Nobody's line is drawn anew before the soonest expected end is past (`forecast.refresh`).
-    most = int(min(slots.due[slots.by_due[0]], 1e9)) - step
-    if running < slots.running.shape[0]:
-        most = min(most, quiet_until(scan) - 1 - step)
-    if trace.shape[0] > 0:
-        most = min(most, trace.shape[0] - step)
-    most = min(most, (pause[1] - slots.counts[state.DECODE_TOKENS] - 1) // running)
-    for i in range(running):
-        if most < _LEAST_JUMP:
-            break
-        request = slots.request[slots.running[i]]
-        most = min(most, ends[request] - requests.generated[request] - 1)
-    return int(most)
+    @property
+    def complete(self) -> bool:
+        """Whether all N requests are answered."""
+        return bool(self.slots.counts[state.FINISHED] == len(self.ends))
 
+    @property
+    def seconds(self) -> float:
+        """Modelled seconds so far; 0 without a device."""
+        return float(self._sums[SECONDS]) if self._cost is not None else 0.0
 
-@njit_in_place
-def _jump(
-    pool: PagePool,
-    requests: Requests,
-    slots: Slots,
-    work: Work,
-    cost: StepCost,
-    sums: Float64,
-    trace: Int64,
-    most: int,
-    order: Int32,
-    turns: Int32,
-    tree: Room,
-    groups: Groups,
-) -> None:
-    """Let all running sequences decode for `most` steps, or until memory runs out.
-
-    The pages are taken in the order in which single steps take them: those of a step in the order of
-    admission. A sequence needs one every page size steps, so they are sorted by turn once (into `order`,
-    those of turn t from ``turns[t]`` on).
-    """
-    size, running = pool.tokens.shape[1], int(slots.counts[state.RUNNING])
-    turns[: size + 1] = 0
-    read = 0
-    for i in range(running):
-        slot = slots.running[i]
-        known = known_tokens(requests, slots.request[slot])
-        read += known
-        work.context[i] = known
-        turns[(slots.n_pages[slot] * size - known) % size + 1] += 1
-    for turn in range(size):
-        turns[turn + 1] += turns[turn]
-    for i in range(running):
-        slot = slots.running[i]
-        turn = (slots.n_pages[slot] * size - known_tokens(requests, slots.request[slot])) % size
-        order[turns[turn]] = slot
-        turns[turn] += 1
-    for turn in range(size, 0, -1):
-        turns[turn] = turns[turn - 1]
-    turns[0] = 0
-    if cost.shared_read < 1.0:
-        # Nobody shares the pages that are taken from here on.
-        read -= int(find_groups(slots.pages, slots.running, work.context, running, size, cost, tree, groups))
-    done = 0
-    # A sequence whose known tokens fill its pages to the last one takes the next page one step later.
-    while done < most:
-        turn = (done - 1) % size
-        first, last = turns[turn], turns[turn + 1]
-        if last - first > available(pool):
-            break
-        for i in range(first, last):
-            take_next_page(pool, slots, order[i])
-        slots.counts[state.STEP] += 1
-        _add_step(pool, slots, cost, sums, trace, running, running, 0, read, 0)
-        read += running
-        done += 1
-    slots.counts[state.DECODE_TOKENS] += done * running
-    sums[JUMPED] += done
-    for i in range(running):
-        slot = slots.running[i]
-        slots.computed[slot] += done
-        requests.generated[slots.request[slot]] += done
+    def result(self, replans: int = 0) -> SimulatedRun:
+        """Return the run so far."""
+        counts, sums, steps = self.slots.counts, self._sums, int(self.slots.counts[state.STEP])
+        modelled, pages = self._cost is not None, self._pool.free.shape[0]
+        return SimulatedRun(
+            steps=steps,
+            prefill_tokens=int(counts[state.PREFILL_TOKENS]),
+            decode_tokens=int(counts[state.DECODE_TOKENS]),
+            hit_rate=float(counts[state.HIT_TOKENS] / max(len(self.requests.tokens), 1)),
+            preemptions=int(counts[state.PREEMPTIONS]),
+            recomputed_tokens=int(counts[state.RECOMPUTED_TOKENS]),
+            evicted_pages=int(self._pool.counts[N_EVICTED]),
+            peak_running=int(counts[state.PEAK_RUNNING]),
+            seconds=self.seconds,
+            compute_seconds=float(sums[COMPUTE_SECONDS]) if modelled else 0.0,
+            memory_seconds=float(sums[MEMORY_SECONDS]) if modelled else 0.0,
+            mean_occupancy=float(sums[HELD_SECONDS] / max(sums[SECONDS], 1e-300) / pages)
+            if modelled
+            else 0.0,
+            peak_occupancy=float(sums[PEAK_HELD] / pages),
+            replans=replans,
+            jumped=int(sums[JUMPED]),
+            trace=self._trace[:steps] if len(self._trace) else None,
+        )

@@ -17,7 +17,8 @@ from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.settings import Sampling
 from engine.simulate.clock import step_times
-from engine.simulate.simulate import TRACE, simulate
+from engine.simulate.simulate import simulate
+from engine.simulate.steps import TRACE
 from tests.support.scripted import ScriptedRunner
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Recording:
 
 
 def modelled_seconds(trace: Int64, cost: StepCost) -> Float64:
-    """Return the modelled time of each step of a trace [steps, `engine.simulate.simulate.TRACE`]."""
+    """Return the modelled time of each step of a trace [steps, `engine.simulate.steps.TRACE`]."""
     return step_times(cost, trace, overlap=True, fitted=True)
 
 

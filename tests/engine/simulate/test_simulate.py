@@ -25,7 +25,8 @@ from engine.runtime import state
 from engine.runtime.core import Engine, EngineSettings
 from engine.runtime.sample.settings import Sampling
 from engine.runtime.schedule.forecast import RULES
-from engine.simulate.simulate import TRACE, simulate
+from engine.simulate.simulate import simulate
+from engine.simulate.steps import TRACE
 from tests.support.models import flatten
 from tests.support.scripted import STOP, ScriptedRunner
 from tests.support.simulated_nights import COST, SHAPE, random_night
