@@ -26,7 +26,6 @@ from tests.support.paths import DEMO_MODEL
 
 SIZES = {"kv_tokens": 9216, "token_budget": 512, "max_sequences": 48}
 LONG_ANSWERS = 40
-PORT = 18_732
 ROW = ("engine", "version", "order", "tokens_per_second", "hit_rate", "equal_answers")
 MORE = ("seconds", "preemptions", "mixed_steps", "peak_bytes")
 
@@ -63,12 +62,15 @@ def measure(scratch: Path, rounds: int, questions: int) -> dict[str, Any]:
     """Return the comparison, all engines with the same sizes."""
     lines = mmlu_lines(subjects=6, questions=questions, long_answers=LONG_ANSWERS)
     write_lines(scratch / "logs", "a.jsonl", lines)
-    with vllm_server(DEMO_MODEL, scratch / "server.log", PORT, **SIZES) as url:
+    with vllm_server(DEMO_MODEL, scratch / "server.log", **SIZES) as server:
         eager, python = ("enforce_eager=true",), str(PYTHON)
         variants = [
             *(Variant("native", policy) for policy in ("blend", "fcfs")),
-            *(Variant("vllm", policy, eager, python) for policy in ("blend", "fcfs", "dfs")),
-            *(Variant("endpoint", policy, (f"url={url}", f"model={SERVED}")) for policy in ("blend", "fcfs")),
+            *(Variant("vllm", policy, eager, python) for policy in ("blend", "fcfs")),
+            *(
+                Variant("endpoint", policy, (f"url={server.url}", f"model={SERVED}"))
+                for policy in ("blend", "fcfs")
+            ),
         ]
         return compare(
             night_request(scratch, part_seconds=60.0, **SIZES),
