@@ -47,7 +47,9 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...]) -> dict[st
         "sampling_seed": seed - SEEDS if seed >= SEEDS // 2 else seed,
         "stop": list(settings.stop),
         "stop_token_ids": stops_of(settings, model_stops),
-        "ignore_eos": settings.ignore_eos,
+        # A constrained answer ends where its grammar does, also with us. Where SGLang ignores ends, it
+        # sees that one step late, and puts one more token behind it that nothing constrains.
+        "ignore_eos": settings.ignore_eos and grammar is None,
         "skip_special_tokens": True,
         # The text of a stop token stays, as with our own engine; stop strings are cut off by us.
         "no_stop_trim": True,

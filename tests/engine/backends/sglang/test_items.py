@@ -107,6 +107,12 @@ def test_what_changes_logits_and_needs_no_memory_is_passed_on() -> None:
     assert sampling_fields(SAMPLING[3], ())["ebnf"].startswith("%llguidance")
 
 
+def test_an_end_is_not_ignored_where_a_grammar_says_where_it_is() -> None:
+    constraint = SAMPLING[3].constraint
+    given = [Sampling(9, ignore_eos=True, constraint=one) for one in (None, constraint)]
+    assert [sampling_fields(settings, (2,))["ignore_eos"] for settings in given] == [True, False]
+
+
 def test_a_constrained_answer_ends_where_it_is_complete_or_is_none() -> None:
     ids = TOKENIZER.encode("yes", add_special_tokens=False)
     found = item(3, output([*ids, CONFIG.stop_token_ids[0]]))
