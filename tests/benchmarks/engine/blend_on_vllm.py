@@ -1,12 +1,13 @@
 """What the blend gains on vLLM's own CPU build over `fcfs` and sorted prefixes, and what the simulator says.
 
-    python -m tests.benchmarks.engine.blend_on_vllm [--only NAME ...] [--write]
+    python -m tests.benchmarks.engine.blend_on_vllm [--rounds N] [--only NAME ...] [--write]
 
 240 MMLU questions with five solved examples and 40 requests with long answers, with the demo's model in
-float32, each order in a night of its own, with two sizes of the KV memory; and the simulator's figures for
-the same requests and sizes, their true lengths known. `--only` runs some of the rows, half a minute or a
-minute each, and keeps what is stored of the others. `--write` stores the rows and renews the table of
-docs/engines.md. It needs the environment that `make test-vllm` makes.
+float32, one thread, each order in a night of its own, with two sizes of the KV memory, in alternating rounds;
+and the simulator's figures for the same requests and sizes, their true lengths known. Figures are medians
+over the rounds. `--only` runs some of the rows, half a minute or a minute each and round, and keeps what is
+stored of the others. `--write` stores the rows and renews the table of docs/engines.md. It needs the
+environment that `make test-vllm` makes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
 import tempfile
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ from engine.runtime.settings import EngineSettings
 from engine.simulate.simulate import TRACE, simulate
 from tasks.plan import plan as planning
 from tasks.plan.plan import FIRST_FOLDER
+from tests.benchmarks.gpu.engine import LLAMA_8B
 from tests.benchmarks.lib.places import RESULTS, ROOT, processor
 from tests.servers.vllm_cpu import BLOCK, INSTALLED, PYTHON, WHY
 from tests.support.demo_nights import answer, night_request, opened, write_lines
@@ -52,10 +55,12 @@ PAGE: Final = ROOT / "docs" / "engines.md"
 BEGIN: Final = "<!-- begin: python -m tests.benchmarks.engine.blend_on_vllm --write -->\n"
 END: Final = "<!-- end -->\n"
 SIMULATED: Final = "simulated"
-DEVICES: Final = ("cpu", "a100")
-"""That the simulator models, by nominal figures: the one that the nights plan with, and a GPU, which computes
-and reads memory side by side."""
+DEVICES: Final = {"cpu": ("cpu", "demo"), "a100": ("a100", "8B")}
+"""What the simulator models, by nominal figures: the CPU that the nights plan with; and a GPU, which computes
+and reads memory side by side, with a model that is worth one. Name -> device, and model."""
 POLICIES: Final = ("blend", "fcfs", "dfs")
+FIGURES: Final = ("steps", "mixed_steps", "hit_rate", "preemptions", "recomputed_tokens", "seconds")
+"""Of a row, that are measured."""
 
 
 class Case(NamedTuple):
@@ -107,28 +112,25 @@ class Answers(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the rows, print them, and store them if that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=NAMES)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     if not INSTALLED.exists():
         raise SystemExit(WHY)
+    # vLLM takes it over from here.
+    os.environ["OMP_NUM_THREADS"] = "1"
     kept = json.loads(OUTPUT.read_text()) if options.only and OUTPUT.exists() else {}
     rows: dict[str, dict[str, Any]] = kept.get("rows", {})
-    answers = Answers.from_json(kept.get("answers"))
-    for name in options.only or NAMES:
+    wanted = options.only or NAMES
+    cases = [name for name in wanted if name in CASES]
+    found, answers = measured(cases, options.rounds, Answers.from_json(kept.get("answers")))
+    rows |= found
+    if SIMULATED in wanted:
+        if answers is None:
+            raise SystemExit(f"{SIMULATED}: needs the lengths of answers; run another row with it")
         with tempfile.TemporaryDirectory() as scratch:
-            if answers is None and (name == SIMULATED or CASES[name].lengths == "known"):
-                raise SystemExit(f"{name}: needs the lengths of answers; run another row before it")
-            if name == SIMULATED:
-                found = simulated(Path(scratch), answers)
-            else:
-                row, given = in_vllm(Path(scratch), CASES[name], answers)
-                if answers is not None and given != answers:
-                    raise SystemExit(f"{name}: its answers are not those of the others")
-                answers, found = given, {name: row}
-        rows |= found
-        for one, row in found.items():
-            print(one, row, flush=True)
+            rows |= simulated(Path(scratch), answers)
     order = [*CASES, *simulated_names()]
     report = {
         "machine": processor(),
@@ -147,6 +149,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         PAGE.write_text(made, encoding="utf-8")
     print(table(report["rows"]))
     return 0
+
+
+def measured(
+    cases: Sequence[str], rounds: int, answers: Answers | None
+) -> tuple[dict[str, dict[str, Any]], Answers | None]:
+    """Run cases in turn, every other round backwards.
+
+    Parameters
+    ----------
+    answers
+        Those of earlier runs, which all have to be equal to.
+
+    Returns
+    -------
+    tuple
+        Name -> medians over the rounds, with the seconds and loads of each; and the answers.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name in cases if number % 2 == 0 else reversed(cases):
+            if answers is None and CASES[name].lengths == "known":
+                raise SystemExit(f"{name}: needs the lengths of answers; run another row before it")
+            with tempfile.TemporaryDirectory() as scratch:
+                row, given = in_vllm(Path(scratch), CASES[name], answers)
+            if answers is not None and given != answers:
+                raise SystemExit(f"{name}: its answers are not those of the others")
+            answers = given
+            runs[name].append(row)
+            print(f"round {number + 1}: {name}", row, flush=True)
+    return {name: medians(found) for name, found in runs.items()}, answers
+
+
+def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of the figures of a row, and what its runs took."""
+    row = {name: statistics.median(run[name] for run in runs) for name in FIGURES}
+    each = {name: [round(run[name], 2) for run in runs] for name in ("seconds", "load_at_start")}
+    named = {name: value for name, value in runs[0].items() if name not in {*FIGURES, *each}}
+    return {**named, **row, "runs": each}
 
 
 def in_vllm(root: Path, case: Case, before: Answers | None) -> tuple[dict[str, Any], Answers]:
@@ -190,11 +230,21 @@ def lines() -> list[str]:
     return mmlu_lines(subjects=6, questions=QUESTIONS, long_answers=LONG_ANSWERS)
 
 
+def names() -> list[str]:
+    """Return the names of the requests."""
+    return [json.loads(line)["custom_id"] for line in lines()]
+
+
+def limits() -> list[int]:
+    """Return the most tokens of each answer."""
+    return [json.loads(line)["body"]["max_tokens"] for line in lines()]
+
+
 def in_line_order(answers: Answers) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the lengths of the answers in the order of the requests, float64 [requests]."""
-    names = [json.loads(line)["custom_id"] for line in lines()]
-    of = dict(zip(sorted(names), answers.lengths, strict=True))
-    return np.array([of[name] for name in names], np.float64)
+    given = names()
+    of = dict(zip(sorted(given), answers.lengths, strict=True))
+    return np.array([of[name] for name in given], np.float64)
 
 
 def in_the_log(answers: Answers) -> AbstractContextManager[Any]:
@@ -202,7 +252,9 @@ def in_the_log(answers: Answers) -> AbstractContextManager[Any]:
     lengths = in_line_order(answers)
 
     def known(_logged: object, limit: np.ndarray[Any, Any], _group: object) -> tuple[Any, None]:
-        return np.minimum(lengths, limit), None
+        if (lengths > limit).any():
+            raise SystemExit("the requests are not in the order of the lines")
+        return lengths, None
 
     return patch.object(planning, "estimate_lengths", known)
 
@@ -210,7 +262,7 @@ def in_the_log(answers: Answers) -> AbstractContextManager[Any]:
 def simulated_names() -> list[str]:
     """Return the names of the simulator's rows."""
     return [
-        f"{SIMULATED}-{device}-{policy}-{kv}" for kv in KV_TOKENS for device in DEVICES for policy in POLICIES
+        f"{SIMULATED}-{name}-{policy}-{kv}" for kv in KV_TOKENS for name in DEVICES for policy in POLICIES
     ]
 
 
@@ -224,9 +276,10 @@ def simulated(root: Path, answers: Answers) -> dict[str, dict[str, Any]]:
     output = in_line_order(answers).astype(np.int32)
     if len(output) != len(job.request_ids):
         raise SystemExit("some requests share an answer, so their lengths are not in the order of the lines")
-    shape = ModelShape.of(load_config(DEMO_MODEL))
+    shapes = {"demo": ModelShape.of(load_config(DEMO_MODEL)), "8B": ModelShape.of(LLAMA_8B, 2)}
     found = {}
-    for device in DEVICES:
+    for name, (device, model) in DEVICES.items():
+        shape = shapes[model]
         cost = step_cost(shape, NOMINAL[device])
         for policy in POLICIES:
             plan = make_plan(policy, job.tokens, job.offsets, output * 1.0, shape, NOMINAL[device], seed=0)
@@ -236,11 +289,11 @@ def simulated(root: Path, answers: Answers) -> dict[str, dict[str, Any]]:
                 run = simulate(plan, job.tokens, job.offsets, output, settings, cost, record=True)
                 if run.trace is None:
                     raise SystemExit("the simulator has recorded nothing")
-                both = [run.trace[:, TRACE.index(name)] > 0 for name in ("prefill_tokens", "decode_tokens")]
-                found[f"{SIMULATED}-{device}-{policy}-{kv_tokens}"] = {
+                both = [run.trace[:, TRACE.index(one)] > 0 for one in ("prefill_tokens", "decode_tokens")]
+                found[f"{SIMULATED}-{name}-{policy}-{kv_tokens}"] = {
                     "kv_tokens": kv_tokens,
                     "order": policy,
-                    "scheduled_by": f"{SIMULATED}, {device}",
+                    "scheduled_by": f"{SIMULATED}, {model} on {device}",
                     "lengths": "known",
                     "steps": run.steps,
                     "mixed_steps": float(np.mean(both[0] & both[1])),
@@ -264,9 +317,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         seconds = f"{row['seconds']:.3g}, modelled" if modelled else f"{row['seconds']:.1f}"
         text.append(
             f"| {row['kv_tokens']:,} tokens | `{row['order']}` | {row['scheduled_by']} "
-            f"| {row['lengths'] or ''} | {row['steps']} | {row['mixed_steps']:.0%} "
-            f"| {row['hit_rate']:.1%} | {row['preemptions']} "
-            f"| {row['recomputed_tokens']:,} | {seconds} |"
+            f"| {row['lengths'] or ''} | {row['steps']:.0f} | {100 * row['mixed_steps']:.0f} % "
+            f"| {100 * row['hit_rate']:.1f} % | {row['preemptions']:.0f} "
+            f"| {row['recomputed_tokens']:,.0f} | {seconds} |"
         )
     return "\n".join(text) + "\n"
 
