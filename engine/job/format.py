@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 10)
+Folder (format version 11)
     job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -37,6 +37,7 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
 
 A figure that an engine does not know is null, never 0.
 
+Version 11 has among the sampling settings which adapter of the model answers.
 Version 10 has sequences that want an embedding of their prompt (`pooling` among their settings), images, and
 prompts of some sequences alone as text.
 Version 9 says of the steps whether they are paced, and of the plan what room it reserves.
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"

@@ -227,8 +227,9 @@ class NightlyParameters(Form):
         default_factory=list,
         title="Engine options",
         description="KEY=VALUE. Of servers: url (once for each server), model, key_env (the environment "
-        "variable that holds the key), prompts, timeout_s, give_up_s, retries. Of vLLM and SGLang: "
-        "scheduling, pacing, and fields of EngineArgs or ServerArgs, as tensor_parallel_size=2.",
+        "variable that holds the key), prompts, timeout_s, give_up_s, retries. Of vLLM: adapter "
+        "(NAME=FOLDER, once for each). Of vLLM and SGLang: scheduling, pacing, and fields of EngineArgs or "
+        "ServerArgs, as tensor_parallel_size=2.",
         examples=["url=http://localhost:8000/v1"],
     )
     max_in_flight: int | None = Field(

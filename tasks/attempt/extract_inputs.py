@@ -18,9 +18,10 @@ from tasks.extract.listing import listing_digest
 from tasks.infer.backends.engines import check_defaults, find_engine
 from tasks.night.abilities import abilities_of
 from tasks.night.fence import Reading, begin_reading
-from tasks.night.model import find_model
+from tasks.night.model import find_model, model_name
 from tasks.night.request import CANARY, RETRY_OF, SIDE
 from tasks.profile.tokenizer import load_tokenizer
+from tasks.requests.adapters import Adapters
 from tasks.store.open import open_store
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
             window_filters=not is_dated(request.source),
             catalog=settings.catalog,
             image_sources=request.image_sources,
+            adapters=Adapters(engine.adapters, (model_name(model_dir), request.model, str(model_dir))),
         ),
     )
     if extracted.shapes:

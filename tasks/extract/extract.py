@@ -27,6 +27,7 @@ from tasks.extract.readers.registry import READERS_VERSION
 from tasks.extract.result import ExtractedObject, ExtractResult, ObjectError
 from tasks.extract.sources import open_source, reader_of
 from tasks.extract.table_source import is_table
+from tasks.requests.adapters import NONE, Adapters
 from tasks.requests.formats import AUTO
 from tasks.requests.sampling import SamplingDefaults
 
@@ -71,6 +72,8 @@ class ExtractSettings:
     image_sources : tuple of str
         Where images may be read beside the folder of the logs: folders, `s3://BUCKET/PREFIX/`,
         `https://HOST/PATH/`.
+    adapters : Adapters
+        Adapters of the model that the field `model` of a request may name.
     """
 
     defaults: SamplingDefaults = SamplingDefaults()  # noqa: RUF009 - it is frozen
@@ -82,9 +85,11 @@ class ExtractSettings:
     window_filters: bool = True
     catalog: str | None = None
     image_sources: tuple[str, ...] = ()
+    adapters: Adapters = NONE
 
     def digest(self) -> str:
         """Name these settings and the versions of the code that they steer."""
+        adapters = self.adapters
         return digest(
             "parsed",
             [PARSER_VERSION, READERS_VERSION, [VERSIONS[table] for table in TABLES]],
@@ -96,6 +101,8 @@ class ExtractSettings:
                 self.window_filters,
             ],
             *([sorted(self.image_sources)] if self.image_sources else []),
+            # Without adapters they are named as before there were any.
+            *([[dict(adapters.identities), list(adapters.base)]] if adapters.identities else []),
         )
 
 
@@ -150,6 +157,7 @@ def extract(
         settings.window,
         settings.window_filters,
         ImageSettings(scratch / "images", image_places(source, run_date, settings.image_sources)),
+        settings.adapters,
     )
     place = Place(job, run_date, "")
     parser = GroupParser(wanted, settings.max_line_bytes, reader, place, scratch, processes)

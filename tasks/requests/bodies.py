@@ -18,6 +18,7 @@ from tasks.base.identity import answer_settings, canonical_json, digest, settled
 from tasks.requests.embeddings import ENCODING, embedding_content, embedding_settings
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.images import ImageReader
+from tasks.requests.adapters import NONE, Adapters
 from tasks.requests.prompts import chat_content, completion_content, content_digest
 from tasks.requests.sampling import (
     CONTENT_FIELD,
@@ -123,10 +124,14 @@ class BodyReader:
         The run's defaults; they are part of every answer key.
     images : ImageReader or None
         What reads the images of chats; None takes those in data URLs and keeps nothing of them.
+    adapters : Adapters
+        Those that the field `model` may name.
     """
 
-    def __init__(self, defaults: SamplingDefaults, images: ImageReader | None = None) -> None:
-        self._defaults = defaults
+    def __init__(
+        self, defaults: SamplingDefaults, images: ImageReader | None = None, adapters: Adapters = NONE
+    ) -> None:
+        self._defaults, self._adapters = defaults, adapters
         self._images = images or ImageReader()
         self._settled: dict[tuple[str, bytes], Settled] = {}
 
@@ -251,7 +256,7 @@ class BodyReader:
                     **common, requested_model=named, sampling=found or None, answer_settings=settings
                 )
             check_supported(others, endpoint)
-            explicit = explicit_sampling(others, endpoint)
+            explicit = explicit_sampling(others, endpoint) | self._adapters.settings(named)
         except RequestError as error:
             return Settled(**common, requested_model=named, error=error)
         for name in explicit.keys() & {"constraint", TOOLS}:

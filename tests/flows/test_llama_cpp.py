@@ -8,7 +8,10 @@ import pytest
 
 from tests.servers.llama_cpp import PYTHON, LlamaCpp, llama_cpp
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
+from tests.support.engine_nights import night_of
 from tests.support.paths import DEMO_MODEL
+from tests.support.server_faults import faulty_night
+from tests.support.server_faults import lines as faulty_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,17 +80,7 @@ def test_its_answers_are_those_of_our_engine(tmp_path, server, native) -> None:
     assert (results["kv_tokens"], results["steps"]) == (None, None)
 
 
-def test_killed_and_started_again_it_loses_nothing(tmp_path, server, native) -> None:
-    write_lines(tmp_path / "logs", "a.jsonl", lines())
-    killed = []
-
-    def kill_once(seen) -> None:
-        if seen.answered >= 8 and not killed:
-            killed.append(seen.answered)
-            server.kill()
-            server.start()
-
-    with opened(asked(tmp_path, server, max_in_flight=4), tmp_path / "scratch") as night:
-        results = answer(night, kill_once)
-        assert (killed != [], results["engine_starts"]) == (True, 1)
-        assert outputs_of(night) == native
+def test_with_faults_and_killed_on_the_way_it_answers_every_request_once(tmp_path, server) -> None:
+    _, native, _ = night_of(tmp_path / "native", faulty_lines(), night_request(tmp_path / "native"))
+    found = faulty_night(tmp_path / "served", server)
+    assert found == {name: row["text"] for name, row in native.items()}

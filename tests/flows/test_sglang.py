@@ -85,14 +85,57 @@ def _counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("SIGQUIT", FAILED), ("SIGKILL", -signal.SIGKILL), ("SIGTERM", STOPPED)]
+    ("end", "inside", "code"),
+    [
+        ("SIGQUIT", "", FAILED),
+        ("SIGKILL", "sglang::scheduler", FAILED),
+        ("SIGKILL", "", -signal.SIGKILL),
+        ("SIGTERM", "", STOPPED),
+    ],
 )
 def test_whatever_ends_it_nothing_is_lost_or_doubled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: dict[str, tuple], end: str, code: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: dict[str, tuple],
+    end: str,
+    inside: str,
+    code: int,
 ) -> None:
     """SIGQUIT is what its scheduler sends to its parent when it fails."""
     request = in_sglang(tmp_path, max_sequences=4)
-    assert ended_night(tmp_path, request, monkeypatch, end, code) == counted
+    assert ended_night(tmp_path, request, monkeypatch, end, code, inside=inside) == counted
     # Its own processes, which began in the folder of the job, go with it.
     left = [one for one in psutil.process_iter(["cwd"]) if str(tmp_path) in (one.info["cwd"] or "")]
     assert psutil.wait_procs(left, timeout=10)[1] == []
+
+
+def test_settings_and_constraints_are_those_of_our_engine(tmp_path: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer"}, "name": {"type": "string"}},
+        "required": ["count", "name"],
+    }
+    settings: dict[str, dict] = {
+        "bias": {"logit_bias": {"322": -100, "344": 4.5}},
+        "drawn": {"temperature": 0.9, "min_p": 1.0},
+        "with": {"stop": [" 7"], "include_stop_str_in_output": True},
+        "schema": {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        },
+        "regex": {"structured_outputs": {"regex": "[0-9]{3,5}"}},
+        "open end": {"structured_outputs": {"regex": "[0-9 ]+"}},
+        "choice": {"structured_outputs": {"choice": ["eleven", "twelve ::= 12"]}},
+        "grammar": {"structured_outputs": {"grammar": 'start: ("a" | "b")~4 NUMBER\nNUMBER: /[0-9]{2}/'}},
+        "on": {"structured_outputs": {"regex": "[0-9]{3}"}, "ignore_eos": True},
+        "open end, on": {"structured_outputs": {"regex": "[0-9 ]+"}, "ignore_eos": True},
+    }
+    lines = [
+        batch_line(f"{name}, {text}", text, **{"max_tokens": 40, **fields})
+        for name, fields in settings.items()
+        for text in ("Count from 4 to 9.", "Say what comes after 8.")
+    ]
+    _, native, _ = night_of(tmp_path / "native", lines, night_request(tmp_path / "native", **SIZES))
+    root = tmp_path / "sglang"
+    _, rows, _ = night_of(root, lines, in_sglang(root, **SIZES))
+    assert len(rows) == len(lines)
+    assert {name for name, row in rows.items() if told(row) != told(native[name])} == set()

@@ -11,9 +11,11 @@ import pytest
 from engine.backends.contract import FAILED, STOPPED
 from tasks.plan import plan as planning
 from tests.servers.vllm_cpu import INSTALLED, PYTHON, WHY
+from tests.support.adapters import write_adapter, write_merged
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
 from tests.support.engine_nights import COUNTS, ended_night, night_of, same_log_probabilities, told
 from tests.support.mmlu import mmlu_lines
+from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,6 +168,45 @@ def test_constrained_answers_are_those_of_our_engine(tmp_path: Path) -> None:
     assert errors == [("both", "logprobs")]
     assert len(rows) == len(lines) - 1
     assert {name for name, row in rows.items() if told(row) != told(native[name])} == set()
+
+
+def test_adapters_answer_as_models_that_they_are_merged_into(tmp_path: Path) -> None:
+    names = ("calm", "loud")
+    folders = {name: write_adapter(tmp_path / name, DEMO_MODEL, seed) for seed, name in enumerate(names, 1)}
+    texts = [f"Count from {i} to {i + 9}." for i in range(12)]
+
+    def lines(*models: str) -> list[str]:
+        return [
+            batch_line(f"{model}, {text}", text, model=model, max_tokens=16)
+            for text in texts
+            for model in models
+        ]
+
+    expected = {}
+    for name in (DEMO_MODEL.name, *names):
+        model = (
+            write_merged(tmp_path / f"merged-{name}", DEMO_MODEL, folders[name])
+            if name in folders
+            else DEMO_MODEL
+        )
+        root = tmp_path / f"native-{name}"
+        _, rows, _ = night_of(root, lines(name), night_request(root, model, **SIZES))
+        expected |= {one: told(row) for one, row in rows.items()}
+    options = [f"adapter={name}={folder}" for name, folder in folders.items()]
+    root = tmp_path / "vllm"
+    write_lines(root / "logs", "a.jsonl", lines(DEMO_MODEL.name, *names, "other"))
+    with opened(in_vllm(root, *options, **SIZES), root / "scratch") as night:
+        answer(night)
+        rows = {row["custom_id"]: row for row in night.read_table("outputs").to_pylist()}
+        errors = night.read_table("errors").to_pylist()
+    assert {name: told(row) for name, row in rows.items()} == expected
+    # The adapters do something, each its own.
+    for text in texts:
+        assert len({expected[f"{name}, {text}"][1] and tuple(expected[f"{name}, {text}"][1])
+                    for name in (DEMO_MODEL.name, *names)}) == 3  # fmt: skip
+    assert {(row["code"], row["field"]) for row in errors} == {("invalid_parameter", "model")}
+    assert len(errors) == len(texts)
+    assert errors[0]["message"].endswith(f"known are {DEMO_MODEL.name}, calm, loud")
 
 
 FAILS = """

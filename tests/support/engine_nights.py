@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from engine.backends.contract import DONE
 from tasks.infer.backends import engine_process
 from tests.support.demo_nights import answer, batch_line, opened, outputs_of, write_lines
@@ -49,8 +51,26 @@ def same_log_probabilities(mine: dict, theirs: dict) -> bool:
     )
 
 
+def _process_of(engine: int, inside: str) -> int:
+    """Return the id of an engine's process, or of the one inside of it whose name begins so."""
+    if not inside:
+        return engine
+    (found,) = (
+        one.pid
+        for one in psutil.Process(engine).children(recursive=True)
+        if " ".join(one.cmdline()).startswith(inside)
+    )
+    return found
+
+
 def ended_night(
-    root: Path, request: NightRequest, monkeypatch: pytest.MonkeyPatch, end: str, code: int
+    root: Path,
+    request: NightRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    code: int,
+    *,
+    inside: str = "",
 ) -> dict[str, tuple]:
     """Run a night on `COUNTS` whose first engine ends before its time, and check that it lost nothing.
 
@@ -60,6 +80,9 @@ def ended_night(
         Name of the signal that the engine's process gets; another word: it ends by itself.
     code
         The exit code that the first engine has to have.
+    inside
+        What the name of the process begins with that gets the signal, of those that the engine has started;
+        '': the engine's own.
 
     Returns
     -------
@@ -79,7 +102,7 @@ def ended_night(
     def disturb(seen: Any) -> None:
         if end.startswith("SIG") and seen.answered >= SEEN and not ended:
             ended.append(seen.answered)
-            os.kill(engines[-1].process.pid, getattr(signal, end))
+            os.kill(_process_of(engines[-1].process.pid, inside), getattr(signal, end))
 
     write_lines(root / "logs", "a.jsonl", COUNTS)
     with opened(request, root / "scratch") as night:

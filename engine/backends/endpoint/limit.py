@@ -20,6 +20,8 @@ DECREASE: Final = 0.9
 """Of what was in flight when the server refused. Little, since a refusal costs a server nothing."""
 INCREASE: Final = 0.02
 """Per round, and at least one: a round is as many answers as the limit."""
+SHORT: Final = 0.2
+"""Part of a round in which fewer may be in flight than allowed: of a longer time its rate says nothing."""
 DOUBLING_GAINS: Final = 1.07
 """A doubling that gives less than this has found the server's limit."""
 DOUBLING_LOSES: Final = 0.95
@@ -50,10 +52,12 @@ class Limit:
         # A round goes by first, as after a small change: of requests that were all sent at once the first to
         # end say nothing of the others.
         self._settling = True
-        self._left = self._round = self.value
+        self._left = self.value
         self._since: float | None = None
         self._work = 0.0
-        self._short = 0
+        # Since when there was an answer, or the round, and seconds of it with fewer in flight than allowed.
+        self._last: float | None = None
+        self._short = 0.0
         self._rate: float | None = None
         self._before = self._limit
         self._direction = 1
@@ -78,8 +82,11 @@ class Limit:
         """
         if self._since is None:
             self._since = now
+        # By time: of answers that end together the later ones find places that nobody could fill so fast.
+        if self._last is not None and in_flight < self.value:
+            self._short += now - self._last
+        self._last = now
         self._work += work
-        self._short += in_flight < self.value
         self._left -= 1
         if self._left <= 0:
             self._end_round(now)
@@ -110,7 +117,7 @@ class Limit:
         measured = not settle and not self._refusing
         # Whole rounds: where all requests are alike they end in waves.
         self._left = self.value * (-(-LEAST_ROUND // self.value) if measured else 1)
-        self._round, self._work, self._since, self._short = self._left, 0.0, now, 0
+        self._work, self._since, self._last, self._short = 0.0, now, now, 0.0
 
     def _end_round(self, now: float) -> None:
         if self._settling:
@@ -118,7 +125,7 @@ class Limit:
             return
         seconds = now - (self._since if self._since is not None else now)
         # A round in which less was in flight than allowed says nothing of the limit.
-        full = self._short <= self._round // 5
+        full = self._short <= SHORT * seconds
         rate = self._work / seconds if seconds > 0 and full else None
         if rate is None:
             self._begin_round(now, settle=False)

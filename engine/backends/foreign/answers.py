@@ -20,12 +20,6 @@ def stops_of(settings: Sampling, model_stops: tuple[int, ...]) -> list[int]:
     return sorted({*settings.stop_token_ids, *(() if settings.ignore_eos else model_stops)})
 
 
-def text_before(text: str, stops: tuple[str, ...]) -> str:
-    """Return the text before the first stop string."""
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return text[: min(places)] if places else text
-
-
 def grammar_of(settings: Sampling) -> str | None:
     """Return the constraint of a request as a grammar in Lark, for the library that ours are made with."""
     if settings.constraint is None:

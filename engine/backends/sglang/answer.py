@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.backends.contract import Ended
 from engine.backends.foreign.order import Window, is_paced, needs_our_steps, simulated_order
+from engine.backends.foreign.reading import AnswerReader
 from engine.backends.outbox import Outbox, refusal_item
 from engine.backends.sglang.examine import facts_of
 from engine.backends.sglang.items import answer_item, request_fields
@@ -129,7 +130,9 @@ class _Asking:
         self._job, self._loaded, self._stop = job, loaded, stop
         self._most = loaded.settings.max_sequences
         self._window = Window(order, self._most)
-        self._text_of = TokenText(loaded.engine.tokenizer_manager.tokenizer)
+        tokenizer = loaded.engine.tokenizer_manager.tokenizer
+        self._text_of = TokenText(tokenizer)
+        self._reader = AnswerReader(job.sampling, tokenizer, loaded.vocab_size, loaded.model_stops)
         self._outbox = Outbox(send)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -190,7 +193,8 @@ class _Asking:
             found, retryable = "SGLang refused it", False
         else:
             self.counters["preemptions"] += output["meta_info"].get("num_retractions") or 0
-            found = answer_item(self._job, request, output, (started, time.time()), self._text_of)
+            times = started, time.time()
+            found = answer_item(self._job, request, output, times, self._text_of, self._reader)
         self.unfinished -= 1
         self._window.ended([request])
         if isinstance(found, str):

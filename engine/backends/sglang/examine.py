@@ -6,21 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from engine.backends.facts import Capabilities, EngineFacts
-from engine.backends.foreign.examine import Wanted, look_at, version_with
+from engine.backends.foreign.examine import CONSTRAINED, Wanted, has_grammars, look_at, version_with
 from engine.backends.sglang.options import ARGUMENTS
 from engine.choices import SGLANG
-from engine.runtime.sample.settings import CHANGING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.backends.sglang.options import SglangOptions
 
-NOT_YET: Final = (*CHANGING, "logit_bias", "include_stop_str_in_output", "constraint", "tools")
-"""Tools, and fields of `Sampling`: SGLang has them under these names or others, nobody has held them against
-ours."""
-APART: Final = (("ignore_eos", "stop_token_ids"),)
-"""With the first, SGLang ignores the second as well."""
+NOT_YET: Final = ("tools",)
+"""What SGLang has, and nobody has held against ours."""
+DIFFERENT: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens")
+"""Fields of `Sampling` that do something else there: what was counted for them is forgotten where a request
+is put back, the third does not look at the prompt, and stop strings do not wait for the last."""
+APART: Final = (("ignore_eos", "stop_token_ids"), ("top_p", "min_p"), CONSTRAINED)
+"""With the first, SGLang ignores the second as well, or applies it after the first, not before."""
 WANTED: Final = Wanted("SGLang", "engine.backends.sglang.look", (0, 5, 23), ARGUMENTS)
 UNTESTED: Final = "has not been tested on a GPU by us"
 """What is said of it wherever it would compute on one."""
@@ -45,8 +46,9 @@ def examine(options: SglangOptions, python: str | None, model: Path, *, on_cpu: 
     OptionError
         One line, see `engine.backends.foreign.examine.look_at`.
     """
-    name, _ = look_at(WANTED, python, model, options.arguments)
-    return facts_of(replace(options, version=version_with(name, options.arguments), on_cpu=on_cpu))
+    name, found = look_at(WANTED, python, model, options.arguments)
+    version, grammars = version_with(name, options.arguments), has_grammars(found)
+    return facts_of(replace(options, version=version, on_cpu=on_cpu, grammars=grammars))
 
 
 def facts_of(options: SglangOptions) -> EngineFacts:
@@ -54,15 +56,14 @@ def facts_of(options: SglangOptions) -> EngineFacts:
     return EngineFacts(
         SGLANG,
         options.version,
-        Capabilities(exact_hits=True, seeded=options.seeded, logprobs=True),
-        unsupported=(*NOT_YET, *(() if options.seeded else ("seed",))),
+        Capabilities(exact_hits=True, seeded=options.seeded, logprobs=True, structured=options.grammars),
+        unsupported=(
+            *NOT_YET,
+            *DIFFERENT,
+            *(() if options.grammars else ("constraint",)),
+            *(() if options.seeded else ("seed",)),
+        ),
         apart=APART,
         warning="" if options.on_cpu else UNTESTED,
-        options={
-            "scheduling": options.scheduling,
-            "pacing": options.pacing,
-            "arguments": options.arguments,
-            "version": options.version,
-            "on_cpu": options.on_cpu,
-        },
+        options=options.told(),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.backends.foreign.answers import REASONS, logprob_entry, stops_of, text_before
+from engine.backends.foreign.answers import REASONS, grammar_of, logprob_entry, stops_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from engine.backends.foreign.reading import AnswerReader
     from engine.job.format import Job
     from engine.runtime.sample.settings import Sampling
 
@@ -20,7 +21,8 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...]) -> dict[st
     """Return the `sampling_params` of a request.
 
     Each field is given, so that no default applies. The model's own stop tokens go as those of the request:
-    which they are is decided once, by us.
+    which they are is decided once, by us. A constraint goes as a grammar, whatever it was told as: so SGLang
+    has it exactly as we do.
 
     Parameters
     ----------
@@ -29,6 +31,7 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...]) -> dict[st
     """
     greedy = settings.temperature == 0
     seed = settings.seed % SEEDS
+    grammar = grammar_of(settings)
     return {
         "n": 1,
         "max_new_tokens": settings.max_tokens,
@@ -36,17 +39,21 @@ def sampling_fields(settings: Sampling, model_stops: tuple[int, ...]) -> dict[st
         "temperature": settings.temperature,
         "top_p": 1.0 if greedy else settings.top_p,
         "top_k": -1 if greedy or not settings.top_k else settings.top_k,
-        "min_p": 0.0,
+        "min_p": 0.0 if greedy else settings.min_p,
+        "logit_bias": {str(token): bias for token, bias in settings.logit_bias} or None,
         "frequency_penalty": 0.0,
         "presence_penalty": 0.0,
         "repetition_penalty": 1.0,
         "sampling_seed": seed - SEEDS if seed >= SEEDS // 2 else seed,
         "stop": list(settings.stop),
         "stop_token_ids": stops_of(settings, model_stops),
-        "ignore_eos": settings.ignore_eos,
+        # A constrained answer ends where its grammar does, also with us. Where SGLang ignores ends, it
+        # sees that one step late, and puts one more token behind it that nothing constrains.
+        "ignore_eos": settings.ignore_eos and grammar is None,
         "skip_special_tokens": True,
         # The text of a stop token stays, as with our own engine; stop strings are cut off by us.
         "no_stop_trim": True,
+        **({} if grammar is None else {"ebnf": grammar}),
     }
 
 
@@ -69,6 +76,7 @@ def answer_item(
     output: dict[str, Any],
     times: tuple[float, float],
     text_of: Callable[[int], bytes],
+    reader: AnswerReader,
 ) -> dict[str, Any] | str:
     """Return a finished sequence as it is sent (see `engine.job.format`), or why it is no answer.
 
@@ -80,6 +88,8 @@ def answer_item(
         Unix times of both ends.
     text_of
         The bytes of a token (`engine.runtime.sample.token_text.TokenText`).
+    reader
+        Of the answers of this job.
     """
     told, settings = output["meta_info"], job.sampling[request]
     reason = (told["finish_reason"] or {}).get("type")
@@ -93,17 +103,21 @@ def answer_item(
         logprobs = _logprobs(ids, told, settings.logprobs, text_of)
         if logprobs is None:
             return "SGLang told the log probabilities of other tokens than those of the answer"
+    answered = reader.read(request, ids, output["text"], reason)
+    if isinstance(answered, str):
+        return answered
+    ids = answered.token_ids
     return {
         "request": request,
         "request_id": job.request_ids[request],
         "choice": job.choices[request],
         "token_ids": ids,
-        "text": text_before(output["text"], settings.stop),
-        "finish_reason": reason,
+        "text": answered.text,
+        "finish_reason": answered.finish_reason,
         "cached_tokens": told.get("cached_tokens"),
         "started_at": times[0],
         "finished_at": times[1],
-        "logprobs": logprobs,
+        "logprobs": None if logprobs is None else logprobs[: len(ids)],
     }
 
 

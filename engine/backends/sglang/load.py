@@ -51,6 +51,8 @@ class Loaded:
         Of the model, for the cost model.
     model_stops
         Ids of the tokens that end an answer of this model.
+    vocab_size
+        Of the model: columns of its logits.
     """
 
     engine: Any
@@ -58,6 +60,7 @@ class Loaded:
     settings: EngineSettings
     shape: ModelShape
     model_stops: tuple[int, ...]
+    vocab_size: int
 
 
 def load(job: Job, options: SglangOptions, place: str) -> Loaded:
@@ -87,11 +90,14 @@ def load(job: Job, options: SglangOptions, place: str) -> Loaded:
     # Whole pages are computed at a time.
     budget = -(-max(asked.token_budget, asked.max_sequences) // page) * page
     own = arguments_of(asked, place, dtype, KV_DTYPES[kv_dtype], kv_tokens, budget)
+    if any(settings.constraint is not None for settings in job.sampling):
+        # The library that we make constraints with, so that its grammars are ours.
+        own["grammar_backend"] = "llguidance"
     engine = _engine({**own, **options.arguments})
     if kv_tokens is None:
         kv_tokens = int(engine.get_server_info()["max_total_num_tokens"]) // page * page
     settings = EngineSettings(kv_tokens, page, budget, asked.max_sequences, pacing=options.pacing)
-    return Loaded(engine, max_new, settings, shape, tuple(config.stop_token_ids))
+    return Loaded(engine, max_new, settings, shape, tuple(config.stop_token_ids), config.vocab_size)
 
 
 def arguments_of(

@@ -32,6 +32,7 @@ TAKEN: Final = {
             *("enable_mixed_chunk", "schedule_policy", "disable_radix_cache", "enable_priority_scheduling"),
             *("max_queued_requests", "allow_auto_truncate", "context_length", "skip_tokenizer_init"),
             *("preferred_sampling_params", "log_requests", "stream_interval", "tokenizer_worker_num"),
+            *("grammar_backend", "reasoning_parser"),
         ),
         "",
     ),

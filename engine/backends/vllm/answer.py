@@ -144,7 +144,7 @@ class _Session:
         )
         tokens = job.tokens[job.offsets[request] : job.offsets[request + 1]].tolist()
         try:
-            self._loaded.add(str(request), tokens, fields)
+            self._loaded.add(str(request), tokens, fields, job.sampling[request].adapter)
         except ValueError:
             # What it says may hold text of the request.
             return False

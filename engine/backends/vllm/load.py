@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engine.backends.foreign import sizes
+from engine.backends.vllm.adapters import read_adapter, room_for
 from engine.backends.vllm.items import CONSTRAINT
 from engine.backends.vllm.scheduler import NEEDED, make_scheduler_class
 from engine.cost.devices import check_kv_dtype, find_dtype, model_shape
@@ -20,6 +21,7 @@ from engine.runtime.settings import EngineSettings
 
 if TYPE_CHECKING:
     from engine.arrays import Int32
+    from engine.backends.vllm.adapters import Adapter
     from engine.backends.vllm.options import VllmOptions
     from engine.cost.step import ModelShape
     from engine.job.format import Job
@@ -52,6 +54,8 @@ class Loaded:
         Ids of the tokens that end an answer of this model.
     vocab_size
         Of the model: columns of its logits.
+    adapters
+        Identity of each adapter -> vLLM's `LoRARequest`.
     """
 
     engine: Any
@@ -62,6 +66,7 @@ class Loaded:
     shape: ModelShape
     model_stops: tuple[int, ...]
     vocab_size: int
+    adapters: dict[str, Any]
 
     @property
     def kv_tokens(self) -> int:
@@ -73,8 +78,15 @@ class Loaded:
         """Tokens of a block."""
         return self.settings.page_size
 
-    def add(self, name: str, tokens: list[int], fields: dict[str, Any]) -> None:
-        """Give vLLM a request; `fields` are what `engine.backends.vllm.items.sampling_fields` returns.
+    def add(self, name: str, tokens: list[int], fields: dict[str, Any], adapter: str | None = None) -> None:
+        """Give vLLM a request.
+
+        Parameters
+        ----------
+        fields
+            What `engine.backends.vllm.items.sampling_fields` returns.
+        adapter
+            Identity of the adapter that answers; None: the model itself.
 
         Raises
         ------
@@ -88,11 +100,12 @@ class Loaded:
         grammar = given.pop(CONSTRAINT, None)
         if grammar is not None:
             given["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
+        lora = None if adapter is None else self.adapters[adapter]
         prompt = {"prompt_token_ids": tokens}
         try:
             params = SamplingParams(**given, output_kind=RequestOutputKind.FINAL_ONLY)
             # By keyword: new arguments have come in the middle.
-            self.engine.add_request(request_id=name, prompt=prompt, params=params)
+            self.engine.add_request(request_id=name, prompt=prompt, params=params, lora_request=lora)
         except _refusals() as error:
             raise ValueError("vLLM does not take the request") from error
 
@@ -141,15 +154,34 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
         **_cpu_memory(kv_tokens, block, shape, place),
         **({"scheduler_cls": make_scheduler_class(base, queue)} if hooked else {}),
         **(_constraints() if constrained else {}),
+        **room_for(options.adapters),
         **options.arguments,
     }
     engine = _engine(arguments)
+    adapters = {one.identity: _loaded(engine, one, i) for i, one in enumerate(options.adapters, 1)}
     scheduler = engine.engine_core.engine_core.scheduler if hooked else None
     if kv_tokens is None:
         kv_tokens = (int(engine.vllm_config.cache_config.num_gpu_blocks) - 1) * block
     settings = EngineSettings(kv_tokens, block, budget, asked.max_sequences, pacing=options.pacing)
     stops = tuple(config.stop_token_ids)
-    return Loaded(engine, scheduler, hooked, max_new, settings, shape, stops, config.vocab_size)
+    vocab = config.vocab_size
+    return Loaded(engine, scheduler, hooked, max_new, settings, shape, stops, vocab, adapters)
+
+
+def _loaded(engine: Any, adapter: Adapter, number: int) -> Any:  # noqa: ANN401 - vLLM's
+    """Load an adapter, so that one that does not fit the model ends the night before it begins."""
+    from vllm.lora.request import LoRARequest
+
+    if read_adapter(adapter.name, adapter.folder).digest != adapter.digest:
+        raise EngineError(f"--engine-option adapter: the files of {adapter.name} have changed meanwhile")
+    request = LoRARequest(lora_name=adapter.identity, lora_int_id=number, lora_path=adapter.folder)
+    try:
+        engine.add_lora(request)
+    except Exception as error:
+        # It has seen no prompt yet, so what it says may be shown.
+        said = " ".join(str(error).split())[:SAID]
+        raise EngineError(f"--engine-option adapter: vLLM does not take {adapter.name}: {said}") from error
+    return request
 
 
 def _cpu_memory(kv_tokens: int | None, block: int, shape: ModelShape, place: str) -> dict[str, int]:

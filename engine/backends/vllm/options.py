@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from engine.backends.foreign.options import ForeignOptions
+from engine.backends.vllm.adapters import Adapter, split_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,7 @@ TAKEN: Final = {
         (
             *("scheduler_cls", "scheduling_policy", "max_model_len", "enable_prefix_caching"),
             # With a parser of thoughts, constraints would begin behind these.
+            *("enable_lora", "max_loras", "max_lora_rank"),
             *("async_scheduling", "structured_outputs_config", "reasoning_parser", "reasoning_parser_plugin"),
         ),
         "",
@@ -37,8 +40,26 @@ TAKEN: Final = {
 """Fields of `EngineArgs` that a night sets itself -> the option that does; '' where none does."""
 
 
+@dataclass(frozen=True)
 class VllmOptions(ForeignOptions):
-    """The options of the engine `vllm`: `arguments` are fields of `EngineArgs`."""
+    """The options of the engine `vllm`: `arguments` are fields of `EngineArgs`.
+
+    Attributes
+    ----------
+    folders
+        Adapters as they were typed, name -> folder.
+    adapters
+        The same, once they were looked at.
+    """
+
+    folders: dict[str, str] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
+
+    @classmethod
+    def of_job(cls, options: dict[str, Any]) -> Self:
+        """Read them from a job folder."""
+        adapters = tuple(Adapter(**one) for one in options.get("adapters", ()))
+        return cls(**{**options, "adapters": adapters})
 
 
 def parse_options(given: Sequence[str]) -> VllmOptions:
@@ -49,4 +70,5 @@ def parse_options(given: Sequence[str]) -> VllmOptions:
     OptionError
         Naming the one that is wrong. Whether vLLM has a field of that name is seen when it is looked at.
     """
-    return VllmOptions.parse(given, SCHEDULING, TAKEN, ARGUMENTS)
+    folders, others = split_adapters(given)
+    return replace(VllmOptions.parse(others, SCHEDULING, TAKEN, ARGUMENTS), folders=folders)

@@ -52,6 +52,8 @@ class Sampling:
         `max_tokens` is 1, and the other settings have no effect. None: an answer.
     normalised, dimensions
         Of an embedding: whether it has length 1, and how many of its first components are kept; None: all.
+    adapter
+        Which adapter of the model answers, as ``NAME@DIGEST``; None: the model itself.
     """
 
     max_tokens: int
@@ -74,6 +76,7 @@ class Sampling:
     pooling: str | None = None
     normalised: bool = True
     dimensions: int | None = None
+    adapter: str | None = None
 
 
 def wants_embedding(sampling: Sequence[Sampling]) -> Bool:

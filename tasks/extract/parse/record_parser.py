@@ -26,6 +26,7 @@ from tasks.extract.readers.contract import RESPONSES, Filtered, Logged
 from tasks.extract.readers.registry import DEFAULT
 from tasks.extract.text.decode import decode_line
 from tasks.extract.text.lines import RawLine
+from tasks.requests.adapters import NONE, Adapters
 from tasks.requests.bodies import BodyReader, InexactNumberError, ParsedLine, labels
 from tasks.requests.images import ImageReader
 from tasks.requests.sampling import TURN_FIELDS
@@ -79,6 +80,8 @@ class ParseSettings:
         Whether they are filtered as well.
     images
         Where images are read from and kept; None: those in data URLs are looked at, and nothing is kept.
+    adapters
+        Adapters of the model that the field `model` of a request may name.
     """
 
     defaults: SamplingDefaults
@@ -86,6 +89,7 @@ class ParseSettings:
     window: tuple[datetime, datetime] | None = None
     window_filters: bool = True
     images: ImageSettings | None = None
+    adapters: Adapters = NONE
 
 
 class RecordParser:
@@ -110,6 +114,7 @@ class RecordParser:
         self._bodies = BodyReader(
             settings.defaults,
             None if images is None else ImageReader(ImageFiles(images, place.source_uri), images.keep),
+            settings.adapters,
         )
         self._reader = reader
         self._read = reader.read

@@ -33,6 +33,7 @@ SAMPLE: Final = "Hello, world"
 """What a server is asked to go on with for one token."""
 _OFF: Final[Mapping[str, Any]] = {
     "top_k": 0,
+    "top_p": 1.0,
     "seed": None,
     "stop_token_ids": [],
     "ignore_eos": False,

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.engine.compare [--rounds N] [--questions N] [--output FILE]
 
 It is `nightblend compare` on 5-shot MMLU prompts and requests with long answers, with the demo's model in
-float32, one thread each. vLLM's orders beside `blend` are scheduled by vLLM itself. It needs the environment
-that `make test-vllm` makes.
+float32, one thread each. vLLM's orders beside `blend` are scheduled by vLLM itself. Its server is one for all
+runs and has the prompts of the last ones in its cache, a twentieth of all. It needs the environment that
+`make test-vllm` makes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.compare.compare import Variant, compare
+from tasks.compare.compare import compare
+from tasks.compare.variants import Variant
 from tests.benchmarks.lib.places import RESULTS, processor
 from tests.servers.vllm_cpu import INSTALLED, PYTHON, SERVED, WHY, vllm_server
 from tests.support.demo_nights import night_request, write_lines
@@ -26,7 +28,6 @@ from tests.support.paths import DEMO_MODEL
 
 SIZES = {"kv_tokens": 9216, "token_budget": 512, "max_sequences": 48}
 LONG_ANSWERS = 40
-PORT = 18_732
 ROW = ("engine", "version", "order", "tokens_per_second", "hit_rate", "equal_answers")
 MORE = ("seconds", "preemptions", "mixed_steps", "peak_bytes")
 
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not INSTALLED.exists():
         raise SystemExit(WHY)
-    load = os.getloadavg()[0]
+    # The engines and the server take it over from here.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(Path(scratch), options.rounds, options.questions)
     report = {
@@ -63,12 +66,15 @@ def measure(scratch: Path, rounds: int, questions: int) -> dict[str, Any]:
     """Return the comparison, all engines with the same sizes."""
     lines = mmlu_lines(subjects=6, questions=questions, long_answers=LONG_ANSWERS)
     write_lines(scratch / "logs", "a.jsonl", lines)
-    with vllm_server(DEMO_MODEL, scratch / "server.log", PORT, **SIZES) as url:
+    with vllm_server(DEMO_MODEL, scratch / "server.log", **SIZES) as server:
         eager, python = ("enforce_eager=true",), str(PYTHON)
         variants = [
             *(Variant("native", policy) for policy in ("blend", "fcfs")),
             *(Variant("vllm", policy, eager, python) for policy in ("blend", "fcfs", "dfs")),
-            *(Variant("endpoint", policy, (f"url={url}", f"model={SERVED}")) for policy in ("blend", "fcfs")),
+            *(
+                Variant("endpoint", policy, (f"url={server.url}", f"model={SERVED}"))
+                for policy in ("blend", "fcfs")
+            ),
         ]
         return compare(
             night_request(scratch, part_seconds=60.0, **SIZES),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from engine.backends.endpoint.limit import Limit
+from engine.backends.endpoint.limit import FIRST, Limit
 from engine.backends.endpoint.server import Server
 
 if TYPE_CHECKING:
@@ -175,3 +175,22 @@ def test_what_a_server_says_of_waiting_is_kept() -> None:
     server.refused(1.0, 0.5, 20.0)
     assert server.room(20.0) == 0
     assert server.room(21.0) > 0
+
+
+def test_answers_that_end_together_do_not_hide_what_a_server_bears() -> None:
+    limit, now = Limit(512), 0.0
+    # It computes all that it is sent, in waves: places are filled when all of a wave have ended.
+    for _ in range(40):
+        now += 1.0
+        wave = limit.value
+        for ended in range(wave):
+            limit.answered(now + 1e-4 * ended / wave, 10.0, wave - ended)
+    assert limit.value == 512
+
+
+def test_a_round_in_which_mostly_less_was_in_flight_says_nothing() -> None:
+    limit, now = Limit(512), 0.0
+    for _ in range(2000):
+        now += 0.1
+        limit.answered(now, 10.0, limit.value - 1)
+    assert limit.value == FIRST

@@ -84,7 +84,9 @@ def _answered(tmp_path, monkeypatch: pytest.MonkeyPatch):
     def run(engine: Engine, stop: threading.Event | None = None):
         sizes = EngineSettings(4096, 16, 64, WIDTH, pacing=True)
         limits = np.full(COUNT, 4, np.int32)
-        loaded = SimpleNamespace(engine=engine, max_new=limits, settings=sizes, shape=SHAPE, model_stops=(2,))
+        loaded = SimpleNamespace(
+            engine=engine, max_new=limits, settings=sizes, shape=SHAPE, model_stops=(2,), vocab_size=97
+        )
         monkeypatch.setattr(module, "load", lambda *_: loaded)
         messages: list[dict] = []
         try:

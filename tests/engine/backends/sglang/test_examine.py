@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.backends.sglang.examine import NOT_YET, UNTESTED, examine
+from engine.backends.sglang.examine import DIFFERENT, NOT_YET, UNTESTED, examine
 from engine.backends.sglang.look import _architectures, _arguments
 from engine.backends.sglang.options import SglangOptions, parse_options
 from engine.errors import OptionError
@@ -26,6 +26,7 @@ KNOWN = {
     "distribution": "sglang",
     "version": "0.5.23",
     "missing": [],
+    "grammars": "1.7.6",
     "arguments": ["enable_deterministic_inference", "tp_size"],
     "architectures": ["LlamaForCausalLM"],
 }
@@ -41,17 +42,24 @@ def looked(folder: Path, *options: str, on_cpu: bool = False, **changed):
 def test_version_and_arguments_enter_the_version_of_the_engine(tmp_path: Path) -> None:
     facts = looked(tmp_path, "tp-size=2", "scheduling=plan", "pacing=false")
     assert facts.answer_version == ["sglang", "sglang 0.5.23 tp_size=2"]
-    assert (facts.unsupported, facts.capabilities.seeded) == ((*NOT_YET, "seed"), False)
+    assert (facts.unsupported, facts.capabilities.seeded) == ((*NOT_YET, *DIFFERENT, "seed"), False)
     assert (facts.capabilities.exact_hits, facts.capabilities.logprobs) == (True, True)
     # It schedules by itself, and tells nothing of its steps.
     assert (facts.capabilities.paced, facts.capabilities.steps) == (False, False)
     assert SglangOptions.of_job(facts.options).arguments == {"tp_size": 2}
-    assert set(NOT_YET) <= {field.name for field in fields(Sampling)} | {"tools"}
+    assert {*NOT_YET, *DIFFERENT} <= {field.name for field in fields(Sampling)} | {"tools"}
+    assert facts.capabilities.structured
 
 
 def test_seeds_are_honoured_where_it_is_deterministic(tmp_path: Path) -> None:
     facts = looked(tmp_path, "enable_deterministic_inference=true")
-    assert (facts.unsupported, facts.capabilities.seeded) == (NOT_YET, True)
+    assert (facts.unsupported, facts.capabilities.seeded) == ((*NOT_YET, *DIFFERENT), True)
+
+
+@pytest.mark.parametrize("version", [None, "1.6.9"])
+def test_without_the_library_of_constraints_they_are_refused(tmp_path: Path, version: str | None) -> None:
+    facts = looked(tmp_path, grammars=version)
+    assert (facts.capabilities.structured, "constraint" in facts.unsupported) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,13 @@ def row(**sampling) -> dict:
         ({"ignore_eos": True}, None),
         ({"stop_token_ids": [5], "ignore_eos": False}, None),
         ({"logprobs": 2}, None),
+        ({"min_tokens": 3}, "min_tokens"),
+        ({"logit_bias": "[[5,-1.0]]"}, None),
+        ({"min_p": 0.2, "temperature": 1.0}, None),
+        ({"min_p": 0.2, "temperature": 1.0, "top_p": 0.9}, "min_p"),
+        ({"min_p": 0.2, "temperature": 0.0, "top_p": 0.9}, None),
+        ({"constraint": '{"regex":"a"}'}, None),
+        ({"constraint": '{"regex":"a"}', "logprobs": 2}, "logprobs"),
     ],
 )
 def test_what_it_does_not_honour_is_refused_by_name(

@@ -6,19 +6,31 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from engine.backends.foreign.answers import LOWEST
+from engine.backends.foreign.reading import AnswerReader
 from engine.backends.sglang.items import answer_item, request_fields, sampling_fields
+from engine.models.config import load_config
 from engine.runtime.sample.settings import Sampling
+from tests.support.paths import DEMO_MODEL
 
-SAMPLING = [Sampling(4), Sampling(4, logprobs=2), Sampling(9, stop=("7", "6 "))]
+SAMPLING = [
+    Sampling(4),
+    Sampling(4, logprobs=2),
+    Sampling(9, stop=("7", "6 ")),
+    Sampling(9, constraint='{"choice":["yes","no"]}'),
+]
 JOB = SimpleNamespace(
-    request_ids=["a", "b", "c"],
-    choices=[0, 1, 0],
+    request_ids=["a", "b", "c", "d"],
+    choices=[0, 1, 0, 0],
     sampling=SAMPLING,
     tokens=np.array([5, 6, 7, 8], np.int32),
-    offsets=np.array([0, 1, 3, 4]),
+    offsets=np.array([0, 1, 3, 4, 4]),
 )
+TOKENIZER = AutoTokenizer.from_pretrained(DEMO_MODEL)
+CONFIG = load_config(DEMO_MODEL)
+READER = AnswerReader(SAMPLING, TOKENIZER, CONFIG.vocab_size, CONFIG.stop_token_ids)
 
 
 def text_of(token: int) -> bytes:
@@ -31,7 +43,7 @@ def output(ids: list[int], reason: str = "stop", text: str = "t", **told) -> dic
 
 
 def item(request: int, found: dict):
-    return answer_item(JOB, request, found, (1.0, 2.0), text_of)
+    return answer_item(JOB, request, found, (1.0, 2.0), text_of, READER)
 
 
 def test_every_field_is_given_so_that_no_default_applies() -> None:
@@ -83,5 +95,27 @@ def test_what_is_no_answer(found: dict, said: str) -> None:
 
 
 def test_a_stop_string_is_cut_off() -> None:
-    for text, expected in (("5 6 7", "5 "), ("5 8", "5 8"), ("", "")):
-        assert item(2, output([1], text=text))["text"] == expected
+    for text, expected in (("5 6 7", "5 "), ("5 8", "5 8")):
+        ids = TOKENIZER.encode(text, add_special_tokens=False)
+        assert item(2, output(ids, text=text))["text"] == expected
+
+
+def test_what_changes_logits_and_needs_no_memory_is_passed_on() -> None:
+    fields = sampling_fields(Sampling(9, temperature=0.5, min_p=0.2, logit_bias=((5, -1.0),)), ())
+    assert (fields["min_p"], fields["logit_bias"]) == (0.2, {"5": -1.0})
+    assert "ebnf" not in fields
+    assert sampling_fields(SAMPLING[3], ())["ebnf"].startswith("%llguidance")
+
+
+def test_an_end_is_not_ignored_where_a_grammar_says_where_it_is() -> None:
+    constraint = SAMPLING[3].constraint
+    given = [Sampling(9, ignore_eos=True, constraint=one) for one in (None, constraint)]
+    assert [sampling_fields(settings, (2,))["ignore_eos"] for settings in given] == [True, False]
+
+
+def test_a_constrained_answer_ends_where_it_is_complete_or_is_none() -> None:
+    ids = TOKENIZER.encode("yes", add_special_tokens=False)
+    found = item(3, output([*ids, CONFIG.stop_token_ids[0]]))
+    assert (found["token_ids"], found["text"], found["finish_reason"]) == (ids, "yes", "stop")
+    other = item(3, output(TOKENIZER.encode("maybe", add_special_tokens=False)))
+    assert other == "its answer is not what its constraint asks for"
