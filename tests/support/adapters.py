@@ -29,7 +29,7 @@ def write_adapter(folder: Path, model: Path, seed: int, **config) -> Path:
         if module.rpartition(".")[2] in TARGETS:
             wide, deep = weight.shape
             for side, shape in (("A", (RANK, deep)), ("B", (wide, RANK))):
-                values = draw.normal(0.0, 0.13, shape).astype(np.float32)
+                values = draw.normal(0.0, 0.2, shape).astype(np.float32)
                 tensors[f"base_model.model.{module}.lora_{side}.weight"] = values
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder

@@ -106,10 +106,14 @@ def read_adapter(name: str, folder: str) -> Adapter:
     return Adapter(name, str(place), rank, found.hexdigest()[:_DIGITS])
 
 
-def room_for(adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """Return the arguments with which vLLM has room for all adapters at a time; none without any."""
+def room_for(adapters: Sequence[Adapter], *, on_cpu: bool) -> dict[str, Any]:
+    """Return the arguments with which vLLM has room for all adapters at a time; none without any.
+
+    On the CPU there is room for one more than there are: in a step with both, vLLM 0.32 answers requests
+    for the model itself with the weights of the last place, which is then empty and adds nothing.
+    """
     if not adapters:
         return {}
     most = max(one.rank for one in adapters)
     rank = next(rank for rank in RANKS if rank >= most)
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
+    return {"enable_lora": True, "max_loras": len(adapters) + on_cpu, "max_lora_rank": rank}

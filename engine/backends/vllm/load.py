@@ -154,7 +154,7 @@ def load(job: Job, options: VllmOptions, place: str) -> Loaded:
         **_cpu_memory(kv_tokens, block, shape, place),
         **({"scheduler_cls": make_scheduler_class(base, queue)} if hooked else {}),
         **(_constraints() if constrained else {}),
-        **room_for(options.adapters),
+        **room_for(options.adapters, on_cpu=place == "cpu"),
         **options.arguments,
     }
     engine = _engine(arguments)

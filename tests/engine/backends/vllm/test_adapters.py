@@ -30,12 +30,15 @@ def test_an_adapter_is_known_by_its_files(tmp_path: Path) -> None:
 
 
 def test_there_is_room_for_all_adapters_at_a_time(tmp_path: Path) -> None:
-    assert room_for([]) == {}
+    assert room_for([], on_cpu=True) == {}
     found = [
         read_adapter(str(rank), str(write_adapter(tmp_path / str(rank), DEMO_MODEL, 1, r=rank)))
         for rank in (4, 20)
     ]
-    assert room_for(found) == {"enable_lora": True, "max_loras": 2, "max_lora_rank": 32}
+    room = {"enable_lora": True, "max_loras": 2, "max_lora_rank": 32}
+    assert room_for(found, on_cpu=False) == room
+    # There the last place answers for the model itself, so it stays empty.
+    assert room_for(found, on_cpu=True) == room | {"max_loras": 3}
 
 
 def test_adapters_are_options_beside_others(tmp_path: Path) -> None:
