@@ -15,10 +15,10 @@ import orjson
 
 from tasks.base.errors import ErrorCode, QuarantineCode, QuarantineError, RequestError
 from tasks.base.identity import answer_settings, canonical_json, digest, settled_answer_key
+from tasks.requests.adapters import NONE, Adapters
 from tasks.requests.embeddings import ENCODING, embedding_content, embedding_settings
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.images import ImageReader
-from tasks.requests.adapters import NONE, Adapters
 from tasks.requests.prompts import chat_content, completion_content, content_digest
 from tasks.requests.sampling import (
     CONTENT_FIELD,

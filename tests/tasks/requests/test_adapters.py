@@ -15,7 +15,7 @@ TWO = Adapters({"calm": "calm@1", "loud": "loud@2"}, ("demo", "/models/demo"))
 
 
 def lines(adapters: Adapters, *models: str | None):
-    read = BodyReader(SamplingDefaults(), adapters).read
+    read = BodyReader(SamplingDefaults(), adapters=adapters).read
     return [read({}, "chat", "c", PROMPT | {"model": model}) for model in models]
 
 
