@@ -106,6 +106,8 @@ class _Asking:
                 while self._feed.unsettled and not self._stop.is_set():
                     if self._may_send():
                         self._fill(client)
+                    for server in self._servers:
+                        server.filled()
                     await self._change(LOOK_S)
                     self._check()
                 end = time.monotonic() + DRAIN_S

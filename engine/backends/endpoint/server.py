@@ -39,6 +39,7 @@ class Server:
         self._trials = 0
         # Requests that it may have by its queue; None: no more is known than the limit.
         self._bears: int | None = None
+        self._filled = 0
 
     @property
     def away(self) -> bool:
@@ -53,17 +54,30 @@ class Server:
         return (1 if self._away else most) - self.in_flight
 
     def queued(self, waiting: int | None) -> None:
-        """Take in how many requests wait in its queue, of whomever they are; None: it does not tell."""
-        self._bears = None
-        if waiting:
-            computed = max(0, self.in_flight - waiting)
-            following = max(LEAST_NEXT, int(NEXT * computed))
-            if waiting > following:
-                self._bears = max(1, computed + following)
+        """Take in how many requests wait in its queue, of whomever they are; None: it does not tell.
+
+        Until the next look it gets little more than it was seen to bear, whatever its limit.
+        """
+        if waiting is None or not self.in_flight:
+            self._bears = None
+            return
+        computed = max(0, self.in_flight - waiting)
+        following = max(LEAST_NEXT, int(NEXT * computed))
+        if waiting > following:
+            self._bears = max(1, computed + following)
+        else:
+            # Where nobody waits it may compute more than it has.
+            had = max(self.in_flight, self._filled)
+            self._bears = had + (following if waiting else had)
+
+    def filled(self) -> None:
+        """Take in that for now it has got all that there was for it."""
+        self._filled = self.in_flight
 
     def answered(self, now: float, work: float) -> None:
         """Take in that it has answered, or has looked at a request and refused it for what it is."""
-        self.limit.answered(now, work, self.in_flight)
+        # Where many end together, those that come next are sent after all of them.
+        self.limit.answered(now, work, max(self.in_flight, self._filled))
         self._losses = self._refusals = 0
         self._away = False
 

@@ -137,6 +137,30 @@ def test_it_is_between_one_and_the_most() -> None:
     assert found == pytest.approx(5.0, rel=0.2)
 
 
+def test_requests_that_end_together_leave_no_room_unused() -> None:
+    """All 16 that a server holds end at once; then the next 16 are sent."""
+    server = Server("u", MOST)
+    found = []
+    for second in range(1, 9):
+        server.in_flight = server.limit.value
+        server.filled()
+        found.append(server.in_flight)
+        for _ in range(server.in_flight):
+            server.answered(float(second), 1.0)
+            server.in_flight -= 1
+    assert found[0] == 16
+    assert max(found) > 16
+    # Where there is no more to be sent, the limit stays what it is.
+    server = Server("u", MOST)
+    for second in range(1, 60):
+        server.in_flight = 8
+        server.filled()
+        for _ in range(8):
+            server.answered(float(second), 1.0)
+            server.in_flight -= 1
+    assert server.limit.value == 16
+
+
 def test_a_server_that_is_away_gets_one_request_at_a_time() -> None:
     server = Server("u", MOST)
     server.limit = Limit(MOST, first=50)

@@ -43,9 +43,15 @@ def test_a_queue_is_read_over_all_labels_and_by_its_whole_name() -> None:
         # All of its own: as many as it computes, and an eighth of them, at least two, to follow.
         (100, 84, 18),
         (100, 20, 90),
-        # A queue of what comes next is as it should be.
-        (100, 11, None),
-        (100, 0, None),
+        # A queue of what comes next is as it should be: there is no burst until the next look.
+        (100, 11, 111),
+        (100, 1, 112),
+        # It may compute more than it has.
+        (100, 0, 200),
+        (300, 0, 400),
+        (3, 0, 6),
+        # Nothing is known.
+        (0, 0, None),
         (100, None, None),
         # Others have filled it: a few of ours stand in line.
         (10, 500, 2),
@@ -59,7 +65,7 @@ def test_a_server_gets_what_it_computes_and_what_comes_next(
     server.in_flight = in_flight
     server.queued(waiting)
     assert server.room(0.0) == (400 if most is None else most) - in_flight
-    server.queued(0)
+    server.queued(None)
     assert server.room(0.0) == 400 - in_flight
 
 
