@@ -39,6 +39,8 @@ class Server:
         self._trials = 0
         # Requests that it may have by its queue; None: no more is known than the limit.
         self._bears: int | None = None
+        # Requests that it had when last it had got all there was for it: where many end together, it has fewer
+        # for a moment.
         self._filled = 0
 
     @property
@@ -76,8 +78,7 @@ class Server:
 
     def answered(self, now: float, work: float) -> None:
         """Take in that it has answered, or has looked at a request and refused it for what it is."""
-        # Where many end together, those that come next are sent after all of them.
-        self.limit.answered(now, work, max(self.in_flight, self._filled))
+        self.limit.answered(now, work, self.in_flight)
         self._losses = self._refusals = 0
         self._away = False
 
