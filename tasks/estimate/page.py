@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.ticker import FuncFormatter
 
 from tasks.estimate.gainmap import SMALL
 from tasks.estimate.words import ORDERS, amount, facts, headline, money, span, tables_of, vanishing
 from tasks.report.document import Document, Facts, Figure, Section, Table, Text
-from tasks.report.plots import BLACK, BLUE, ORANGE, SERIES, SKY, bars, drawing, short, svg
+from tasks.report.plots import BLACK, BLUE, ORANGE, SERIES, SKY, bars, drawing, label_log, svg
 
 if TYPE_CHECKING:
     from tasks.report.document import Block
@@ -155,7 +154,7 @@ def _map(machine: dict[str, Any]) -> Figure:
         axes.set(
             xscale="log", xlabel="density (compute over memory time)", ylabel="compute saved by sharing, %"
         )
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        label_log(axes.xaxis)
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.14))
         axes.grid(visible=False)
         figure.colorbar(mesh, ax=axes, pad=0.02).set_label("gain over today")

@@ -117,7 +117,7 @@ def densities(rows: list[dict[str, Any]]) -> Figure | None:
         axes.axvline(1.0, color=plots.BLACK, linewidth=1, linestyle="--")
         axes.set(xscale="log", ylim=(len(rows) - 0.4, -1.0), xlabel="density: compute over memory time")
         axes.set_yticks(places, [_shortened(row["workload"]) for row in rows])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plots.short(value)))
+        plots.label_log(axes.xaxis)
         axes.set_xlim(min(0.15, low.min() / 1.5), max(6.0, high.max() * 1.5))
         axes.text(0.98, -0.62, "memory-bound ", ha="right", va="center", fontsize=9)
         axes.text(1.02, -0.62, " compute-bound", ha="left", va="center", fontsize=9)

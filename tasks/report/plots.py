@@ -17,13 +17,14 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     Floats = npt.NDArray[np.float64]
 
@@ -55,6 +56,8 @@ WIDTH: Final = 8.4
 
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",
+    # A dollar sign in a name is no formula, and formulas take a second of a report.
+    "text.parse_math": False,
     "svg.hashsalt": "nightblend",
     "font.family": "sans-serif",
     "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
@@ -125,9 +128,21 @@ def heat_map(
     axes.set(xscale="log", yscale="log", xlim=(x_edges[0], x_edges[-1]), ylim=(y_edges[0], y_edges[-1]))
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.set_label(label)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    for axis in (bar.ax.yaxis, axes.xaxis, axes.yaxis):
+        label_log(axis)
+
+
+class _Between(LogFormatter):
+    """Labels of the ticks between powers of ten, where matplotlib wants any: on short axes."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return short(value) if super().__call__(value, pos) else ""
+
+
+def label_log(axis: Axis) -> None:
+    """Label a logarithmic axis with numbers as `short` writes them; matplotlib's own are formulas."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_formatter(_Between())
 
 
 def log_edges(values: Floats, bins: int) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.report import plots
+from tasks.report import night_plots, plots
 from tasks.report.document import Document, Facts, Figure, Section, Table, Text, to_html, to_markdown
 from tests.support.html_pages import Seen
 
@@ -71,6 +72,29 @@ def test_a_plot_is_small_repeatable_and_has_no_ids_that_clash():
     assert found[0]
     assert all(found[1].get(name, content) == content for name, content in found[0].items())
     assert "<text" in one
+
+
+def labels(text: str) -> list[str]:
+    return [
+        "".join(node.itertext()).strip() for node in ET.fromstring(text).iter() if node.tag.endswith("text")
+    ]
+
+
+def test_axes_shorter_than_a_power_of_ten_have_plain_numbers():
+    edges, counts = np.geomspace(150, 700, 5), np.arange(16.0).reshape(4, 4)
+    with plots.drawing(3.0) as figure:
+        plots.heat_map(figure, figure.add_subplot(), counts, edges, edges, "requests")
+        text = plots.svg(figure)
+    found = labels(text)
+    assert found.count("200") >= 2, "one for each axis"
+    assert "10" in found, "of the colours"
+    assert all(re.fullmatch(r"[\d.]+[kMG]?|requests", label) for label in found)
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "$x^{$", "costs $5 or $6"])
+def test_a_dollar_sign_is_no_formula(name):
+    found = night_plots.densities([{"workload": name, "requests": 1, "p10": 0.5, "p50": 1.0, "p90": 2.0}])
+    assert name in labels(found.svg)
 
 
 def test_numbers_are_short():
