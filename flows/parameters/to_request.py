@@ -191,7 +191,7 @@ def _check_replicas(parameters: NightlyParameters, device: str) -> None:
         return
     name = option("replicas")
     if device == ENDPOINT:
-        remedy = "Leave it out, and name all servers in one --engine-option base_url=URL,URL"
+        remedy = "Leave it out, and name each server by --engine-option url=ADDRESS"
         raise ConfigurationError(name, f"has no meaning with --engine {ENDPOINT}", remedy)
     if parameters.compute_on is not None:
         raise ConfigurationError(name, f"does not go with {option('compute_on')} yet", "Leave one out")
