@@ -71,6 +71,14 @@ def device_elsewhere(asked: str = "auto") -> str:
     return f"cuda:{int(index or 0)}"
 
 
+def devices_from(device: str, count: int) -> tuple[str, ...]:
+    """Return what so many engines compute on: GPUs in a row from `device` on, or the CPU all of them."""
+    kind, _, index = device.partition(":")
+    if not index:
+        return (device,) * count
+    return tuple(f"{kind}:{int(index) + i}" for i in range(count))
+
+
 def cuda_problem(index: int = 0) -> str | None:
     """Return why CUDA device `index` cannot be used, in one line; None if it can."""
     # Loading torch takes seconds; a machine without a driver needs not wait for them.

@@ -55,7 +55,7 @@ class NightlyParameters(Form):
         "Embeddings": ("pooling",),
         "Engine": ("engine", "engine_python", "engine_option", "max_in_flight", "hours"),
         "Device and memory": (
-            *("device", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
+            *("device", "replicas", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
             *("token_budget", "max_sequences", "page_size"),
         ),
         "Stops and restarts": (
@@ -263,6 +263,14 @@ class NightlyParameters(Form):
         "computes here.",
         pattern=r"^compute/[^/]+$",
         examples=["compute/compute"],
+    )
+    replicas: int = Field(
+        default=1,
+        title="Replicas",
+        description="Engines that share the requests, on GPUs in a row from the device on, or on the CPU.",
+        ge=1,
+        le=64,
+        examples=[1],
     )
     dtype: str = Field(
         default="auto",

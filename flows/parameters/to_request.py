@@ -12,6 +12,7 @@ from engine.cost.devices import (
     check_kv_dtype,
     default_step,
     device_elsewhere,
+    devices_from,
     find_device,
     find_dtype,
 )
@@ -126,6 +127,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
             option("pooling"), f"has no meaning with --engine {parameters.engine}", "Leave it out"
         )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
+    _check_replicas(parameters, device)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
         policy=parameters.policy,
@@ -136,6 +138,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         engine_options=tuple(parameters.engine_option),
         max_in_flight=parameters.max_in_flight,
         hours=parameters.hours,
+        replicas=parameters.replicas,
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
@@ -181,6 +184,24 @@ def _device(parameters: NightlyParameters) -> str:
     except DeviceError as error:
         raise ConfigurationError(error.option, error.message, error.remedy) from None
     return device
+
+
+def _check_replicas(parameters: NightlyParameters, device: str) -> None:
+    if parameters.replicas == 1:
+        return
+    name = option("replicas")
+    if device == ENDPOINT:
+        remedy = "Leave it out, and name each server by --engine-option url=ADDRESS"
+        raise ConfigurationError(name, f"has no meaning with --engine {ENDPOINT}", remedy)
+    if parameters.compute_on is not None:
+        raise ConfigurationError(name, f"does not go with {option('compute_on')} yet", "Leave one out")
+    try:
+        for one in devices_from(device, parameters.replicas):
+            find_device(one)
+    except DeviceError as error:
+        raise ConfigurationError(
+            name, f"{parameters.replicas} from {device} on: {error.message}", "Ask for fewer"
+        ) from None
 
 
 def _device_elsewhere(parameters: NightlyParameters) -> str:

@@ -25,7 +25,7 @@ VERSIONS: Final[dict[str, int]] = {
     "errors": 3,
     "quarantine": 1,
     "images": 1,
-    "steps": 2,
+    "steps": 3,
     "device_samples": 1,
     "work": 1,
     "lengths": 1,
@@ -253,6 +253,7 @@ _TABLES: Final[dict[str, list[pa.Field]]] = {
         _col("retractions", pa.int32(), "requests", "Requests put back for lack of memory"),
         _col("evicted_pages", pa.int32(), "pages", "Cached pages given up"),
         *map(_metric, ("model_flops", "model_bytes", "modelled_seconds", "kv_occupancy")),
+        _col("replica", pa.int32(), "replicas, from 0", "Which replica took it", null=True),
     ],
     # A row a second while the engine runs, of an NVIDIA device.
     "device_samples": [

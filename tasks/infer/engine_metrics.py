@@ -28,12 +28,12 @@ class EngineMetrics:
     engine
         Name, version and capabilities of the last engine (`engine.backends.facts`); empty before.
     device, kv_tokens
-        Profile of the device and KV memory in tokens, as the last engine told them; empty and 0 before. Of an
+        Profile of a device and KV memory in tokens, as the last engine told them; empty and 0 before. Of an
         engine that does not tell them the device stays empty, and `kv_tokens` is None.
     peak_running
-        Most requests that ran at a time.
+        Most requests that ran at a time, in all replicas.
     held_seconds
-        How long engine processes lived.
+        How long engine processes lived, those of all replicas added up.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
@@ -44,50 +44,62 @@ class EngineMetrics:
         self.peak_running = 0
         self.held_seconds = 0.0
         self._profile: DeviceProfile | None = None
-        self._counters: DeviceCounters | None = None
+        # By replica.
+        self._counters: dict[int, DeviceCounters] = {}
+        self._running: dict[int, int] = {}
         self._prometheus = _served(night, work)
 
     @contextmanager
-    def engine_held(self) -> Iterator[None]:
-        """Count an engine process, and the time that it lives: as long as the block."""
+    def engine_held(self, replica: int) -> Iterator[None]:
+        """Count an engine process of a replica, and the time that it lives: as long as the block."""
         if self._prometheus is not None:
-            self._prometheus.engine_started()
+            self._prometheus.engine_started(replica)
         begin = time.monotonic()
         try:
             yield
         finally:
             self.held_seconds += time.monotonic() - begin
-            if self._counters is not None:
-                self._counters.close()
-                self._counters = None
+            self._running.pop(replica, None)
+            if self._prometheus is not None:
+                self._prometheus.engine_ended(replica)
+            counters = self._counters.pop(replica, None)
+            if counters is not None:
+                counters.close()
 
-    def take_device(self, message: dict[str, Any]) -> None:
+    def take_device(self, message: dict[str, Any], replica: int) -> None:
         """Take in what an engine computes on (message `ready`)."""
         self.engine = {name: message[name] for name in ("engine", "version", "capabilities")}
         self.device, self.kv_tokens = message["device"] or {}, message["kv_tokens"]
         self._profile = DeviceProfile(**self.device) if self.device else None
-        self._counters = DeviceCounters.open(message["device_uuid"])
+        counters = DeviceCounters.open(message["device_uuid"])
+        if counters is not None:
+            self._counters[replica] = counters
 
-    def take_step(self, message: dict[str, Any]) -> None:
+    def take_step(self, message: dict[str, Any], replica: int) -> None:
         """Take in an engine step (message `step`), and the device's own counters if they are due."""
-        self._writer.add_step(message)
-        self.peak_running = max(self.peak_running, message["running"])
-        row = self._counters.poll() if self._counters is not None else None
+        self._writer.add_step(message, replica)
+        self._take_running(message["running"], replica)
+        counters = self._counters.get(replica)
+        row = counters.poll() if counters is not None else None
         if row is not None:
             self._writer.add_device_sample(row)
         if self._prometheus is not None:
-            self._prometheus.step(message, self._waiting(message["running"]), self._profile)
+            self._prometheus.step(message, self._waiting(), self._profile, replica)
             if row is not None:
-                self._prometheus.device(row)
+                self._prometheus.device(row, replica)
 
-    def take_load(self, message: dict[str, Any]) -> None:
+    def take_load(self, message: dict[str, Any], replica: int) -> None:
         """Take in what an engine without steps is doing (message `load`)."""
-        self.peak_running = max(self.peak_running, message["running"])
+        self._take_running(message["running"], replica)
         if self._prometheus is not None:
-            self._prometheus.load(message, self._waiting(message["running"]))
+            self._prometheus.load(message, self._waiting(), replica)
 
-    def _waiting(self, running: int) -> int:
-        return max(0, len(self._work.rows) - self._work.done - running)
+    def _take_running(self, running: int, replica: int) -> None:
+        self._running[replica] = running
+        self.peak_running = max(self.peak_running, sum(self._running.values()))
+
+    def _waiting(self) -> int:
+        return max(0, len(self._work.rows) - self._work.done - sum(self._running.values()))
 
     def take_answered(self, finish_reason: str, requests: int) -> None:
         """Count requests that got an answer."""

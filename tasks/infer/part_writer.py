@@ -75,8 +75,8 @@ class PartWriter:
                 identity = {name: row[name] for name in IDENTIFYING_COLUMNS}
                 self._errors.append(error_row(identity, error))
 
-    def add_step(self, message: dict[str, Any]) -> None:
-        """Take the measurements of one engine step."""
+    def add_step(self, message: dict[str, Any], replica: int = 0) -> None:
+        """Take the measurements of one engine step of a replica."""
         self._steps.append(
             {
                 **{name: message[name] for name in _STEP_COLUMNS if name in message},
@@ -84,6 +84,7 @@ class PartWriter:
                 "free_pages": message["available_pages"],
                 # The column's name is older than the engine's word for it.
                 "retractions": message["preemptions"],
+                "replica": replica,
             }
         )
 

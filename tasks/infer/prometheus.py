@@ -1,7 +1,8 @@
 """The figures of a running night for Prometheus, on a port of the process that runs step infer.
 
 Names are vLLM's where the meaning is the same (`vllm:`), else our own (`nightblend_`). Labels are the model
-and the nightly; no request or prompt is in them, and no tenant but those of `--promise`.
+and the nightly, and of what an engine does its replica; no request or prompt is in them, and no tenant but
+those of `--promise`.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LABELS: Final = ("model_name", "nightly")
+OF_NIGHT: Final = ("model_name", "nightly")
+LABELS: Final = (*OF_NIGHT, "replica")
 WINDOW_S: Final = 10.0
 """MFU, MBU, overlap and density are those of the engine time since the window before ended."""
 _BUCKETS: Final = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 _GAUGES: Final = {
     "vllm:num_requests_running": "Requests that the engine runs",
-    "vllm:num_requests_waiting": "Requests that wait for the engine",
     "vllm:kv_cache_usage_perc": "Part of the KV pages that running requests hold; 1 is all",
+}
+_GAUGES_OF_NIGHT: Final = {
+    "vllm:num_requests_waiting": "Requests that no engine runs yet",
     "nightblend_requests": "Requests of the night, answered ones included",
     "nightblend_hit_rate_optimum": METRICS["hit_rate_optimum"].meaning,
 }
@@ -105,6 +109,9 @@ class PrometheusMetrics:
         registry = self.registry
         # A figure that nobody has is not exposed, so all get their labels with their first value.
         self._gauges = {name: Gauge(name, text, LABELS, registry=registry) for name, text in _GAUGES.items()}
+        self._of_night = {
+            name: Gauge(name, text, OF_NIGHT, registry=registry) for name, text in _GAUGES_OF_NIGHT.items()
+        }
         self._counters = {
             name: Counter(name, text, LABELS, registry=registry) for name, text in _COUNTERS.items()
         }
@@ -113,7 +120,7 @@ class PrometheusMetrics:
             for name in (*_WINDOWED, *_MEASURED)
         }
         self._promises = {
-            name: Gauge(name, text, (*LABELS, "tenant"), registry=registry)
+            name: Gauge(name, text, (*OF_NIGHT, "tenant"), registry=registry)
             for name, text in _PROMISES.items()
         }
         self._energy = Counter(
@@ -131,10 +138,11 @@ class PrometheusMetrics:
             buckets=_BUCKETS,
         )
         self._answered = Counter(
-            "vllm:request_success", "Answered requests", (*LABELS, "finished_reason"), registry=registry
+            "vllm:request_success", "Answered requests", (*OF_NIGHT, "finished_reason"), registry=registry
         )
         self._server: tuple[WSGIServer, Thread] | None = None
-        self._window = dict.fromkeys(("seconds", "compute", "memory", "flops", "bytes"), 0.0)
+        # By replica.
+        self._windows: dict[int, dict[str, float]] = {}
 
     def serve(self, port: int) -> None:
         """Answer scrapes on a port; a port that is taken costs the metrics, not the night."""
@@ -167,24 +175,28 @@ class PrometheusMetrics:
 
     def begin(self, requests: int, hit_rate_optimum: float | None) -> None:
         """Tell what the night is about to do."""
-        self._gauge("nightblend_requests", requests)
+        self._night("nightblend_requests", requests)
         if hit_rate_optimum is not None:
-            self._gauge("nightblend_hit_rate_optimum", hit_rate_optimum)
+            self._night("nightblend_hit_rate_optimum", hit_rate_optimum)
 
-    def engine_started(self) -> None:
+    def engine_started(self, replica: int = 0) -> None:
         """Count an engine process."""
-        self._count("nightblend_engine_starts", 1)
+        self._count("nightblend_engine_starts", 1, replica)
 
-    def step(self, message: Mapping[str, Any], waiting: int, device: DeviceProfile | None) -> None:
+    def step(
+        self, message: Mapping[str, Any], waiting: int, device: DeviceProfile | None, replica: int = 0
+    ) -> None:
         """Take in the figures of an engine step, and how many requests wait after it."""
-        self._gauge("vllm:num_requests_running", message["running"])
-        self._gauge("vllm:num_requests_waiting", waiting)
-        self._gauge("vllm:kv_cache_usage_perc", message["kv_occupancy"])
+        self._night("vllm:num_requests_waiting", waiting)
+        self._gauge("vllm:num_requests_running", message["running"], replica)
+        self._gauge("vllm:kv_cache_usage_perc", message["kv_occupancy"], replica)
         for name, key in _OF_A_STEP.items():
-            self._count(name, message[key])
-        self._count("nightblend_steps", 1)
-        self._tokens.labels(**self._labels).observe(message["tokens"])
-        window = self._window
+            self._count(name, message[key], replica)
+        self._count("nightblend_steps", 1, replica)
+        self._tokens.labels(**self._labels, replica=replica).observe(message["tokens"])
+        window = self._windows.setdefault(
+            replica, dict.fromkeys(("seconds", "compute", "memory", "flops", "bytes"), 0.0)
+        )
         for name, key in (
             ("seconds", "seconds"),
             ("compute", "modelled_compute_seconds"),
@@ -194,15 +206,20 @@ class PrometheusMetrics:
         ):
             window[name] += message[key]
         if window["seconds"] >= WINDOW_S:
-            self._close_window(device)
+            del self._windows[replica]
+            self._tell(window, device, replica)
 
-    def load(self, message: Mapping[str, Any], waiting: int) -> None:
+    def load(self, message: Mapping[str, Any], waiting: int, replica: int = 0) -> None:
         """Take in what an engine without steps is doing, and how many requests wait for it."""
-        self._gauge("vllm:num_requests_running", message["running"])
-        self._gauge("vllm:num_requests_waiting", waiting)
+        self._night("vllm:num_requests_waiting", waiting)
+        self._gauge("vllm:num_requests_running", message["running"], replica)
         for name, key in _OF_A_LOAD.items():
             if message[key] is not None:
-                self._count(name, message[key])
+                self._count(name, message[key], replica)
+
+    def engine_ended(self, replica: int) -> None:
+        """Take note that a replica runs nothing now."""
+        self._gauge("vllm:num_requests_running", 0, replica)
 
     def promise(self, tenant: str, ready_by: float, expected: float | None, left: int) -> None:
         """Tell how a promise stands; Unix times. What is not expected at any time is not told."""
@@ -212,15 +229,17 @@ class PrometheusMetrics:
         if expected is not None:
             self._promises[_EXPECTED].labels(**labels).set(expected)
 
-    def _gauge(self, name: str, value: float) -> None:
-        self._gauges[name].labels(**self._labels).set(value)
+    def _night(self, name: str, value: float) -> None:
+        self._of_night[name].labels(**self._labels).set(value)
 
-    def _count(self, name: str, amount: float) -> None:
-        self._counters[name].labels(**self._labels).inc(amount)
+    def _gauge(self, name: str, value: float, replica: int) -> None:
+        self._gauges[name].labels(**self._labels, replica=replica).set(value)
 
-    def _close_window(self, device: DeviceProfile | None) -> None:
-        sums = dict(self._window)
-        self._window = dict.fromkeys(sums, 0.0)
+    def _count(self, name: str, amount: float, replica: int) -> None:
+        self._counters[name].labels(**self._labels, replica=replica).inc(amount)
+
+    def _tell(self, sums: Mapping[str, float], device: DeviceProfile | None, replica: int) -> None:
+        """Tell the figures of a window."""
         compute, memory, seconds = sums["compute"], sums["memory"], sums["seconds"]
         found = {
             "mfu": mfu(device, sums["flops"], seconds) if device else None,
@@ -228,19 +247,19 @@ class PrometheusMetrics:
             "overlap_fraction": overlap_fraction(compute, memory, seconds),
             "density": compute / memory if memory > 0.0 else None,
         }
-        self._set(found)
+        self._set(found, replica)
 
     def answered(self, finish_reason: str, requests: int) -> None:
         """Count answered requests."""
         self._answered.labels(**self._labels, finished_reason=finish_reason).inc(requests)
 
-    def device(self, row: Mapping[str, Any]) -> None:
-        """Take in the device's own counters (a row of the table `device_samples`)."""
-        self._set({name: row[name] for name in _MEASURED})
+    def device(self, row: Mapping[str, Any], replica: int = 0) -> None:
+        """Take in the counters of a replica's device (a row of the table `device_samples`)."""
+        self._set({name: row[name] for name in _MEASURED}, replica)
         if row["measured_energy_joules"] is not None:
-            self._energy.labels(**self._labels).inc(row["measured_energy_joules"])
+            self._energy.labels(**self._labels, replica=replica).inc(row["measured_energy_joules"])
 
-    def _set(self, values: Mapping[str, float | None]) -> None:
+    def _set(self, values: Mapping[str, float | None], replica: int) -> None:
         for name, value in values.items():
             if value is not None:
-                self._later[name].labels(**self._labels).set(value)
+                self._later[name].labels(**self._labels, replica=replica).set(value)

@@ -21,6 +21,7 @@ from tasks.requests.embeddings import input_lengths
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from engine.arrays import Float64
     from engine.cost.step import ModelShape
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
@@ -202,6 +203,8 @@ def _shape(night: Night) -> ModelShape:
 def _held_before(night: Night) -> float:
     """Return the seconds from the first to the last recorded step of each earlier attempt that counts.
 
+    Those of replicas are added up.
+
     A killed attempt leaves nothing else about how long its engines lived, so this is the least it was.
     """
     earlier: dict[str, list[Path]] = {}
@@ -212,7 +215,11 @@ def _held_before(night: Night) -> float:
     for files in earlier.values():
         begin = pl.col("started_at").dt.timestamp("us") / 1e6
         end = (begin + pl.col("seconds")).max()
-        total += float(pl.scan_parquet(files).select(end - begin.min()).collect().item() or 0.0)
+        steps = pl.scan_parquet(files)
+        # Those of earlier versions were of one engine.
+        replica = pl.col("replica") if "replica" in steps.collect_schema() else pl.lit(0, pl.Int32)
+        spans = steps.group_by(replica.alias("replica")).agg((end - begin.min()).alias("span"))
+        total += float(spans.select(pl.sum("span")).collect().item() or 0.0)
     return total
 
 
@@ -220,6 +227,14 @@ def _energy(night: Night) -> float | None:
     joules = night.read_table("device_samples", ["measured_energy_joules"]).column(0)
     told = [value for value in joules.to_pylist() if value is not None]
     return float(sum(told)) if told else None
+
+
+def _tails(steps: pl.DataFrame, useful: Float64) -> float:
+    """Return the idle tails of all replicas, added up."""
+    seconds, prefill = (steps[name].to_numpy() for name in ("seconds", "prefill_tokens"))
+    replica = steps["replica"].fill_null(0).to_numpy()
+    own = [replica == number for number in np.unique(replica)]
+    return sum(idle_tail_seconds(seconds[i], prefill[i].astype(np.int64), useful[i]) for i in own)
 
 
 def _utilisation(
@@ -243,7 +258,5 @@ def _utilisation(
         "overlap_fraction": overlap_fraction(compute, memory, total),
         "density": density(compute, memory),
         "kv_occupancy": float(np.average(occupancy, weights=seconds)) if total > 0.0 else None,
-        "idle_tail_seconds": idle_tail_seconds(
-            seconds, steps["prefill_tokens"].to_numpy().astype(np.int64), useful
-        ),
+        "idle_tail_seconds": _tails(steps, useful),
     }

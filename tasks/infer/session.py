@@ -1,4 +1,4 @@
-"""The engines of one attempt as this side knows them: each of their messages goes where it belongs."""
+"""The engines of one replica as this side knows them: each of their messages goes where it belongs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from tasks.infer.answers import AnswerCollector
 from tasks.infer.engine_metrics import EngineMetrics
 from tasks.infer.progress import InferProgress, StoppedError
 from tasks.infer.promises import PromiseWatch
-from tasks.plan.plan import FIRST_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tasks.infer.part_writer import PartWriter
     from tasks.infer.progress import Phase
     from tasks.night.night import Night
-    from tasks.plan.promises import Forecast
     from tasks.plan.work import NightWork
 
 log = logging.getLogger(__name__)
@@ -33,15 +31,61 @@ PHASES: Final[tuple[Phase, Phase, Phase]] = ("starting", "compiling", "answering
 """See `tasks.infer.progress.InferProgress`."""
 
 
-class EngineSession:
-    """Takes in what the engines of this attempt send, one process after the other.
+class Intake:
+    """What takes in what all engines of an attempt send.
 
     Attributes
     ----------
     answers, metrics, promises
         What holds the answers, what counts, and what looks whether promises will be kept.
+    """
+
+    def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
+        self.work, self.writer = work, writer
+        self.answers = AnswerCollector(night, work, writer)
+        self.metrics = EngineMetrics(night, work, writer)
+        self.promises = PromiseWatch(night, work)
+        self._begin = time.monotonic()
+
+    def look_at_promises(self, *, waits: bool = False) -> None:
+        """Record and tell of promises that are at risk; `waits`: no engine may work now."""
+        for risk in self.promises.look(waits=waits):
+            self.writer.add_record(risk)
+        self.metrics.take_expectations(self.promises.expectations)
+
+    def seconds(self) -> float:
+        """Return the seconds since the attempt's start."""
+        return time.monotonic() - self._begin
+
+    def progress(self, sessions: Sequence[EngineSession]) -> InferProgress:
+        """Return how far the attempt is, by the replica that is furthest."""
+        phases = [session.phase() for session in sessions]
+        phase, expected = max(phases, key=lambda told: PHASES.index(told[0]))
+        return InferProgress(
+            self.work.done,
+            len(self.work.rows),
+            self.answers.output_tokens,
+            self.seconds(),
+            max(session.computing_seconds() for session in sessions),
+            phase,
+            expected,
+            self.promises.at_risk,
+        )
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        self.metrics.close()
+
+
+class EngineSession:
+    """Takes in what the engines of a replica send, one process after the other.
+
+    Attributes
+    ----------
     starts
-        Engine processes started.
+        Engine processes started. The number of the present one is its epoch.
+    answered
+        Sequences that were answered.
     replans
         Plans that engines have made anew.
     failure
@@ -50,18 +94,15 @@ class EngineSession:
         Whether the present engine has loaded its model, and whether it has said itself that it cannot go on.
     """
 
-    def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
-        self._night, self._work = night, work
-        self._writer = writer
-        self.answers = AnswerCollector(night, work, writer)
-        self.metrics = EngineMetrics(night, work, writer)
-        self.promises = PromiseWatch(night, work)
+    def __init__(self, intake: Intake, replica: int = 0) -> None:
+        self._intake, self._replica = intake, replica
         self.starts = 0
+        self.answered = 0
         self.replans = 0
         self.failure: str | None = None
         self.ready = self.said = False
-        self._folder = night.scratch / FIRST_FOLDER
-        self._begin = self._began_phase = time.monotonic()
+        self._folder: Path | None = None
+        self._began_phase = time.monotonic()
         # How long the phases before the first answers took the last time.
         self._took: list[float | None] = [None, None]
         # Seconds that engines have computed, and since when the present one does.
@@ -71,19 +112,15 @@ class EngineSession:
         self._since: float | None = None
 
     @contextmanager
-    def engine_held(self, folder: Path, forecast: Forecast | None = None) -> Iterator[None]:
-        """Take note of a new engine process, its folder, and how long it lives: as long as the block.
-
-        `forecast` says when the answers of its plan are expected.
-        """
-        self.promises.begin(forecast)
+    def engine_held(self, folder: Path) -> Iterator[None]:
+        """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
         self.starts += 1
         self._folder = folder
         self.ready = self.said = False
         self._began_phase = time.monotonic()
         self.failure = "it ended without a word"
         try:
-            with self.metrics.engine_held():
+            with self._intake.metrics.engine_held(self._replica):
                 yield
         finally:
             if self._since is not None:
@@ -98,19 +135,21 @@ class EngineSession:
                 log.warning("the engine is %s", COMPILING)
             case "ready":
                 self.ready = True
-                self.metrics.take_device(message)
+                self._intake.metrics.take_device(message, self._replica)
             case "answers":
                 self._take_answers(message["items"])
             case "refused":
-                self.answers.refuse(message["items"])
-                self.promises.take_ended(len(message["items"]))
+                self._intake.answers.refuse(message["items"])
+                self._intake.promises.take_ended(len(message["items"]))
             case "load":
                 self._tell_of_waiting(message.get("waits_until"))
-                self.metrics.take_load(message)
+                self._intake.metrics.take_load(message, self._replica)
             case "step":
-                self.metrics.take_step(message)
+                self._intake.metrics.take_step(message, self._replica)
             case "plan":
-                self._writer.add_plan(self._folder / message["file"])
+                if self._folder is None:
+                    raise EngineError("an engine that was not started sent a plan")
+                self._intake.writer.add_plan(self._folder / message["file"])
                 self.replans += 1
             case "done":
                 self.failure = None
@@ -127,9 +166,7 @@ class EngineSession:
         if self._since is None:
             return
         waits = self._waits_until is not None and self._waits_until > time.time()
-        for risk in self.promises.look(waits=waits):
-            self._writer.add_record(risk)
-        self.metrics.take_expectations(self.promises.expectations)
+        self._intake.look_at_promises(waits=waits)
 
     def _tell_of_waiting(self, until: float | None) -> None:
         if until is not None and until != self._waits_until:
@@ -139,10 +176,11 @@ class EngineSession:
 
     def _take_answers(self, items: list[dict[str, Any]]) -> None:
         for item in items:
-            taken = self.answers.take(item)
+            taken = self._intake.answers.take(item)
             if taken is not None:
-                self.metrics.take_answered(*taken)
-        self.promises.take_ended(len(items))
+                self._intake.metrics.take_answered(*taken)
+        self.answered += len(items)
+        self._intake.promises.take_ended(len(items))
 
     def _take_end(self, message: dict[str, Any]) -> None:
         self.said = True
@@ -152,22 +190,15 @@ class EngineSession:
             raise EngineError(message["message"])
         self.failure = message["message"]
 
-    def progress(self) -> InferProgress:
-        """Return how far the attempt is."""
-        computing = self._computed + (0.0 if self._since is None else time.monotonic() - self._since)
-        phase, expected = PHASES[0], self._took[0]
-        if self.ready:
-            phase, expected = (PHASES[1], self._took[1]) if self._since is None else (PHASES[2], None)
-        return InferProgress(
-            self._work.done,
-            len(self._work.rows),
-            self.answers.output_tokens,
-            self.seconds(),
-            computing,
-            phase,
-            expected,
-            self.promises.at_risk,
-        )
+    def phase(self) -> tuple[Phase, float | None]:
+        """Return what the present engine does, and how long that took the last time."""
+        if not self.ready:
+            return PHASES[0], self._took[0]
+        return (PHASES[1], self._took[1]) if self._since is None else (PHASES[2], None)
+
+    def computing_seconds(self) -> float:
+        """Return the seconds in which an engine computed."""
+        return self._computed + (0.0 if self._since is None else time.monotonic() - self._since)
 
     def _look_at_phase(self, kind: str) -> None:
         """Take note of the end of the engine's start, or of its first step."""
@@ -177,11 +208,3 @@ class EngineSession:
         self._took[self.ready], self._began_phase = now - self._began_phase, now
         if kind != "ready":
             self._since = now
-
-    def seconds(self) -> float:
-        """Return the seconds since the attempt's start."""
-        return time.monotonic() - self._begin
-
-    def close(self) -> None:
-        """Let go of what is open."""
-        self.metrics.close()

@@ -86,6 +86,11 @@ class Suspects:
         self._proven: list[Culprit] = []
         self._set_aside: set[str] = set()
 
+    @property
+    def watched(self) -> frozenset[str]:
+        """What an engine may have died of: requests that stay together until that is known."""
+        return frozenset(self._suspects) | frozenset(self._computing)
+
     def left(self, open_keys: Sequence[str]) -> list[str]:
         """Return those of the requests without an answer that are still to be computed."""
         return [key for key in open_keys if key not in self._set_aside]

@@ -53,6 +53,8 @@ class NightSettings:
         A key of `engine.choices.ENGINES`, the interpreter that it runs in (None: this one), its options as
         KEY=VALUE, the most requests that it gets at a time (None: as many as it bears), and the hours in
         which it may be used, by the clock of the night's time zone; None: at any time.
+    replicas
+        How many engines share the requests, on GPUs in a row from `device` on, or all on the CPU.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
@@ -99,6 +101,7 @@ class NightSettings:
     engine_options: tuple[str, ...] = ()
     max_in_flight: int | None = None
     hours: str | None = None
+    replicas: int = 1
     part_seconds: float = 60.0
     part_answers: int = 2000
     engine_restarts: int = 3

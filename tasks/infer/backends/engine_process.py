@@ -45,6 +45,7 @@ class EngineProcess:
         os.close(writing)
         self._pipe: IO[bytes] = os.fdopen(reading, "rb")
         self._ended = False
+        self._arrived: threading.Event | None = None
         self._deadline: float | None = None
         # A thread of its own reads: a signal that interrupts us cannot cut a message in two.
         # It holds few: an engine is not to run ahead of what has been taken in.
@@ -55,26 +56,43 @@ class EngineProcess:
     def _receive(self) -> None:
         try:
             for message in read_messages(self._pipe):
-                self._received.put(message)
+                self._put(message)
         finally:
-            self._received.put(None)
+            self._put(None)
+
+    def _put(self, message: dict[str, Any] | None) -> None:
+        self._received.put(message)
+        if self._arrived is not None:
+            self._arrived.set()
 
     @property
     def messages(self) -> Iterator[dict[str, Any]]:
         """Messages in the order they were sent, to the end of the process."""
-        return (message for message in self.listen(None) if message is not None)
-
-    def listen(self, patience_s: float | None) -> Iterator[dict[str, Any] | None]:
-        """Yield what `messages` does, and None whenever none came for so many seconds."""
         while not self._ended:
-            try:
-                message = self._received.get(timeout=patience_s)
-            except Empty:
-                yield None
-                continue
+            message = self._received.get()
             self._ended = message is None
             if message is not None:
                 yield message
+
+    @property
+    def ended(self) -> bool:
+        """Whether all messages have been returned, and no more will come."""
+        return self._ended
+
+    def notify(self, arrived: threading.Event) -> None:
+        """Set an event from now on whenever a message has come; those before have to be looked for."""
+        self._arrived = arrived
+
+    def poll(self) -> dict[str, Any] | None:
+        """Return the next message if it is there; None if not, or if the process has `ended`."""
+        if self._ended:
+            return None
+        try:
+            message = self._received.get_nowait()
+        except Empty:
+            return None
+        self._ended = message is None
+        return message
 
     def last_messages(self) -> Iterator[dict[str, Any]]:
         """Ask the engine to stop and return what it still sends: answers that were finished."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.choices import ENDPOINT
+from engine.cost.devices import devices_from
 from tasks.infer.give_way import announced, ask_for_device, machine_place, wait_until_free
 from tasks.infer.infer import infer
 from tasks.runlog.records import LogFormatError
@@ -51,7 +52,9 @@ def infer_here(
     if night.engine.name == ENDPOINT:
         # Its devices are elsewhere, and not ours to share out.
         return infer(night, on_progress)
-    return infer(night, on_progress, _device(night, place or machine_place(night.settings.device), limit))
+    settings = night.settings
+    held = _device(night, place or machine_place(settings.device), limit)
+    return infer(night, on_progress, held, devices_from(settings.device, settings.replicas))
 
 
 @contextmanager

@@ -130,3 +130,28 @@ def test_a_preset_holds_where_a_page_sends_all_fields_as_it_showed_them():
     shown = NightlyParameters.parse(GIVEN).model_dump(mode="json", exclude_none=True)
     given = NightlyParameters.parse(shown | {"preset": "trial", "part_answers": 7}).with_preset()
     assert (given.publish, given.part_seconds, given.part_answers) == (False, 10.0, 7)
+
+
+def test_replicas_are_on_devices_that_are_there(monkeypatch):
+    problems = {0: None, 1: None, 2: "there are 2 CUDA devices"}
+    monkeypatch.setattr(devices, "cuda_problem", lambda index=0: problems[index])
+    settings = night_request(NightlyParameters.parse(GIVEN | {"replicas": "2"})).settings
+    assert (settings.device, settings.replicas) == ("cuda:0", 2)
+    with pytest.raises(ConfigurationError, match=r"--replicas: 3 from cuda:0 on: .*there are 2 CUDA devices"):
+        night_request(NightlyParameters.parse(GIVEN | {"replicas": "3"}))
+    assert (
+        night_request(NightlyParameters.parse(GIVEN | {"device": "cpu", "replicas": 9})).settings.replicas
+        == 9
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"engine": "endpoint", "engine_option": ["url=http://127.0.0.1:1/v1"]}, "has no meaning with"),
+        ({"compute_on": "compute/gpu"}, "does not go with --compute-on yet"),
+    ],
+)
+def test_replicas_are_refused_where_they_cannot_be(more, said):
+    with pytest.raises(ConfigurationError, match=f"--replicas: {said}"):
+        night_request(NightlyParameters.parse(GIVEN | {"replicas": 2} | more))

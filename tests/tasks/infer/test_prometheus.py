@@ -216,3 +216,22 @@ def test_a_scrape_that_never_ends_holds_nothing():
         going_on.start()
         going_on.join(60)
         assert not going_on.is_alive()
+
+
+def test_figures_of_an_engine_are_told_by_replica():
+    metrics = PrometheusMetrics(model_name="tiny", nightly="triage")
+    for replica, steps in ((0, 1), (1, 3)):
+        metrics.engine_started(replica)
+        for _ in range(steps):
+            metrics.step(STEP, 6, DEVICE, replica)
+    metrics.engine_ended(0)
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[sample.labels.get("replica", "")] = sample.value
+    assert found["nightblend_steps_total"] == {"0": 1.0, "1": 3.0}
+    assert found["nightblend_engine_starts_total"] == {"0": 1.0, "1": 1.0}
+    assert found["vllm:num_requests_running"] == {"0": 0.0, "1": 3.0}
+    assert found["vllm:num_requests_waiting"] == {"": 6.0}
+    # The first one has not been through a window yet.
+    assert found["nightblend_mfu"].keys() == {"1"}
