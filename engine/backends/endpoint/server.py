@@ -39,8 +39,8 @@ class Server:
         self._trials = 0
         # Requests that it may have by its queue; None: no more is known than the limit.
         self._bears: int | None = None
-        # Requests that it had when last it had got all there was for it: where many end together, it has fewer
-        # for a moment.
+        # Requests that it had when last it had got all there was for it: of those that end together, each
+        # leaves it fewer for a moment.
         self._filled = 0
 
     @property

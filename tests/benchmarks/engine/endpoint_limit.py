@@ -1,11 +1,12 @@
-"""How near the limit that is found at a real server comes to the best fixed one: vLLM's own, on the CPU.
+"""How near the limit that is found at a real server comes to the best fixed one, on the CPU.
 
-    python -m tests.benchmarks.engine.endpoint_limit [--write] [--rounds N] [--requests N]
+    python -m tests.benchmarks.engine.endpoint_limit [--write] [--rounds N] [--requests N] [--server NAME]
 
-The demo's model in float32 at a server that computes 32 requests at a time. In every round as much work, with
-prompts of its own so that nothing comes from the cache of before, is sent with each fixed number of requests
-in flight and with the limit that is found on the way, in turn; medians of the rounds are compared. It needs
-the environment that `make test-vllm` makes.
+The demo's model in float32 at vLLM's own server, which computes 32 requests at a time here, and at that of
+llama.cpp, which computes four. In every round as much work, with prompts of its own so that nothing comes
+from the cache of before, is sent with each fixed number of requests in flight and with the limit that is
+found on the way, in turn; medians of the rounds are compared. It needs the environments that `make test-vllm`
+and `make test-llama-cpp` make.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,15 +29,18 @@ from engine.backends.endpoint.answer import answer
 from engine.backends.endpoint.limit import Limit
 from tasks.plan.plan import FIRST_FOLDER, plan
 from tests.benchmarks.lib.places import RESULTS, processor
-from tests.servers.vllm_cpu import INSTALLED, SERVED, WHY, vllm_server
+from tests.servers.llama_cpp import PYTHON, llama_cpp
+from tests.servers.vllm_cpu import INSTALLED, SERVED, vllm_server
 from tests.support.demo_nights import batch_line, night_request, opened, write_lines
 from tests.support.paths import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SIZES: Final = {"kv_tokens": 16384, "token_budget": 512, "max_sequences": 32}
-FIXED: Final = (2, 8, 16, 32, 64)
+"""Of vLLM."""
+VLLM, LLAMA_CPP = "vllm", "llama.cpp"
+FIXED: Final = {VLLM: (2, 8, 16, 32, 64), LLAMA_CPP: (1, 2, 4, 8, 16)}
 FOUND: Final = "found"
 OUTPUT: Final = RESULTS / "endpoint-limit.json"
 SHORT, LONG, KINDS = 16, 96, 6
@@ -55,6 +60,17 @@ class FixedLimit(Limit):
         """Nothing follows from it."""
 
 
+@contextmanager
+def running(name: str, scratch: Path) -> Iterator[tuple[str, str]]:
+    """Start a server, and yield its address and what it calls the model."""
+    if name == VLLM:
+        with vllm_server(DEMO_MODEL, scratch / "server.log", **SIZES) as server:
+            yield server.url, SERVED
+    else:
+        with llama_cpp(DEMO_MODEL, scratch) as other:
+            yield other.url, DEMO_MODEL.name
+
+
 def fixed_at(value: int) -> Callable[[int], Limit]:
     """Return what makes limits of a value."""
     return lambda _most: FixedLimit(value, first=value)
@@ -71,10 +87,12 @@ def lines(run: int, requests: int) -> list[str]:
     ]
 
 
-def tokens_per_second(root: Path, url: str, run: int, requests: int, fixed: int | None) -> float:
+def tokens_per_second(
+    root: Path, server: tuple[str, str], run: int, requests: int, fixed: int | None
+) -> float:
     """Return what comes out of a run, in tokens of prompts and answers; without `fixed` a limit is found."""
     write_lines(root / "logs", "a.jsonl", lines(run, requests))
-    options = (f"url={url}", f"model={SERVED}")
+    options = (f"url={server[0]}", f"model={server[1]}")
     request = night_request(root, engine="endpoint", device="endpoint", engine_options=options)
     with opened(request, root / "scratch") as night:
         plan(night)
@@ -94,22 +112,29 @@ def tokens_per_second(root: Path, url: str, run: int, requests: int, fixed: int 
     return float(sum(one["prompt_tokens"] + one["output_tokens"] for one in loads) / seconds)
 
 
-def measure(scratch: Path, rounds: int, requests: int) -> dict[str, list[float]]:
-    """Return the tokens per second of every round, by what the limit was."""
-    wanted: dict[str, int | None] = {FOUND: None, **{str(number): number for number in FIXED}}
-    found: dict[str, list[float]] = {name: [] for name in wanted}
-    run = 0
-    with vllm_server(DEMO_MODEL, scratch / "server.log", **SIZES) as server:
+def measure(name: str, scratch: Path, rounds: int, requests: int) -> dict[str, Any]:
+    """Return the figures of a server."""
+    wanted: dict[str, int | None] = {FOUND: None, **{str(number): number for number in FIXED[name]}}
+    found: dict[str, list[float]] = {limit: [] for limit in wanted}
+    run, load = 0, round(os.getloadavg()[0], 1)
+    with running(name, scratch) as server:
         # The first requests of a server take longer.
-        tokens_per_second(scratch / "warm", server.url, run, 64, 16)
+        tokens_per_second(scratch / "warm", server, run, 64, 16)
         for number in range(rounds):
-            names = list(wanted)[:: 1 if number % 2 == 0 else -1]
-            for name in names:
+            for limit in list(wanted)[:: 1 if number % 2 == 0 else -1]:
                 run += 1
-                value = tokens_per_second(scratch / f"run-{run}", server.url, run, requests, wanted[name])
-                found[name].append(value)
-                print(f"round {number + 1}, {name} in flight: {value:.0f} tokens/s", flush=True)
-    return found
+                value = tokens_per_second(scratch / f"run-{run}", server, run, requests, wanted[limit])
+                found[limit].append(value)
+                print(f"{name}, round {number + 1}, {limit} in flight: {value:.0f} tokens/s", flush=True)
+    medians = {limit: statistics.median(values) for limit, values in found.items()}
+    best = max(medians, key=lambda limit: medians[limit] if limit != FOUND else 0.0)
+    return {
+        "load_at_start": load,
+        "tokens_per_second": {limit: [round(one, 1) for one in values] for limit, values in found.items()},
+        "medians": {limit: round(value, 1) for limit, value in medians.items()},
+        "best_fixed": int(best),
+        "ratio": round(medians[FOUND] / medians[best], 3),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,25 +143,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--server", action="append", choices=tuple(FIXED), help="this one (both)")
     options = parser.parse_args(arguments)
-    if not INSTALLED.exists():
-        raise SystemExit(WHY)
-    load = round(os.getloadavg()[0], 1)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = measure(Path(scratch), options.rounds, options.requests)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    best = max(medians, key=lambda name: medians[name] if name != FOUND else 0.0)
+    servers = options.server or list(FIXED)
+    for name, python, target in ((VLLM, INSTALLED, "vllm"), (LLAMA_CPP, PYTHON, "llama-cpp")):
+        if name in servers and not python.exists():
+            raise SystemExit(f"{name} is not installed (make test-{target} installs it)")
+    found = {}
+    for name in servers:
+        with tempfile.TemporaryDirectory() as scratch:
+            found[name] = measure(name, Path(scratch), options.rounds, options.requests)
     report = {
         "machine": processor(),
-        "load_at_start": load,
         "date": datetime.now(UTC).date().isoformat(),
         "model": DEMO_MODEL.parent.name,
         "requests": options.requests,
-        "sizes": SIZES,
-        "tokens_per_second": {name: [round(one, 1) for one in values] for name, values in found.items()},
-        "medians": {name: round(value, 1) for name, value in medians.items()},
-        "best_fixed": int(best),
-        "ratio": round(medians[FOUND] / medians[best], 3),
+        "sizes": {VLLM: SIZES, LLAMA_CPP: {"max_sequences": 4}},
+        "servers": found,
     }
     print(json.dumps(report, indent=1))
     if options.write:

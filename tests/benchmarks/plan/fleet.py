@@ -102,7 +102,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         found[lengths] = {"alone_s": fleet.alone, **{str(n): fleet.run([cost] * n) for n in REPLICAS}}
         print(f"{bench.mix.key} {lengths}: " + _told(found[lengths]), flush=True)
         if lengths == "known":
-            one_slow = [cost] * 7 + [step_cost(SHAPE, _slowed(bench.device))]
+            one_slow = [cost] * 7 + [step_cost(SHAPE, _slowed(bench.device), overlap=True, interference=0.0)]
             found["one_of_8_at_half_speed"] = {
                 "moving": fleet.run(one_slow),
                 "fixed": fleet.run(one_slow, moves=False),
