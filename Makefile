@@ -8,7 +8,7 @@ FIND_PYTHON = for p in python3.12 python3.11 python3.13 python3; do \
 	if command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-fleet bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-sglang test-producers test-structured
+.PHONY: help install demo test test-nights test-kernels test-gpu test-s3 test-warehouse test-prefect test-dbt test-faults test-monitoring soak bench-logs bench-publish bench-plan bench-plan-quick bench-fleet bench-estimate bench-trust rooms ci lint clean warm bench-start test-llama-cpp test-vllm test-sglang test-ray test-producers test-structured
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -111,6 +111,18 @@ $(VENV)-sglang/.installed: tests/servers/sglang_cpu/requirements.txt | $(STAMP)
 test-sglang: $(STAMP) $(VENV)-sglang/.installed ## nights in SGLang on the CPU, in an environment of its own
 	@$(PY) -m pytest tests/engine/backends/sglang tests/flows/test_sglang.py --durations=5
 
+$(VENV)-ray/.installed: tests/ray/requirements.txt | $(STAMP)
+	@echo "Making $(VENV)-ray for Ray: about 90 MB to download, 1 minute."
+	@[ -x $(VENV)-ray/bin/python ] || $(PY) -m venv $(VENV)-ray
+	@$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/ray/requirements.txt
+	@# Everything else is that of $(VENV).
+	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(VENV)-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nightblend.pth"
+	@touch $@
+
+test-ray: $(STAMP) $(VENV)-ray/.installed ## nights on a Ray cluster of several raylets, whatever dies; Ray in an environment of its own
+	@$(VENV)-ray/bin/python -m pytest tests/ray --durations=8
+
 $(VENV)-producers/.installed: tests/producers/requirements.txt | $(STAMP)
 	@echo "Making $(VENV)-producers for the tools that write logs: about 320 MB to download, 3 to 6 minutes."
 	@[ -x $(VENV)-producers/bin/python ] || $(PY) -m venv $(VENV)-producers
@@ -159,4 +171,4 @@ ci: lint ## what continuous integration runs
 	@$(MAKE) --no-print-directory test-prefect bench-plan-quick test-nights test
 
 clean: ## remove the environment and the demo's files
-	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-sglang $(VENV)-producers .demo
+	rm -rf $(VENV) $(VENV)-dbt $(VENV)-llama-cpp $(VENV)-vllm $(VENV)-sglang $(VENV)-producers $(VENV)-ray .demo

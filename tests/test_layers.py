@@ -147,7 +147,8 @@ tasks/pilot: a sample of a date in today's order and the blend, and the whole ni
     engine engine/cost engine/models engine/plan engine/simulate tasks/attempt tasks/base tasks/compare
     tasks/estimate tasks/night tasks/plan tasks/report tasks/requests
 tasks/infer/placement: where it is computed: here, or handed over
-    engine engine/cost tasks/attempt tasks/base tasks/infer tasks/night tasks/profile tasks/runlog tasks/store
+    engine engine/cost tasks/attempt tasks/base tasks/infer tasks/infer/backends tasks/night tasks/profile
+    tasks/runlog tasks/store
 tasks/operations: what an operator does: status, doctor, backfill, retention, forgetting
     engine engine/backends engine/cost engine/kernels engine/models engine/runtime tasks/attempt tasks/base
     tasks/canary tasks/extract tasks/infer tasks/infer/backends tasks/night tasks/profile tasks/publish

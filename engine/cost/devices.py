@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,8 +100,47 @@ def cuda_problem(index: int = 0) -> str | None:
 
 
 def lock_file(device: str) -> Path:
-    """Return the file whose lock keeps two engines of this machine off a device."""
-    return Path(tempfile.gettempdir()) / f"nightblend-{device.replace(':', '-')}.lock"
+    """Return the file whose lock keeps two engines of this machine off a device, whatever each calls it."""
+    return Path(tempfile.gettempdir()) / f"nightblend-{physical_device(device)}.lock"
+
+
+def physical_device(
+    device: str, visible: str | None = None, driver: Path = Path("/proc/driver/nvidia/gpus")
+) -> str:
+    """Return a name of a CUDA device that is the same in every process: its UUID where the driver tells.
+
+    Parameters
+    ----------
+    device
+        As `find_device` returns it.
+    visible
+        What the process may see; None: what `CUDA_VISIBLE_DEVICES` says.
+    driver
+        Folder in which the driver has one for each GPU, named by its place on the bus.
+    """
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return kind
+    if visible is None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    number = int(index or 0)
+    entry = entries[number] if number < len(entries) else index or "0"
+    known = [_uuid(folder / "information") for folder in sorted(driver.iterdir())] if driver.is_dir() else []
+    if entry.isdigit():
+        uuid = known[int(entry)] if int(entry) < len(known) else None
+        return uuid or f"cuda-{int(entry)}"
+    # It may be shortened.
+    meant = [uuid for uuid in known if uuid is not None and uuid.startswith(entry)]
+    return meant[0] if len(meant) == 1 else entry.replace("/", "-")
+
+
+def _uuid(information: Path) -> str | None:
+    for line in information.read_text().splitlines() if information.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == "GPU UUID":
+            return value.strip()
+    return None
 
 
 def device_uuid(device: str) -> str | None:

@@ -55,7 +55,7 @@ class NightlyParameters(Form):
         "Embeddings": ("pooling",),
         "Engine": ("engine", "engine_python", "engine_option", "max_in_flight", "hours"),
         "Device and memory": (
-            *("device", "replicas", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
+            *("device", "replicas", "ray", "dtype", "kv_dtype", "device_profile", "kv_tokens"),
             *("token_budget", "max_sequences", "page_size"),
         ),
         "Stops and restarts": (
@@ -271,6 +271,14 @@ class NightlyParameters(Form):
         ge=1,
         le=64,
         examples=[1],
+    )
+    ray: str | None = Field(
+        default=None,
+        title="Ray cluster",
+        description="Address of a Ray cluster that computes, auto or HOST:PORT; this machine is one of its "
+        "nodes. Each replica waits for a GPU of its own there, or for a core with device cpu. Empty: here.",
+        min_length=1,
+        examples=["auto", "10.0.0.5:6379"],
     )
     dtype: str = Field(
         default="auto",

@@ -25,6 +25,7 @@ from tasks.canary.answers import load_scorer
 from tasks.extract.readers.generic import parse_columns
 from tasks.extract.readers.registry import find_reader
 from tasks.infer.backends.engines import check_engine
+from tasks.infer.backends.ray_cluster import check_ray
 from tasks.night.night import NightSettings
 from tasks.night.promises import parse_promises
 from tasks.night.request import Canary, NightRequest, Side
@@ -127,6 +128,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
             option("pooling"), f"has no meaning with --engine {parameters.engine}", "Leave it out"
         )
     device = _device_elsewhere(parameters) if parameters.engine == ENDPOINT else _device(parameters)
+    _check_ray(parameters, device)
     _check_replicas(parameters, device)
     token_budget, max_sequences = default_step(device)
     return NightSettings(
@@ -139,6 +141,7 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
         max_in_flight=parameters.max_in_flight,
         hours=parameters.hours,
         replicas=parameters.replicas,
+        ray=parameters.ray,
         dtype=find_dtype(parameters.dtype, device),
         kv_dtype=parameters.kv_dtype,
         kv_tokens=parameters.kv_tokens,
@@ -171,8 +174,8 @@ def _settings(parameters: NightlyParameters) -> NightSettings:
 
 
 def _device(parameters: NightlyParameters) -> str:
-    here = parameters.compute_on is None
-    if not here and parameters.engine != NATIVE:
+    here = parameters.compute_on is None and parameters.ray is None
+    if parameters.compute_on is not None and parameters.engine != NATIVE:
         raise ConfigurationError(
             option("compute_on"), f"does not go with --engine {parameters.engine} yet", "Leave it out"
         )
@@ -186,6 +189,23 @@ def _device(parameters: NightlyParameters) -> str:
     return device
 
 
+def _check_ray(parameters: NightlyParameters, device: str) -> None:
+    if parameters.ray is None:
+        return
+    name = option("ray")
+    if device == ENDPOINT:
+        raise ConfigurationError(name, f"has no meaning with --engine {ENDPOINT}", "Leave it out")
+    if parameters.compute_on is not None:
+        raise ConfigurationError(name, f"does not go with {option('compute_on')}", "Leave one out")
+    if device not in {"cpu", device_elsewhere()}:
+        raise ConfigurationError(
+            option("device"),
+            f"{parameters.device} has no meaning on a cluster, which deals its GPUs out",
+            "Use cuda or cpu",
+        )
+    check_ray(parameters.ray)
+
+
 def _check_replicas(parameters: NightlyParameters, device: str) -> None:
     if parameters.replicas == 1:
         return
@@ -195,6 +215,9 @@ def _check_replicas(parameters: NightlyParameters, device: str) -> None:
         raise ConfigurationError(name, f"has no meaning with --engine {ENDPOINT}", remedy)
     if parameters.compute_on is not None:
         raise ConfigurationError(name, f"does not go with {option('compute_on')} yet", "Leave one out")
+    if parameters.ray is not None:
+        # Its nodes are looked at by the cluster.
+        return
     try:
         for one in devices_from(device, parameters.replicas):
             find_device(one)

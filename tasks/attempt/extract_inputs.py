@@ -16,6 +16,7 @@ from tasks.base.run_date import day_window, is_dated, resolve_run_date
 from tasks.extract.extract import ExtractSettings, extract
 from tasks.extract.listing import listing_digest
 from tasks.infer.backends.engines import check_defaults, find_engine
+from tasks.infer.backends.ray_cluster import connect
 from tasks.night.abilities import abilities_of
 from tasks.night.fence import Reading, begin_reading
 from tasks.night.model import find_model, model_name
@@ -89,6 +90,8 @@ def extract_inputs(request: NightRequest, scratch: Path, now: datetime | None = 
         timezone=request.timezone,
     )
     check_defaults(engine, settings.defaults)
+    if settings.ray is not None:
+        connect(settings.ray)
     after = begin_reading(store, request.job, resolved.run_date)
     earlier = None
     if request.failed_only:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from tasks.infer.backends.contract import Place
     from tasks.infer.progress import InferProgress
     from tasks.infer.session import Intake
     from tasks.infer.suspects import Culprit
@@ -35,10 +37,18 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 5.0
 """Without a message from an engine the step looks how far it is this often."""
+LOOK_S: Final = 1.0
+"""And so often for places that are not there yet."""
+POLL_S: Final = 0.2
+"""Before the first engine they are looked for more often."""
+GATHER_S: Final = 20.0
+"""Once one place is there, the others are waited for that long: a replica that comes later has no share."""
+TELL_S: Final = 60.0
+"""Between two messages that places are waited for."""
 
 
 class Fleet:
-    """Runs the replicas of an attempt, each on one of `devices`.
+    """Runs the replicas of an attempt, each at one of `places`.
 
     Attributes
     ----------
@@ -46,11 +56,11 @@ class Fleet:
         All of them; some never start where there are fewer requests.
     """
 
-    def __init__(self, night: Night, intake: Intake, devices: Sequence[str]) -> None:
+    def __init__(self, night: Night, intake: Intake, places: Sequence[Place]) -> None:
         self._night, self._intake = night, intake
         worked = _has_worked(night)
         self.replicas = tuple(
-            Replica(night, intake, number, device, has_worked=worked) for number, device in enumerate(devices)
+            Replica(night, intake, number, place, has_worked=worked) for number, place in enumerate(places)
         )
         self._arrived = threading.Event()
         self._on_progress: Callable[[InferProgress], None] | None = None
@@ -82,11 +92,14 @@ class Fleet:
         self._on_progress = on_progress
         folder = self._night.scratch / FIRST_FOLDER
         try:
+            self._gather()
             self._deal_out(folder if planned and (folder / "job.json").exists() else None)
-            while running := [replica for replica in self.replicas if replica.engine is not None]:
+            while self._goes_on():
                 self._arrived.clear()
+                self._welcome()
+                running = [replica for replica in self.replicas if replica.engine is not None]
                 came = [self._take_from(replica) for replica in running]
-                if not any(came) and not self._arrived.wait(PATIENCE_S):
+                if not any(came) and not self._arrived.wait(PATIENCE_S if self._all_placed else LOOK_S):
                     for replica in running:
                         replica.session.look_at_promises()
                     self._after_message()
@@ -96,8 +109,52 @@ class Fleet:
         finally:
             for replica in self.replicas:
                 replica.close()
+                replica.place.leave()
         if self._asked and (self._failed or any(replica.left() for replica in self.replicas)):
             raise StoppedError("the run was asked to stop; run it again to go on")
+
+    @property
+    def _all_placed(self) -> bool:
+        return not any(replica.waits for replica in self.replicas)
+
+    def _gather(self) -> None:
+        """Wait for the first place, and a little for the others, so that each begins with a share."""
+        begin: float | None = None
+        told = time.monotonic()
+        while not self._asked:
+            self._see_places()
+            there = sum(not replica.waits for replica in self.replicas)
+            if begin is None and there:
+                begin = time.monotonic()
+            if there == len(self.replicas) or (begin is not None and time.monotonic() - begin > GATHER_S):
+                return
+            if time.monotonic() - told > TELL_S:
+                log.info("%d of %d places are there; waiting", there, len(self.replicas))
+                told = time.monotonic()
+            time.sleep(POLL_S)
+            self._after_message()
+
+    def _see_places(self) -> list[Replica]:
+        """Return the replicas whose places have come."""
+        came = [replica for replica in self.replicas if replica.waits and replica.place.ready()]
+        for replica in came:
+            replica.waits = False
+        return came
+
+    def _goes_on(self) -> bool:
+        """Tell whether engines compute, or something is left for a replica that waits for its place."""
+        if any(replica.engine is not None for replica in self.replicas):
+            return True
+        return not self._asked and any(replica.waits and replica.left() for replica in self.replicas)
+
+    def _welcome(self) -> None:
+        """Have replicas whose places have come in mid-run compute what is theirs, or part of the others'."""
+        if self._all_placed or self._asked:
+            return
+        for replica in self._see_places():
+            self._begin(replica)
+            if replica.engine is None:
+                self._help(replica)
 
     def _deal_out(self, folder: Path | None) -> None:
         """Give each replica its share, and start them; `folder` has a job of all, None: there is none."""
@@ -113,10 +170,11 @@ class Fleet:
             forecast = _forecast(results)
         # That of the whole: the pace at which it is followed is that of all.
         self._intake.promises.begin(forecast)
-        shares = self._divide(folder, keys, len(self.replicas))
-        for replica, share in zip(self.replicas, shares, strict=True):
+        there = [replica for replica in self.replicas if not replica.waits]
+        for replica, share in zip(there, self._divide(folder, keys, max(len(there), 1)), strict=False):
+            replica.whole = folder
             replica.add(share)
-        for replica in self.replicas:
+        for replica in there:
             self._begin(replica)
 
     def _divide(self, folder: Path, keys: Sequence[str], parts: int) -> list[list[str]]:
@@ -124,7 +182,10 @@ class Fleet:
 
     def _begin(self, replica: Replica, folder: Path | None = None) -> None:
         """Start an engine of a replica that has something left; `folder` has the job, None: it is written."""
-        if self._asked:
+        if self._asked or replica.waits or not replica.left():
+            return
+        if not replica.place.ready():
+            replica.waits = True
             return
         name = f"engine-{self.starts + 1}"
         results = replica.begin(folder, name, self._arrived)
@@ -166,10 +227,14 @@ class Fleet:
 
     def _end(self, replica: Replica) -> None:
         """Draw the conclusions from the end of an engine, and let the replica go on."""
-        searched = replica.searches
+        searched, engine = replica.searches, replica.engine
         failure = replica.close()
         if self._asked:
             self._failed = self._failed or failure is not None
+            return
+        if engine is not None and engine.lost is not None:
+            replica.lose(engine.lost)
+            self._move(replica)
             return
         for culprit in replica.judge(failure):
             self._set_aside(culprit)
@@ -184,22 +249,35 @@ class Fleet:
 
     def _move(self, dead: Replica) -> None:
         """Give requests of a replica without an engine to those that have nothing to do."""
-        resting = [one for one in self.replicas if one.engine is None and one is not dead and not one.left()]
+        resting = [
+            one
+            for one in self.replicas
+            if one.engine is None and one is not dead and not one.waits and not one.left()
+        ]
         spare = dead.idle()
-        if not resting or dead.whole is None or len(spare) <= len(resting):
+        stays = 0 if dead.waits else 1
+        if not resting or dead.whole is None or len(spare) < len(resting) + stays:
             return
-        # The last part stays.
-        parts = self._divide(dead.whole, spare, len(resting) + 1)
+        # The last part stays with one that can go on itself.
+        parts = self._divide(dead.whole, spare, len(resting) + stays)
         for taker, keys in zip(resting, parts, strict=False):
             self._pass_on(dead, taker, keys)
 
     def _help(self, resting: Replica) -> None:
-        """Give a replica that has nothing left what one that looks for the cause of deaths leaves lying."""
+        """Give a replica that has nothing left what others leave lying.
+
+        One that looks for the cause of deaths shares it, one that has lost its place gives everything.
+        """
         for other in self.replicas:
             spare = other.idle() if other is not resting else []
+            if other.waits and spare:
+                self._pass_on(other, resting, spare)
+                return
             if len(spare) > 1 and other.whole is not None:
                 self._pass_on(other, resting, self._divide(other.whole, spare, 2)[0])
                 return
+        # Until something is left for it, others may have its place.
+        resting.place.leave()
 
     def _pass_on(self, giver: Replica, taker: Replica, keys: Sequence[str]) -> None:
         log.info("replica %d goes on with %d requests of replica %d", taker.number, len(keys), giver.number)

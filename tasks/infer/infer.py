@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from engine.models.checkpoint import check_weights
+from tasks.infer.backends.engine_process import Here
 from tasks.infer.fleet import Fleet
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.reuse import reuse_answers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from tasks.infer.backends.contract import Place
     from tasks.infer.progress import InferProgress
     from tasks.night.night import Night
     from tasks.plan.work import NightWork
@@ -33,7 +35,7 @@ def infer(
     night: Night,
     on_progress: Callable[[InferProgress], None] | None = None,
     device: AbstractContextManager[None] | None = None,
-    devices: Sequence[str] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> dict[str, Any]:
     """Answer every request of the run that has no durable answer.
 
@@ -42,8 +44,8 @@ def infer(
     device
         Entered before the first engine is started, left after the last one has ended. Not entered at all if
         there is nothing to compute.
-    devices
-        What each replica computes on, names of `engine.cost.devices`; None: there is one, on the night's.
+    places
+        Of the replicas; None: there is one, here on the night's device.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def infer(
     work = load_work(night)
     writer = PartWriter(night, work)
     intake = Intake(night, work, writer)
-    fleet = Fleet(night, intake, devices or (night.settings.device,))
+    fleet = Fleet(night, intake, places or (Here(night.settings.device),))
     try:
         planned = _is_planned(night, work)
         reused = reuse_answers(night, work, writer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.choices import NATIVE
 from tasks.base.disk import is_full
-from tasks.infer.backends.engine_process import engine_process
+from tasks.infer.progress import StoppedError
 from tasks.infer.session import EngineSession
 from tasks.infer.suspects import Suspects, computed_at_the_end
 from tasks.plan.plan import write_plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tasks.infer.backends.engine_process import EngineProcess
+    from tasks.infer.backends.contract import Place, RunningEngine
     from tasks.infer.session import Intake
     from tasks.infer.suspects import Culprit, Share
     from tasks.night.night import Night
@@ -36,8 +36,8 @@ class Replica:
     ----------
     number
         From 0.
-    device
-        What its engines compute on.
+    place
+        Where its engines run.
     has_worked
         Whether the run has answers that an engine has computed.
 
@@ -49,17 +49,25 @@ class Replica:
         The present process; None if there is none.
     whole
         Folder of the last job that had all of its requests; None before.
+    place
+        See above.
+    waits
+        Whether it has to wait for its place before it can start an engine.
     asked_to_stop
         Whether it is to start no engine any more.
     """
 
-    def __init__(self, night: Night, intake: Intake, number: int, device: str, *, has_worked: bool) -> None:
-        self._night = replace(night, settings=replace(night.settings, device=device))
+    def __init__(self, night: Night, intake: Intake, number: int, place: Place, *, has_worked: bool) -> None:
+        self._night = replace(night, settings=replace(night.settings, device=place.device))
+        self.place = place
+        self.waits = True
+        # Places lost one after the other, without an answer in between.
+        self._losses = 0
         self._intake = intake
         self.number = number
         self.session = EngineSession(intake, number)
         self.suspects = Suspects(night.settings.engine_restarts, has_worked=has_worked)
-        self.engine: EngineProcess | None = None
+        self.engine: RunningEngine | None = None
         self.whole: Path | None = None
         self.asked_to_stop = False
         self._keys: set[str] = set()
@@ -122,7 +130,7 @@ class Replica:
         self._folder = folder
         self._answered_before = self.session.answered
         self._held.enter_context(self.session.engine_held(folder))
-        self.engine = self._held.enter_context(engine_process(folder))
+        self.engine = self._held.enter_context(self.place.start(folder))
         self.engine.notify(arrived)
         return results
 
@@ -164,6 +172,21 @@ class Replica:
             session.failure = f"killed by signal {-code}"
         return session.failure
 
+    def lose(self, why: str) -> None:
+        """Take note that the place of the last engine is lost, which no request is to blame for.
+
+        Raises
+        ------
+        StoppedError
+            If that happens again and again without an answer.
+        """
+        self.waits = True
+        self._take_progress()
+        self._losses += 1
+        if self._losses > self._night.settings.engine_restarts:
+            raise StoppedError(f"replica {self.number} lost its place {self._losses} times, last: {why}")
+        log.warning("replica %d lost its place (%s); others go on with its requests", self.number, why)
+
     def judge(self, failure: str | None) -> list[Culprit]:
         """Draw the conclusions from the end of an engine; return which requests are not to be computed again.
 
@@ -172,13 +195,17 @@ class Replica:
         StoppedError, EngineFailedError
             As `tasks.infer.suspects.Suspects.died`.
         """
-        if self.session.answered > self._answered_before:
-            self.suspects.answered()
+        self._take_progress()
         if failure is None:
             self.suspects.ended()
         else:
             self._take_death(failure)
         return self.suspects.culprits(nothing_left=not self.left())
+
+    def _take_progress(self) -> None:
+        if self.session.answered > self._answered_before:
+            self._losses = 0
+            self.suspects.answered()
 
     def _take_death(self, failure: str) -> None:
         night, session, folder = self._night, self.session, self._folder

@@ -55,6 +55,9 @@ class NightSettings:
         which it may be used, by the clock of the night's time zone; None: at any time.
     replicas
         How many engines share the requests, on GPUs in a row from `device` on, or all on the CPU.
+    ray
+        Address of the Ray cluster whose nodes compute, each engine on a GPU or core that the cluster gives
+        it; None: this machine computes.
     part_seconds, part_answers
         An outputs part is closed after this many seconds or answers.
     engine_restarts
@@ -102,6 +105,7 @@ class NightSettings:
     max_in_flight: int | None = None
     hours: str | None = None
     replicas: int = 1
+    ray: str | None = None
     part_seconds: float = 60.0
     part_answers: int = 2000
     engine_restarts: int = 3

@@ -15,6 +15,7 @@ from engine.job.format import read_messages, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 GRACE_S = 10.0
@@ -24,9 +25,15 @@ AHEAD = 8
 
 
 class EngineProcess:
-    """A running engine, the one that the job in `folder` names. `messages` ends when the process does."""
+    """A running engine, the one that the job in `folder` names. `messages` ends when the process does.
 
-    def __init__(self, folder: Path) -> None:
+    `own_session` keeps signals that are meant for the process group of this one away from it.
+    """
+
+    lost: str | None = None
+    """A process of this machine is never lost sight of."""
+
+    def __init__(self, folder: Path, *, own_session: bool = False) -> None:
         self.folder = folder
         self.log_file = folder / "engine.log"
         settings = read_settings(folder)
@@ -41,6 +48,7 @@ class EngineProcess:
                 cwd=folder,
                 env=environment_for(settings.python, folder),
                 pass_fds=(writing,),
+                start_new_session=own_session,
             )
         os.close(writing)
         self._pipe: IO[bytes] = os.fdopen(reading, "rb")
@@ -135,6 +143,24 @@ class EngineProcess:
 
     def _left(self) -> float:
         return GRACE_S if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+class Here:
+    """A place for engines: this machine, with `device` for them to compute on."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def ready(self) -> bool:
+        """Tell that an engine can be started."""
+        return True
+
+    def start(self, folder: Path) -> AbstractContextManager[EngineProcess]:
+        """Run the engine on `folder` for the length of the block."""
+        return engine_process(folder)
+
+    def leave(self) -> None:
+        """Nobody else waits for it."""
 
 
 @contextmanager

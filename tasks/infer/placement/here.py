@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.choices import ENDPOINT
 from engine.cost.devices import devices_from
+from tasks.infer.backends.engine_process import Here
+from tasks.infer.backends.ray_cluster import connect, places_on_ray
 from tasks.infer.give_way import announced, ask_for_device, machine_place, wait_until_free
 from tasks.infer.infer import infer
 from tasks.runlog.records import LogFormatError
@@ -53,8 +55,13 @@ def infer_here(
         # Its devices are elsewhere, and not ours to share out.
         return infer(night, on_progress)
     settings = night.settings
+    if settings.ray is not None:
+        # Who waits for what there the cluster knows itself.
+        connect(settings.ray)
+        return infer(night, on_progress, places=places_on_ray(settings.replicas, settings.device))
     held = _device(night, place or machine_place(settings.device), limit)
-    return infer(night, on_progress, held, devices_from(settings.device, settings.replicas))
+    places = [Here(device) for device in devices_from(settings.device, settings.replicas)]
+    return infer(night, on_progress, held, places)
 
 
 @contextmanager

@@ -74,3 +74,30 @@ def test_precision_follows_the_device() -> None:
     assert find_dtype("float16", "cpu") == "float16"
     with pytest.raises(DeviceError, match="--dtype: 'int8' is unknown"):
         find_dtype("int8", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "named"),
+    [
+        ("cpu", "", "cpu"),
+        ("cuda", "", "GPU-aa11"),
+        ("cuda:1", "", "GPU-bb22"),
+        # As Ray and Slurm give a process one of the GPUs.
+        ("cuda:0", "1", "GPU-bb22"),
+        ("cuda:1", "1,0", "GPU-aa11"),
+        ("cuda:0", "GPU-bb22", "GPU-bb22"),
+        ("cuda:0", "GPU-b", "GPU-bb22"),
+        ("cuda:0", "MIG-GPU-x/1/0", "MIG-GPU-x-1-0"),
+        ("cuda:0", "7", "cuda-7"),
+    ],
+)
+def test_a_gpu_has_one_name_for_all_processes(tmp_path, device: str, visible: str, named: str) -> None:
+    for place, uuid in (("0000:1a:00.0", "GPU-aa11"), ("0000:3b:00.0", "GPU-bb22")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(f"Model: \t\t NVIDIA A100\nGPU UUID: \t {uuid}\n")
+    assert devices.physical_device(device, visible, tmp_path) == named
+
+
+def test_where_the_driver_tells_nothing_a_gpu_is_known_by_its_number(tmp_path) -> None:
+    assert devices.physical_device("cuda:2", "", tmp_path / "none") == "cuda-2"
+    assert devices.physical_device("cuda:0", "5,6", tmp_path / "none") == "cuda-5"

@@ -48,7 +48,7 @@ def asked(root, **more):
 
 def compute(night, replicas: int, on_progress=None) -> dict:
     plan(night)
-    return infer(night, on_progress, devices=("cpu",) * replicas)
+    return infer(night, on_progress, places=[engine_process.Here("cpu")] * replicas)
 
 
 def texts_of(night) -> dict[str, str]:
@@ -189,7 +189,7 @@ def test_messages_of_an_older_engine_are_dropped(tmp_path, monkeypatch, caplog):
         work = load_work(night)
         writer = PartWriter(night, work)
         intake = Intake(night, work, writer)
-        replica = Replica(night, intake, 1, "cpu", has_worked=False)
+        replica = Replica(night, intake, 1, engine_process.Here("cpu"), has_worked=False)
         replica.add(work.open_keys())
         arrived = fleet.threading.Event()
         late = {"type": "answers", "items": [answer_item(work, 0)]}
