@@ -78,6 +78,11 @@ class Fleet:
         return sum(replica.session.replans for replica in self.replicas)
 
     @property
+    def places_lost(self) -> int:
+        """How often a place was gone while an engine computed there."""
+        return sum(replica.places_lost for replica in self.replicas)
+
+    @property
     def _alone(self) -> bool:
         return len(self.replicas) == 1
 

@@ -91,6 +91,7 @@ def infer(
         "replans": fleet.replans,
         "reused_answers": reused,
         "replicas": len(fleet.replicas),
+        "places_lost": fleet.places_lost,
     }
     write_lengths(night, work)
     night.log.finish_step("infer", results)

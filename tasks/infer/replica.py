@@ -53,6 +53,8 @@ class Replica:
         See above.
     waits
         Whether it has to wait for its place before it can start an engine.
+    places_lost
+        How often its place was gone while an engine computed there.
     asked_to_stop
         Whether it is to start no engine any more.
     """
@@ -61,7 +63,8 @@ class Replica:
         self._night = replace(night, settings=replace(night.settings, device=place.device))
         self.place = place
         self.waits = True
-        # Places lost one after the other, without an answer in between.
+        self.places_lost = 0
+        # One after the other, without an answer in between.
         self._losses = 0
         self._intake = intake
         self.number = number
@@ -182,6 +185,7 @@ class Replica:
         """
         self.waits = True
         self._take_progress()
+        self.places_lost += 1
         self._losses += 1
         if self._losses > self._night.settings.engine_restarts:
             raise StoppedError(f"replica {self.number} lost its place {self._losses} times, last: {why}")

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.timeout(280)
 COUNT, REPLICAS, MOST_TOKENS, AT_A_TIME = 80, 4, 40, 2
 SEEN = 12
 """Answers after which something dies."""
-LINES = [batch_line(f"r{i}", f"Count from {i} to {i + 20}", max_tokens=MOST_TOKENS) for i in range(COUNT)]
+LONG = 500
+"""Requests of a night that is not over before Ray notices the end of a raylet."""
+LINES = [batch_line(f"r{i}", f"Count from {i} to {i + 20}", max_tokens=MOST_TOKENS) for i in range(LONG)]
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +51,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(
-    root: Path, address: str, disturb: Callable[[InferProgress], None] | None = None
+    root: Path,
+    address: str,
+    disturb: Callable[[InferProgress], None] | None = None,
+    count: int = COUNT,
 ) -> tuple[dict[str, Any], dict[str, str], list[dict[str, Any]]]:
     """Run a night on the cluster; return the results of step infer, the answers, and the steps."""
-    write_lines(root / "logs", "a.jsonl", LINES)
+    write_lines(root / "logs", "a.jsonl", LINES[:count])
     request = night_request(root, max_sequences=AT_A_TIME, replicas=REPLICAS, ray=address, lease_s=30.0)
     with opened(request, root / "scratch") as night:
         plan(night)
@@ -61,6 +66,11 @@ def run(
         night.log.end_attempt("completed", DONE)
         assert night.read_table("errors").num_rows == 0
         return results, outputs_of(night), night.read_table("steps").to_pylist()
+
+
+def first_of(answers: dict[str, str]) -> dict[str, str]:
+    """Return the answers of the requests that a night has."""
+    return {f"r{i}": answers[f"r{i}"] for i in range(COUNT)}
 
 
 def once(do: Callable[[], object]) -> Callable[[InferProgress], None]:
@@ -101,7 +111,7 @@ def wasted(steps: list[dict[str, Any]], results: dict[str, Any]) -> int:
 
 def test_a_night_on_two_nodes_answers_as_one_process(tmp_path, cluster, alone) -> None:
     results, found, steps = run(tmp_path, cluster.address)
-    assert found == alone
+    assert found == first_of(alone)
     assert {step["replica"] for step in steps} == set(range(REPLICAS))
     assert (results["replicas"], results["engine_starts"]) == (REPLICAS, REPLICAS)
 
@@ -112,8 +122,9 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path, cluster, alone, victim
         (hosts() if victim == "actor" else engines())[0].send_signal(signal.SIGKILL)
 
     results, found, steps = run(tmp_path, cluster.address, once(kill))
-    assert found == alone
-    assert results["engine_starts"] > REPLICAS
+    assert found == first_of(alone)
+    assert results["places_lost"] == (victim == "actor")
+    assert results["engine_starts"] >= REPLICAS
     # What was in hand, and what was said within one question for messages.
     assert wasted(steps, results) <= 2 * AT_A_TIME * MOST_TOKENS
 
@@ -121,13 +132,15 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path, cluster, alone, victim
 def test_a_raylet_that_is_killed_takes_its_replicas_with_it_and_nothing_else(
     tmp_path, cluster, alone
 ) -> None:
-    _, found, _ = run(tmp_path, cluster.address, once(lambda: cluster.signal_raylet(0)))
+    results, found, _ = run(tmp_path, cluster.address, once(lambda: cluster.signal_raylet(0)), LONG)
     assert found == alone
+    assert results["places_lost"] == 2
 
 
 def test_a_node_that_is_taken_away_hands_over_what_it_has(tmp_path, cluster, alone) -> None:
     results, found, steps = run(tmp_path, cluster.address, once(lambda: cluster.end_node(0)))
-    assert found == alone
+    assert found == first_of(alone)
+    assert results["places_lost"] == 2
     assert wasted(steps, results) <= 2 * 2 * AT_A_TIME * MOST_TOKENS
 
 
@@ -139,8 +152,10 @@ def test_a_node_that_comes_late_takes_part(tmp_path, started, alone) -> None:
         started.add()
         started.end_node(0)
 
-    _, found, steps = run(tmp_path, started.address, once(change))
-    assert found == alone
+    results, found, steps = run(tmp_path, started.address, once(change))
+    assert found == first_of(alone)
+    # Ray may have put one that waited on the node while that ended.
+    assert results["places_lost"] >= 2
     assert len({step["replica"] for step in steps}) > 2
 
 
@@ -160,15 +175,15 @@ def test_what_a_replica_says_after_it_was_given_up_is_dropped(tmp_path, cluster,
             silent[0].resume()
 
     results, found, _ = run(tmp_path, cluster.address, disturb)
-    assert found == alone
-    assert results["engine_starts"] >= REPLICAS
+    assert found == first_of(alone)
+    assert results["places_lost"] == 1
     # It ends by itself: Ray is told to end it, and nobody asks for its messages.
     gone, alive = psutil.wait_procs(silent, timeout=60)
     assert (len(gone), alive) == (1, [])
 
 
 def test_a_driver_that_is_killed_and_started_again_answers_the_rest(tmp_path, cluster, alone) -> None:
-    write_lines(tmp_path / "logs", "a.jsonl", LINES)
+    write_lines(tmp_path / "logs", "a.jsonl", LINES[:COUNT])
     command = [
         *(sys.executable, "-m", "flows.cli", "run", "--source", str(tmp_path / "logs")),
         *("--store", str(tmp_path / "store"), "--model", str(DEMO_MODEL), "--job", "t", "--device", "cpu"),
@@ -189,4 +204,4 @@ def test_a_driver_that_is_killed_and_started_again_answers_the_rest(tmp_path, cl
     assert again.returncode == 0, again.stderr[-2000:]
     request = night_request(tmp_path, max_sequences=AT_A_TIME)
     with opened(request, tmp_path / "scratch") as night:
-        assert outputs_of(night) == alone
+        assert outputs_of(night) == first_of(alone)
