@@ -78,8 +78,8 @@ def run(answer: Answer, folder: Path, pipe: IO[bytes], prepare: Prepare | None =
 def leave(code: int) -> NoReturn:
     """End this process now, with an exit code.
 
-    For back ends on engines by others: by then everything has been said, and what these do at the end of an
-    interpreter may take longer than the parent waits, which then takes them for dead.
+    By then everything has been said. What torch does at the end of an interpreter takes a second in which
+    the device is held for nothing; what engines by others do may take longer than the parent waits.
     """
     for stream in (sys.stdout, sys.stderr):
         # Nobody may be there who reads it.

@@ -25,7 +25,7 @@ class Measured:
     Attributes
     ----------
     seconds, load_seconds
-        From the model being ready to the last answer; from the start of the engine to there.
+        From the model being ready to the last answer; from the start of the engine to there, and its end.
     prompt_tokens, output_tokens
         Of the answers.
     hit_tokens, preemptions, steps, mixed_steps
@@ -106,6 +106,8 @@ def measure(night: Night, work: NightWork, folder: Path) -> Measured:
             elif night.engine.name != ENDPOINT:
                 found.peak_bytes = max(found.peak_bytes or 0, _held_bytes(engine.process.pid)) or None
         found.seconds = monotonic() - begin
+        begin = monotonic()
+    found.load_seconds += monotonic() - begin
     if not done:
         raise EngineError(f"engine {night.engine.name} ended without a word; see {engine.log_file}")
     return found

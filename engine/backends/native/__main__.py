@@ -9,6 +9,6 @@ if __name__ == "__main__":
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
     from engine.backends.native.answer import answer, prepare
-    from engine.backends.process import main
+    from engine.backends.process import leave, main
 
-    sys.exit(main(answer, sys.argv[1:], prepare))
+    leave(main(answer, sys.argv[1:], prepare))
