@@ -95,7 +95,8 @@ class Giver:
         shape: ModelShape,
         device: DeviceProfile,
     ) -> None:
-        self._owner: Int64 = np.unique(np.asarray(owner, np.str_), return_inverse=True)[1].reshape(-1)
+        number: dict[str, int] = {}
+        self._owner: Int64 = np.array([number.setdefault(name, len(number)) for name in owner], np.int64)
         self._sequences = np.bincount(self._owner)
         self._tokens, self._start, self._tree = tokens, start, tree
         self._shape, self._device = shape, device
