@@ -83,7 +83,7 @@ engine/backends/sglang: SGLang as a back end
     engine engine/backends engine/backends/foreign engine/cost engine/job engine/models engine/runtime
     engine/runtime/sample
 engine/backends/native: our own engine as a back end
-    engine engine/backends engine/cost engine/grammar engine/job engine/models engine/runtime
+    engine engine/backends engine/cost engine/grammar engine/job engine/models engine/plan engine/runtime
     engine/runtime/sample engine/runtime/schedule
 engine/simulate: the same scheduler on a modelled device
     engine engine/cost engine/plan engine/runtime engine/runtime/kv engine/runtime/schedule

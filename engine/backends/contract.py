@@ -27,6 +27,11 @@ STOPPED: Final = 4
 """Exit code: it was asked to stop and can be resumed; the last message is `stopped`."""
 
 
+ASK_TO_GIVE: Final = b"g"
+"""Each of these bytes on standard input asks for one message `given`. The parent sends none to an engine that
+does not say `gives` among its capabilities; there they would go unheard."""
+
+
 class Send(Protocol):
     """Sends one message to the parent, and waits until it has been taken."""
 
@@ -39,7 +44,7 @@ class Ended(NamedTuple):
     Attributes
     ----------
     complete
-        Whether every request is answered; else it was asked to stop.
+        Whether every request is answered, but for those that were given back; else it was asked to stop.
     counters
         What it counted over the whole job; goes with the last message.
     """

@@ -31,6 +31,8 @@ class Capabilities:
         It tells of every step what was computed.
     embeddings
         It makes embeddings of prompts.
+    gives
+        It gives back about half of what it has not begun when it is asked (`engine.backends.contract`).
     """
 
     exact_hits: bool = False
@@ -42,6 +44,7 @@ class Capabilities:
     lora: bool = False
     steps: bool = False
     embeddings: bool = False
+    gives: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,14 @@ NATIVE_FACTS: Final = EngineFacts(
     NATIVE,
     str(ANSWER_VERSION),
     Capabilities(
-        exact_hits=True, paced=True, seeded=True, logprobs=True, structured=True, steps=True, embeddings=True
+        exact_hits=True,
+        paced=True,
+        seeded=True,
+        logprobs=True,
+        structured=True,
+        steps=True,
+        embeddings=True,
+        gives=True,
     ),
 )
 """Our own engine."""

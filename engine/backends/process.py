@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
+from engine.backends.contract import ASK_TO_GIVE, DONE, FAILED, STOPPED, USAGE
 from engine.choices import ENDPOINT
 from engine.cost.devices import lock_file
 from engine.errors import DeviceBusyError, EngineError, RetryableError
@@ -26,23 +26,35 @@ if TYPE_CHECKING:
     from engine.backends.contract import Answer, Prepare
 
 
-def main(answer: Answer, arguments: list[str], prepare: Prepare | None = None) -> int:
+def main(
+    answer: Answer,
+    arguments: list[str],
+    prepare: Prepare | None = None,
+    asked: threading.Event | None = None,
+) -> int:
     """Run ``python -m MODULE FOLDER FD``: FD is the pipe's file descriptor, inherited from the parent.
 
-    `prepare` is called before the device is locked.
+    `prepare` is called before the device is locked. `asked` is set whenever the parent asks for requests
+    back; None: this engine cannot give any.
     """
     if len(arguments) != 2 or not arguments[1].isdigit():
         sys.stderr.write("usage: python -m MODULE FOLDER FD\n")
         return USAGE
     with os.fdopen(int(arguments[1]), "wb") as pipe:
-        return run(answer, Path(arguments[0]), pipe, prepare)
+        return run(answer, Path(arguments[0]), pipe, prepare, asked)
 
 
-def run(answer: Answer, folder: Path, pipe: IO[bytes], prepare: Prepare | None = None) -> int:
+def run(
+    answer: Answer,
+    folder: Path,
+    pipe: IO[bytes],
+    prepare: Prepare | None = None,
+    asked: threading.Event | None = None,
+) -> int:
     """Have the job in `folder` answered, write the messages to `pipe`, and return the exit code."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_listen_to_parent, args=(asked,), daemon=True).start()
     try:
         device = read_settings(folder).device
         if prepare is not None:
@@ -88,10 +100,12 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of standard input, which the parent keeps open as long as it lives."""
-    while os.read(0, 4096):
-        pass
+def _listen_to_parent(asked: threading.Event | None) -> None:
+    """Hear the parent's questions until the end of standard input, which it keeps open while it lives."""
+    # Bytes, not messages: none can be cut in two, and no buffer is locked when the interpreter ends.
+    while said := os.read(0, 4096):
+        if asked is not None and ASK_TO_GIVE in said:
+            asked.set()
     os._exit(FAILED)
 
 

@@ -1,6 +1,6 @@
 """The process boundary: a folder that goes into the engine process, and messages that come out.
 
-Folder (format version 11)
+Folder (format version 12)
     job.json        what to run: engine and its options, model folder, dtype, device, engine settings
     tokens.npy      int32 [total]: the prompts, flat
     offsets.npy     int64 [N + 1]: prompt i is ``tokens[offsets[i]:offsets[i + 1]]``
@@ -30,13 +30,17 @@ Messages: 4 bytes of length, big-endian, then that many bytes of JSON with a `ty
                 `prompt_tokens`, `hit_tokens`, `output_tokens` of the answers, since the last one;
                 `waits_until`: a Unix time before which it computes nothing, where that is so
     plan        `file`: the waiting requests were ordered anew, and their plan is in this file of the folder
-    done        every request is answered (`counters`)
+    given       `items`: (request_id, choice) of sequences that it had not begun, has dropped and will never
+                answer, all of a request or none; maybe there are none. Sent whenever it is asked
+                (`engine.backends.contract.ASK_TO_GIVE`)
+    done        every request is answered or given back (`counters`)
     stopped     the engine was asked to stop and sent all it had (`counters`)
     fatal       it cannot go on (`message`, `retryable`; `busy`: another process has the device); the process
                 ends
 
 A figure that an engine does not know is null, never 0.
 
+Version 12 has the message `given`.
 Version 11 has among the sampling settings which adapter of the model answers.
 Version 10 has sequences that want an embedding of their prompt (`pooling` among their settings), images, and
 prompts of some sequences alone as text.
@@ -73,7 +77,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 PLAN_FILE: Final = "plan.npz"
 LENGTHS_FILE: Final = "lengths.npz"
 PROMPTS_FILE: Final = "prompts.jsonl"

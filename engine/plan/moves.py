@@ -8,10 +8,12 @@ import numpy as np
 
 from engine.plan.order import arrange, leaf_of
 from engine.plan.partition import partition
-from engine.plan.tree import node_costs
+from engine.plan.tree import build_tree, node_costs
 
 if TYPE_CHECKING:
-    from engine.arrays import Float64, Int32
+    from collections.abc import Sequence
+
+    from engine.arrays import Float64, Int32, Int64
     from engine.cost.step import DeviceProfile, ModelShape
     from engine.plan.tree import NodeCosts, PrefixTree
 
@@ -67,3 +69,66 @@ def part_to_move(
     Parameters are those of `divide`; `waiting` are requests that have not been begun.
     """
     return divide(tree, waiting, estimate, shape, device, 2)[1]
+
+
+class Giver:
+    """Chooses what an engine that runs gives back, for another one that has nothing left.
+
+    Parameters
+    ----------
+    owner
+        For each of N sequences the request that it is of, in any names. Its sequences stay together.
+    tokens, start
+        int32 [total], int64 [N + 1]: the prompts, flat.
+    tree
+        Of the prompts; None: it is made when it is first asked for.
+    shape, device
+        Of the model, and of the device that the plan counts with.
+    """
+
+    def __init__(
+        self,
+        owner: Sequence[str],
+        tokens: Int32,
+        start: Int64,
+        tree: PrefixTree | None,
+        shape: ModelShape,
+        device: DeviceProfile,
+    ) -> None:
+        number: dict[str, int] = {}
+        self._owner: Int64 = np.array([number.setdefault(name, len(number)) for name in owner], np.int64)
+        self._sequences = np.bincount(self._owner)
+        self._tokens, self._start, self._tree = tokens, start, tree
+        self._shape, self._device = shape, device
+
+    def part_of(self, waiting: Int32, running: int, estimate: Float64) -> Int32:
+        """Return which sequences are given back: about half of those that wait, whole requests only.
+
+        Parameters
+        ----------
+        waiting
+            int32 [n]: sequences that have not been begun.
+        running
+            How many are computed now. Where no more than so many wait none is given: these wait for a moment
+            only, and the engine that would take them has to load the model first.
+        estimate
+            float64 [N], tokens: expected output lengths.
+
+        Returns
+        -------
+        int32
+            Rising.
+        """
+        owner = self._owner[waiting]
+        begun = np.bincount(owner, minlength=len(self._sequences)) < self._sequences
+        whole = waiting[~begun[owner]]
+        if whole.shape[0] <= running:
+            return np.zeros(0, np.int32)
+        if self._tree is None:
+            self._tree = build_tree(self._tokens, self._start)
+        part = part_to_move(self._tree, whole, estimate, self._shape, self._device)
+        # One that the halves share goes with its first sequence.
+        first = np.unique(self._owner[whole], return_index=True)
+        chosen = np.zeros(len(self._sequences), np.bool_)
+        chosen[first[0]] = np.isin(whole[first[1]], part)
+        return np.sort(whole[chosen[self._owner[whole]]])

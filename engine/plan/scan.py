@@ -218,6 +218,34 @@ def waiting_requests(scan: Scan) -> Int32:
     return np.concatenate(parts)
 
 
+def without(scan: Scan, requests: Int32) -> Scan:
+    """Return a scan in which `requests` (int32, of those that wait) are not, and the others as they were."""
+    cursor, gone = scan.cursor, np.zeros(scan.heavy.shape[0], np.bool_)
+    gone[requests] = True
+    table = scan.segments[cursor[SEGMENT] :].copy()
+    table[0] = (*cursor[[AT_LEFT, LEFT_END]], cursor[AT_RIGHT], cursor[AT_RIGHT] + cursor[N_RIGHT])
+    lefts = [scan.left[begin:end] for begin, end in table[:, :2].tolist()]
+    rights = [scan.right[begin:end] for begin, end in table[:, 2:].tolist()]
+    lefts, rights = [part[~gone[part]] for part in lefts], [part[~gone[part]] for part in rights]
+    for column, parts in ((0, lefts), (2, rights)):
+        ends = np.cumsum([part.shape[0] for part in parts])
+        table[:, column + 1], table[1:, column], table[0, column] = ends, ends[:-1], 0
+    found = scan._replace(
+        left=np.concatenate(lefts),
+        right=np.concatenate(rights),
+        segments=table,
+        cursor=cursor.copy(),
+        waiting=np.zeros(3),
+    )
+    _open_segment(found, 0)
+    left = np.concatenate((waiting_requests(found), retried_requests(found)))
+    heavy = scan.heavy[left] == 1
+    memory = scan.memory[left]
+    found.waiting[:] = scan.compute[left].sum(), memory[~heavy].sum(), memory[heavy].sum()
+    wake(found)
+    return found
+
+
 def take_over(scan: Scan, old: Scan) -> None:
     """Let `scan`, a new order of what waits in `old`, go on with what `old` knows of the other requests."""
     others = np.ones(old.heavy.shape[0], np.bool_)

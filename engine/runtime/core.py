@@ -18,6 +18,7 @@ from engine.cost.metrics import StepSample
 from engine.cost.step import NOMINAL, ModelShape, step_cost
 from engine.errors import CapacityError
 from engine.models.decoder import Decoder
+from engine.plan.scan import waiting_requests, without
 from engine.runtime import state
 from engine.runtime.cpu.runner import CpuRunner
 from engine.runtime.kv.invariants import check
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from engine.arrays import Float32, Int32, Int64
     from engine.cost.step import StepCost
+    from engine.plan.moves import Giver
     from engine.plan.policies import Plan
     from engine.runtime.sample.logprobs import TokenLogprobs
     from engine.runtime.sample.settings import Sampling
@@ -159,6 +161,7 @@ class Engine:
         self._in_flight: deque[_InFlight] = deque()
         self._spare = [flights.make_flight(settings.max_sequences) for _ in range(runner.lag + 1)]
         self.surplus_tokens = 0
+        self._given = 0
 
     def _check_capacity(self, prompt: Int64, max_new: Int64) -> None:
         if len(prompt) == 0:
@@ -177,8 +180,8 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        """Requests without a complete answer."""
-        return len(self.requests.max_new) - int(self.slots.counts[state.FINISHED])
+        """Requests without a complete answer, but for those that were given back."""
+        return len(self.requests.max_new) - self._given - int(self.slots.counts[state.FINISHED])
 
     def counters(self) -> dict[str, int]:
         """Return the counts of the run so far."""
@@ -251,6 +254,18 @@ class Engine:
         while self._in_flight:
             finished += self._arrive(self._in_flight.popleft())
         return finished
+
+    def give_back(self, giver: Giver) -> Int32:
+        """Drop some requests that have not been begun, and return them, int32: they are never answered.
+
+        The order of the others stays. Those that were preempted have been begun.
+        """
+        running = int(self.slots.counts[state.RUNNING])
+        part = giver.part_of(waiting_requests(self.scan), running, self.requests.estimate)
+        if part.shape[0]:
+            self.scan = without(self.scan, part)
+            self._given += part.shape[0]
+        return part
 
     def _revise(self, reviser: Reviser) -> None:
         settings = self.settings

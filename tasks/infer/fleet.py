@@ -1,8 +1,9 @@
 """The replicas of a night: engines side by side that share its requests, and this process that takes all in.
 
 One engine is a fleet of one. Each replica has its whole share from the start, so that it can blend all of it.
-Requests move to a replica that has none left only where no engine has them: those of an engine that has died,
-but for what it may have died of (`suspects`).
+Requests move to a replica that has none left: first those that no engine has, such as those of one that has
+died, but for what it may have died of (`suspects`); else half of those that wait in the engine with most
+left, which is asked for them. They move once it has said that it has dropped them: none is in two engines.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Fleet:
     ----------
     replicas
         All of them; some never start where there are fewer requests.
+    moves, moved
+        How often requests went from one to another, and how many in all.
     """
 
     def __init__(self, night: Night, intake: Intake, places: Sequence[Place]) -> None:
@@ -62,6 +65,7 @@ class Fleet:
         self.replicas = tuple(
             Replica(night, intake, number, place, has_worked=worked) for number, place in enumerate(places)
         )
+        self.moves = self.moved = 0
         self._arrived = threading.Event()
         self._on_progress: Callable[[InferProgress], None] | None = None
         self._asked = False
@@ -104,6 +108,7 @@ class Fleet:
                 self._welcome()
                 running = [replica for replica in self.replicas if replica.engine is not None]
                 came = [self._take_from(replica) for replica in running]
+                self._ask_for_work()
                 if not any(came) and not self._arrived.wait(PATIENCE_S if self._all_placed else LOOK_S):
                     for replica in running:
                         replica.session.look_at_promises()
@@ -210,6 +215,8 @@ class Fleet:
         message = engine.poll()
         if message is not None:
             replica.take(replica.epoch, message)
+            if message["type"] == "given":
+                self._take_given(replica, message["items"])
             self._after_message()
         elif engine.ended:
             self._end(replica)
@@ -244,8 +251,12 @@ class Fleet:
         for culprit in replica.judge(failure):
             self._set_aside(culprit)
         if failure is None and not searched:
-            # What it did not answer although it says so is not asked for again.
-            self._help(replica)
+            # What it did not answer although it says so is not asked for again; what it gave back, while
+            # nobody rested any more, is.
+            if replica.untouched():
+                self._begin(replica)
+            else:
+                self._help(replica)
             return
         self._move(replica)
         self._begin(replica)
@@ -254,11 +265,7 @@ class Fleet:
 
     def _move(self, dead: Replica) -> None:
         """Give requests of a replica without an engine to those that have nothing to do."""
-        resting = [
-            one
-            for one in self.replicas
-            if one.engine is None and one is not dead and not one.waits and not one.left()
-        ]
+        resting = [one for one in self._resting() if one is not dead]
         spare = dead.idle()
         stays = 0 if dead.waits else 1
         if not resting or dead.whole is None or len(spare) < len(resting) + stays:
@@ -281,11 +288,39 @@ class Fleet:
             if len(spare) > 1 and other.whole is not None:
                 self._pass_on(other, resting, self._divide(other.whole, spare, 2)[0])
                 return
-        # Until something is left for it, others may have its place.
-        resting.place.leave()
+
+    def _resting(self) -> list[Replica]:
+        return [one for one in self.replicas if one.engine is None and not one.waits and not one.left()]
+
+    def _ask_for_work(self) -> None:
+        """Have engines asked for what they have not begun: as many as replicas rest, those with most left."""
+        if self._asked or all(one.engine is not None for one in self.replicas):
+            return
+        open_questions = sum(one.is_asked for one in self.replicas)
+        if sum(one.engine is None for one in self.replicas) <= open_questions:
+            return
+        left = {one.number: one.could_give() for one in self.replicas}
+        if not any(left.values()):
+            if not open_questions:
+                for replica in self.replicas:
+                    replica.rest()
+            return
+        # Looked at last: it goes through all requests.
+        wanted = len(self._resting()) - open_questions
+        for number in sorted(left, key=lambda number: -left[number])[: max(wanted, 0)]:
+            if left[number]:
+                self.replicas[number].ask_to_give()
+
+    def _take_given(self, giver: Replica, items: Sequence[Sequence[Any]]) -> None:
+        """Start a replica that rests on what an engine has given back; if none does, it stays there."""
+        keys = giver.take_given(items)
+        resting = self._resting()
+        if keys and resting:
+            self._pass_on(giver, resting[0], keys)
 
     def _pass_on(self, giver: Replica, taker: Replica, keys: Sequence[str]) -> None:
         log.info("replica %d goes on with %d requests of replica %d", taker.number, len(keys), giver.number)
+        self.moves, self.moved = self.moves + 1, self.moved + len(keys)
         giver.give_back(keys)
         taker.add(keys)
         self._begin(taker)

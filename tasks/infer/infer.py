@@ -50,7 +50,9 @@ def infer(
     Returns
     -------
     dict
-        The results of step `infer`, over all attempts whose parts count.
+        The results of step `infer`, over all attempts whose parts count. Of this attempt alone are those of
+        its engines: `replicas`, `engine_starts`, `replans`, and how often requests moved from one replica to
+        another (`moves`) and how many (`moved_requests`).
 
     Raises
     ------
@@ -92,6 +94,8 @@ def infer(
         "reused_answers": reused,
         "replicas": len(fleet.replicas),
         "places_lost": fleet.places_lost,
+        "moves": fleet.moves,
+        "moved_requests": fleet.moved,
     }
     write_lengths(night, work)
     night.log.finish_step("infer", results)

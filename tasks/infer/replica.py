@@ -7,7 +7,7 @@ import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.choices import NATIVE
 from tasks.base.disk import is_full
@@ -18,7 +18,7 @@ from tasks.plan.plan import write_plan
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from tasks.infer.backends.contract import Place, RunningEngine
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from tasks.night.night import Night
 
 log = logging.getLogger(__name__)
+
+LEAST_LEFT: Final = 16
+"""Fewer requests without an answer are not worth an engine that has to load the model first; and so many
+answers are waited for before an engine that had nothing to give is asked again."""
+LEAST_PART: Final = 0.02
+"""Nor are fewer than this part of what the engine was started on. At most half of what is left moves, which
+saves half of the time that it takes. Starting an engine takes a minute or so, a share an hour or two: below
+a fiftieth the start takes longer than it saves."""
 
 
 class Replica:
@@ -64,6 +72,7 @@ class Replica:
         self.place = place
         self.waits = True
         self.places_lost = 0
+        self._rests = False
         # One after the other, without an answer in between.
         self._losses = 0
         self._intake = intake
@@ -78,6 +87,9 @@ class Replica:
         self._asked: tuple[str, ...] = ()
         self._folder: Path | None = None
         self._answered_before = 0
+        # Whether a question for requests is open, and before how many answers none is asked.
+        self._question = False
+        self._silent_until = 0
         self._held = ExitStack()
 
     @property
@@ -102,6 +114,51 @@ class Replica:
         computing = set(self._asked) if self.engine is not None else set()
         return [key for key in self.left() if key not in computing and key not in self.suspects.watched]
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether its engine has been asked to give requests back, and has not said which yet."""
+        return self._question
+
+    def could_give(self) -> int:
+        """Return how many requests are left, if that is worth asking its engine for some; else 0."""
+        session = self.session
+        may = self.engine is not None and session.gives and not self._question and not self.searches
+        if not may or session.answered < self._silent_until:
+            return 0
+        left = set(self._asked).intersection(self.left())
+        # What an engine may have died of stays in the replica until it is answered.
+        if len(left) >= max(LEAST_LEFT, LEAST_PART * len(self._asked)) and not left & self.suspects.watched:
+            return len(left)
+        self._silent_until = session.answered + LEAST_LEFT
+        return 0
+
+    def ask_to_give(self) -> None:
+        """Ask the engine for some of what it has not begun; its message `given` is for `take_given`."""
+        if self.engine is not None:
+            self._question = True
+            self.engine.ask_to_give()
+
+    def take_given(self, items: Iterable[Sequence[Any]]) -> list[str]:
+        """Return the requests that the engine has given back: its own still, but no engine computes them."""
+        self._question = False
+        given = {request_id for request_id, _ in items}
+        keys = [key for key in self._asked if self._name_of(key) in given]
+        if not keys:
+            self._silent_until = self.session.answered + LEAST_LEFT
+        gone = set(keys)
+        self._asked = tuple(key for key in self._asked if key not in gone)
+        return keys
+
+    def _name_of(self, key: str) -> str:
+        """Return the name that a request has in jobs."""
+        work = self._intake.work
+        return str(work.rows[work.members[key][0]]["request_id"])
+
+    def untouched(self) -> list[str]:
+        """Return what is left that the last engine was not to compute."""
+        asked = set(self._asked)
+        return [key for key in self.left() if key not in asked]
+
     def begin(self, folder: Path | None, name: str, arrived: threading.Event) -> dict[str, Any] | None:
         """Start an engine for what is left, if anything is.
 
@@ -122,6 +179,7 @@ class Replica:
         left = self.left()
         if not left:
             return None
+        self._rests = False
         share = self.suspects.share(left)
         self._share, self._asked = share, tuple(left) if share is None else share.keys
         results = None
@@ -131,7 +189,7 @@ class Replica:
         if share is None:
             self.whole = folder
         self._folder = folder
-        self._answered_before = self.session.answered
+        self._answered_before = self._silent_until = self.session.answered
         self._held.enter_context(self.session.engine_held(folder))
         self.engine = self._held.enter_context(self.place.start(folder))
         self.engine.notify(arrived)
@@ -153,8 +211,16 @@ class Replica:
                 "replica %d: a message of engine %d came after its end and is dropped", self.number, epoch
             )
             return False
-        self.session.take(message)
+        # Whose requests are, is for the fleet to say.
+        if message["type"] != "given":
+            self.session.take(message)
         return True
+
+    def rest(self) -> None:
+        """Let others have the place, if there is nothing to compute."""
+        if self.engine is None and not self.waits and not self._rests and not self.left():
+            self._rests = True
+            self.place.leave()
 
     def ask_to_stop(self) -> None:
         """Have the engine send what it has, and start none any more."""
@@ -169,6 +235,7 @@ class Replica:
             return None
         code = engine.close()
         self.engine = None
+        self._question = False
         self._held.close()
         # One that has said why it ends, and is then too slow to end, was killed by us.
         if session.failure is not None and code < 0 and not session.said:

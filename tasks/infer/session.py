@@ -90,6 +90,8 @@ class EngineSession:
         Plans that engines have made anew.
     failure
         Why the present engine would count as dead now; None once it has answered everything.
+    gives
+        Whether the present engine gives requests back when it is asked.
     ready, said
         Whether the present engine has loaded its model, and whether it has said itself that it cannot go on.
     """
@@ -100,7 +102,7 @@ class EngineSession:
         self.answered = 0
         self.replans = 0
         self.failure: str | None = None
-        self.ready = self.said = False
+        self.ready = self.said = self.gives = False
         self._folder: Path | None = None
         self._began_phase = time.monotonic()
         # How long the phases before the first answers took the last time.
@@ -116,7 +118,7 @@ class EngineSession:
         """Take note of a new engine process, its folder, and how long it lives: as long as the block."""
         self.starts += 1
         self._folder = folder
-        self.ready = self.said = False
+        self.ready = self.said = self.gives = False
         self._began_phase = time.monotonic()
         self.failure = "it ended without a word"
         try:
@@ -135,6 +137,7 @@ class EngineSession:
                 log.warning("the engine is %s", COMPILING)
             case "ready":
                 self.ready = True
+                self.gives = bool(message.get("capabilities", {}).get("gives"))
                 self._intake.metrics.take_device(message, self._replica)
             case "answers":
                 self._take_answers(message["items"])

@@ -50,7 +50,7 @@ def replaced(path: Path, content: bytes = b"as the run ended") -> None:
 def run(job: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[dict[str, Any]]]:
     # Neither signals nor standard input of the test's own process are the engine's.
     monkeypatch.setattr(process.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(process, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(process, "_listen_to_parent", lambda _asked: None)
     pipe = io.BytesIO()
     code = process.run(answer, job, pipe)
     pipe.seek(0)

@@ -60,7 +60,8 @@ def use(monkeypatch: Any, folder: Path, **script: Any) -> Path:
         what it computes; `deaf`: it is killed before it is ready; `step_s`: how long a step takes;
         `answer_steps`: how many an answer takes; `busy`: it says that another engine has the device;
         `early`: it says why it cannot begin; `clock`: times that it tells are those of a clock that is at
-        `start` (Unix time) and goes on by `step_s` seconds with each step.
+        `start` (Unix time) and goes on by `step_s` seconds with each step; `gives`: it can give requests
+        back; `dies_asked`: it is killed when it is asked to.
     """
     from tasks.infer.backends import engine_process
     from tests.support.paths import ROOT
@@ -91,7 +92,8 @@ def change(path: Path, **script: Any) -> None:
 def main(folder: Path, descriptor: int) -> int:
     """Play a back end."""
     script = json.loads(Path(os.environ[SCRIPT]).read_text())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    asked = threading.Event()
+    threading.Thread(target=_listen_to_parent, args=(asked,), daemon=True).start()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     if script.get("deaf"):
@@ -101,12 +103,7 @@ def main(folder: Path, descriptor: int) -> int:
     requests = [json.loads(line) for line in lines]
     with np.load(folder / "plan.npz") as plan:
         waiting = plan["order"].tolist()
-    running_file = None
-    if not script.get("hidden"):
-        running_file = np.lib.format.open_memmap(
-            folder / "running.npy", mode="w+", dtype=np.int32, shape=(job["max_sequences"],)
-        )
-        running_file[:] = -1
+    running_file = None if script.get("hidden") else _running_file(folder, job["max_sequences"])
     dies = set(script.get("dies", ()))
     running: dict[int, int] = {}
     with os.fdopen(descriptor, "wb") as pipe:
@@ -115,17 +112,7 @@ def main(folder: Path, descriptor: int) -> int:
             kind = {"retryable": False, "busy": True} if "busy" in script else {"retryable": True}
             _send(pipe, {"type": "fatal", "message": said, **kind})
             return 1
-        _send(
-            pipe,
-            {
-                "type": "ready",
-                **FACTS,
-                "kv_tokens": 4096,
-                "device": DEVICE,
-                "load_seconds": 0.1,
-                "device_uuid": None,
-            },
-        )
+        _send(pipe, _ready(script))
         clock = script.get("clock")
         step, begin = 0, time.perf_counter()
         while (waiting or running) and not stopping.is_set():
@@ -152,8 +139,31 @@ def main(folder: Path, descriptor: int) -> int:
                 _send(pipe, {"type": "answers", "items": [_answer(i, requests[i], now) for i in done]})
             for i in done:
                 del running[i]
+            if asked.is_set():
+                asked.clear()
+                given, waiting = waiting[: len(waiting) // 2], waiting[len(waiting) // 2 :]
+                _send(pipe, _given([requests[i] for i in given], script))
         _send(pipe, {"type": "stopped" if waiting or running else "done", "counters": {}})
     return 4 if waiting or running else 0
+
+
+def _running_file(folder: Path, max_sequences: int) -> Any:
+    path = folder / "running.npy"
+    found = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(max_sequences,))
+    found[:] = -1
+    return found
+
+
+def _ready(script: dict[str, Any]) -> dict[str, Any]:
+    facts = FACTS | {"capabilities": FACTS["capabilities"] | {"gives": bool(script.get("gives"))}}
+    figures = {"kv_tokens": 4096, "device": DEVICE, "load_seconds": 0.1, "device_uuid": None}
+    return {"type": "ready", **facts, **figures}
+
+
+def _given(requests: list[dict[str, Any]], script: dict[str, Any]) -> dict[str, Any]:
+    if script.get("dies_asked"):
+        _die()
+    return {"type": "given", "items": [(one["request_id"], one["choice"]) for one in requests]}
 
 
 def _give_up(pipe: Any, script: dict[str, Any]) -> int:
@@ -189,9 +199,9 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _end_with_parent() -> None:
+def _listen_to_parent(asked: threading.Event) -> None:
     while os.read(0, 4096):
-        pass
+        asked.set()
     os._exit(1)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+from functools import partial
 
 if __name__ == "__main__":
     # AMX tiles need a permission that some sandboxes refuse although the processor lists them, and then a
@@ -11,4 +13,5 @@ if __name__ == "__main__":
     from engine.backends.native.answer import answer, prepare
     from engine.backends.process import leave, main
 
-    leave(main(answer, sys.argv[1:], prepare))
+    asked = threading.Event()
+    leave(main(partial(answer, asked=asked), sys.argv[1:], prepare, asked))

@@ -31,6 +31,7 @@ from engine.job.running import RunningFile
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.weights import load_weights
+from engine.plan.moves import Giver
 from engine.runtime.core import Completion, Engine, EngineSettings
 from engine.runtime.sample.settings import wants_embedding
 from engine.runtime.sample.token_text import TokenText
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
     from engine.backends.contract import Send
 
 
-def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
-    """Answer the requests of a job; see `engine.backends.contract.Answer`."""
+def answer(folder: Path, send: Send, stop: threading.Event, asked: threading.Event) -> Ended:
+    """Answer the requests of a job; see `engine.backends.contract.Answer`.
+
+    Each time that `asked` is set some of those that wait are given back.
+    """
     job = read_job(folder)
     begin = time.perf_counter()
     settings = job.settings
@@ -108,6 +112,8 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
         if refused:
             send({"type": "refused", "items": refused})
 
+    tree = None if job.replanning is None else job.replanning.tree
+    giver = Giver(job.request_ids, job.tokens, job.offsets, tree, shape, planned)
     replans = 0
     while engine.unfinished and not stop.is_set():
         finished, sample = engine.step()
@@ -119,6 +125,10 @@ def answer(folder: Path, send: Send, stop: threading.Event) -> Ended:
             name = f"plan-{replans}.npz"
             write_plan_file(folder / name, reviser.plan)
             send({"type": "plan", "file": name})
+        if asked.is_set():
+            asked.clear()
+            given = engine.give_back(giver).tolist()
+            send({"type": "given", "items": [(job.request_ids[i], job.choices[i]) for i in given]})
     send_answers(engine.drain())
     return Ended(not engine.unfinished, engine.counters())
 

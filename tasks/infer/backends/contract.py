@@ -38,6 +38,9 @@ class RunningEngine(Protocol):
     def ask_to_stop(self) -> None:
         """Have the engine finish its step, send what it has, and end."""
 
+    def ask_to_give(self) -> None:
+        """Ask for a message `given`: only of an engine that says among its capabilities that it `gives`."""
+
     def close(self) -> int:
         """End the engine if it still runs, and return its exit code (negative: the signal)."""
 

@@ -136,6 +136,12 @@ class EngineHost:
         if job == self._job and engine is not None:
             engine.ask_to_stop()
 
+    def ask_to_give(self, job: str) -> None:
+        """Ask the engine of a job for a message `given`."""
+        engine = self._engine
+        if job == self._job and engine is not None:
+            engine.ask_to_give()
+
     def close(self, job: str) -> None:
         """End the engine of a job, and forget what it has not been asked for."""
         self.ask_to_stop(job)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import IO, TYPE_CHECKING, Any
 
+from engine.backends.contract import ASK_TO_GIVE
 from engine.backends.interpreter import command_for, environment_for
 from engine.job.format import read_messages, read_settings
 
@@ -114,6 +115,13 @@ class EngineProcess:
             self._ended = message is None
             if message is not None:
                 yield message
+
+    def ask_to_give(self) -> None:
+        """Ask for a message `given`: only of an engine that says among its capabilities that it `gives`."""
+        if self.process.stdin is not None:
+            # One that has just ended does not answer; that is seen by its end.
+            with suppress(BrokenPipeError):
+                os.write(self.process.stdin.fileno(), ASK_TO_GIVE)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM: the engine finishes its step, sends what it has, and ends within `GRACE_S`."""

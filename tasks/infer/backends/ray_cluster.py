@@ -209,6 +209,10 @@ class RayEngine:
         """Have the engine finish its step, send what it has, and end."""
         self._tell(self._actor.ask_to_stop)
 
+    def ask_to_give(self) -> None:
+        """Ask for a message `given`."""
+        self._tell(self._actor.ask_to_give)
+
     def _tell(self, method: Any) -> None:  # noqa: ANN401 - see above
         import ray
 

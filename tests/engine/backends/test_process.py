@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.backends.contract import DONE, FAILED, STOPPED, USAGE
+from engine.backends.contract import ASK_TO_GIVE, DONE, FAILED, STOPPED, USAGE
 from engine.backends.process import device_lock
 from engine.errors import EngineError
 from engine.job.format import FORMAT_VERSION, read_messages
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 HEAVY = ("torch", "triton", "transformers", "safetensors", "tokenizers")
 READY = 'send({"type": "ready"})'
 PROGRAM = """
-import sys
+import sys, threading
 {before}
+asked = {asked}
 from engine.backends.contract import Ended
 from engine.backends.process import leave, main
 from engine.errors import EngineError
@@ -32,7 +33,7 @@ from engine.errors import EngineError
 def answer(folder, send, stop):
     {body}
 
-{end}(main(answer, sys.argv[1:]))
+{end}(main(answer, sys.argv[1:], asked=asked))
 """
 
 
@@ -44,11 +45,12 @@ def start(
     device: str = "cpu",
     version: int = FORMAT_VERSION,
     end: str = "sys.exit",
+    asked: str = "threading.Event()",
 ):
     """A process that answers by `body`, and its messages."""
     (folder / "job.json").write_text(json.dumps({"format_version": version, "model": "m", "device": device}))
     reading, writing = os.pipe()
-    code = PROGRAM.format(before=before, body=body, end=end)
+    code = PROGRAM.format(before=before, body=body, end=end, asked=asked)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), str(writing)],
         stdin=subprocess.PIPE,
@@ -107,9 +109,39 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert list(messages) == []
 
 
+def test_questions_come_over_standard_input_and_its_end_still_ends_it(tmp_path: Path) -> None:
+    body = (
+        f"{READY}\n"
+        "    while asked.wait(60):\n"
+        "        asked.clear()\n"
+        '        send({"type": "given", "items": []})'
+    )
+    process, messages = start(tmp_path, body)
+    assert next(messages) == {"type": "ready"}
+    assert process.stdin is not None
+    for _ in range(3):
+        process.stdin.write(ASK_TO_GIVE)
+        process.stdin.flush()
+        assert next(messages) == {"type": "given", "items": []}
+    process.stdin.close()
+    assert process.wait(30) == FAILED
+    assert list(messages) == []
+
+
+def test_an_engine_that_gives_nothing_is_not_disturbed_by_a_question(tmp_path: Path) -> None:
+    process, messages = start(tmp_path, f"{READY}; return Ended(not stop.wait(60), {{}})", asked="None")
+    assert next(messages) == {"type": "ready"}
+    assert process.stdin is not None
+    process.stdin.write(ASK_TO_GIVE)
+    process.stdin.flush()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == STOPPED
+    assert list(messages) == [{"type": "stopped", "counters": {}}]
+
+
 @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "one"], ["folder", "1", "2"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
-    code = PROGRAM.format(before="", body="return Ended(True, {})", end="sys.exit")
+    code = PROGRAM.format(before="", body="return Ended(True, {})", end="sys.exit", asked="None")
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

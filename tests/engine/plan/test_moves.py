@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cost.step import NOMINAL
-from engine.plan.moves import divide, part_to_move
+from engine.plan.moves import Giver, divide, part_to_move
 from engine.plan.tree import build_tree, distinct_tokens
 from tests.support.simulated_nights import SHAPE, random_night
 
@@ -48,3 +48,26 @@ def test_half_of_what_waits_moves_and_keeps_its_prefixes_together() -> None:
     # Few of the groups are cut in two; dealt out one by one, nearly all of them would be.
     again = distinct(part) + distinct(rest) - distinct(waiting)
     assert again < 0.25 * groups * shared
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50), st.integers(1, 4), st.booleans(), st.data())
+def test_whole_requests_are_given_or_none(seed: int, choices: int, known: bool, data: st.DataObject) -> None:
+    tokens, start, output, _ = random_night(seed, 40, 20, 1.0)
+    n = len(output)
+    owner = [f"request {i // choices}" for i in range(n)]
+    waiting = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True)), np.int32)
+    running = data.draw(st.integers(0, n))
+    tree = build_tree(tokens, start) if known else None
+    found = Giver(owner, tokens, start, tree, SHAPE, DEVICE).part_of(waiting, running, output.astype(float))
+    whole = [
+        i for i in waiting.tolist() if {j for j in range(n) if owner[j] == owner[i]} <= {*waiting.tolist()}
+    ]
+    assert {*found.tolist()} <= {*whole}
+    assert len(set(found.tolist())) == len(found)
+    given_owners = {owner[i] for i in found}
+    assert {*found.tolist()} == {i for i in range(n) if owner[i] in given_owners}
+    if len(whole) <= running:
+        assert not len(found)
+    elif len(whole) >= 4 * choices:
+        assert 0 < len(found) < len(whole)

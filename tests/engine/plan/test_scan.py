@@ -26,7 +26,9 @@ from engine.plan.scan import (
     rest,
     retried_requests,
     right_share,
+    take_next,
     waiting_requests,
+    without,
 )
 
 
@@ -217,6 +219,52 @@ def test_each_request_is_taken_once(costs, steps, two_sided: bool) -> None:
         assert waiting(scan) == len(costs) - len(taken)
     assert sorted(taken) == list(range(len(costs)))
     assert scan.waiting == pytest.approx(0, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 9), st.floats(0.01, 9)), min_size=2, max_size=16),
+    st.lists(st.sampled_from([LEFT, RIGHT]), max_size=12),
+    st.booleans(),
+    st.data(),
+)
+def test_without_some_the_others_come_in_their_order(costs, sides, two_sided: bool, data) -> None:
+    """Whatever has been taken before, with a preempted request, and in two segments."""
+    n = len(costs)
+    cut = data.draw(st.integers(0, n))
+    compute, memory = np.array(costs).T
+    bounds = np.array([0, cut, n])
+    scan = make_scan(
+        np.arange(n, dtype=np.int32),
+        compute,
+        memory,
+        np.arange(n, 0, -1.0),
+        two_sided=two_sided,
+        segments=bounds,
+    )
+    taken = [take_next(scan, side) for side in sides]
+    taken = [request for request in taken if request != NOBODY]
+    if taken:
+        give_back(scan, taken[0], 2.0, 3.0, 4.0)
+    gone = (
+        data.draw(st.sets(st.sampled_from(waiting_requests(scan).tolist()))) if waiting(scan) > 1 else set()
+    )
+    found = without(scan, np.array(sorted(gone), np.int32))
+    for start, end in ((0, cut), (cut, n)):
+        for side in (0, 1):
+            mine = [
+                [i for i in waiting_requests(one).tolist() if start <= i < end and one.heavy[i] == side]
+                for one in (scan, found)
+            ]
+            assert mine[1] == [i for i in mine[0] if i not in gone]
+    assert retried_requests(found).tolist() == retried_requests(scan).tolist() == taken[:1]
+    left = []
+    # The first round empties one segment, the second the other.
+    for side in (HEAVY_RETRY, RETRY, LEFT, RIGHT, LEFT, RIGHT):
+        while (request := take_next(found, side)) != NOBODY:
+            left.append(request)
+    assert sorted(left) == sorted(set(range(n)) - gone - set(taken[1:]))
+    assert found.waiting == pytest.approx(0, abs=1e-9)
 
 
 def test_requests_with_a_prefix_in_common_stay_together() -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from engine.cost.devices import devices_from
 from tasks.infer import fleet
+from tasks.infer import replica as replica_module
 from tasks.infer.backends import engine_process
 from tasks.infer.infer import infer
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.progress import StoppedError
-from tasks.infer.replica import Replica
+from tasks.infer.replica import LEAST_LEFT, Replica
 from tasks.infer.session import Intake
 from tasks.plan.plan import FIRST_FOLDER, plan
 from tasks.plan.shares import divide_job
@@ -142,6 +143,80 @@ def test_a_replica_that_has_finished_takes_part_of_what_a_dead_one_left(tmp_path
         assert len(helped) > 4
 
 
+def test_a_replica_that_has_finished_takes_half_of_what_waits_in_another(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", step_s=0.02, gives=True)
+    uneven(monkeypatch, 2)
+    with opened(asked(tmp_path), tmp_path / "scratch") as night:
+        results = compute(night, 2)
+        assert len(texts_of(night)) == COUNT
+        assert results["moves"] >= 1
+        # Of 38 some were running or answered; a move is of half of those that wait.
+        assert 8 <= results["moved_requests"] < COUNT
+        assert results["engine_starts"] == 2 + results["moves"]
+        steps = Counter(row["replica"] for row in night.read_table("steps").to_pylist())
+        assert min(steps.values()) > 8
+
+
+def test_two_that_have_finished_are_helped_by_what_has_most_left(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", step_s=0.02, gives=True)
+    monkeypatch.setattr(replica_module, "LEAST_LEFT", 6)
+    monkeypatch.setattr(fleet, "divide_job", lambda _n, _w, _f, keys, _p: [keys[:1], keys[1:2], keys[2:]])
+    with opened(asked(tmp_path), tmp_path / "scratch") as night:
+        results = compute(night, 3)
+        assert len(texts_of(night)) == COUNT
+        assert results["moves"] >= 2
+        steps = Counter(row["replica"] for row in night.read_table("steps").to_pylist())
+        assert min(steps.values()) > 2
+
+
+def test_no_engine_is_asked_that_cannot_give_or_has_little_left(tmp_path, monkeypatch):
+    questions = []
+    monkeypatch.setattr(engine_process.EngineProcess, "ask_to_give", questions.append)
+    for few, gives in ((2, False), (COUNT - LEAST_LEFT + 1, True)):
+        root = tmp_path / str(few)
+        with monkeypatch.context() as patch:
+            scripted_backend.use(patch, root / "script", step_s=0.01, gives=gives)
+            uneven(patch, few)
+            with opened(asked(root), root / "scratch") as night:
+                results = compute(night, 2)
+                assert len(texts_of(night)) == COUNT
+                assert (results["moves"], results["moved_requests"], results["engine_starts"]) == (0, 0, 2)
+    assert questions == []
+
+
+def test_a_replica_alone_is_never_asked(tmp_path, monkeypatch):
+    questions = []
+    monkeypatch.setattr(engine_process.EngineProcess, "ask_to_give", questions.append)
+    scripted_backend.use(monkeypatch, tmp_path / "script", gives=True)
+    with opened(asked(tmp_path), tmp_path / "scratch") as night:
+        results = compute(night, 1)
+        assert len(texts_of(night)) == COUNT
+    assert (results["moves"], results["engine_starts"], questions) == (0, 1, [])
+
+
+def test_an_engine_that_dies_of_the_question_loses_nothing(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", step_s=0.02, gives=True, dies_asked=True)
+    uneven(monkeypatch, 2)
+    with opened(asked(tmp_path, engine_restarts=9), tmp_path / "scratch") as night:
+        results = compute(night, 2)
+        assert len(texts_of(night)) == COUNT
+        assert night.read_table("errors").num_rows == 0
+        # What the dead one left lies idle, and is shared as before.
+        assert results["moved_requests"] > 0
+        assert results["engine_starts"] > 3
+
+
+def test_what_is_given_when_nobody_rests_any_more_is_answered_by_the_giver(tmp_path, monkeypatch):
+    scripted_backend.use(monkeypatch, tmp_path / "script", step_s=0.02, gives=True)
+    uneven(monkeypatch, 2)
+    monkeypatch.setattr(fleet.Fleet, "_resting", lambda self: self.replicas[:1] if not self.moves else [])
+    monkeypatch.setattr(fleet.Fleet, "_pass_on", lambda self, *_: setattr(self, "moves", 1))
+    with opened(asked(tmp_path), tmp_path / "scratch") as night:
+        results = compute(night, 2)
+        assert len(texts_of(night)) == COUNT
+        assert results["engine_starts"] == 3
+
+
 def test_too_many_deaths_of_one_stop_all_and_a_new_attempt_goes_on(tmp_path, monkeypatch, engines):
     scripted_backend.use(monkeypatch, tmp_path / "script", step_s=0.02)
     killed = []
@@ -247,3 +322,37 @@ def test_answers_of_killed_replicas_of_our_own_engine_equal_those_of_one_process
     assert results["engine_starts"] == 3
     assert len(found[0]) == COUNT
     assert found[1] == found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_answers_that_moved_equal_those_of_one_process(tmp_path, monkeypatch, engines, killed):
+    """The second of our own engines is held until the first one has nothing left; then it gives, or dies."""
+    with opened(asked(tmp_path / "1"), tmp_path / "1" / "scratch") as night:
+        compute(night, 1)
+        expected = outputs_of(night)
+    engines.clear()
+    uneven(monkeypatch, 2)
+    held, freed = [], []
+    taken = Replica.take
+
+    def take(self, epoch, message):
+        if self.number == 1 and message["type"] == "ready" and not held:
+            held.append(os.kill(self.engine.process.pid, signal.SIGSTOP))
+        return taken(self, epoch, message)
+
+    def free(_seen) -> None:
+        if held and not freed and engines[0].ended:
+            # A question waits for it, or comes.
+            freed.append(os.kill(engines[1].process.pid, signal.SIGKILL if killed else signal.SIGCONT))
+
+    monkeypatch.setattr(Replica, "take", take)
+    with opened(asked(tmp_path / "2"), tmp_path / "2" / "scratch") as night:
+        results = compute(night, 2, free)
+        found = outputs_of(night)
+    assert freed
+    assert len(expected) == COUNT
+    assert found == expected
+    assert results["moves"] >= 1
+    assert results["moved_requests"] >= 4
+    assert results["engine_starts"] >= 3
