@@ -18,6 +18,7 @@ from engine.errors import EngineError
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.progress import StoppedError
 from tasks.infer.replica import Replica
+from tasks.infer.replicas_now import ReplicasNow
 from tasks.plan.plan import FIRST_FOLDER, write_plan
 from tasks.plan.promises import FORECAST, Forecast
 from tasks.plan.shares import divide_job
@@ -52,6 +53,7 @@ class Fleet:
         self.replicas = tuple(
             Replica(night, intake, number, device, has_worked=worked) for number, device in enumerate(devices)
         )
+        self._now = ReplicasNow(night.log, intake)
         self._arrived = threading.Event()
         self._on_progress: Callable[[InferProgress], None] | None = None
         self._asked = False
@@ -94,6 +96,7 @@ class Fleet:
             self._take_last()
             raise
         finally:
+            self._now.end()
             for replica in self.replicas:
                 replica.close()
         if self._asked and (self._failed or any(replica.left() for replica in self.replicas)):
@@ -161,6 +164,7 @@ class Fleet:
                 replica.ask_to_stop()
 
     def _tell_progress(self) -> None:
+        self._now.look(self.replicas)
         if self._on_progress is not None:
             self._on_progress(self._intake.progress([replica.session for replica in self.replicas]))
 
