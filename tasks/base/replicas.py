@@ -80,7 +80,7 @@ def by_replica(
         tails[number] += row["tail_seconds"]
         if row["attempt_id"] != attempt_id:
             lived[number] = lived.get(number, 0.0) + row["end"] - row["begin"]
-    nothing = {"steps": 0, **dict.fromkeys(_SUMS, 0), "engine_seconds": 0.0}
+    nothing: dict[str, Any] = {"steps": 0, **dict.fromkeys(_SUMS, 0), "engine_seconds": 0.0}
     return [
         {
             "replica": number,
