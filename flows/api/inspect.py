@@ -35,6 +35,8 @@ class Inspection:
         Expected against true answer lengths, by source of the estimate.
     planned
         Figure -> `{planned, actual}`; times are by the cost model.
+    by_replica
+        What each replica did: steps, tokens, hit rate, seconds in steps, its tail, device seconds held.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Inspection:
     mix: Sequence[Mapping[str, Any]]
     lengths: Sequence[Mapping[str, Any]]
     planned: Mapping[str, Mapping[str, float | None]]
+    by_replica: Sequence[Mapping[str, Any]]
     _made: dict[str, Any] = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.views.replicas import replica_table
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,6 +69,7 @@ def tables_of(result: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[t
         if row["planned"] is not None or row["actual"] is not None
     ]
     return [
+        ("Replicas", *replica_table(result["by_replica"])),
         (
             "Prefixes that save most",
             ("workloads", "tokens", "own", "requests", "saved", "of all", "density"),

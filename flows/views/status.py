@@ -9,6 +9,7 @@ from rich.console import Console
 from flows.views.bad_rows import bad_rows_text, exit_code_text
 from flows.views.console import promise_rows
 from flows.views.date_table import duration
+from flows.views.replicas import replica_rows
 from tasks.base.bad_rows import ERROR, QUARANTINE
 from tasks.infer.progress import AtRisk
 
@@ -57,6 +58,7 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("last error", found["last_error"]))
     if found["exit_code"] is not None:
         rows.append(("exit code", exit_code_text(found["exit_code"])))
+    rows += replica_rows(found.get("replicas_now") or (), found.get("by_replica") or ())
     rows += promise_rows(found.get("promises") or ())
     rows += [("at risk", AtRisk(**risk).text()) for risk in found.get("promises_at_risk") or ()]
     stage = found.get("canary")

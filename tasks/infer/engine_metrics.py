@@ -32,8 +32,8 @@ class EngineMetrics:
         engine that does not tell them the device stays empty, and `kv_tokens` is None.
     peak_running
         Most requests that ran at a time, in all replicas.
-    held_seconds
-        How long engine processes lived, those of all replicas added up.
+    held
+        Replica -> seconds that its engine processes lived.
     """
 
     def __init__(self, night: Night, work: NightWork, writer: PartWriter) -> None:
@@ -42,7 +42,7 @@ class EngineMetrics:
         self.device: dict[str, Any] = {}
         self.kv_tokens: int | None = 0
         self.peak_running = 0
-        self.held_seconds = 0.0
+        self.held: dict[int, float] = {}
         self._profile: DeviceProfile | None = None
         # By replica.
         self._counters: dict[int, DeviceCounters] = {}
@@ -58,7 +58,7 @@ class EngineMetrics:
         try:
             yield
         finally:
-            self.held_seconds += time.monotonic() - begin
+            self.held[replica] = self.held.get(replica, 0.0) + time.monotonic() - begin
             self._running.pop(replica, None)
             if self._prometheus is not None:
                 self._prometheus.engine_ended(replica)

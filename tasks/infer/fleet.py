@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from tasks.base.errors import ErrorCode, RequestError
 from tasks.infer.progress import StoppedError
 from tasks.infer.replica import Replica
+from tasks.infer.replicas_now import ReplicasNow
 from tasks.plan.plan import FIRST_FOLDER, write_plan
 from tasks.plan.promises import FORECAST, Forecast
 from tasks.plan.shares import divide_job
@@ -66,6 +67,7 @@ class Fleet:
             Replica(night, intake, number, place, has_worked=worked) for number, place in enumerate(places)
         )
         self.moves = self.moved = 0
+        self._now = ReplicasNow(night.log, intake)
         self._arrived = threading.Event()
         self._on_progress: Callable[[InferProgress], None] | None = None
         self._asked = False
@@ -117,6 +119,7 @@ class Fleet:
             self._take_last()
             raise
         finally:
+            self._now.end()
             for replica in self.replicas:
                 replica.close()
                 replica.place.leave()
@@ -234,6 +237,7 @@ class Fleet:
                 replica.ask_to_stop()
 
     def _tell_progress(self) -> None:
+        self._now.look(self.replicas)
         if self._on_progress is not None:
             self._on_progress(self._intake.progress([replica.session for replica in self.replicas]))
 

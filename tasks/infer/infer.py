@@ -83,7 +83,7 @@ def infer(
             writer.abandon()
     metrics = intake.metrics
     results = {
-        **run_totals(night, work, metrics.device, metrics.kv_tokens, metrics.held_seconds),
+        **run_totals(night, work, metrics.device, metrics.kv_tokens, metrics.held),
         "seconds": intake.seconds(),
         "peak_running": metrics.peak_running,
         "kv_tokens": metrics.kv_tokens,

@@ -109,6 +109,10 @@ class Replica:
         """Return which of its requests are still to be computed, in input order."""
         return self.suspects.left([key for key in self._intake.work.open_keys() if key in self._keys])
 
+    def count_left(self, open_keys: Iterable[str]) -> int:
+        """Return how many of these requests, which have no answer, it is still to compute."""
+        return len(self.suspects.left([key for key in open_keys if key in self._keys]))
+
     def idle(self) -> list[str]:
         """Return those of its requests that no engine computes, and that no engine may have died of."""
         computing = set(self._asked) if self.engine is not None else set()

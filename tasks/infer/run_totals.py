@@ -15,10 +15,13 @@ from engine.cost.optimum import optimum
 from engine.cost.step import DeviceProfile, step_cost
 from engine.models.config import load_config
 from engine.plan.tree import build_tree, cached_tokens, hit_rate_optimum
+from tasks.base.replicas import by_replica
 from tasks.base.schema import SCHEMAS
 from tasks.requests.embeddings import input_lengths
+from tasks.runlog.parts import read_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from engine.arrays import Float64
@@ -40,7 +43,7 @@ _LATER_SUMS: Final = ("modelled_seconds", "model_flops", "model_bytes")
 
 
 def run_totals(
-    night: Night, work: NightWork, device: dict[str, Any], kv_tokens: int | None, held: float
+    night: Night, work: NightWork, device: dict[str, Any], kv_tokens: int | None, held: Mapping[int, float]
 ) -> dict[str, Any]:
     """Add up what is durable of a run, and record its table `work`.
 
@@ -51,9 +54,9 @@ def run_totals(
     kv_tokens
         KV memory of the engine; None if it does not tell it.
     held
-        Seconds that this attempt's engines lived.
+        Replica -> seconds that this attempt's engines lived.
     """
-    steps = pl.DataFrame(pl.from_arrow(night.read_table("steps"))).sort("started_at", "step")
+    steps = read_steps(night.log, night.scratch)
     answers = _Answers(night, work)
     # Some engines do not tell their steps: nothing is known of them, which is not 0.
     told = night.engine.capabilities.steps
@@ -64,12 +67,14 @@ def run_totals(
     profile = DeviceProfile(**device) if device else None
     seconds = float(steps["seconds"].sum())
     devices = profile.shards if profile else 1
+    replicas = by_replica(steps, devices, held, night.attempt.id)
     return {
         **totals,
         "engine_seconds": seconds if told else None,
-        "gpu_seconds_held": devices * (held + _held_before(night)) if told else None,
+        "gpu_seconds_held": sum(row["gpu_seconds_held"] for row in replicas) if told else None,
         "gpu_seconds_busy": devices * seconds if told else None,
         "steps": steps.height if told else None,
+        "by_replica": replicas if told else None,
         **answers.usage(),
         "finish_reasons": answers.reasons,
         "measured_energy_joules": _energy(night),
@@ -198,29 +203,6 @@ class _Answers:
 def _shape(night: Night) -> ModelShape:
     settings = night.settings
     return model_shape(load_config(night.model_dir), settings.dtype, settings.kv_dtype)
-
-
-def _held_before(night: Night) -> float:
-    """Return the seconds from the first to the last recorded step of each earlier attempt that counts.
-
-    Those of replicas are added up.
-
-    A killed attempt leaves nothing else about how long its engines lived, so this is the least it was.
-    """
-    earlier: dict[str, list[Path]] = {}
-    for part in night.parts("steps"):
-        if part.attempt_id != night.attempt.id:
-            earlier.setdefault(part.attempt_id, []).append(night.fetch(part))
-    total = 0.0
-    for files in earlier.values():
-        begin = pl.col("started_at").dt.timestamp("us") / 1e6
-        end = (begin + pl.col("seconds")).max()
-        steps = pl.scan_parquet(files)
-        # Those of earlier versions were of one engine.
-        replica = pl.col("replica") if "replica" in steps.collect_schema() else pl.lit(0, pl.Int32)
-        spans = steps.group_by(replica.alias("replica")).agg((end - begin.min()).alias("span"))
-        total += float(spans.select(pl.sum("span")).collect().item() or 0.0)
-    return total
 
 
 def _energy(night: Night) -> float | None:

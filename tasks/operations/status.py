@@ -15,6 +15,7 @@ from tasks.base.run_date import resolve_run_date, site_zone
 from tasks.canary.stages import StageLog
 from tasks.infer.progress import at_risk
 from tasks.operations.dates import LEASE_S, DateStatus, DateView, view_date
+from tasks.runlog.liveness import REPLICAS
 from tasks.runlog.numbered import NumberedRecords
 from tasks.runlog.records import Attempt, AttemptEnded, Part
 from tasks.store.contract import plain_path
@@ -94,7 +95,9 @@ def date_status(
         outputs, errors, quarantined, bad_rows, exit_code, aborted, next_command, next`: None where there is
         nothing to tell. Of a job that has had a candidate also `canary`, where that is
         (`tasks.canary.stages.Stage`), of one with promises to tenants `promises` where the date is done
-        (rows of table `promises`), else `promises_at_risk` (`tasks.infer.progress.AtRisk`). From `requests`
+        (rows of table `promises`), else `promises_at_risk` (`tasks.infer.progress.AtRisk`). Of a run with
+        several replicas also `replicas_now` (rows of `replica, phase, left`, as the run told last) while it
+        computes, and `by_replica` (`tasks.base.replicas.by_replica`) once it has computed. From `requests`
         to `exit_code` it is about the publication where the date is done, else about the last run; `order` is
         what policy `auto` has chosen and why, in words; `bad_rows` is as
         `tasks.base.bad_rows.count_bad_rows` returns it.
@@ -111,6 +114,7 @@ def date_status(
         if current is not None and "output_file" in current.details
         else None,
         **_of_run(store, run),
+        **_replicas_of(run),
         **_rows_of(view),
         "aborted": _aborted(run),
         "next_command": command,
@@ -194,6 +198,18 @@ def _of_run(store: Store, run: RunView | None) -> dict[str, Any]:
         "stop_requested": state.holder is not None and state.stop_requested is not None,
         "last_error": _last_error(run),
     }
+
+
+def _replicas_of(run: RunView | None) -> dict[str, Any]:
+    """Return what each of several replicas does now, or has done."""
+    if run is None:
+        return {}
+    infer = run.state.steps.get("infer")
+    if infer is not None:
+        rows = infer.results.get("by_replica") or ()
+        return {"by_replica": rows} if len(rows) > 1 else {}
+    now = run.log.told_by_holder().get(REPLICAS) if run.is_live else None
+    return {"replicas_now": now} if now else {}
 
 
 def _rows_of(view: DateView) -> dict[str, Any]:

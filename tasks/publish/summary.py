@@ -40,6 +40,7 @@ _FROM_INFER: Final = (
     "gpu_seconds_busy",
     "measured_energy_joules",
     "steps",
+    "by_replica",
     "recomputed_tokens",
     "retractions",
     "evicted_pages",

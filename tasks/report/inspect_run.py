@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from engine.cost.step import DeviceProfile
 from engine.plan.tree import build_tree, leaf_ranges
 from tasks.base.errors import ConfigurationError
+from tasks.base.replicas import by_replica
 from tasks.runlog.log import RunLog
-from tasks.runlog.parts import fetch, read_table, request_parts
+from tasks.runlog.parts import fetch, read_steps, read_table, request_parts
 from tasks.store.open import open_store
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
         `run, attempts, status, policy, device`; `tree` (`requests, prompt_tokens, distinct_tokens,
         saved_tokens, hit_rate_optimum` and `prefixes`, those that save the most tokens first); `workloads`,
         as step profile has them; `mix`, slices of the run's time; `lengths`, expected against true ones by
-        source of the estimate; `planned`, name -> `{planned, actual}`. What the run has not come to yet is
-        empty or None.
+        source of the estimate; `planned`, name -> `{planned, actual}`; `by_replica`
+        (`tasks.base.replicas.by_replica`; of a run that has not computed everything yet by its steps alone,
+        without `gpu_seconds_held`). What the run has not come to yet is empty or None.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
     with TemporaryDirectory(prefix="nightblend-") as folder:
         reader = _Reader(log, Path(folder))
         requests = reader.requests() if "tokenize" in steps else None
-        profiles, samples = reader.table("profiles"), reader.table("steps")
+        profiles, samples = reader.table("profiles"), reader.steps()
         outputs = reader.table("outputs", ["request_id", "usage", "run_key"])
         return {
             "run": run,
@@ -84,6 +86,7 @@ def inspect_run(run: str, top: int = TOP) -> dict[str, Any]:
             "mix": mix_over_time(samples),
             "lengths": lengths(profiles, outputs),
             "planned": planned_and_actual(steps, samples),
+            "by_replica": replicas_of(steps, samples),
         }
 
 
@@ -115,12 +118,33 @@ class _Reader:
         """Return the rows of all Parquet parts of a kind, in log order."""
         return pl.DataFrame(pl.from_arrow(read_table(self._log, kind, self._folder, columns)))
 
+    def steps(self) -> pl.DataFrame:
+        """Return the rows of the table `steps` in the order of time, with the column `attempt_id`."""
+        return read_steps(self._log, self._folder)
+
     def requests(self) -> tuple[pl.DataFrame, PrefixTree]:
         """Return id and workload of the requests in the order of their tokens, and their prefix tree."""
         parts = request_parts(self._log.state)
         table, tokens, offsets = (fetch(self._log, part, self._folder) for part in parts)
         rows = pl.DataFrame(pl.from_arrow(pq.read_table(table, columns=["request_id", "workload"])))
         return rows, build_tree(np.load(tokens, mmap_mode="r"), np.load(offsets))
+
+
+def replicas_of(steps: Mapping[str, Mapping[str, Any]], samples: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return what each replica did, as step infer has told it, else by the steps that are durable.
+
+    Parameters
+    ----------
+    steps
+        Results of the finished steps, by name.
+    samples
+        Rows of the table `steps`, with the column `attempt_id`.
+    """
+    infer = steps.get("infer", {})
+    told: list[dict[str, Any]] | None = infer.get("by_replica")
+    if told is not None:
+        return told
+    return by_replica(samples, (infer.get("device") or {}).get("shards", 1))
 
 
 def _tree(requests: tuple[pl.DataFrame, PrefixTree], profiles: pl.DataFrame, top: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,12 +11,13 @@ import polars as pl
 from engine.cost.step import DeviceProfile, ModelShape
 from engine.plan.scan import RESERVE
 from engine.runtime.settings import EngineSettings
-from tasks.report.inspect_run import lengths, planned_and_actual
+from tasks.report.inspect_run import lengths, planned_and_actual, replicas_of
+from tasks.report.lanes import Lanes, lanes_of
 from tasks.report.orders import Orders, compare_orders
 from tasks.report.plots import log_edges
 from tasks.requests.embeddings import ENDPOINT as EMBEDDINGS
 from tasks.requests.embeddings import split_inputs
-from tasks.runlog.parts import fetch, read_conforming, read_table, request_parts
+from tasks.runlog.parts import fetch, read_conforming, read_steps, read_table, request_parts
 from tasks.store.contract import plain_path
 from tasks.warehouse.utilization import measured_over_time, over_time
 
@@ -65,6 +66,10 @@ class NightData:
         Expected against true answer lengths (`tasks.report.inspect_run.lengths`).
     planned
         Name -> planned and actual (`tasks.report.inspect_run.planned_and_actual`).
+    replicas
+        Rows of `tasks.base.replicas.by_replica`.
+    lanes
+        What several replicas did over time; None of one.
     """
 
     job: str
@@ -82,6 +87,8 @@ class NightData:
     estimates: list[dict[str, Any]]
     planned: Mapping[str, Mapping[str, Any]]
     orders: Orders | None
+    replicas: list[dict[str, Any]] = field(default_factory=list)
+    lanes: Lanes | None = None
 
 
 def read_night(
@@ -103,10 +110,10 @@ def read_night(
     infer = results.get("infer", {})
     device = DeviceProfile(**infer["device"]) if infer.get("device") else None
     shape = ModelShape(**infer["shape"]) if infer.get("shape") else None
-    samples, counters, profiles, outputs = (
+    samples = read_steps(log, folder)
+    counters, profiles, outputs = (
         pl.DataFrame(pl.from_arrow(read_table(log, kind, folder, columns)))
         for kind, columns in (
-            ("steps", None),
             ("device_samples", None),
             ("profiles", ["request_id", "estimated_output_tokens", "output_length_source"]),
             ("outputs", ["request_id", "workload", "usage", "run_key", "answer_key", "finished_at"]),
@@ -135,6 +142,8 @@ def read_night(
         estimates=lengths(profiles, outputs),
         planned=planned_and_actual(results, samples),
         orders=_orders(log, folder, infer, computed, profiles, shape, device) if with_orders else None,
+        replicas=replicas_of(results, samples),
+        lanes=lanes_of(samples),
     )
 
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import polars as pl
     from matplotlib.axes import Axes
 
+    from tasks.report.lanes import Lanes
     from tasks.report.night_data import LengthMap, NightData
     from tasks.report.orders import Orders
 
     Floats = npt.NDArray[np.float64]
 
+MOST_LANES: Final = 16
 UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
@@ -72,8 +74,49 @@ def timeline(night: NightData) -> Figure | None:
     return Figure(
         drawn,
         "Work over the run. Above 1 the cost model takes longer than the engine did; compute and memory "
-        "together above 1 means that they passed at the same time. Modelled work over measured time.",
+        "together above 1 means that they passed at the same time. Modelled work over measured time."
+        + (" Of one replica, on average." if len(night.replicas) > 1 else ""),
         _describe_timeline(rows, unit, at),
+    )
+
+
+def lanes(found: Lanes) -> Figure:
+    """Plot what each replica had in hand over the run, a lane each, and its tail."""
+    count = min(len(found.replicas), MOST_LANES)
+    scale, unit = _unit(float(found.edges[-1]))
+    edges, most = found.edges / scale, max(1.0, float(found.running.max()))
+    with plots.drawing(1.2 + 0.55 * count) as figure:
+        rows = figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for lane, axes in enumerate(rows):
+            axes.stairs(found.running[lane], edges, fill=True, color=plots.SKY)
+            axes.stairs(found.running[lane], edges, color=plots.BLACK, linewidth=0.6)
+            for number, begin, end in found.tails:
+                if number == lane:
+                    axes.axvspan(
+                        begin / scale,
+                        end / scale,
+                        fill=False,
+                        hatch="////",
+                        edgecolor=plots.BLACK,
+                        linewidth=0.6,
+                    )
+            axes.set_ylabel(f"replica {found.replicas[lane]}", rotation=0, ha="right", va="center")
+            axes.set_yticks([0, most], ["0", plots.short(most)])
+            axes.set(xlim=(0, edges[-1]), ylim=(0, 1.1 * most))
+            axes.grid(visible=False, axis="y")
+        rows[0].set_title("Requests in a step, by replica")
+        rows[-1].set_xlabel(f"time since the first step, {unit}")
+        drawn = plots.svg(figure)
+    left = f" The first {count} of {len(found.replicas)}." if count < len(found.replicas) else ""
+    means = ", ".join(
+        f"replica {number} {plots.short(float(mean))}"
+        for number, mean in zip(found.replicas[:count], found.running.mean(axis=1), strict=False)
+    )
+    return Figure(
+        drawn,
+        "What each replica had in hand; hatched: from its last step to the end of the slowest, when it had "
+        f"nothing more. Measured.{left}",
+        f"Requests in a step on average over the whole time: {means}.",
     )
 
 
@@ -261,8 +304,13 @@ def _clock(rows: pl.DataFrame) -> tuple[float, str, Floats]:
     """Return seconds per unit, the unit, and the times of rows in it, from 0 on."""
     at = rows["started_at"].dt.timestamp("us").to_numpy() / 1e6
     at = at - at[0]
-    scale, unit = next((size, name) for size, name in UNITS if at[-1] >= 2 * size or name == "s")
+    scale, unit = _unit(float(at[-1]))
     return scale, unit, at / scale
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """Return the unit that a time is shown in: its seconds and its name."""
+    return next((size, name) for size, name in UNITS if seconds >= 2 * size or name == "s")
 
 
 def _steps(at: Floats, values: Floats) -> tuple[Floats, Floats]:

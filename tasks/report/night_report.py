@@ -10,6 +10,7 @@ from tasks.report import night_plots
 from tasks.report.document import Document, Facts, Section, Table, Text
 from tasks.report.night_plots import duration
 from tasks.report.promises import promises
+from tasks.report.replicas import replicas
 from tasks.report.sides import sides
 from tasks.store.contract import plain_path
 
@@ -43,6 +44,7 @@ def night_document(night: NightData) -> Document:
         Section("Promises", promises(night.summary.get("promises") or ())),
         Section("The candidate", sides(night.summary.get("comparisons") or (), night.steps.get("canary"))),
         Section("Over the run", _blocks(night_plots.timeline(night), night_plots.device(night))),
+        Section("Replicas", replicas(night)),
         Section("Why this order", _why(night)),
         Section(
             "Requests",
@@ -70,7 +72,7 @@ def _in_short(night: NightData) -> list[Block]:
         ("Exit code", _number(summary.get("exit_code")), night.status),
         ("Prompt tokens", _number(infer.get("input_tokens")), ""),
         ("Answer tokens", _number(infer.get("output_tokens")), ""),
-        ("Time in engine steps", _time(infer.get("engine_seconds")), measured),
+        ("Time in engine steps", _time(infer.get("engine_seconds")), f"{measured}{_of_all(night)}"),
         ("Tokens per second", _number(summary.get("tokens_per_second")), "prompt and answer, delivered"),
         ("MFU", _share(infer.get("mfu")), modelled),
         ("MBU", _share(infer.get("mbu")), modelled),
@@ -79,11 +81,20 @@ def _in_short(night: NightData) -> list[Block]:
         ("KV memory held", _share(infer.get("kv_occupancy")), "on average"),
         ("Computed twice", _number(infer.get("recomputed_tokens")), "tokens, after preemptions"),
         ("Idle tail", _time(infer.get("idle_tail_seconds")), "beyond the pace before"),
-        ("Best schedule", _time(infer.get("ideal_seconds")), "no order could be faster; modelled"),
+        ("Best schedule", _time(infer.get("ideal_seconds")), _best_of(night)),
         ("Energy", _energy(infer.get("measured_energy_joules")), measured),
         ("Cost", _money(summary.get("cost"), summary), _at_price(summary)),
     ]
     return [Facts([fact for fact in facts if fact[1]])]
+
+
+def _of_all(night: NightData) -> str:
+    count = len(night.replicas)
+    return f", of {count} replicas together" if count > 1 else ""
+
+
+def _best_of(night: NightData) -> str:
+    return f"no order could be faster{' on one device' if len(night.replicas) > 1 else ''}; modelled"
 
 
 def _and_errors(summary: Any) -> str:  # noqa: ANN401 - as it was read
@@ -139,7 +150,7 @@ def _planned(night: NightData) -> list[Block]:
     blocks = _blocks(
         night_plots.planned(night),
         Table(
-            "Of the last plan, over what was left to do then. Times are modelled.",
+            f"Of the last plan, over what was left to do then. Times are modelled.{_together(night)}",
             ("", "planned", "actual"),
             rows,
         ),
@@ -148,6 +159,12 @@ def _planned(night: NightData) -> list[Block]:
         columns = ("known from", "requests", "expected", "actual", "error", "absolute error")
         blocks.append(Table("Answer lengths in tokens, means.", columns, estimates))
     return blocks
+
+
+def _together(night: NightData) -> str:
+    if len(night.replicas) < 2:
+        return ""
+    return " Planned is for one device; actual is of all replicas together."
 
 
 def _why(night: NightData) -> list[Block]:
@@ -183,6 +200,7 @@ def _why(night: NightData) -> list[Block]:
     return [
         *_chosen(night),
         *([Text(text) for text in explain(orders, used)] if used else []),
+        *([Text("Simulated as if one replica had all requests.")] if len(night.replicas) > 1 else []),
         night_plots.orders(orders, night.policy),
         Table(
             "Simulated. Hidden: compute and memory time that passed beside each other; twice: tokens "

@@ -8,14 +8,14 @@ import os
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 from tasks.runlog.records import Claim, Owner, utc_now
 from tasks.store.contract import ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tasks.runlog.records import LogRecord
     from tasks.store.contract import Store
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROC = Path("/proc")
+REPLICAS: Final = "replicas"
+"""What a sign of life says of the run's replicas, where there are several."""
 
 
 def this_process() -> Owner:
@@ -112,10 +114,10 @@ class HeartbeatObject:
         self.key = key
         self._store = store
 
-    def put(self, claim: LogRecord) -> None:
-        """Write a sign of life of the holder by `claim`."""
+    def put(self, claim: LogRecord, told: Mapping[str, Any]) -> None:
+        """Write a sign of life of the holder by `claim`, with what it tells of itself."""
         beat = {"epoch": claim.epoch, "nonce": claim.nonce, "beat": uuid4().hex, "at": utc_now()}
-        self._store.put(self.key, json.dumps(beat).encode())
+        self._store.put(self.key, json.dumps({**told, **beat}).encode())
 
     def content(self) -> bytes:
         """Return the last sign of life, empty if there has been none."""
@@ -123,6 +125,14 @@ class HeartbeatObject:
             return self._store.get(self.key)
         except ObjectNotFoundError:
             return b""
+
+    def told_by(self, claim: LogRecord) -> dict[str, Any]:
+        """Return the last sign of life of the holder by `claim`; empty if there is none, or none to read."""
+        try:
+            found = json.loads(self.content())
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) and found.get("nonce") == claim.nonce else {}
 
 
 class Heartbeat:

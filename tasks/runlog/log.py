@@ -74,6 +74,13 @@ class RunLog(RunObjects):
         Time between signs of life, well below `lease_s`.
     patience_s
         How long an append is tried while the store fails, before `StoreUnavailableError`.
+
+    Attributes
+    ----------
+    lost
+        Whether another process is known to have taken the run over.
+    told
+        What this process's signs of life tell besides (JSON): what is worth knowing as long as it lives.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class RunLog(RunObjects):
         self._records = NumberedRecords(store, f"{self.prefix}/log", patience_s)
         self._heartbeat = HeartbeatObject(store, f"{self.prefix}/heartbeat.json")
         self.lost = False
+        self.told: Mapping[str, Any] = {}
         # The attempt for which another process may have the run; None: nobody else may.
         self._handed: str | None = None
         self._state = EMPTY
@@ -423,7 +431,7 @@ class RunLog(RunObjects):
         if self.lost:
             return self._handed is not None
         if self._claim is not None:
-            self._heartbeat.put(self._claim)
+            self._heartbeat.put(self._claim, self.told)
         return True
 
     def sign_of_life_age(self) -> float:
@@ -435,6 +443,11 @@ class RunLog(RunObjects):
         keys = (self._records.key(self._state.holder_seq), self._heartbeat.key)
         ages = [self.store.age_seconds(key) for key in keys]
         return min(age for age in ages if age is not None)
+
+    def told_by_holder(self) -> dict[str, Any]:
+        """Return what the last sign of life of the present holder tells; empty without one."""
+        holder = self._state.holder
+        return {} if holder is None else self._heartbeat.told_by(holder)
 
 
 def is_live(log: RunLog) -> bool:

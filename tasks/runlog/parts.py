@@ -133,6 +133,16 @@ def images_part(state: RunState) -> Part | None:
     return None if name is None else state.parts[name]
 
 
+def read_steps(log: RunLog, folder: Path) -> pl.DataFrame:
+    """Return the rows of the table `steps` in the order of time, with the column `attempt_id`."""
+    found = [
+        read_conforming([fetch(log, part, folder)], "steps").with_columns(attempt_id=pl.lit(part.attempt_id))
+        for part in log.state.parts_of("steps")
+    ]
+    none = read_conforming([], "steps").with_columns(attempt_id=pl.lit("", pl.String))
+    return pl.concat([none, *found]).sort("started_at", "step", maintain_order=True)
+
+
 def read_table(log: RunLog, kind: str, folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return all rows of the Parquet parts of `kind` (a name of `SCHEMAS`), in log order."""
     schema = _schema_of(kind, columns)
