@@ -22,8 +22,8 @@ SHARE: Final = 0.02
 class ReplicasNow:
     """Has the run log tell of each of several replicas what it does and how much it has left.
 
-    A row has `replica`, `phase` (`done` of one that has nothing left, else `waiting` without an engine, else
-    as `tasks.infer.progress.InferProgress`) and `left`: answers that it is still to compute, of which equal
+    A row has `replica`, `phase` (`done` of one that has a place and nothing left, else `waiting` without an engine,
+    else as `tasks.infer.progress.InferProgress`) and `left`: answers that it is still to compute, of which equal
     requests share one.
     """
 
@@ -51,6 +51,6 @@ class ReplicasNow:
 
 
 def _phase(replica: Replica, left: int) -> str:
-    if not left:
+    if not left and not replica.waits:
         return "done"
     return "waiting" if replica.engine is None else replica.session.phase()[0]
