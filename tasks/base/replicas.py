@@ -9,14 +9,7 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SUMS: Final = {
-    "engine_seconds": "seconds",
-    "prefill_tokens": "prefill_tokens",
-    "decode_tokens": "decode_tokens",
-    "hit_tokens": "hit_tokens",
-    "recomputed_tokens": "recomputed_tokens",
-}
-"""Figure -> column of the table."""
+_COUNTS: Final = ("prefill_tokens", "decode_tokens", "hit_tokens", "recomputed_tokens")
 
 
 def spans(steps: pl.DataFrame) -> pl.DataFrame:
@@ -71,7 +64,12 @@ def by_replica(
     sums = {
         row.pop("replica"): row
         for row in steps.group_by(replica)
-        .agg(pl.len().alias("steps"), **{name: pl.sum(column) for name, column in _SUMS.items()})
+        .agg(
+            pl.len().alias("steps"),
+            pl.sum("seconds").alias("engine_seconds"),
+            # Polars adds integers of 32 bits up in 32 bits.
+            *(pl.col(name).cast(pl.Int64).sum() for name in _COUNTS),
+        )
         .to_dicts()
     }
     lived, tails = dict(held or {}), dict.fromkeys(sums, 0.0)
@@ -80,7 +78,7 @@ def by_replica(
         tails[number] += row["tail_seconds"]
         if row["attempt_id"] != attempt_id:
             lived[number] = lived.get(number, 0.0) + row["end"] - row["begin"]
-    nothing: dict[str, Any] = {"steps": 0, **dict.fromkeys(_SUMS, 0), "engine_seconds": 0.0}
+    nothing: dict[str, Any] = {"steps": 0, "engine_seconds": 0.0, **dict.fromkeys(_COUNTS, 0)}
     return [
         {
             "replica": number,

@@ -60,7 +60,7 @@ def run_totals(
     answers = _Answers(night, work)
     # Some engines do not tell their steps: nothing is known of them, which is not 0.
     told = night.engine.capabilities.steps
-    totals: dict[str, Any] = {name: steps[name].sum() if told else None for name in _SUMS}
+    totals: dict[str, Any] = {name: _sum(steps[name]) if told else None for name in _SUMS}
     totals |= {name: None if steps[name].null_count() else float(steps[name].sum()) for name in _LATER_SUMS}
     if not told:
         totals |= dict.fromkeys(_LATER_SUMS)
@@ -87,6 +87,11 @@ def run_totals(
         **_utilisation(night, steps, totals, profile),
         **answers.ideal(night, profile, kv_tokens),
     }
+
+
+def _sum(column: pl.Series) -> Any:  # noqa: ANN401 - int or float, as the column
+    # Polars adds integers of 32 bits up in 32 bits.
+    return column.cast(pl.Int64).sum() if column.dtype.is_integer() else column.sum()
 
 
 def _planned_steps(night: Night) -> dict[str, Any]:

@@ -296,7 +296,9 @@ def planned_and_actual(
         "requests": {"planned": plan.get("remaining"), "actual": infer.get("computed_answers")},
         "output_tokens": {
             "planned": plan.get("estimated_output_tokens"),
-            "actual": int(samples["decode_tokens"].sum()) if samples.height else infer.get("output_tokens"),
+            "actual": int(samples["decode_tokens"].cast(pl.Int64).sum())
+            if samples.height
+            else infer.get("output_tokens"),
         },
         "prefill_tokens": {
             "planned": plan["prompt_tokens"] - plan["saved_tokens"] if "saved_tokens" in plan else None,

@@ -67,6 +67,13 @@ def test_a_tail_ends_with_the_slowest_of_the_same_attempt(rows) -> None:
         assert attempt["tail_seconds"].max() == attempt["end"].max() - attempt["end"].min()
 
 
+def test_more_tokens_than_32_bits_hold() -> None:
+    row = {"attempt_id": "one", "replica": 0, "started_at": AT, "seconds": 1.0}
+    steps = table([row | dict.fromkeys(COUNTS, 2**31 - 1)] * 2).cast(dict.fromkeys(COUNTS, pl.Int32))
+    (found,) = by_replica(steps, 1)
+    assert found["prefill_tokens"] == 2 * (2**31 - 1)
+
+
 def test_an_example() -> None:
     nothing = dict.fromkeys(COUNTS, 0)
 
