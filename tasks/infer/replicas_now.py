@@ -22,9 +22,9 @@ SHARE: Final = 0.02
 class ReplicasNow:
     """Has the run log tell of each of several replicas what it does and how much it has left.
 
-    A row has `replica`, `phase` (`done` of one that has a place and nothing left, else `waiting` without an engine,
-    else as `tasks.infer.progress.InferProgress`) and `left`: answers that it is still to compute, of which equal
-    requests share one.
+    A row has `replica`, `phase` (`done` of one that has a place and nothing left, else `waiting` without an
+    engine, else as `tasks.infer.progress.InferProgress`) and `left`: answers that it is still to compute, of
+    which equal requests share one.
     """
 
     def __init__(self, log: RunLog, intake: Intake) -> None:
