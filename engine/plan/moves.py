@@ -126,9 +126,9 @@ class Giver:
             return np.zeros(0, np.int32)
         if self._tree is None:
             self._tree = build_tree(self._tokens, self._start)
-        part = part_to_move(self._tree, whole, estimate, self._shape, self._device)
-        # One that the halves share goes with its first sequence.
-        first = np.unique(self._owner[whole], return_index=True)
+        # One sequence stands for all of a request, which have its prompt.
+        first = whole[np.unique(self._owner[whole], return_index=True)[1]]
+        part = part_to_move(self._tree, first, estimate, self._shape, self._device)
         chosen = np.zeros(len(self._sequences), np.bool_)
-        chosen[first[0]] = np.isin(whole[first[1]], part)
+        chosen[self._owner[part]] = True
         return np.sort(whole[chosen[self._owner[whole]]])
