@@ -85,5 +85,5 @@ def _mean_over(edges: Floats, begin: Floats, seconds: Floats, values: Floats) ->
     starts = np.minimum(np.maximum(begin, np.concatenate(([begin[0]], ends[:-1]))), ends)
     times = np.stack((starts, ends), axis=1).ravel()
     amounts = np.cumsum(np.stack((np.zeros_like(values), values * (ends - starts)), axis=1).ravel())
-    done: Float64 = np.interp(edges, times, amounts)
+    done: Floats = np.interp(edges, times, amounts)
     return np.diff(done) / np.diff(edges)
