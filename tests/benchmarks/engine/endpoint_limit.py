@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 SIZES: Final = {"kv_tokens": 16384, "token_budget": 512, "max_sequences": 32}
 """Of vLLM."""
 VLLM, LLAMA_CPP = "vllm", "llama.cpp"
+REQUESTS: Final = {VLLM: 400, LLAMA_CPP: 800}
+"""About half a minute of the demo's model on two cores."""
 FIXED: Final = {VLLM: (2, 8, 16, 32, 64), LLAMA_CPP: (1, 2, 4, 8, 16)}
 FOUND: Final = "found"
 OUTPUT: Final = RESULTS / "endpoint-limit.json"
@@ -129,6 +131,8 @@ def measure(name: str, scratch: Path, rounds: int, requests: int) -> dict[str, A
     medians = {limit: statistics.median(values) for limit, values in found.items()}
     best = max(medians, key=lambda limit: medians[limit] if limit != FOUND else 0.0)
     return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "requests": requests,
         "load_at_start": load,
         "tokens_per_second": {limit: [round(one, 1) for one in values] for limit, values in found.items()},
         "medians": {limit: round(value, 1) for limit, value in medians.items()},
@@ -142,22 +146,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--requests", type=int, help="of each run")
     parser.add_argument("--server", action="append", choices=tuple(FIXED), help="this one (both)")
     options = parser.parse_args(arguments)
+    # Processes of a server and this one share the cores: threads beyond these only wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
     servers = options.server or list(FIXED)
     for name, python, target in ((VLLM, INSTALLED, "vllm"), (LLAMA_CPP, PYTHON, "llama-cpp")):
         if name in servers and not python.exists():
             raise SystemExit(f"{name} is not installed (make test-{target} installs it)")
-    found = {}
+    # Those that are not asked for keep their figures.
+    found = json.loads(OUTPUT.read_text())["servers"] if OUTPUT.exists() else {}
     for name in servers:
         with tempfile.TemporaryDirectory() as scratch:
-            found[name] = measure(name, Path(scratch), options.rounds, options.requests)
+            found[name] = measure(name, Path(scratch), options.rounds, options.requests or REQUESTS[name])
     report = {
         "machine": processor(),
-        "date": datetime.now(UTC).date().isoformat(),
         "model": DEMO_MODEL.parent.name,
-        "requests": options.requests,
         "sizes": {VLLM: SIZES, LLAMA_CPP: {"max_sequences": 4}},
         "servers": found,
     }
