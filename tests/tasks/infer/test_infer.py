@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from tasks.base.errors import ConfigurationError
-from tasks.infer import infer
 from tasks.infer.backends import engine_process
+from tasks.infer.progress import StoppedError
 from tasks.infer.session import EngineSession
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
 
@@ -69,7 +69,7 @@ def test_after_too_many_deaths_the_run_stops_and_a_new_attempt_resumes_it(tmp_pa
     write_lines(tmp_path / "logs", "a.jsonl", lines(30))
     request = night_request(tmp_path, max_sequences=4, engine_restarts=0)
     with opened(request, tmp_path / "one") as night:
-        with pytest.raises(infer.StoppedError, match="killed by signal 9"):
+        with pytest.raises(StoppedError, match="killed by signal 9"):
             answer(night, kill_after(engines, 8))
         before = {part.name for part in night.parts("outputs")}
         assert before
@@ -88,7 +88,7 @@ def test_a_request_to_stop_ends_the_engine_with_its_answers_kept(tmp_path, engin
             if seen.answered >= 5 and night.log.state.stop_requested is None:
                 night.log.request_stop("a test")
 
-        with pytest.raises(infer.StoppedError, match="asked to stop"):
+        with pytest.raises(StoppedError, match="asked to stop"):
             answer(night, progress)
         assert 5 <= len(outputs_of(night)) < 30
         assert engines[0].process.returncode == 4

@@ -16,8 +16,8 @@ from engine.choices import ENDPOINT
 from engine.job.format import read_job
 from engine.models.config import load_config
 from tasks.base.errors import ConfigurationError
+from tasks.infer import fleet, reuse
 from tasks.infer import infer as step
-from tasks.infer import reuse
 from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
@@ -101,11 +101,11 @@ def test_a_plan_counts_until_something_is_answered_and_only_own_answers_prove_an
     writer.add_answer(other, answer(night, 5) | {"run_key": "another"})
     assert not step._is_planned(night, work)
     writer.close()
-    assert not step._has_worked(night)
+    assert not fleet._has_worked(night)
     writer = PartWriter(night, work)
     writer.add_answer(own, answer(night, 5))
     writer.close()
-    assert step._has_worked(night)
+    assert fleet._has_worked(night)
 
 
 def test_a_device_is_held_while_engines_run_and_not_if_none_does(

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
-from tasks.infer import infer
 from tasks.infer.answers import answer_of
 from tasks.infer.backends import engine_process
+from tasks.infer.progress import StoppedError
 from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.output_lines import output_line
 from tasks.requests.choices import Choices, choice_seed, sequences
@@ -202,7 +202,7 @@ def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch)
     monkeypatch.setattr(Choices, "add", killing_add)
     write_lines(tmp_path / "logs", "a.jsonl", requests())
     request = night_request(tmp_path, max_sequences=3, engine_restarts=0)
-    with opened(request, tmp_path / "one") as night, pytest.raises(infer.StoppedError):
+    with opened(request, tmp_path / "one") as night, pytest.raises(StoppedError):
         answer(night)
     assert len(incomplete) == len(started) == 1
     request = night_request(tmp_path, max_sequences=3, engine_restarts=1)
