@@ -37,8 +37,8 @@ MODULE = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
 COMMAND = re.compile(r"nightblend ([a-z]+(?:-[a-z]+)*)(.*)", re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 ROOM = re.compile(rf"^\| \**`((?:{'|'.join(PACKAGES)})/[\w/]*)`", re.MULTILINE)
-OTHER_OPTIONS = {"--help", "--version", "--limit"}
-"""Of every command, of `nightblend` itself, and of a Prefect worker."""
+OTHER_OPTIONS = {"--help", "--version", "--limit", "--head", "--address"}
+"""Of every command, of `nightblend` itself, of a Prefect worker, and of `ray start`."""
 
 
 def named(path: Path) -> str:

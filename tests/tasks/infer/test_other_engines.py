@@ -119,10 +119,10 @@ def test_a_device_is_held_while_engines_run_and_not_if_none_does(
         yield
         events.append("no device")
 
-    def answers(night: Any, work: Any, writer: PartWriter, *_: Any, **__: Any) -> None:
+    def answers(self: Any, *_: Any, **__: Any) -> None:
         events.append("engines")
-        for key in work.open_keys():
-            writer.add_answer(key, answer(night, 5))
+        for key in self._intake.work.open_keys():
+            self._intake.writer.add_answer(key, answer(night, 5))
 
     def told(name: str, real: Any, *given: Any) -> Any:
         events.append(name)
@@ -130,7 +130,7 @@ def test_a_device_is_held_while_engines_run_and_not_if_none_does(
 
     for name in ("load_work", "reuse_answers", "run_totals", "write_lengths"):
         monkeypatch.setattr(step, name, partial(told, name, getattr(step, name)))
-    monkeypatch.setattr(step, "_answer_all", answers)
+    monkeypatch.setattr(fleet.Fleet, "answer_all", answers)
     plan(night)
     step.infer(night, None, device())
     before, after = ["load_work", "reuse_answers"], ["run_totals", "write_lengths"]
