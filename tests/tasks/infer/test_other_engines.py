@@ -18,6 +18,7 @@ from engine.models.config import load_config
 from tasks.base.errors import ConfigurationError
 from tasks.infer import fleet, reuse
 from tasks.infer import infer as step
+from tasks.infer.backends.engine_process import Here
 from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
@@ -199,7 +200,8 @@ def test_a_device_is_asked_for_where_vllm_computes(night: Any, monkeypatch: pyte
     asked = []
     monkeypatch.setattr(here, "ask_for_device", lambda *_: asked.append("asked"))
 
-    def computes(_night: Any, _progress: Any, device: Any) -> dict[str, bool]:
+    def computes(_night: Any, _progress: Any, device: Any, places: list[Here]) -> dict[str, bool]:
+        assert [place.device for place in places] == ["cpu"]
         assert asked == [], "it is asked for by whoever computes, when it does"
         with device:
             return {"done": True}
