@@ -18,7 +18,6 @@ from engine.models.config import load_config
 from tasks.base.errors import ConfigurationError
 from tasks.infer import fleet, reuse
 from tasks.infer import infer as step
-from tasks.infer.backends.engine_process import Here
 from tasks.infer.backends.engines import check_engine, refusal_of
 from tasks.infer.part_writer import PartWriter
 from tasks.infer.placement import here
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+
+    from tasks.infer.backends.engine_process import Here
 
 TEXT = EngineFacts(ENDPOINT, "some server 1", Capabilities(), prompts="text")
 BEGUN = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "1 2"}]
