@@ -287,7 +287,7 @@ def test_whoever_waits_for_a_device_asks_again_and_again(root, monkeypatch):
     asked_for, tried = [], []
     monkeypatch.setattr(here, "ask_for_device", lambda _, place: asked_for.append(place))
 
-    def infer(night, _, device, *_):
+    def infer(night, _, device, *_places):
         with device:
             return {"said": night.run_date}
 
