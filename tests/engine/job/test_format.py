@@ -107,7 +107,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     raw = json.loads((tmp_path / "job.json").read_text())
     for version in (raw["format_version"] + 1, None):
         (tmp_path / "job.json").write_text(json.dumps({**raw, "format_version": version}))
-        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 11"):
+        with pytest.raises(EngineError, match=f"format version {version}, this engine reads 12"):
             read_job(tmp_path)
 
 
