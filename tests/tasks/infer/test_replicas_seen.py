@@ -14,6 +14,7 @@ from pyiceberg.catalog import load_catalog
 from flows import cli
 from flows.views.status import rows_of
 from tasks.infer import replicas_now
+from tasks.infer.backends.engine_process import Here
 from tasks.infer.infer import infer
 from tasks.operations.status import date_status
 from tasks.plan.plan import plan
@@ -64,7 +65,7 @@ def night(tmp_path_factory):
         with opened(request, root / "scratch") as one:
             profile(one)
             plan(one)
-            results = infer(one, look, devices=("cpu", "cpu"))
+            results = infer(one, look, places=[Here("cpu")] * 2)
             told_at_the_end = dict(one.log.told)
             published = publish(one)
             one.log.end_attempt("completed", 0)
