@@ -11,6 +11,7 @@ from engine.cost import devices
 from flows.parameters.nightly import NightlyParameters
 from flows.parameters.to_request import night_request
 from tasks.base.errors import ConfigurationError
+from tasks.infer.backends import ray_cluster
 
 GIVEN = {"job": "triage", "source": "logs/{run_date:%Y/%m/%d}/", "store": "store", "model": "model"}
 
@@ -155,3 +156,32 @@ def test_replicas_are_on_devices_that_are_there(monkeypatch):
 def test_replicas_are_refused_where_they_cannot_be(more, said):
     with pytest.raises(ConfigurationError, match=f"--replicas: {said}"):
         night_request(NightlyParameters.parse(GIVEN | {"replicas": 2} | more))
+
+
+def test_a_cluster_deals_its_gpus_out(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda _: object())
+    settings = night_request(NightlyParameters.parse(GIVEN | {"ray": "auto", "replicas": 8})).settings
+    # Nobody looks for GPUs here.
+    assert (settings.ray, settings.replicas, settings.device) == ("auto", 8, "cuda:0")
+    settings = night_request(NightlyParameters.parse(GIVEN | {"ray": "auto", "device": "cpu"})).settings
+    assert (settings.replicas, settings.device) == (1, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, r"--ray: Ray is not installed. pip install 'nightblend\[ray\]'"),
+        ({"ray": "ray://10.0.0.5:10001"}, r"--ray: .*Ray's client.*HOST:6379"),
+        ({"compute_on": "compute/compute"}, r"--ray: does not go with --compute-on"),
+        ({"device": "cuda:1"}, r"--device: cuda:1 has no meaning on a cluster.*Use cuda or cpu"),
+        (
+            {"engine": "endpoint", "engine_option": ["url=http://localhost:1/v1"]},
+            r"--ray: has no meaning with --engine endpoint",
+        ),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_told_in_one_line(more, said, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=said) as told:
+        night_request(NightlyParameters.parse(GIVEN | {"ray": "auto"} | more))
+    assert "\n" not in str(told.value)
