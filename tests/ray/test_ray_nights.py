@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from engine.backends.contract import DONE
+from tasks.base.errors import ConfigurationError
 from tasks.infer.backends import ray_cluster
 from tasks.infer.backends.ray_cluster import connect, places_on_ray
 from tasks.infer.infer import infer
@@ -107,6 +108,13 @@ def engines() -> list[psutil.Process]:
 def wasted(steps: list[dict[str, Any]], results: dict[str, Any]) -> int:
     """Return how many tokens were computed for answers that did not come of it."""
     return int(sum(step["decode_tokens"] for step in steps)) - int(results["output_tokens"])
+
+
+def test_without_a_cluster_there_is_one_line_at_once() -> None:
+    for address in ("127.0.0.1:1", "no-such-host.invalid:6379"):
+        with pytest.raises(ConfigurationError, match=rf"--ray: no cluster answers at {address}") as told:
+            connect(address)
+        assert "\n" not in str(told.value)
 
 
 def test_a_night_on_two_nodes_answers_as_one_process(tmp_path, cluster, alone) -> None:

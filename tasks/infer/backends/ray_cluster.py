@@ -8,6 +8,7 @@ the nodes under the same paths.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 60.0
 """Without a word for so long each side takes the other for lost."""
+PROBE_S: Final = 10.0
 WAIT_S: Final = 2.0
 """A question for messages waits this long for the first one."""
 PART_BYTES: Final = 16 << 20
@@ -73,14 +75,22 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     try:
+        _probe(address)
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise ConfigurationError(
             "--ray",
             f"no cluster answers at {address} ({first})",
             "Start one on this machine with `ray start --head`, or join it with `ray start --address`",
         ) from None
+
+
+def _probe(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT: Ray itself would try again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), PROBE_S).close()
 
 
 class RayPlace:
