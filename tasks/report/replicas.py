@@ -26,7 +26,7 @@ def replicas(night: NightData) -> list[Block]:
     price = night.summary.get("gpu_hour_price")
     columns = [
         *("replica", "steps", "prompt tokens", "answer tokens", "hit rate", "in steps", "tail"),
-        "device seconds held",
+        "held, s",
         *(["cost"] if price is not None else []),
     ]
     left = f" {len(rows) - MOST_ROWS:,} more are in summary.json." if len(rows) > MOST_ROWS else ""
