@@ -56,8 +56,7 @@ class Limit:
         self._since: float | None = None
         self._work = 0.0
         # Since when there was an answer, or the round, and seconds of it with fewer in flight than allowed.
-        self._last: float | None = None
-        self._short = 0.0
+        self._last = self._short = 0.0
         self._rate: float | None = None
         self._before = self._limit
         self._direction = 1
@@ -81,9 +80,9 @@ class Limit:
             Requests that were in flight until it came.
         """
         if self._since is None:
-            self._since = now
+            self._since = self._last = now
         # By time: of answers that end together the later ones find places that nobody could fill so fast.
-        if self._last is not None and in_flight < self.value:
+        if in_flight < self.value:
             self._short += now - self._last
         self._last = now
         self._work += work
