@@ -69,6 +69,7 @@ class Fleet:
         self.moves = self.moved = 0
         self._now = ReplicasNow(night.log, intake)
         self._arrived = threading.Event()
+        self._next_look = 0.0
         self._on_progress: Callable[[InferProgress], None] | None = None
         self._asked = False
         self._failed = False
@@ -162,8 +163,10 @@ class Fleet:
 
     def _welcome(self) -> None:
         """Have replicas whose places have come in mid-run compute what is theirs, or part of the others'."""
-        if self._all_placed or self._asked:
+        now = time.monotonic()
+        if self._all_placed or self._asked or now < self._next_look:
             return
+        self._next_look = now + LOOK_S
         for replica in self._see_places():
             self._begin(replica)
             if replica.engine is None:
@@ -298,10 +301,10 @@ class Fleet:
 
     def _ask_for_work(self) -> None:
         """Have engines asked for what they have not begun: as many as replicas rest, those with most left."""
-        if self._asked or all(one.engine is not None for one in self.replicas):
-            return
+        # Those that wait for a place can take nothing.
+        idle = sum(one.engine is None and not one.waits for one in self.replicas)
         open_questions = sum(one.is_asked for one in self.replicas)
-        if sum(one.engine is None for one in self.replicas) <= open_questions:
+        if self._asked or idle <= open_questions:
             return
         left = {one.number: one.could_give() for one in self.replicas}
         if not any(left.values()):
