@@ -34,6 +34,19 @@ def night_of(root: Path, lines: list[str], request: NightRequest) -> tuple[dict,
         return results, rows, night.read_table("steps").to_pylist()
 
 
+def recorded_engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what every engine process is appended to that is started from now on."""
+    engines: list[Any] = []
+    started = engine_process.EngineProcess.__init__
+
+    def start(engine: Any, *given: Any, **more: Any) -> None:
+        started(engine, *given, **more)
+        engines.append(engine)
+
+    monkeypatch.setattr(engine_process.EngineProcess, "__init__", start)
+    return engines
+
+
 def told(row: dict) -> tuple:
     """What an answer is, without its log probabilities and what it took."""
     choices = row["choices"] and [(one["text"], one["token_ids"]) for one in row["choices"]]
@@ -89,14 +102,7 @@ def ended_night(
     dict
         custom_id -> what the answer is (`told`).
     """
-    engines: list[Any] = []
-    started = engine_process.EngineProcess.__init__
-
-    def start(engine: Any, folder: Path) -> None:
-        started(engine, folder)
-        engines.append(engine)
-
-    monkeypatch.setattr(engine_process.EngineProcess, "__init__", start)
+    engines = recorded_engines(monkeypatch)
     ended: list[int] = []
 
     def disturb(seen: Any) -> None:

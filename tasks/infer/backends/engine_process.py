@@ -7,12 +7,13 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
-from queue import Empty, Queue
+from queue import Empty
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.backends.contract import ASK_TO_GIVE
 from engine.backends.interpreter import command_for, environment_for
 from engine.job.format import read_messages, read_settings
+from tasks.infer.backends.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 
 GRACE_S = 10.0
 """How long an engine has to end after SIGTERM."""
-AHEAD = 8
-"""Messages that are read before they are taken in."""
 
 
-class EngineProcess:
+class EngineProcess(Inbox):
     """A running engine, the one that the job in `folder` names. `messages` ends when the process does.
 
     `own_session` keeps signals that are meant for the process group of this one away from it.
@@ -35,6 +34,7 @@ class EngineProcess:
     """A process of this machine is never lost sight of."""
 
     def __init__(self, folder: Path, *, own_session: bool = False) -> None:
+        super().__init__()
         self.folder = folder
         self.log_file = folder / "engine.log"
         settings = read_settings(folder)
@@ -53,55 +53,25 @@ class EngineProcess:
             )
         os.close(writing)
         self._pipe: IO[bytes] = os.fdopen(reading, "rb")
-        self._ended = False
-        self._arrived: threading.Event | None = None
         self._deadline: float | None = None
         # A thread of its own reads: a signal that interrupts us cannot cut a message in two.
-        # It holds few: an engine is not to run ahead of what has been taken in.
-        self._received: Queue[dict[str, Any] | None] = Queue(AHEAD)
         self._reader = threading.Thread(target=self._receive, name="engine-messages", daemon=True)
         self._reader.start()
 
     def _receive(self) -> None:
         try:
             for message in read_messages(self._pipe):
-                self._put(message)
+                self.put(message)
         finally:
-            self._put(None)
-
-    def _put(self, message: dict[str, Any] | None) -> None:
-        self._received.put(message)
-        if self._arrived is not None:
-            self._arrived.set()
+            self.put(None)
 
     @property
     def messages(self) -> Iterator[dict[str, Any]]:
         """Messages in the order they were sent, to the end of the process."""
         while not self._ended:
-            message = self._received.get()
-            self._ended = message is None
+            message = self.next_message()
             if message is not None:
                 yield message
-
-    @property
-    def ended(self) -> bool:
-        """Whether all messages have been returned, and no more will come."""
-        return self._ended
-
-    def notify(self, arrived: threading.Event) -> None:
-        """Set an event from now on whenever a message has come; those before have to be looked for."""
-        self._arrived = arrived
-
-    def poll(self) -> dict[str, Any] | None:
-        """Return the next message if it is there; None if not, or if the process has `ended`."""
-        if self._ended:
-            return None
-        try:
-            message = self._received.get_nowait()
-        except Empty:
-            return None
-        self._ended = message is None
-        return message
 
     def last_messages(self) -> Iterator[dict[str, Any]]:
         """Ask the engine to stop and return what it still sends: answers that were finished."""
@@ -109,10 +79,9 @@ class EngineProcess:
             self.ask_to_stop()
         while not self._ended and (left := self._left()) > 0:
             try:
-                message = self._received.get(timeout=left)
+                message = self.next_message(left)
             except Empty:
                 return
-            self._ended = message is None
             if message is not None:
                 yield message
 
@@ -145,7 +114,7 @@ class EngineProcess:
             self.process.stdin.close()
         while self._reader.is_alive():
             with suppress(Empty):
-                self._received.get(timeout=0.1)
+                self.next_message(0.1)
         self._pipe.close()
         return code
 

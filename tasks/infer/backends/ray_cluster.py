@@ -13,13 +13,14 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from queue import Empty, Queue
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.job.running import RUNNING_FILE
 from tasks.base.errors import ConfigurationError
 from tasks.infer.backends.engine_host import EngineHost
 from tasks.infer.backends.engine_process import GRACE_S
+from tasks.infer.backends.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,8 +37,6 @@ WAIT_S: Final = 2.0
 """A question for messages waits this long for the first one."""
 PART_BYTES: Final = 16 << 20
 """Files of a job go in parts of this size."""
-AHEAD: Final = 8
-"""Messages that are here before they are taken in."""
 CALLS: Final = 4
 """An actor answers so many questions at a time: one may wait for messages while another asks it to stop."""
 NAMESPACE: Final = "nightblend"
@@ -157,7 +156,7 @@ class RayPlace:
                 ray.kill(actor)
 
 
-class RayEngine:
+class RayEngine(Inbox):
     """An engine in an actor; see `tasks.infer.backends.contract.RunningEngine`.
 
     Attributes
@@ -167,36 +166,14 @@ class RayEngine:
     """
 
     def __init__(self, folder: Path, actor: Any) -> None:  # noqa: ANN401 - Ray's handles have no types
+        super().__init__()
         self.folder = folder
         self.lost: str | None = None
         self._job = folder.name
         self._actor = actor
         self._code = 0
-        self._ended = self._closed = False
-        self._arrived: threading.Event | None = None
-        self._received: Queue[dict[str, Any] | None] = Queue(AHEAD)
         self._reader = threading.Thread(target=self._receive, name="engine-messages", daemon=True)
         self._reader.start()
-
-    @property
-    def ended(self) -> bool:
-        """Whether all messages have been returned, and no more will come."""
-        return self._ended
-
-    def notify(self, arrived: threading.Event) -> None:
-        """Set an event from now on whenever a message has come."""
-        self._arrived = arrived
-
-    def poll(self) -> dict[str, Any] | None:
-        """Return the next message if it is there; None if not, or if the engine has `ended`."""
-        if self._ended:
-            return None
-        try:
-            message = self._received.get_nowait()
-        except Empty:
-            return None
-        self._ended = message is None
-        return message
 
     def last_messages(self) -> Iterator[dict[str, Any]]:
         """Ask the engine to stop and return what it still sends."""
@@ -205,13 +182,11 @@ class RayEngine:
         deadline = time.monotonic() + GRACE_S
         while not self._ended:
             try:
-                message = self._received.get(timeout=max(0.0, deadline - time.monotonic()))
+                message = self.next_message(max(0.0, deadline - time.monotonic()))
             except Empty:
                 # Its end comes in any case now: from the actor, or because that is silent.
                 self._tell(self._actor.close)
-                deadline = float("inf")
-                message = self._received.get()
-            self._ended = message is None
+                message = self.next_message()
             if message is not None:
                 yield message
 
@@ -248,7 +223,7 @@ class RayEngine:
                 for name, content in batch.files.items():
                     (self.folder / name).write_bytes(content)
                 for message in batch.messages[taken - batch.first :]:
-                    self._put(message)
+                    self.put(message)
                     taken += 1
                 if batch.end is not None:
                     self._code = batch.end.code
@@ -261,7 +236,7 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             self.lost = f"its actor is gone ({type(error).__name__})"
         finally:
-            self._put(None)
+            self.put(None)
 
     def _send_job(self) -> None:
         for path in sorted(one for one in self.folder.rglob("*") if one.is_file()):
@@ -278,11 +253,6 @@ class RayEngine:
         import ray
 
         return ray.get(reference, timeout=PATIENCE_S)
-
-    def _put(self, message: dict[str, Any] | None) -> None:
-        self._received.put(message)
-        if self._arrived is not None:
-            self._arrived.set()
 
 
 def places_on_ray(count: int, device: str) -> Sequence[RayPlace]:

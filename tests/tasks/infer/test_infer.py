@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from tasks.base.errors import ConfigurationError
-from tasks.infer.backends import engine_process
 from tasks.infer.progress import StoppedError
 from tasks.infer.session import EngineSession
 from tests.support.demo_nights import answer, batch_line, night_request, opened, outputs_of, write_lines
+from tests.support.engine_nights import recorded_engines
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,7 @@ def lines(count: int, first: int = 0, **body) -> list[str]:
 @pytest.fixture
 def engines(monkeypatch):
     """Every engine process that was started."""
-    started = []
-
-    class Recorded(engine_process.EngineProcess):
-        def __init__(self, folder):
-            super().__init__(folder)
-            started.append(self)
-
-    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
-    return started
+    return recorded_engines(monkeypatch)
 
 
 @pytest.fixture(scope="module")

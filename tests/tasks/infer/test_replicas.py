@@ -23,6 +23,7 @@ from tasks.plan.shares import divide_job
 from tasks.plan.work import load_work
 from tests.support import scripted_backend
 from tests.support.demo_nights import batch_line, night_request, opened, outputs_of, write_lines
+from tests.support.engine_nights import recorded_engines
 
 COUNT = 40
 
@@ -30,15 +31,7 @@ COUNT = 40
 @pytest.fixture
 def engines(monkeypatch):
     """Every engine process that was started."""
-    started = []
-
-    class Recorded(engine_process.EngineProcess):
-        def __init__(self, folder):
-            super().__init__(folder)
-            started.append(self)
-
-    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
-    return started
+    return recorded_engines(monkeypatch)
 
 
 def asked(root, **more):

@@ -12,12 +12,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from tasks.infer.answers import answer_of
-from tasks.infer.backends import engine_process
 from tasks.infer.progress import StoppedError
 from tasks.publish.openai_logprobs import chat_logprobs, text_logprobs
 from tasks.publish.output_lines import output_line
 from tasks.requests.choices import Choices, choice_seed, sequences
 from tests.support.demo_nights import answer, batch_line, night_request, opened, write_lines
+from tests.support.engine_nights import recorded_engines
 from tests.support.paths import DEMO_MODEL
 
 pytestmark = pytest.mark.slow
@@ -179,14 +179,7 @@ def test_logprobs_of_a_run(bodies) -> None:
 
 def test_a_kill_neither_loses_nor_doubles_choices(tmp_path, bodies, monkeypatch) -> None:
     """A run stopped because its engine is killed while choices are incomplete; the next attempt's is, too."""
-    started = []
-
-    class Recorded(engine_process.EngineProcess):
-        def __init__(self, folder):
-            super().__init__(folder)
-            started.append(self)
-
-    monkeypatch.setattr(engine_process, "EngineProcess", Recorded)
+    started = recorded_engines(monkeypatch)
     incomplete: list[int] = []
     add = Choices.add
 
